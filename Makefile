@@ -1,0 +1,67 @@
+# `make` lists the targets. demo, test and lint first make .venv with the versions pinned in constraints.txt, and
+# refresh it when setup.py or constraints.txt has changed.
+#   PYTHON=/path/to/python3.12   the interpreter to make .venv with (default: python3.11, python3.12 or python3)
+#   PYTEST_ARGS="-k padding"     more options for pytest
+# pip's own settings hold (PIP_INDEX_URL, PIP_FIND_LINKS, pip.conf): for a mirror, or a local build of torch.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed-in
+PYTHON ?=
+PYTEST_ARGS ?=
+
+# .venv works only in the folder where it was made, so the stamp holds that folder's path.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+USABLE := import os, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) or \
+    os.path.exists("$(STAMP)") and open("$(STAMP)").read() != "$(CURDIR)")
+
+# One package, antlr4-python3-runtime, has no wheel: the pinned setuptools builds it, whatever pip would choose.
+PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1 $(BIN)/python -m pip install -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint venv clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: $(STAMP) ## pretrain a small Linformer on the documentation of installed packages; results in demo-run/
+	$(BIN)/python recipes/demo.py
+
+test: lint ## lint, then run the whole test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+venv: $(STAMP) ## only make .venv
+
+clean: ## remove .venv, demo-run and all caches
+	rm -rf $(VENV) demo-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv that was moved here, or whose interpreter is gone, is as good as absent.
+ifneq ($(shell $(BIN)/python -c '$(USABLE)' 2>/dev/null && echo usable),usable)
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): setup.py constraints.txt
+	@$(BIN)/python -c '$(USABLE)' 2>/dev/null || { \
+	  for python in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3); do \
+	    "$$python" -c '$(SUPPORTED)' 2>/dev/null && break; python=; \
+	  done; \
+	  if [ -z "$$python" ]; then \
+	    echo "Python 3.11 or 3.12 is needed and $(or $(PYTHON),none on PATH) is neither:" \
+	      "install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; \
+	  fi; \
+	  if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "$$python cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	    exit 1; \
+	  fi; \
+	  "$$python" -m venv --clear $(VENV); }
+	@echo "Installing the pinned packages into $(VENV): some minutes, once."
+	@rm -f $(STAMP)
+	$(PIP_INSTALL) setuptools
+	$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
+	@printf %s "$(CURDIR)" > $(STAMP)

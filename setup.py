@@ -1,0 +1,40 @@
+"""Installation of linformer_fairseq and data_prep.
+
+`pip install -c constraints.txt -e .[dev]` reproduces the tested environment; `make` does that in `.venv`.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "linformer_fairseq/version.py").read_text(), re.MULTILINE
+)
+
+setup(
+    name="linformer-fairseq",
+    version=VERSION[1],
+    description="Linformer text encoders with fairseq: raw text to pretrained and fine-tuned models",
+    author="linformer_fairseq contributors",
+    license="MIT",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["linformer_fairseq*", "data_prep*"]),
+    package_data={"linformer_fairseq": ["py.typed"], "data_prep": ["py.typed"]},
+    install_requires=[
+        "torch>=2.13",
+        "ve-fairseq==0.12.3",  # provides the module fairseq; it has wheels for Python 3.11 and 3.12
+        "numpy>=2",
+        "sentencepiece",
+        "pyarrow",
+        "pyyaml",
+        "tqdm",
+        "matplotlib",
+    ],
+    extras_require={
+        "hf": ["transformers", "safetensors", "tokenizers"],
+        "slurm": ["submitit"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+    },
+)
