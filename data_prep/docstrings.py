@@ -1,0 +1,105 @@
+"""The docstrings of the installed packages: a corpus of technical English that is on every machine already.
+
+Files are parsed, never imported. One document per module: the docstrings of the module and of its classes and
+functions, in the order in which they stand there.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from data_prep.corpus import Document, join_wrapped, tidy
+from data_prep.stage import process_pool
+
+SHORTEST = 40  # characters; "Return self." teaches nothing
+_NOT_DOCUMENTATION = {"test", "tests", "site-packages", "dist-packages"}
+# Modules written in C get their docstrings from calls such as numpy's add_newdoc or torch's add_docstr.
+_DOCSTRING_CALLS = {"add_newdoc", "add_docstr", "add_docstr_all"}
+
+
+def installed_roots() -> list[Path]:
+    """The standard library and the folders of installed packages of the running Python."""
+    paths = sysconfig.get_paths()
+    return list(dict.fromkeys(Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+
+
+def installed_versions() -> list[str]:
+    """``name==version`` of every installed distribution, sorted."""
+    return sorted({f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()})
+
+
+def module_files(root: Path) -> list[Path]:
+    """All Python source files below ``root`` except tests, sorted."""
+    files = root.rglob("*.py")
+    return sorted(p for p in files if not _NOT_DOCUMENTATION.intersection(p.relative_to(root).parts))
+
+
+def documents(
+    modules: Sequence[tuple[Path, Path]], workers: int, progress: Callable[[int], object]
+) -> Iterator[Document]:
+    """One document per module that has docstrings; a docstring that appeared before is left out.
+
+    Args:
+        modules: (root, source file below it) of each module.
+        workers: processes.
+        progress: called with the bytes of each file that is done.
+    """
+    seen: set[str] = set()
+    with process_pool(workers, __name__) as pool:
+        found = pool.map(docstrings_of, [path for _, path in modules], chunksize=64)
+        for (root, path), docstrings in zip(modules, found, strict=True):
+            new = [text for text in dict.fromkeys(docstrings) if text not in seen]
+            seen.update(new)
+            if new:
+                name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+                yield Document(name, "docstrings", name, "\n".join(new))
+            progress(path.stat().st_size)
+
+
+def docstrings_of(path: Path) -> list[str]:
+    """The docstrings of one module, tidy and without the short ones; none if the file has syntax errors."""
+    source = path.read_bytes()
+    if b'"""' not in source and b"'''" not in source:  # parsing is what takes time
+        return []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the escapes in other people's strings
+            tree = ast.parse(source, filename=str(path))
+    except (SyntaxError, ValueError, RecursionError):
+        return []  # templates and code for other versions of Python are installed as .py, too
+    texts = (tidy(join_wrapped(_without_rules(docstring))) for docstring in _docstrings(tree))
+    # String literals may hold lone surrogates, which UTF-8 cannot.
+    clean = (text.encode("utf-8", "ignore").decode() for text in texts)
+    return [text for text in clean if len(text) >= SHORTEST]
+
+
+def _docstrings(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        docstring = ast.get_docstring(node)
+        if docstring:
+            yield docstring
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        if _called_name(node.value) in _DOCSTRING_CALLS:
+            for part in ast.walk(node.value):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield inspect.cleandoc(part.value)
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt):
+            yield from _docstrings(child)
+
+
+def _called_name(call: ast.Call) -> str:
+    function = call.func
+    return function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+
+
+def _without_rules(docstring: str) -> Iterator[str]:
+    """Lines, with those that only underline a heading or draw a table border taken for paragraph ends."""
+    for line in docstring.splitlines():
+        yield line if line.strip(" -=~^+|*#_.") else ""
