@@ -1,0 +1,18 @@
+"""Linformer encoders for fairseq: `fairseq-train DATA --user-dir linformer_fairseq --arch linformer_roberta_base …`.
+
+Importing this package repairs what fairseq breaks on a current Python and PyTorch (see `compat`) and registers the
+model. Without fairseq, `linformer_fairseq.layers` still works.
+"""
+
+from importlib.util import find_spec
+
+from linformer_fairseq.version import __version__
+
+__all__ = ["__version__"]
+
+if find_spec("fairseq") is not None:
+    from linformer_fairseq import compat
+
+    compat.apply()
+
+    from linformer_fairseq import models  # noqa: F401  (registers)

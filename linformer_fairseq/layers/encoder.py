@@ -1,0 +1,127 @@
+"""The encoder: embeddings, layers and nothing else. Parameter names are those of fairseq's RoBERTa, plus E and F."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from linformer_fairseq.layers.attention import LinformerSelfAttention, NoAttention, SelfAttention
+from linformer_fairseq.layers.config import EncoderConfig
+from linformer_fairseq.layers.norm import layer_norm
+from linformer_fairseq.layers.projection import Projection, build_projection
+
+
+class LinformerEncoderLayer(nn.Module):
+    """Attention and feed-forward sublayer with residuals and layer norms (after each, or before with pre-LN)."""
+
+    def __init__(self, cfg: EncoderConfig, index: int) -> None:
+        super().__init__()
+        self.normalize_before = cfg.normalize_before
+        self.activation = getattr(functional, cfg.activation)
+        self.self_attn = build_attention(cfg, index)
+        self.self_attn_layer_norm = layer_norm(cfg.embed_dim)
+        self.fc1 = nn.Linear(cfg.embed_dim, cfg.ffn_dim)
+        self.fc2 = nn.Linear(cfg.ffn_dim, cfg.embed_dim)
+        self.final_layer_norm = layer_norm(cfg.embed_dim)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.activation_dropout = nn.Dropout(cfg.activation_dropout)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None, shared: Projection | None = None) -> Tensor:
+        """(B, N, C) -> (B, N, C); arguments as in `SelfAttention.forward`."""
+        if self.normalize_before:
+            x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), keep, shared))
+            return x + self.dropout(self._feed_forward(self.final_layer_norm(x)))
+        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, keep, shared)))
+        out: Tensor = self.final_layer_norm(x + self.dropout(self._feed_forward(x)))
+        return out
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.activation_dropout(self.activation(self.fc1(x))))
+        return out
+
+
+class LinformerEncoder(nn.Module):
+    """Tokens to features.
+
+    With layerwise sharing the one matrix E lives here, once, and is handed to every layer.
+
+    Args:
+        cfg: the encoder's configuration.
+    """
+
+    def __init__(self, cfg: EncoderConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.embed_dim, cfg.pad_index)
+        # fairseq numbers positions from pad_index + 1 on, so its table has that many rows more.
+        self.embed_positions = nn.Embedding(cfg.max_positions + cfg.pad_index + 1, cfg.embed_dim, cfg.pad_index)
+        self.layernorm_embedding = layer_norm(cfg.embed_dim)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.E = build_projection(cfg, cfg.lengths[0]) if cfg.one_for_all_layers else None
+        self.layers = nn.ModuleList(LinformerEncoderLayer(cfg, i) for i in range(cfg.num_layers))
+        self.layer_norm = layer_norm(cfg.embed_dim) if cfg.normalize_before else None
+
+    def forward(self, tokens: Tensor, return_all_hiddens: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """Encodes a batch of token ids.
+
+        Args:
+            tokens: (B, N) ids, padded on the right with `pad_index`; N at most `max_positions`.
+            return_all_hiddens: also return the input of the first layer and the output of every layer.
+
+        Returns:
+            Features (B, N, C), and the hidden states (B, N, C) asked for.
+
+        Raises:
+            ValueError: the input is longer than `max_positions`.
+        """
+        if tokens.size(1) > self.cfg.max_positions:
+            raise ValueError(
+                f"the input has {tokens.size(1)} tokens and this model reads at most --max-positions "
+                f"{self.cfg.max_positions}; shorten it (--tokens-per-sample, --truncate-sequence) or use a longer model"
+            )
+        real = tokens.ne(self.cfg.pad_index)
+        keep = None if bool(real.all()) else real
+        x = self._embed(tokens, real)
+        hiddens = [x] if return_all_hiddens else []
+        for layer in self.layers:
+            x = self._run(layer, x, keep)
+            if return_all_hiddens:
+                hiddens.append(x)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return x, hiddens
+
+    def _embed(self, tokens: Tensor, real: Tensor) -> Tensor:
+        positions = real.cumsum(1) * real + self.cfg.pad_index
+        x: Tensor = self.dropout(self.layernorm_embedding(self.embed_tokens(tokens) + self.embed_positions(positions)))
+        return x
+
+    def _run(self, layer: nn.Module, x: Tensor, keep: Tensor | None) -> Tensor:
+        if self.training and self.cfg.layerdrop and torch.rand(()).item() < self.cfg.layerdrop:
+            return touch(x, [*layer.parameters(), *(self.E.parameters() if self.E is not None else ())])
+        if self.training and self.cfg.checkpoint_activations:
+            out = checkpoint(layer, x, keep, self.E, use_reentrant=False)
+        else:
+            out = layer(x, keep, self.E)
+        assert isinstance(out, Tensor)
+        return out
+
+
+def build_attention(cfg: EncoderConfig, index: int) -> nn.Module:
+    """The attention sublayer of layer `index`."""
+    if cfg.attention == "linformer":
+        return LinformerSelfAttention(cfg, cfg.lengths[index])
+    return SelfAttention(cfg) if cfg.attention == "exact" else NoAttention(cfg)
+
+
+def touch(x: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """x unchanged, made to depend on parameters that this step left out, so that their gradient is zero, not None.
+
+    DistributedDataParallel waits for the gradient of every parameter; with this it needs no search for unused ones.
+    """
+    idle = [p.flatten()[:1].sum() for p in parameters if p.requires_grad]
+    return x + 0.0 * torch.stack(idle).sum().to(x.dtype) if idle else x

@@ -1,0 +1,124 @@
+"""Named architectures: what `--arch NAME` fills in where no flag was given, and what fairseq's old flags mean."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from typing import Any
+
+from fairseq.models import register_model_architecture
+from omegaconf import DictConfig
+
+logger = logging.getLogger(__name__)
+
+MODEL = "linformer_roberta"
+
+BASE: dict[str, Any] = {
+    "encoder_layers": 12,
+    "encoder_embed_dim": 768,
+    "encoder_ffn_embed_dim": 3072,
+    "encoder_attention_heads": 12,
+    "local_conv": 0,
+}
+LARGE = BASE | {
+    "encoder_layers": 24,
+    "encoder_embed_dim": 1024,
+    "encoder_ffn_embed_dim": 4096,
+    "encoder_attention_heads": 16,
+}
+# Learns from a few million tokens on two CPU cores, for which it needs the local convolution.
+TINY = BASE | {
+    "encoder_layers": 4,
+    "encoder_embed_dim": 128,
+    "encoder_ffn_embed_dim": 512,
+    "encoder_attention_heads": 4,
+    "max_positions": 512,
+    "projected_length": "128",
+    "local_conv": 9,
+}
+# The lengths of the paper (n = 512 and 1024 in table 2, up to 4096 in figure 3) and the next ones.
+PAPER_LENGTHS = ((512, 128), (512, 256), (1024, 256), (2048, 256), (4096, 256), (8192, 256))
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "linformer_roberta": BASE,
+    "linformer_roberta_base": BASE,
+    "linformer_roberta_large": LARGE,
+    "linformer_roberta_tiny": TINY,
+} | {
+    f"linformer_roberta_base_n{n}_k{k}": BASE | {"max_positions": n, "projected_length": str(k)}
+    for n, k in PAPER_LENGTHS
+}
+
+# fairseq's examples/linformer has other names for these. Its defaults count as soon as one of them is used.
+OLD_FLAGS = ("compressed", "shared_kv_compressed", "shared_layer_kv_compressed", "freeze_compress")
+
+
+def fill_architecture(cfg: Namespace | DictConfig, name: str) -> None:
+    """Sets what neither a flag nor a configuration file has set to the values of architecture `name`."""
+    for key, value in ARCHITECTURES[name].items():
+        if getattr(cfg, key, None) is None:
+            setattr(cfg, key, value)
+
+
+def complete(cfg: Namespace | DictConfig, task_positions: int) -> None:
+    """Fills in everything that is still open, in place, so that the saved configuration says it all.
+
+    Args:
+        cfg: settings of the model, writable; `_name` or `arch` holds the architecture.
+        task_positions: longest sample of the task, in tokens.
+
+    Raises:
+        ValueError: an old flag beside its successor, or samples longer than the model reads.
+    """
+    name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None) or MODEL
+    fill_architecture(cfg, name if name in ARCHITECTURES else MODEL)
+    if cfg.max_positions is None:
+        cfg.max_positions = task_positions
+    if task_positions > cfg.max_positions:
+        raise ValueError(
+            f"the task's samples have up to {task_positions} tokens (--tokens-per-sample), more than the model's "
+            f"--max-positions {cfg.max_positions} ({name}); set one to the other"
+        )
+    translate_old_flags(cfg)
+    if cfg.projected_length is None:
+        cfg.projected_length = str(min(256, max(1, cfg.max_positions // 4)))
+
+
+def translate_old_flags(cfg: Namespace | DictConfig) -> None:
+    """Turns the flags of fairseq's examples/linformer into ours, with a note that names the new flag.
+
+    Raises:
+        ValueError: an old flag beside the new one that says something else.
+    """
+    old = {key: getattr(cfg, key, None) for key in OLD_FLAGS}
+    if all(value is None for value in old.values()):
+        return
+    ratio = 4 if old["compressed"] is None else old["compressed"]
+    if not 1 <= ratio <= cfg.max_positions:
+        raise ValueError(f"--compressed {ratio} does not lie between 1 and --max-positions {cfg.max_positions}")
+    if cfg.projected_length is not None and old["compressed"] is not None:
+        raise ValueError("--compressed and --projected-length both set k; keep --projected-length")
+    if cfg.projected_length is None:
+        cfg.projected_length = str(cfg.max_positions // ratio)
+    if old["shared_layer_kv_compressed"]:
+        cfg.projection_sharing = "layerwise"
+    else:
+        cfg.projection_sharing = "key-value" if old["shared_kv_compressed"] else "headwise"
+    cfg.freeze_projection = bool(old["freeze_compress"]) or cfg.freeze_projection
+    for key in OLD_FLAGS:
+        setattr(cfg, key, None)
+    logger.warning(
+        "the flags of fairseq's examples/linformer (%s) are deprecated; the same model is --projected-length %s "
+        "--projection-sharing %s%s",
+        ", ".join("--" + key.replace("_", "-") for key, value in old.items() if value is not None),
+        cfg.projected_length,
+        cfg.projection_sharing,
+        " --freeze-projection" if cfg.freeze_projection else "",
+    )
+
+
+def register_architectures() -> None:
+    """Makes every name but the model's own known to fairseq as `--arch`."""
+    for name in ARCHITECTURES:
+        if name != MODEL:
+            register_model_architecture(MODEL, name)(lambda cfg, name=name: fill_architecture(cfg, name))

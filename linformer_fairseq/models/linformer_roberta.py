@@ -1,0 +1,139 @@
+"""The fairseq model `linformer_roberta`: our encoder with RoBERTa's heads, hub interface and checkpoint names."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import FairseqEncoder, register_model
+from fairseq.models.roberta import RobertaModel
+from fairseq.models.roberta.model import RobertaClassificationHead, RobertaLMHead
+from fairseq.tasks import FairseqTask
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor, nn
+
+from linformer_fairseq.layers import LinformerEncoder
+from linformer_fairseq.layers.encoder import touch
+from linformer_fairseq.models.architectures import MODEL, complete, register_architectures
+from linformer_fairseq.models.config import LinformerRobertaConfig, encoder_config
+
+
+class LinformerRobertaEncoder(FairseqEncoder):  # type: ignore[misc]
+    """Linformer encoder and masked-LM head.
+
+    Args:
+        cfg: complete settings (`complete` has filled them in).
+        dictionary: the task's symbols, `<mask>` included.
+    """
+
+    def __init__(self, cfg: Namespace | DictConfig, dictionary: Dictionary) -> None:
+        super().__init__(dictionary)
+        self.cfg = encoder_config(cfg, len(dictionary), dictionary.pad())
+        self.sentence_encoder = LinformerEncoder(self.cfg)
+        self.lm_head = RobertaLMHead(
+            self.cfg.embed_dim,
+            len(dictionary),
+            self.cfg.activation,
+            weight=None if cfg.untie_weights_roberta else self.sentence_encoder.embed_tokens.weight,
+        )
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        masked_tokens: Tensor | None = None,
+        **unused: Any,
+    ) -> tuple[Tensor, dict[str, list[Tensor] | None]]:
+        """Encodes (B, N) token ids.
+
+        Args:
+            features_only: return features (B, N, C) and leave the masked-LM head out.
+            return_all_hiddens: also return hidden states, as fairseq has them: (N, B, C).
+            masked_tokens: (B, N), True where the head is to predict; then logits are (M, V) for those M tokens only.
+
+        Returns:
+            Logits (B, N, V) or (M, V), or features; and `inner_states`.
+        """
+        x, hiddens = self.sentence_encoder(src_tokens, return_all_hiddens)
+        states = [h.transpose(0, 1) for h in hiddens] if return_all_hiddens else None
+        if not features_only:
+            x = self.lm_head(x, masked_tokens)
+        return x, {"inner_states": states}
+
+    def max_positions(self) -> int:
+        """Longest input in tokens."""
+        return self.cfg.max_positions
+
+
+@register_model(MODEL, dataclass=LinformerRobertaConfig)
+class LinformerRobertaModel(RobertaModel):  # type: ignore[misc]
+    """RoBERTa whose encoder is a Linformer (Wang et al. 2020)."""
+
+    @classmethod
+    def hub_models(cls) -> dict[str, str]:
+        return {}
+
+    @staticmethod
+    def add_args(parser: ArgumentParser) -> None:
+        # Without defaults: an architecture must be able to tell a flag that was given from one that was not.
+        gen_parser_from_dataclass(parser, LinformerRobertaConfig(), delete_default=True)
+
+    @classmethod
+    def build_model(cls, cfg: Namespace | DictConfig, task: FairseqTask) -> LinformerRobertaModel:
+        """Builds the model for a task, after completing `cfg` in place.
+
+        Raises:
+            ValueError: settings that do not fit together, by flag name.
+        """
+        with open_dict(cfg) if OmegaConf.is_config(cfg) else nullcontext():
+            complete(cfg, task.max_positions())
+        return cls(cfg, LinformerRobertaEncoder(cfg, task.source_dictionary))
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        classification_head_name: str | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, list[Tensor] | None]]:
+        """As RobertaModel.forward: masked-LM logits, features, or the scores of a classification head."""
+        x, extra = super().forward(
+            src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs
+        )
+        if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
+            x = touch(x, self._idle_parameters(features_only, classification_head_name))
+        return x, extra
+
+    def _idle_parameters(self, features_only: bool, head: str | None) -> list[nn.Parameter]:
+        idle = [p for name, other in self.classification_heads.items() if name != head for p in other.parameters()]
+        if features_only or head is not None:
+            idle += self.encoder.lm_head.parameters()
+        return idle
+
+    def register_classification_head(
+        self, name: str, num_classes: int | None = None, inner_dim: int | None = None, **unused: Any
+    ) -> None:
+        """Adds a classification head, in place of one of the same name."""
+        self.classification_heads[name] = RobertaClassificationHead(
+            input_dim=self.args.encoder_embed_dim,
+            inner_dim=inner_dim or self.args.encoder_embed_dim,
+            num_classes=num_classes,
+            activation_fn=str(self.args.pooler_activation_fn),
+            pooler_dropout=self.args.pooler_dropout,
+            do_spectral_norm=self.args.spectral_norm_classification_head,
+        )
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """Accepts a RoBERTa's `version` markers, which say nothing about a Linformer."""
+        super().upgrade_state_dict_named(state_dict, name)
+        for key in [k for k in state_dict if k.rsplit(".", 1)[-1] == "version"]:
+            del state_dict[key]
+
+
+register_architectures()
