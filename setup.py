@@ -6,7 +6,7 @@
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(
@@ -20,7 +20,7 @@ setup(
     author="linformer_fairseq contributors",
     license="MIT",
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["linformer_fairseq*", "data_prep*"]),
+    packages=find_namespace_packages(include=["linformer_fairseq*", "data_prep*", "hydra_plugins"]),
     package_data={"linformer_fairseq": ["py.typed"], "data_prep": ["py.typed"]},
     install_requires=[
         "torch>=2.13",
