@@ -60,11 +60,11 @@ class LearnedProjection(nn.Module):
         self.weight.copy_(matrix / self.lr_scale)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        saved = state_dict.get(prefix + "lr_scale", torch.ones(()))
-        if prefix + "weight" in state_dict and saved.item() != self.lr_scale.item():
-            weight = state_dict[prefix + "weight"]
-            state_dict[prefix + "weight"] = weight * (saved / self.lr_scale.cpu()).to(weight)
-        state_dict[prefix + "lr_scale"] = self.lr_scale.detach().clone()
+        weight, saved = state_dict.get(prefix + "weight"), state_dict.get(prefix + "lr_scale", torch.ones(()))
+        if weight is not None:
+            if saved.item() != self.lr_scale.item():
+                state_dict[prefix + "weight"] = weight * (saved / self.lr_scale.cpu()).to(weight)
+            state_dict[prefix + "lr_scale"] = self.lr_scale.detach().clone()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
+from dataclasses import fields
 from typing import Any
 
 from fairseq.models import register_model_architecture
 from omegaconf import DictConfig
+
+from linformer_fairseq.models.config import LinformerRobertaConfig
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +21,7 @@ BASE: dict[str, Any] = {
     "encoder_embed_dim": 768,
     "encoder_ffn_embed_dim": 3072,
     "encoder_attention_heads": 12,
+    "encoder_normalize_before": False,
     "local_conv": 0,
 }
 LARGE = BASE | {
@@ -26,12 +30,13 @@ LARGE = BASE | {
     "encoder_ffn_embed_dim": 4096,
     "encoder_attention_heads": 16,
 }
-# Learns from a few million tokens on two CPU cores, for which it needs the local convolution.
+# Learns from a few million tokens on two CPU cores, for which it needs pre-LN and the local convolution.
 TINY = BASE | {
-    "encoder_layers": 4,
+    "encoder_layers": 2,
     "encoder_embed_dim": 128,
     "encoder_ffn_embed_dim": 512,
     "encoder_attention_heads": 4,
+    "encoder_normalize_before": True,
     "max_positions": 512,
     "projected_length": "128",
     "local_conv": 9,
@@ -64,14 +69,17 @@ def complete(cfg: Namespace | DictConfig, task_positions: int) -> None:
     """Fills in everything that is still open, in place, so that the saved configuration says it all.
 
     Args:
-        cfg: settings of the model, writable; `_name` or `arch` holds the architecture.
+        cfg: settings of the model, writable; `_name` holds the architecture.
         task_positions: longest sample of the task, in tokens.
 
     Raises:
         ValueError: an old flag beside its successor, or samples longer than the model reads.
     """
-    name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None) or MODEL
-    fill_architecture(cfg, name if name in ARCHITECTURES else MODEL)
+    name = getattr(cfg, "_name", None) or MODEL
+    fill_architecture(cfg, name)
+    for setting in fields(LinformerRobertaConfig):  # fairseq-hydra-train passes on only what the file has
+        if setting.name not in cfg:
+            setattr(cfg, setting.name, setting.default)
     if cfg.max_positions is None:
         cfg.max_positions = task_positions
     if task_positions > cfg.max_positions:
@@ -97,7 +105,9 @@ def translate_old_flags(cfg: Namespace | DictConfig) -> None:
     if not 1 <= ratio <= cfg.max_positions:
         raise ValueError(f"--compressed {ratio} does not lie between 1 and --max-positions {cfg.max_positions}")
     if cfg.projected_length is not None and old["compressed"] is not None:
-        raise ValueError("--compressed and --projected-length both set k; keep --projected-length")
+        raise ValueError(
+            "--compressed and --projected-length (given, or of the --arch) both set k; keep --projected-length"
+        )
     if cfg.projected_length is None:
         cfg.projected_length = str(cfg.max_positions // ratio)
     if old["shared_layer_kv_compressed"]:

@@ -80,7 +80,9 @@ class LinformerRobertaConfig(FairseqDataclass):
     encoder_embed_dim: Optional[int] = setting(None, f"channels {BY_ARCH}")
     encoder_ffn_embed_dim: Optional[int] = setting(None, f"channels inside the feed-forward sublayer {BY_ARCH}")
     encoder_attention_heads: Optional[int] = setting(None, f"attention heads {BY_ARCH}")
-    encoder_normalize_before: bool = setting(False, "layer norm before each sublayer instead of after it (pre-LN)")
+    encoder_normalize_before: Optional[bool] = setting(
+        None, f"layer norm before each sublayer instead of after it (pre-LN) {BY_ARCH}"
+    )
     activation_fn: Activation = setting("gelu", "activation of the feed-forward sublayer")
     dropout: float = setting(0.1, "dropout of embeddings and sublayer outputs")
     attention_dropout: float = setting(0.1, "dropout of attention weights")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reproduce.padding import at_trained_scale, largest_change, ours
 from torch import nn
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder, LinformerSelfAttention, NoAttention, SelfAttention
@@ -23,42 +24,15 @@ def config(**kwargs: object) -> EncoderConfig:
     return EncoderConfig(**{**sizes, "projected_length": 128, **kwargs})  # type: ignore[arg-type]
 
 
-def trained_scale(model: nn.Module, std: float = 0.15) -> nn.Module:
-    """Weights as large as a trained model's: at their start they are too small to show a leak."""
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.dim() > 1 and not name.endswith((".E.weight", ".F.weight")) and name != "E.weight":
-                p.normal_(0, std)
-    return model.eval()
-
-
-@torch.no_grad()
-def padding_change(cfg: EncoderConfig, tokens: int = 40, lengths: tuple[int, ...] = (48, 64, 128, 512)) -> float:
-    """Largest relative change of a sentence's features when it is padded, alone and beside full neighbours."""
-    torch.manual_seed(0)
-    model = trained_scale(LinformerEncoder(cfg))
-    sentence = torch.randint(2, cfg.vocab_size, (1, tokens))
-    reference = model(sentence)[0]
-    worst = 0.0
-    for n in lengths:
-        padded = torch.full((1, n), cfg.pad_index)
-        padded[:, :tokens] = sentence
-        neighbours = torch.randint(2, cfg.vocab_size, (3, n))
-        for batch, row in ((padded, 0), (torch.cat([padded, neighbours]), 0), (torch.cat([neighbours, padded]), 3)):
-            change = model(batch)[0][row, :tokens] - reference[0]
-            worst = max(worst, (change.norm() / reference.norm()).item())
-    return worst
-
-
 @pytest.mark.parametrize("local_conv", (0, 9))
-@pytest.mark.parametrize("sharing, kind", itertools.product(SHARINGS, KINDS))
+@pytest.mark.parametrize("sharing, kind", list(itertools.product(SHARINGS, KINDS)))
 def test_padding_and_neighbours_change_nothing(sharing: str, kind: str, local_conv: int) -> None:
-    assert padding_change(config(sharing=sharing, projection=kind, local_conv=local_conv)) <= 1e-6
+    assert largest_change(ours(sharing, kind, local_conv=local_conv)) <= 1e-6
 
 
 @pytest.mark.parametrize("attention", ("exact", "none"))
 def test_padding_does_not_reach_the_controls(attention: str) -> None:
-    assert padding_change(config(attention=attention, local_conv=9)) <= 1e-6
+    assert largest_change(ours("layerwise", "linear", attention=attention, local_conv=9)) <= 1e-6
 
 
 @settings(deadline=None, max_examples=30)
@@ -73,15 +47,13 @@ def test_padding_does_not_reach_the_controls(attention: str) -> None:
 def test_padding_changes_nothing_for_any_shape(
     sharing: str, kind: str, k: int, heads: int, tokens: int, pads: int
 ) -> None:
-    cfg = config(
-        sharing=sharing, projection=kind, projected_length=k, num_heads=heads, max_positions=32, embed_dim=16, ffn_dim=8
-    )
-    assert padding_change(cfg, tokens, (min(32, tokens + pads),)) <= 2e-6
+    features = ours(sharing, kind, k, n=32, num_heads=heads, embed_dim=16, ffn_dim=8)
+    assert largest_change(features, (min(32, tokens + pads),), tokens) <= 2e-6
 
 
 @torch.no_grad()
 def test_shuffling_the_batch_shuffles_the_output() -> None:
-    model = trained_scale(LinformerEncoder(config()))
+    model = at_trained_scale(LinformerEncoder(config()))
     batch = torch.randint(2, 100, (5, 60))
     order = torch.randperm(5)
     torch.testing.assert_close(model(batch)[0][order], model(batch[order])[0], rtol=1e-5, atol=1e-5)
@@ -91,7 +63,7 @@ def test_shuffling_the_batch_shuffles_the_output() -> None:
 @torch.no_grad()
 def test_identity_projection_is_exact_attention(sharing: str) -> None:
     cfg = config(sharing=sharing, max_positions=48, projected_length=48)
-    exact = trained_scale(SelfAttention(cfg))
+    exact = at_trained_scale(SelfAttention(cfg))
     linformer = LinformerSelfAttention(cfg, 48).eval()
     linformer.load_state_dict(exact.state_dict(), strict=False)
     shared = build_projection(cfg, 48) if cfg.one_for_all_layers else None
@@ -105,7 +77,7 @@ def test_identity_projection_is_exact_attention(sharing: str) -> None:
 @torch.no_grad()
 def test_exact_attention_is_torchs() -> None:
     cfg = config()
-    ours = trained_scale(SelfAttention(cfg))
+    ours = at_trained_scale(SelfAttention(cfg))
     theirs = nn.MultiheadAttention(64, 4, batch_first=True).eval()
     for i, name in enumerate(("q_proj", "k_proj", "v_proj")):
         projection = getattr(ours, name)
@@ -123,7 +95,7 @@ def test_exact_attention_is_torchs() -> None:
 def test_compressing_before_or_after_projecting_is_the_same(sharing: str) -> None:
     """The paper's E (x W_k), with the bias added last, whichever order is cheaper."""
     cfg = config(sharing=sharing)
-    attention = trained_scale(LinformerSelfAttention(cfg, 128))
+    attention = at_trained_scale(LinformerSelfAttention(cfg, 128))
     x = torch.randn(2, 100, 64)
     keys, values, _ = attention.keys_values(x, None, None, None)
     for result, projection, linear in ((keys, attention.E, attention.k_proj), (values, attention.F, attention.v_proj)):
@@ -135,11 +107,11 @@ def test_compressing_before_or_after_projecting_is_the_same(sharing: str) -> Non
 def test_attention_dropout_is_honoured_in_training_only() -> None:
     x = torch.randn(2, 40, 64)
     cfg = config(attention_dropout=0.5, sharing="headwise")
-    attention = trained_scale(LinformerSelfAttention(cfg, 128))
+    attention = at_trained_scale(LinformerSelfAttention(cfg, 128))
     assert torch.equal(attention(x), attention(x))
     attention.train()
     assert not torch.equal(attention(x), attention(x))
-    undropped = trained_scale(LinformerSelfAttention(config(attention_dropout=0.0, sharing="headwise"), 128)).train()
+    undropped = at_trained_scale(LinformerSelfAttention(config(attention_dropout=0.0, sharing="headwise"), 128)).train()
     assert torch.equal(undropped(x), undropped(x))
 
 

@@ -1,0 +1,52 @@
+"""What the processes of one training need from fairseq when they run on CPUs."""
+
+from typing import Any
+
+import torch.distributed
+from fairseq.distributed import utils as distributed_utils
+from fairseq.models import distributed_fairseq_model
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class DeviceAwareDDP(DistributedDataParallel):
+    """PyTorch's DDP that drops `device_ids`, as DDP demands, where the module is not on a GPU."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        device_ids: list[int] | None = None,
+        output_device: int | None = None,
+        **options: Any,
+    ) -> None:
+        if all(parameter.device.type == "cpu" for parameter in module.parameters()):
+            device_ids = output_device = None
+        super().__init__(module, device_ids=device_ids, output_device=output_device, **options)
+
+
+def wrap_cpu_modules_without_device_ids() -> None:
+    """Make `--ddp-backend pytorch_ddp`, the default, work on a CPU.
+
+    fairseq always passes `device_ids=[device_id]`, which DDP refuses for a module on the CPU.
+    """
+    distributed_fairseq_model.DistributedDataParallel = DeviceAwareDDP
+
+
+def gather_without_cuda() -> None:
+    """Gather logs over gloo without a GPU.
+
+    fairseq collects the logs that cannot be summed (F1, Matthews correlation, anything under `fairseq-validate`) through a
+    `torch.cuda.ByteTensor`. Over NCCL that stays as it is.
+    """
+    fairseq_all_gather_list = distributed_utils.all_gather_list
+
+    def all_gather_list(data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
+        """Return the `data` of every rank, in the order of the ranks; `max_size` matters to fairseq's buffer only."""
+        group = distributed_utils.get_global_group() if group is None else group
+        if torch.distributed.get_backend(group) != "gloo":
+            return list(fairseq_all_gather_list(data, group, max_size))
+        gathered: list[Any] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(gathered, data, group=group)
+        return gathered
+
+    distributed_utils.all_gather_list = all_gather_list

@@ -1,0 +1,26 @@
+"""Warnings that say nothing to the person who trains."""
+
+import warnings
+
+# (start of the message, category, module that causes it). fairseq works in spite of them, and only a change in
+# fairseq could end them.
+_FUTILE: list[tuple[str, type[Warning], str]] = [
+    # In every step of a training.
+    (r"`torch\.cuda\.amp\.(autocast|GradScaler)\(args\.\.\.\)` is deprecated", FutureWarning, r"fairseq\."),
+    # Whenever a model is wrapped for several processes.
+    (r"`broadcast_buffers` is deprecated", FutureWarning, r"linformer_fairseq\.compat\.distributed"),
+    # Whenever data is loaded without a GPU.
+    (r"'pin_memory' argument is set as true but no accelerator", UserWarning, r"torch\.utils\.data\."),
+    # Twenty lines at the start of every command, on how fairseq calls Hydra.
+    (r"hydra\.experimental\.\w+\(\) is no longer experimental", UserWarning, ""),
+    (r"\nThe version_base parameter is not specified", UserWarning, r"hydra\."),
+    (r"In 'config': Usage of deprecated keyword in package header", UserWarning, r"hydra\."),
+    (r"\n'config' is validated against ConfigStore schema with the same name", UserWarning, ""),
+    (r"\n?The strict flag in the compose API is deprecated", UserWarning, r"hydra\."),
+]
+
+
+def silence_known_warnings() -> None:
+    """Filter the warnings above, which would bury a training log, and no others."""
+    for message, category, module in _FUTILE:
+        warnings.filterwarnings("ignore", message, category, module)

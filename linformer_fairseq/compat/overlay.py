@@ -1,0 +1,17 @@
+"""A module seen with some of its names replaced."""
+
+from types import ModuleType
+
+
+class Overlay(ModuleType):
+    """Stands in for `module` in the namespace of one importing module.
+
+    `fairseq.data.data_utils.np = Overlay(numpy, int=int)` gives that file its `np.int` back and leaves NumPy alone.
+    """
+
+    def __init__(self, module: ModuleType, **names: object) -> None:
+        super().__init__(module.__name__, module.__doc__)
+        self.__dict__.update(names, _module=module)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._module, name)

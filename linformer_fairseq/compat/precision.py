@@ -1,0 +1,89 @@
+"""16-bit training: --bf16 and --amp on a CPU, --bf16 on CUDA, and --fp16 where it cannot work."""
+
+import logging
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from functools import wraps
+from typing import Any
+
+import torch
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.trainer import Trainer
+from omegaconf import DictConfig, open_dict
+
+from linformer_fairseq.compat.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+def on_cpu(cfg: DictConfig) -> bool:
+    """Whether this run computes on CPUs: `--cpu` was given, or there is neither a GPU nor a TPU."""
+    return not cfg.common.tpu and (cfg.common.cpu or not torch.cuda.is_available())
+
+
+def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
+    """Stop `--fp16` before anything is loaded if there is no GPU for it.
+
+    fairseq's 16-bit optimizer asks for the current CUDA device, so it fails with "Torch not compiled with CUDA enabled"
+    after the data has been read; with `--memory-efficient-fp16` it trains, several times slower than in 32 bit.
+
+    Raises:
+        UsageError: `--fp16` or `--memory-efficient-fp16` on a CPU.
+    """
+    if on_cpu(cfg) and (cfg.common.fp16 or cfg.common.memory_efficient_fp16):
+        reason = "--cpu was given" if torch.cuda.is_available() else "PyTorch finds none on this machine"
+        raise UsageError(
+            f"--fp16 and --memory-efficient-fp16 need a CUDA GPU, and {reason}: take --bf16 or --amp, which train in "
+            "bfloat16 on a CPU, or none of them for 32 bit"
+        )
+
+
+def keep_bf16_off_tpus() -> None:
+    """Let `--bf16` mean bfloat16 on the device at hand; only `--tpu` means a TPU.
+
+    fairseq's command line turns `--bf16` into `--tpu` on every machine, and then fails without torch_xla. Its trainer and
+    its 16-bit optimizer do support bfloat16 on CUDA, and take that way once the flag is undone.
+    """
+    fairseq_parse = options.parse_args_and_arch
+
+    @wraps(fairseq_parse)
+    def parse_args_and_arch(
+        parser: ArgumentParser, input_args: Sequence[str] | None = None, *others: Any, **named: Any
+    ) -> Any:
+        parsed = fairseq_parse(parser, input_args, *others, **named)
+        args: Namespace = (
+            parsed[0] if isinstance(parsed, tuple) else parsed
+        )  # a tuple if parse_known was asked for
+        if getattr(args, "bf16", False) and "--tpu" not in (sys.argv if input_args is None else input_args):
+            args.tpu = False
+        return parsed
+
+    options.parse_args_and_arch = parse_args_and_arch
+
+
+def autocast_on_cpu() -> None:
+    """Make `--bf16` and `--amp` compute the forward pass in bfloat16 on a CPU.
+
+    Without CUDA fairseq's `--amp` changes nothing, without a word, and its `--bf16` needs CUDA for the 32-bit copy of the
+    parameters. Here the model and its loss run under CPU autocast, in training and in validation; parameters, gradients
+    and optimizer stay in 32 bit. bfloat16 has the range of float32, so there is no loss to scale, and the checkpoints are
+    those of 32-bit training. The trainer's configuration then says so: `bf16` and `amp` are off in it.
+    """
+    fairseq_init = Trainer.__init__
+
+    @wraps(fairseq_init)
+    def init(self: Trainer, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
+        if isinstance(cfg, Namespace):
+            cfg = convert_namespace_to_omegaconf(cfg)
+        if on_cpu(cfg) and (cfg.common.bf16 or cfg.common.amp):
+            logger.info(
+                "computing in bfloat16 (autocast on the CPU); parameters and optimizer stay in float32"
+            )
+            criterion.forward = torch.autocast("cpu", dtype=torch.bfloat16)(criterion.forward)
+            with open_dict(cfg):
+                cfg.common.bf16 = cfg.common.memory_efficient_bf16 = cfg.common.amp = False
+        fairseq_init(self, cfg, task, model, criterion, quantizer)
+
+    Trainer.__init__ = init
