@@ -68,7 +68,7 @@ class SelfAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, H, N, D)"""
-        return x.unflatten(-1, (self.cfg.num_heads, -1)).transpose(1, 2)
+        return x.view(x.size(0), x.size(1), self.cfg.num_heads, -1).transpose(1, 2)
 
 
 class LinformerSelfAttention(SelfAttention):
@@ -119,12 +119,14 @@ class NoAttention(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None = None, shared: Projection | None = None) -> Tensor:
         """(B, N, C) -> (B, N, C); arguments as in `SelfAttention.forward`."""
         x_real = x if keep is None else x * keep.unsqueeze(-1)
-        result: Tensor = self.out_proj(self.local_conv(functional.linear(x_real, self.v_proj.weight)) + self.v_proj.bias)
+        result: Tensor = self.out_proj(
+            self.local_conv(functional.linear(x_real, self.v_proj.weight)) + self.v_proj.bias
+        )
         return result
 
 
 class LocalConv(nn.Module):
-    """A depthwise convolution over the values, added to what attention returns, as in Nystromformer (Xiong et al. 2021).
+    """A depthwise convolution over the values, added to what attention returns (Nystromformer, Xiong et al. 2021).
 
     It mixes neighbours from the first update on, which attention has to learn.
     """

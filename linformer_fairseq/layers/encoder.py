@@ -34,9 +34,10 @@ class LinformerEncoderLayer(nn.Module):
         """(B, N, C) -> (B, N, C); arguments as in `SelfAttention.forward`."""
         if self.normalize_before:
             x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), keep, shared))
-            return x + self.dropout(self._feed_forward(self.final_layer_norm(x)))
+            out: Tensor = x + self.dropout(self._feed_forward(self.final_layer_norm(x)))
+            return out
         x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, keep, shared)))
-        out: Tensor = self.final_layer_norm(x + self.dropout(self._feed_forward(x)))
+        out = self.final_layer_norm(x + self.dropout(self._feed_forward(x)))
         return out
 
     def _feed_forward(self, x: Tensor) -> Tensor:

@@ -90,8 +90,9 @@ class LinearProjection(LearnedProjection):
         weight = self.weight[..., :tokens]
         if weight.dim() == 2:
             return torch.bmm(weight.expand(batch, -1, -1), x) * self.lr_scale
-        x_BHND = x.unflatten(-1, (weight.size(0), -1)).transpose(1, 2)
-        return (weight @ x_BHND * self.lr_scale).transpose(1, 2).flatten(-2)
+        x_BHND = x.view(batch, tokens, weight.size(0), -1).transpose(1, 2)
+        out: Tensor = (weight @ x_BHND * self.lr_scale).transpose(1, 2).flatten(-2)
+        return out
 
 
 class ConvProjection(LearnedProjection):
@@ -163,4 +164,4 @@ def _blocks(x: Tensor, size: int) -> Tensor:
     missing = -x.size(1) % size
     if missing:
         x = torch.cat([x, x.new_zeros(x.size(0), missing, x.size(2))], 1)
-    return x.unflatten(1, (-1, size))
+    return x.reshape(x.size(0), -1, size, x.size(2))

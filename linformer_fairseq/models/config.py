@@ -89,7 +89,8 @@ class LinformerRobertaConfig(FairseqDataclass):
     activation_dropout: float = setting(0.0, "dropout after the activation of the feed-forward sublayer")
     encoder_layerdrop: float = setting(0.0, "probability of leaving out a layer in training (Fan et al. 2019)")
     checkpoint_activations: bool = setting(
-        False, "keep only the input of each layer and compute the rest again in the backward pass: less memory"
+        False,
+        "keep only the input of each layer and compute the rest again in the backward pass: less memory",
     )
     untie_weights_roberta: bool = setting(False, "give the masked-LM head its own output matrix")
     pooler_activation_fn: PoolerActivation = setting("tanh", "activation of classification heads")

@@ -13,7 +13,7 @@ from fairseq.models import FairseqEncoder, register_model
 from fairseq.models.roberta import RobertaModel
 from fairseq.models.roberta.model import RobertaClassificationHead, RobertaLMHead
 from fairseq.tasks import FairseqTask
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from linformer_fairseq.layers import LinformerEncoder
@@ -22,7 +22,7 @@ from linformer_fairseq.models.architectures import MODEL, complete, register_arc
 from linformer_fairseq.models.config import LinformerRobertaConfig, encoder_config
 
 
-class LinformerRobertaEncoder(FairseqEncoder):  # type: ignore[misc]
+class LinformerRobertaEncoder(FairseqEncoder):
     """Linformer encoder and masked-LM head.
 
     Args:
@@ -71,7 +71,7 @@ class LinformerRobertaEncoder(FairseqEncoder):  # type: ignore[misc]
 
 
 @register_model(MODEL, dataclass=LinformerRobertaConfig)
-class LinformerRobertaModel(RobertaModel):  # type: ignore[misc]
+class LinformerRobertaModel(RobertaModel):
     """RoBERTa whose encoder is a Linformer (Wang et al. 2020)."""
 
     @classmethod
@@ -90,7 +90,7 @@ class LinformerRobertaModel(RobertaModel):  # type: ignore[misc]
         Raises:
             ValueError: settings that do not fit together, by flag name.
         """
-        with open_dict(cfg) if OmegaConf.is_config(cfg) else nullcontext():
+        with open_dict(cfg) if isinstance(cfg, DictConfig) else nullcontext():
             complete(cfg, task.max_positions())
         return cls(cfg, LinformerRobertaEncoder(cfg, task.source_dictionary))
 
@@ -103,9 +103,7 @@ class LinformerRobertaModel(RobertaModel):  # type: ignore[misc]
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, list[Tensor] | None]]:
         """As RobertaModel.forward: masked-LM logits, features, or the scores of a classification head."""
-        x, extra = super().forward(
-            src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs
-        )
+        x, extra = super().forward(src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs)
         if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
             x = touch(x, self._idle_parameters(features_only, classification_head_name))
         return x, extra

@@ -131,31 +131,19 @@ def _lines_with_cpu_time(process: subprocess.Popen[str]) -> Iterator[tuple[str, 
 
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="folder made by `python -m data_prep binarize`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
-    parser.add_argument(
-        "--updates", type=int, default=4900, help="updates of 4,096 tokens (default: 20 M tokens)"
-    )
-    parser.add_argument(
-        "--parallel", type=int, default=1, metavar="N", help="runs at a time, one CPU thread each"
-    )
-    parser.add_argument(
-        "--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME"
-    )
-    parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="write results.json, table.md and curves.png here"
-    )
+    parser.add_argument("--updates", type=int, default=4900, help="updates of 4,096 tokens (default: 20 M tokens)")
+    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="runs at a time, one CPU thread each")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write results.json, table.md and curves.png here")
     options = parser.parse_args(arguments)
     with ThreadPoolExecutor(options.parallel) as pool:
         curves = dict(
             zip(
                 options.variants,
-                pool.map(
-                    lambda v: run_variant(v, options.data, options.out, options.updates), options.variants
-                ),
+                pool.map(lambda v: run_variant(v, options.data, options.out, options.updates), options.variants),
                 strict=True,
             )
         )

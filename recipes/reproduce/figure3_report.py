@@ -67,9 +67,7 @@ def _valid(curve: Curve) -> Curve:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [
-        line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-    ]
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 

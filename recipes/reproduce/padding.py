@@ -41,7 +41,11 @@ def largest_change(features: Features, lengths: Sequence[int] = LENGTHS, tokens:
         padded = torch.full((1, n), PAD)
         padded[:, :tokens] = sentence
         neighbours = torch.randint(4, VOCABULARY, (3, n))
-        for batch, row in ((padded, 0), (torch.cat([padded, neighbours]), 0), (torch.cat([neighbours, padded]), 3)):
+        for batch, row in (
+            (padded, 0),
+            (torch.cat([padded, neighbours]), 0),
+            (torch.cat([neighbours, padded]), 3),
+        ):
             change = features(batch)[row, :tokens] - reference
             worst = max(worst, (change.norm() / reference.norm()).item())
     return worst
@@ -70,7 +74,12 @@ def official(sharing: str) -> Features:
     dictionary = Dictionary()
     for i in range(VOCABULARY - len(dictionary)):
         dictionary.add_symbol(f"w{i}")
-    sizes = {"encoder_layers": 2, "encoder_embed_dim": 64, "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 4}
+    sizes = {
+        "encoder_layers": 2,
+        "encoder_embed_dim": 64,
+        "encoder_ffn_embed_dim": 64,
+        "encoder_attention_heads": 4,
+    }
     model = at_trained_scale(build_official_encoder(dictionary, sharing, 512, K, **sizes))
     return lambda tokens: official_features(model, tokens)
 

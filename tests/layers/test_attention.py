@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from reproduce.padding import at_trained_scale, largest_change, ours
 from torch import nn
 
-from linformer_fairseq.layers import EncoderConfig, LinformerEncoder, LinformerSelfAttention, NoAttention, SelfAttention
+from linformer_fairseq.layers import (
+    EncoderConfig,
+    LinformerEncoder,
+    LinformerSelfAttention,
+    NoAttention,
+    SelfAttention,
+)
 from linformer_fairseq.layers.attention import LocalConv
 from linformer_fairseq.layers.projection import LinearProjection, build_projection
 
@@ -20,7 +26,14 @@ KINDS = ("linear", "mean-pool", "max-pool", "conv")
 
 
 def config(**kwargs: object) -> EncoderConfig:
-    sizes = {"vocab_size": 100, "max_positions": 512, "embed_dim": 64, "ffn_dim": 64, "num_heads": 4, "num_layers": 2}
+    sizes = {
+        "vocab_size": 100,
+        "max_positions": 512,
+        "embed_dim": 64,
+        "ffn_dim": 64,
+        "num_heads": 4,
+        "num_layers": 2,
+    }
     return EncoderConfig(**{**sizes, "projected_length": 128, **kwargs})  # type: ignore[arg-type]
 
 
@@ -98,7 +111,10 @@ def test_compressing_before_or_after_projecting_is_the_same(sharing: str) -> Non
     attention = at_trained_scale(LinformerSelfAttention(cfg, 128))
     x = torch.randn(2, 100, 64)
     keys, values, _ = attention.keys_values(x, None, None, None)
-    for result, projection, linear in ((keys, attention.E, attention.k_proj), (values, attention.F, attention.v_proj)):
+    for result, projection, linear in (
+        (keys, attention.E, attention.k_proj),
+        (values, attention.F, attention.v_proj),
+    ):
         heads = (x @ linear.weight.T).unflatten(-1, (4, 16)).transpose(1, 2)
         expected = (projection.matrix()[..., :100] @ heads).transpose(1, 2).flatten(-2) + linear.bias
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)

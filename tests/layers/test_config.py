@@ -11,11 +11,17 @@ from linformer_fairseq.layers.config import parse_projected_length
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"projected_length": (64, 32) * 6}, "--projection-sharing layerwise.*cannot serve --projected-length 64,32"),
+        (
+            {"projected_length": (64, 32) * 6},
+            "--projection-sharing layerwise.*cannot serve --projected-length 64,32",
+        ),
         ({"projected_length": (64, 32)}, "--projected-length 64,32 has 2 entries for --encoder-layers 12"),
         ({"projected_length": 600}, "--projected-length 600 .*--max-positions 512"),
         ({"projected_length": 0}, "--projected-length 0 does not lie between 1"),
-        ({"projected_length": 100, "projection": "mean-pool"}, "--projection mean-pool .*--projected-length 100"),
+        (
+            {"projected_length": 100, "projection": "mean-pool"},
+            "--projection mean-pool .*--projected-length 100",
+        ),
         ({"projected_length": 100, "projection": "conv"}, "--projection conv pools blocks"),
         ({"projection": "fourier"}, "--projection is 'fourier'.*linear, mean-pool"),
         ({"sharing": "all"}, "--projection-sharing is 'all'"),

@@ -19,7 +19,8 @@ def config(**kwargs: object) -> EncoderConfig:
 
 @pytest.mark.parametrize("kind", ("linear", "conv"))
 @pytest.mark.parametrize(
-    "sharing, expected", [("none", 2 * HEADS * LAYERS), ("headwise", 2 * LAYERS), ("key-value", LAYERS), ("layerwise", 1)]
+    "sharing, expected",
+    [("none", 2 * HEADS * LAYERS), ("headwise", 2 * LAYERS), ("key-value", LAYERS), ("layerwise", 1)],
 )
 def test_number_of_distinct_matrices(sharing: str, expected: int, kind: str) -> None:
     state = LinformerEncoder(config(sharing=sharing, projection=kind)).state_dict()
@@ -42,7 +43,9 @@ def test_non_uniform_k_gives_each_layer_its_length() -> None:
 
 def test_names_are_robertas_plus_the_projection() -> None:
     names = set(LinformerEncoder(config(sharing="headwise")).layers[0].state_dict())
-    linear = {f"{m}.{p}" for m in ("fc1", "fc2", "self_attn_layer_norm", "final_layer_norm") for p in ("weight", "bias")}
+    linear = {
+        f"{m}.{p}" for m in ("fc1", "fc2", "self_attn_layer_norm", "final_layer_norm") for p in ("weight", "bias")
+    }
     attention = {f"self_attn.{x}_proj.{p}" for x in ("q", "k", "v", "out") for p in ("weight", "bias")}
     projections = {f"self_attn.{m}.{p}" for m in "EF" for p in ("weight", "lr_scale")}
     assert names == linear | attention | projections

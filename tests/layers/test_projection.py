@@ -8,13 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linformer_fairseq.layers import EncoderConfig
-from linformer_fairseq.layers.projection import LinearProjection, block_mean_matrix, build_projection, slot_mask
+from linformer_fairseq.layers.projection import (
+    LinearProjection,
+    block_mean_matrix,
+    build_projection,
+    slot_mask,
+)
 
 KINDS = ("linear", "mean-pool", "max-pool", "conv")
 
 
 def config(**kwargs: object) -> EncoderConfig:
-    sizes = {"vocab_size": 50, "max_positions": 64, "embed_dim": 16, "ffn_dim": 16, "num_heads": 4, "num_layers": 2}
+    sizes = {
+        "vocab_size": 50,
+        "max_positions": 64,
+        "embed_dim": 16,
+        "ffn_dim": 16,
+        "num_heads": 4,
+        "num_layers": 2,
+    }
     return EncoderConfig(**{**sizes, "projected_length": 16, **kwargs})  # type: ignore[arg-type]
 
 

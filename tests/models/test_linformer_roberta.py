@@ -18,7 +18,12 @@ from linformer_fairseq.models.architectures import ARCHITECTURES, complete
 from linformer_fairseq.models.config import encoder_config
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaModel
 
-SMALL = {"encoder_layers": 2, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 32, "encoder_attention_heads": 2}
+SMALL = {
+    "encoder_layers": 2,
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 32,
+    "encoder_attention_heads": 2,
+}
 
 
 class Task:
@@ -48,7 +53,9 @@ def test_every_architecture_of_the_table_is_known_to_fairseq() -> None:
         assert (named["max_positions"], named["projected_length"]) == (n, str(k))
 
 
-@pytest.mark.parametrize("arch, millions", [("tiny", 0.465), ("base", 85.1), ("large", 303.0), ("base_n4096_k256", 86.1)])
+@pytest.mark.parametrize(
+    "arch, millions", [("tiny", 0.465), ("base", 85.1), ("large", 303.0), ("base_n4096_k256", 86.1)]
+)
 def test_sizes_without_embeddings(arch: str, millions: float) -> None:
     cfg = OmegaConf.create({"_name": f"linformer_roberta_{arch}"})
     complete(cfg, 512)
@@ -110,7 +117,10 @@ def test_a_roberta_checkpoint_lacks_only_e() -> None:
     ours.upgrade_state_dict(roberta)
     missing = ours.load_state_dict(roberta, strict=False)
     assert missing.unexpected_keys == []
-    assert missing.missing_keys == ["encoder.sentence_encoder.E.weight", "encoder.sentence_encoder.E.lr_scale"]
+    assert missing.missing_keys == [
+        "encoder.sentence_encoder.E.weight",
+        "encoder.sentence_encoder.E.lr_scale",
+    ]
 
 
 def test_masked_lm_head_is_tied_unless_asked() -> None:
