@@ -1,14 +1,16 @@
 """The repairs that fairseq 0.12.3 needs on a current Python, PyTorch and NumPy.
 
-Importing the package applies them, so `--user-dir linformer_fairseq` is all that a command needs. Each repair is one
-function with its reason in its docstring, and each touches nothing where fairseq's own way works:
+Importing `linformer_fairseq` applies them, so `--user-dir linformer_fairseq` is all that a command needs. Each
+repair is one function with its reason in its docstring, and touches nothing where fairseq's own way works:
 
-    checkpoints.py   load what fairseq wrote, and nothing that could run code; never leave a half-written checkpoint
-    launch.py        start or join the processes of one training: torchrun, srun or this machine; with or without GPUs
-    distributed.py   what those processes need on a CPU: the default DDP, gathering of logs
-    precision.py     --bf16 and --amp on a CPU; --bf16 without TPU mode on CUDA; a clear no to --fp16 without CUDA
+    checkpoints.py   load what fairseq wrote and nothing that could run code; never leave half a checkpoint
+    launch.py        start or join the processes of one training (peers.py says which), with or without GPUs
+    distributed.py   what these processes need on CPUs: the default DDP, gathering of logs
+    precision.py     --bf16 and --amp on a CPU, --bf16 on CUDA, a clear no to --fp16 on a CPU
     numpy2.py        names that NumPy has removed
-    noise.py         two warnings that would bury a training log
+    noise.py         warnings that would bury a training log
+
+`hydra_plugins/fairseq_user_dir.py` belongs to them: it brings them to `fairseq-hydra-train` in time.
 """
 
 from functools import cache

@@ -19,41 +19,42 @@ from omegaconf.base import ContainerMetadata, Metadata
 from linformer_fairseq.compat.errors import UsageError
 from linformer_fairseq.compat.overlay import Overlay
 
-# Plain data, all of it: making one of these, or setting its attributes, runs no code but its own.
+# All of these are plain data: to make one and set its attributes runs no code but its own.
 _CONFIGURATION = [
-    Namespace,  # `args` of checkpoints before 2021; in `cfg` today, for models without a config dataclass
-    # What rank 0 sends to the others when it has loaded a checkpoint; also `cfg` in some checkpoints of 2021.
+    Namespace,  # `args` before 2021; today inside `cfg`, for every part without a config dataclass
+    # The configuration that rank 0 has loaded and sends to the others; also `cfg` in some files of 2021.
     *(DictConfig, ListConfig, ContainerMetadata, Metadata, nodes.AnyNode, nodes.StringNode),
     *(nodes.IntegerNode, nodes.FloatNode, nodes.BooleanNode, nodes.BytesNode, nodes.PathNode),
     *(Any, dict, list, tuple, int, float, str, bool, defaultdict),
 ]
 # A validation loss or best score that a metric computed with NumPy.
+_numpy_scalar: Any = np.float64(0).__reduce__()[0]
 _SCORES = [
-    np._core.multiarray.scalar,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # its name before NumPy 2
+    _numpy_scalar,
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),  # its name before NumPy 2
     *(np.dtype, np.dtypes.BoolDType, np.dtypes.Int32DType, np.dtypes.Int64DType),
     *(np.dtypes.Float16DType, np.dtypes.Float32DType, np.dtypes.Float64DType),
 ]
-# Running averages, which checkpoints of 2019 hold as objects, by the module name of that time.
+# Running averages, which checkpoints of 2019 hold as objects; the first module name is that of the time.
 _METERS = [
     (meter, f"fairseq.{module}.{meter.__name__}")
-    for meter in (meters.AverageMeter, meters.TimeMeter, meters.StopwatchMeter)
     for module in ("meters", "logging.meters")
+    for meter in (meters.AverageMeter, meters.TimeMeter, meters.StopwatchMeter)
 ]
 
 
 def allow_what_fairseq_writes() -> None:
     """Name to PyTorch the classes that fairseq's own checkpoints hold.
 
-    Since PyTorch 2.6 `torch.load` unpickles only tensors and plain values unless told otherwise, and fairseq 0.12.3
-    stores an `argparse.Namespace` in almost every checkpoint: without this, no training resumes, no checkpoint is
-    validated, and a second process cannot receive what the first has loaded.
+    Since PyTorch 2.6 `torch.load` unpickles only tensors and plain values unless told otherwise, and fairseq
+    stores an `argparse.Namespace` in almost every checkpoint. Without this, no training resumes, no checkpoint can
+    be validated, and a second process cannot receive what the first has loaded.
     """
     torch.serialization.add_safe_globals([*_CONFIGURATION, *_SCORES, *_METERS, _TensorPlaceholder])
 
 
 def explain_refusals() -> None:
-    """Let fairseq load checkpoint files through `load`, below: always safely, with an error made for its reader."""
+    """Let fairseq read checkpoint files through `load`: always safely, and with errors made for their reader."""
     checkpoint_utils.torch = Overlay(torch, load=load)
 
 
@@ -76,28 +77,28 @@ def load(file: IO[bytes], **options: Any) -> Any:
 
 
 def _reason(name: str, error: Exception) -> str:
-    """Say in one sentence why `torch.load` failed and what to do."""
+    """Say in one sentence why `torch.load` failed, and what to do."""
     foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
     if isinstance(error, pickle.UnpicklingError) and foreign:
         return (
-            f"{name} was not loaded, because it asks for {foreign[1]}, which fairseq never writes and which might run "
-            "foreign code: take the checkpoint from a source you trust, or, if you made it yourself, load it once with "
-            "torch.load(..., weights_only=False), replace that object by a plain value and save it again"
+            f"{name} was not loaded, because it asks for {foreign[1]}, which fairseq never writes and which might "
+            "run foreign code: take the checkpoint from a source you trust, or, if you made it yourself, load it "
+            "once with torch.load(..., weights_only=False), replace that object by a plain value and save it again"
         )
     detail = str(error).strip().split("\n")[-1]
     return (
-        f"{name} is not a whole checkpoint, perhaps because the program was stopped or the disk was full while it was "
-        f"written ({type(error).__name__}{': ' + detail if detail else ''}): delete it, and resume from another one "
-        "of the same folder with --restore-file"
+        f"{name} is not a whole checkpoint, perhaps because the program was stopped or the disk was full while it "
+        f"was written ({type(error).__name__}{': ' + detail if detail else ''}): delete it, or take another one "
+        "with --restore-file"
     )
 
 
 def copy_atomically() -> None:
     """Let fairseq's copies of a checkpoint appear in one step.
 
-    fairseq writes `checkpoint_best.pt` or `checkpoint_1_500.pt` under a temporary name and renames it, but then copies it
-    onto `checkpoint_last.pt` in place: a job killed at that moment cannot resume. With iopath installed, fairseq leaves
-    copying to iopath, and so does this.
+    fairseq writes the first file of a save (`checkpoint_best.pt`, `checkpoint_1_500.pt`) under a temporary name and
+    renames it, but copies it onto `checkpoint_last.pt` in place: a job killed at that moment cannot resume. With
+    iopath installed, fairseq leaves copying to iopath, and so does this.
     """
     if file_io.IOPathManager is None:
         file_io.PathManager.copy = staticmethod(_copy_then_rename)

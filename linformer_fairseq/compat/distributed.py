@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class DeviceAwareDDP(DistributedDataParallel):
-    """PyTorch's DDP that drops `device_ids`, as DDP demands, where the module is not on a GPU."""
+    """PyTorch's DDP without `device_ids` for a module on the CPU, as DDP demands."""
 
     def __init__(
         self,
@@ -25,23 +25,20 @@ class DeviceAwareDDP(DistributedDataParallel):
 
 
 def wrap_cpu_modules_without_device_ids() -> None:
-    """Make `--ddp-backend pytorch_ddp`, the default, work on a CPU.
-
-    fairseq always passes `device_ids=[device_id]`, which DDP refuses for a module on the CPU.
-    """
+    """Make `--ddp-backend pytorch_ddp`, the default, work on a CPU, where fairseq passes a device id all the same."""
     distributed_fairseq_model.DistributedDataParallel = DeviceAwareDDP
 
 
 def gather_without_cuda() -> None:
     """Gather logs over gloo without a GPU.
 
-    fairseq collects the logs that cannot be summed (F1, Matthews correlation, anything under `fairseq-validate`) through a
+    fairseq collects what cannot be summed (the logs of some criterions, all logs of `fairseq-validate`) through a
     `torch.cuda.ByteTensor`. Over NCCL that stays as it is.
     """
     fairseq_all_gather_list = distributed_utils.all_gather_list
 
     def all_gather_list(data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
-        """Return the `data` of every rank, in the order of the ranks; `max_size` matters to fairseq's buffer only."""
+        """Return the `data` of all ranks in their order. Only fairseq's own buffer is limited by `max_size`."""
         group = distributed_utils.get_global_group() if group is None else group
         if torch.distributed.get_backend(group) != "gloo":
             return list(fairseq_all_gather_list(data, group, max_size))

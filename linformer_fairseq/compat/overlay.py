@@ -4,9 +4,10 @@ from types import ModuleType
 
 
 class Overlay(ModuleType):
-    """Stands in for `module` in the namespace of one importing module.
+    """Stands in for `module` in the namespace of a single other module.
 
-    `fairseq.data.data_utils.np = Overlay(numpy, int=int)` gives that file its `np.int` back and leaves NumPy alone.
+    `fairseq.data.data_utils.np = Overlay(numpy, int=int)` gives that file its `np.int` back and leaves NumPy, and
+    every other user of NumPy, alone.
     """
 
     def __init__(self, module: ModuleType, **names: object) -> None:

@@ -24,27 +24,28 @@ def on_cpu(cfg: DictConfig) -> bool:
 
 
 def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
-    """Stop `--fp16` before anything is loaded if there is no GPU for it.
+    """Stop `--fp16` on a CPU before anything is loaded.
 
-    fairseq's 16-bit optimizer asks for the current CUDA device, so it fails with "Torch not compiled with CUDA enabled"
-    after the data has been read; with `--memory-efficient-fp16` it trains, several times slower than in 32 bit.
+    fairseq's 16-bit optimizer asks for the current CUDA device, and so fails with "Torch not compiled with CUDA
+    enabled" after the data has been read; with `--memory-efficient-fp16` it trains, but several times slower than in
+    32 bit.
 
     Raises:
         UsageError: `--fp16` or `--memory-efficient-fp16` on a CPU.
     """
     if on_cpu(cfg) and (cfg.common.fp16 or cfg.common.memory_efficient_fp16):
-        reason = "--cpu was given" if torch.cuda.is_available() else "PyTorch finds none on this machine"
+        reason = "--cpu was given" if torch.cuda.is_available() else "PyTorch finds none here"
         raise UsageError(
-            f"--fp16 and --memory-efficient-fp16 need a CUDA GPU, and {reason}: take --bf16 or --amp, which train in "
-            "bfloat16 on a CPU, or none of them for 32 bit"
+            f"--fp16 and --memory-efficient-fp16 need a CUDA GPU, and {reason}: use --bf16 or --amp, which compute in "
+            "bfloat16 on a CPU, or none of these flags to compute in 32 bit"
         )
 
 
 def keep_bf16_off_tpus() -> None:
-    """Let `--bf16` mean bfloat16 on the device at hand; only `--tpu` means a TPU.
+    """Let `--bf16` mean bfloat16 on the device at hand, and only `--tpu` a TPU.
 
-    fairseq's command line turns `--bf16` into `--tpu` on every machine, and then fails without torch_xla. Its trainer and
-    its 16-bit optimizer do support bfloat16 on CUDA, and take that way once the flag is undone.
+    fairseq's command line turns `--bf16` into `--tpu` on every machine, which then fails without torch_xla. With that
+    undone, fairseq's trainer and 16-bit optimizer take their bfloat16 way on CUDA.
     """
     fairseq_parse = options.parse_args_and_arch
 
@@ -53,9 +54,7 @@ def keep_bf16_off_tpus() -> None:
         parser: ArgumentParser, input_args: Sequence[str] | None = None, *others: Any, **named: Any
     ) -> Any:
         parsed = fairseq_parse(parser, input_args, *others, **named)
-        args: Namespace = (
-            parsed[0] if isinstance(parsed, tuple) else parsed
-        )  # a tuple if parse_known was asked for
+        args: Namespace = parsed[0] if isinstance(parsed, tuple) else parsed  # a tuple with parse_known=True
         if getattr(args, "bf16", False) and "--tpu" not in (sys.argv if input_args is None else input_args):
             args.tpu = False
         return parsed
@@ -66,10 +65,10 @@ def keep_bf16_off_tpus() -> None:
 def autocast_on_cpu() -> None:
     """Make `--bf16` and `--amp` compute the forward pass in bfloat16 on a CPU.
 
-    Without CUDA fairseq's `--amp` changes nothing, without a word, and its `--bf16` needs CUDA for the 32-bit copy of the
-    parameters. Here the model and its loss run under CPU autocast, in training and in validation; parameters, gradients
-    and optimizer stay in 32 bit. bfloat16 has the range of float32, so there is no loss to scale, and the checkpoints are
-    those of 32-bit training. The trainer's configuration then says so: `bf16` and `amp` are off in it.
+    Without CUDA, fairseq's `--amp` silently changes nothing, and its `--bf16` wants CUDA for the 32-bit copy of the
+    parameters. Here model and loss run under CPU autocast in training and in validation, while parameters, gradients
+    and optimizer stay in 32 bit. bfloat16 has the range of float32, so no loss needs scaling, and the checkpoints are
+    those of a 32-bit training. The trainer's configuration says so too: `bf16` and `amp` are off in it.
     """
     fairseq_init = Trainer.__init__
 
@@ -78,9 +77,7 @@ def autocast_on_cpu() -> None:
         if isinstance(cfg, Namespace):
             cfg = convert_namespace_to_omegaconf(cfg)
         if on_cpu(cfg) and (cfg.common.bf16 or cfg.common.amp):
-            logger.info(
-                "computing in bfloat16 (autocast on the CPU); parameters and optimizer stay in float32"
-            )
+            logger.info("computing in bfloat16 (CPU autocast); parameters and optimizer stay in float32")
             criterion.forward = torch.autocast("cpu", dtype=torch.bfloat16)(criterion.forward)
             with open_dict(cfg):
                 cfg.common.bf16 = cfg.common.memory_efficient_bf16 = cfg.common.amp = False
