@@ -16,6 +16,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
+from linformer_fairseq.compat import UsageError
 from linformer_fairseq.layers import LinformerEncoder
 from linformer_fairseq.layers.encoder import touch
 from linformer_fairseq.models.architectures import MODEL, complete, register_architectures
@@ -88,11 +89,14 @@ class LinformerRobertaModel(RobertaModel):
         """Builds the model for a task, after completing `cfg` in place.
 
         Raises:
-            ValueError: settings that do not fit together, by flag name.
+            UsageError: settings that do not fit together, by flag name.
         """
         with open_dict(cfg) if isinstance(cfg, DictConfig) else nullcontext():
-            complete(cfg, task.max_positions())
-        return cls(cfg, LinformerRobertaEncoder(cfg, task.source_dictionary))
+            try:
+                complete(cfg, task.max_positions())
+                return cls(cfg, LinformerRobertaEncoder(cfg, task.source_dictionary))
+            except ValueError as error:
+                raise UsageError(str(error)) from error
 
     def forward(
         self,
