@@ -9,9 +9,7 @@ from pathlib import Path
 from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-VERSION = re.search(
-    r'^__version__ = "(.+)"$', (ROOT / "linformer_fairseq/version.py").read_text(), re.MULTILINE
-)
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "linformer_fairseq/version.py").read_text(), re.MULTILINE)
 
 setup(
     name="linformer-fairseq",
@@ -20,7 +18,11 @@ setup(
     author="linformer_fairseq contributors",
     license="MIT",
     python_requires=">=3.11,<3.13",
-    packages=find_namespace_packages(include=["linformer_fairseq*", "data_prep*", "hydra_plugins"]),
+    packages=[
+        *find_namespace_packages(include=["linformer_fairseq*", "data_prep*"], exclude=["*.hydra_plugins"]),
+        "hydra_plugins",  # the namespace package where hydra looks for plugins
+    ],
+    package_dir={"hydra_plugins": "linformer_fairseq/hydra_plugins"},
     package_data={"linformer_fairseq": ["py.typed"], "data_prep": ["py.typed"]},
     install_requires=[
         "torch>=2.13",

@@ -10,7 +10,7 @@ repair is one function with its reason in its docstring, and touches nothing whe
     numpy2.py        names that NumPy has removed
     noise.py         warnings that would bury a training log
 
-`hydra_plugins/fairseq_user_dir.py` belongs to them: it brings them to `fairseq-hydra-train` in time.
+`../hydra_plugins/fairseq_user_dir.py` belongs to them: it brings them to `fairseq-hydra-train` in time.
 """
 
 from functools import cache
