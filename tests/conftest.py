@@ -1,0 +1,103 @@
+"""Fixtures for all tests: a tiny data set, and fairseq's real commands."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Literal
+
+import pytest
+from progress import parse_line
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RunFairseq = Callable[..., CompletedProcess[str]]
+Losses = list[tuple[int, float]]
+
+NOUNS = "cat dog house river garden child teacher book city bridge market winter summer letter doctor farmer".split()
+VERBS = "sees finds builds follows likes opens paints carries remembers repairs visits watches".split()
+ADJECTIVES = "old small green quiet heavy bright distant broken gentle narrow".split()
+
+
+def english_like_lines(count: int, seed: int) -> list[str]:
+    """Make `count` lines of 1 to 6 sentences (8 to 48 words) with one word order, so that there is something to learn."""
+    rng = random.Random(seed)
+
+    def sentence() -> str:
+        one, two = rng.sample(NOUNS, 2)
+        return f"the {rng.choice(ADJECTIVES)} {one} {rng.choice(VERBS)} the {rng.choice(ADJECTIVES)} {two} ."
+
+    return [" ".join(sentence() for _ in range(rng.randint(1, 6))) for _ in range(count)]
+
+
+def fairseq_command(*argv: object) -> list[str]:
+    """`argv` as strings, its programs (fairseq's and torchrun) with the folder of the running Python."""
+    words = [str(word) for word in argv]
+    scripts = Path(sys.executable).parent
+    return [str(scripts / word) if word.startswith(("fairseq-", "torchrun")) else word for word in words]
+
+
+def fairseq_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a fairseq command: one thread, the Hydra plugin at hand, and no launcher but in `changes`."""
+    launchers = ("SLURM_", "TORCHELASTIC_")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        ours.pop(name, None)
+    return {**ours, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, **(changes or {})}
+
+
+def losses_in(output: str, split: Literal["train", "valid"] = "train") -> Losses:
+    """The updates and losses that `--log-format json` has printed, of training or of validation."""
+    figures = [found for line in output.splitlines() if (found := parse_line(line)) and found["split"] == split]
+    return [(int(found["num_updates"]), found["loss"]) for found in figures]
+
+
+@pytest.fixture(scope="session")
+def parse_losses() -> Callable[..., Losses]:
+    """`losses_in`, for tests, which cannot import this file."""
+    return losses_in
+
+
+@pytest.fixture(scope="session")
+def run_fairseq(tmp_path_factory: pytest.TempPathFactory) -> RunFairseq:
+    """Run a command such as `run_fairseq("fairseq-train", data, "--arch", "roberta")` to its end.
+
+    `env` adds environment variables; `cwd` is an empty folder unless given. The result has `returncode` and, in
+    `stdout`, all that was printed. With `check` (the default) a command that fails also fails the test.
+    """
+    empty_folder = tmp_path_factory.mktemp("cwd")
+
+    def run(
+        *argv: object, env: Mapping[str, str] | None = None, cwd: Path | None = None, check: bool = True
+    ) -> CompletedProcess[str]:
+        done = subprocess.run(
+            fairseq_command(*argv),
+            cwd=cwd or empty_folder,
+            env=fairseq_environment(env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        if check:
+            assert done.returncode == 0, f"{argv[0]} ended with {done.returncode}:\n{done.stdout[-5000:]}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory, run_fairseq: RunFairseq) -> Path:
+    """A binarised masked_lm data set: 400 lines to train on, 40 to validate on, about 45 words."""
+    folder = tmp_path_factory.mktemp("tiny_data")
+    for split, count, seed in (("train", 400, 1), ("valid", 40, 2)):
+        (folder / f"{split}.txt").write_text("\n".join(english_like_lines(count, seed)) + "\n")
+    run_fairseq(
+        *("fairseq-preprocess", "--only-source", "--workers", 1, "--destdir", folder / "bin"),
+        *("--trainpref", folder / "train.txt", "--validpref", folder / "valid.txt"),
+    )
+    return folder / "bin"
