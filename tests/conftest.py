@@ -15,6 +15,8 @@ import pytest
 from progress import parse_line
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# The second one holds the Hydra plugin, which only an installation puts where Hydra looks.
+PYTHONPATH = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "linformer_fairseq")])
 RunFairseq = Callable[..., CompletedProcess[str]]
 Losses = list[tuple[int, float]]
 
@@ -24,7 +26,7 @@ ADJECTIVES = "old small green quiet heavy bright distant broken gentle narrow".s
 
 
 def english_like_lines(count: int, seed: int) -> list[str]:
-    """Make `count` lines of 1 to 6 sentences (8 to 48 words) with one word order, so that there is something to learn."""
+    """Make `count` lines of 1 to 6 sentences (8 to 48 words), all of one pattern that can be learnt."""
     rng = random.Random(seed)
 
     def sentence() -> str:
@@ -42,7 +44,7 @@ def fairseq_command(*argv: object) -> list[str]:
 
 
 def fairseq_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a fairseq command: one thread, the Hydra plugin at hand, and no launcher but in `changes`."""
+    """The environment of a fairseq command: one thread, the Hydra plugin at hand, no launcher but in `changes`."""
     launchers = ("SLURM_", "TORCHELASTIC_")
     ours = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
