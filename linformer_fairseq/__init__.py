@@ -4,13 +4,15 @@ Importing this package repairs what fairseq breaks on a current Python and PyTor
 model. Without fairseq, `linformer_fairseq.layers` still works.
 """
 
+import sys
 from importlib.util import find_spec
 
 from linformer_fairseq.version import __version__
 
 __all__ = ["__version__"]
 
-if find_spec("fairseq") is not None:
+# `python -m linformer_fairseq` has "-m" here as its first argument; it also reports on a fairseq that is broken.
+if sys.argv[:1] != ["-m"] and find_spec("fairseq") is not None:
     from linformer_fairseq import compat
 
     compat.apply()

@@ -240,9 +240,10 @@ def _slurm() -> str:
     if command is None:
         return f"no sbatch or scontrol on PATH, {here}"
     try:
-        ran = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20, check=True)
-        version = ran.stdout.strip()
-    except (OSError, subprocess.SubprocessError) as error:
+        ran = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20)
+        said = (ran.stdout + ran.stderr).strip().splitlines() or [f"exit status {ran.returncode}"]
+        version = said[-1] if ran.returncode == 0 else f"{command} fails ({said[-1]})"
+    except (OSError, subprocess.TimeoutExpired) as error:
         version = f"{command} does not answer ({error})"
     return ", ".join([version, here, *(f"no {name} on PATH" for name, path in paths.items() if path is None)])
 
