@@ -1,0 +1,234 @@
+"""What is declared, pinned and documented about the installation agrees, and the Makefile does what it says."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from linformer_fairseq.environment import FAIRSEQ, REQUIRED
+from linformer_fairseq.version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = ("hf", "slurm", "dev")
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The arguments that setup.py gives to setuptools."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **arguments: given.update(arguments))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    return given
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, str]:
+    """constraints.txt: the version of each package."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    pairs = [line.split("==") for line in lines]
+    assert all(len(pair) == 2 for pair in pairs), "every line must be NAME==VERSION"
+    assert len({canonicalize_name(name) for name, _ in pairs}) == len(pairs), "a package is pinned twice"
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def direct_dependencies(declared: dict[str, Any]) -> list[Requirement]:
+    extras = [line for extra in EXTRAS for line in declared["extras_require"][extra]]
+    return [Requirement(line) for line in (*declared["install_requires"], *extras)]
+
+
+def test_every_direct_dependency_is_pinned_within_its_range(declared: dict[str, Any], pins: dict[str, str]) -> None:
+    for requirement in direct_dependencies(declared):
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin and requirement.specifier.contains(pin), f"{requirement} is not met by constraints.txt ({pin})"
+
+
+def test_every_indirect_dependency_is_pinned_within_its_range(declared: dict[str, Any], pins: dict[str, str]) -> None:
+    """Follows the metadata of what is installed here; the extras that are not installed end a branch."""
+    queue, seen = direct_dependencies(declared), set[str]()
+    while queue:
+        requirement = queue.pop()
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"{name} is missing in constraints.txt"
+        assert requirement.specifier.contains(pins[name]), f"{requirement} is not met by the pin {pins[name]}"
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:
+            continue
+        queue += [
+            needed for needed in map(Requirement, lines) if not needed.marker or needed.marker.evaluate({"extra": ""})
+        ]
+    assert len(seen) > 50
+
+
+def test_build_tag_of_a_local_torch_satisfies_its_pin(pins: dict[str, str]) -> None:
+    assert Requirement(f"torch=={pins['torch']}").specifier.contains(f"{pins['torch']}+cpu")
+    assert version("torch").partition("+")[0] == pins["torch"]
+
+
+def test_one_version_everywhere(declared: dict[str, Any]) -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert declared["version"] == citation["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert declared["license"] == citation["license"] == "MIT"
+
+
+def test_citation_prefers_the_paper() -> None:
+    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Wang", "Li", "Khabsa", "Fang", "Ma"]
+    assert (paper["year"], paper["identifiers"][0]["value"]) == (2020, "arXiv:2006.04768")
+
+
+def test_environment_report_looks_for_what_setup_declares(declared: dict[str, Any]) -> None:
+    assert FAIRSEQ in declared["install_requires"]
+    assert set(REQUIRED) <= {Requirement(line).name for line in declared["install_requires"]}
+
+
+def test_every_package_is_installed(declared: dict[str, Any]) -> None:
+    folders = {file.parent for room in ("linformer_fairseq", "data_prep") for file in (ROOT / room).rglob("*.py")}
+    where = {folder: name for name, folder in declared["package_dir"].items()}
+    names = {str(folder.relative_to(ROOT)) for folder in folders}
+    assert {where.get(name, name.replace("/", ".")) for name in names} == set(declared["packages"])
+
+
+# --- Makefile
+
+
+def make(*argv: str, cwd: Path, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run make as from a fresh shell: without the variables of a make or pytest around it."""
+    env = {"PATH": path or os.environ["PATH"], "HOME": str(cwd)}
+    return subprocess.run(["make", *argv], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+FAKE_PYTHON = """#!/bin/sh
+# Answers version checks with the real Python, and writes down what would be installed.
+case "$1 $2" in
+  "-c "*ensurepip*) exit {ensurepip} ;;
+  "-c "*) exec {python} "$@" ;;
+  "-m venv") echo venv >> calls; rm -rf .venv; mkdir -p .venv/bin; cp "{fake}" .venv/bin/python ;;
+  "-m pip") shift 3; echo "pip $*" >> calls ;;
+esac
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what `make venv` needs, in a folder with a space in its name."""
+    folder = tmp_path / "my project"
+    folder.mkdir()
+    for name in ("Makefile", "setup.py", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def fake_python(folder: Path, ensurepip: int = 0) -> str:
+    file = folder / "fake-python"
+    file.write_text(FAKE_PYTHON.format(python=sys.executable, fake=file, ensurepip=ensurepip))
+    file.chmod(0o755)
+    return f"PYTHON={file}"
+
+
+def calls(project: Path) -> list[str]:
+    """What the fake Python was asked since the last look."""
+    file = project / "calls"
+    lines = file.read_text().splitlines() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return lines
+
+
+INSTALL = ["pip -c constraints.txt setuptools", "pip -c constraints.txt --no-build-isolation -e .[dev]"]
+
+
+def test_environment_is_made_once(project: Path, tmp_path: Path) -> None:
+    python = fake_python(tmp_path)
+    assert make("-j4", "venv", python, cwd=project).returncode == 0
+    assert calls(project) == ["venv", *INSTALL]
+    assert make("venv", python, cwd=project).returncode == 0
+    assert calls(project) == []
+
+
+@pytest.mark.parametrize("file", ["constraints.txt", "setup.py"])
+def test_changed_pins_are_installed_into_the_same_environment(project: Path, tmp_path: Path, file: str) -> None:
+    python = fake_python(tmp_path)
+    make("venv", python, cwd=project)
+    calls(project)
+    later = (project / ".venv/installed-in").stat().st_mtime + 10
+    os.utime(project / file, (later, later))
+    assert make("venv", python, cwd=project).returncode == 0
+    assert calls(project) == INSTALL
+
+
+def test_interrupted_installation_is_taken_up(project: Path, tmp_path: Path) -> None:
+    python = fake_python(tmp_path)
+    make("venv", python, cwd=project)
+    calls(project)
+    (project / ".venv/installed-in").unlink()
+    make("venv", python, cwd=project)
+    assert calls(project) == INSTALL
+
+
+def test_moved_environment_is_made_anew(project: Path, tmp_path: Path) -> None:
+    python = fake_python(tmp_path)
+    make("venv", python, cwd=project)
+    calls(project)
+    moved = project.rename(tmp_path / "elsewhere")
+    assert make("venv", python, cwd=moved).returncode == 0
+    assert calls(moved) == ["venv", *INSTALL]
+
+
+def test_environment_without_its_interpreter_is_made_anew(project: Path, tmp_path: Path) -> None:
+    python = fake_python(tmp_path)
+    make("venv", python, cwd=project)
+    calls(project)
+    (project / ".venv/bin/python").unlink()
+    assert make("venv", python, cwd=project).returncode == 0
+    assert calls(project) == ["venv", *INSTALL]
+
+
+def test_missing_python_is_one_sentence(project: Path, tmp_path: Path) -> None:
+    ran = make("venv", "PYTHON=/no/such/python", cwd=project)
+    assert ran.returncode == 2
+    assert "Python 3.11 or 3.12 is needed and /no/such/python is neither" in ran.stderr
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("make", "sh", "rm"):
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    ran = make("venv", cwd=project, path=str(tools))
+    assert "Python 3.11 or 3.12 is needed and none on PATH" in ran.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_missing_ensurepip_names_the_debian_package(project: Path, tmp_path: Path) -> None:
+    ran = make("venv", fake_python(tmp_path, ensurepip=1), cwd=project)
+    assert ran.returncode == 2
+    assert "apt-get install python3-venv" in ran.stderr
+
+
+def test_help_lists_every_target_and_is_the_default() -> None:
+    phony = re.search(r"^\.PHONY: (help .+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    listed = make(cwd=ROOT).stdout
+    assert re.findall(r"^  make (\w+) ", listed, re.MULTILINE) == phony[1].split()
+    assert {"demo", "test", "lint", "clean"} <= set(phony[1].split())
+
+
+def test_ci_runs_linters_and_tests() -> None:
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert "make test" in (ROOT / ".ci/run").read_text().splitlines()
+    commands = make("-n", "test", cwd=ROOT).stdout
+    for command in ("ruff check", "ruff format --check", "mypy", "-m pytest"):
+        assert command in commands
