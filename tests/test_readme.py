@@ -27,7 +27,7 @@ PAGES = sorted(
 FENCE = re.compile(r"^[ ]*```(\w*)[^\n]*\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(<?([^)\s>]+)|<(?:img|a)\b[^>]*?(?:src|href)=\"([^\"]+)\"")
 OPERATORS = re.compile(r"[;&|()\n]+")
-REDIRECTION = re.compile(r"\d?[<>]+")
+REDIRECTION = re.compile(r"[<>]+")
 FAIRSEQ_PARSERS = {
     "fairseq-train": options.get_training_parser,
     "fairseq-validate": options.get_validation_parser,
@@ -56,6 +56,7 @@ def shell_commands(block: str) -> list[list[str]]:
     commands: list[list[str]] = []
     block = re.sub(r"\\\n", " ", block)
     block = re.sub(r"^[ ]*\$ ", "", block, flags=re.MULTILINE)
+    block = re.sub(r"\s\d?>&\d|(?<=\s)[\d&](?=>)", "", block)
 
     def substitute(match: re.Match[str]) -> str:
         commands.extend(shell_commands(match[1]))
