@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import html
 import lzma
 import re
@@ -9,6 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath, PurePosixPath
+from typing import BinaryIO, cast
 
 from data_prep.corpus import Document, join_wrapped, tidy
 from data_prep.stage import DataPrepError
@@ -51,9 +54,9 @@ def text_files(files: Iterable[Path], progress: Progress) -> Iterator[tuple[str,
 
 
 def _tar_members(path: Path, progress: Progress) -> Iterator[tuple[str, list[str]]]:
-    # As a stream ("r|*"), in the archive's own order: sorting would decompress it once per member.
+    # As a stream ("r|"), in the archive's own order: sorting would decompress it once per member.
     try:
-        with path.open("rb") as packed, tarfile.open(fileobj=packed, mode="r|*") as archive:
+        with path.open("rb") as packed, tarfile.open(fileobj=_unpacked(packed), mode="r|") as archive:
             done = 0
             for member in archive:
                 name = PurePosixPath(member.name)
@@ -63,9 +66,20 @@ def _tar_members(path: Path, progress: Progress) -> Iterator[tuple[str, list[str
                 progress(packed.tell() - done)
                 done = packed.tell()
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise DataPrepError(
-            f"{path}: not a complete tar archive ({error}); download or pack it again"
-        ) from error
+        raise DataPrepError(f"{path}: not a complete tar archive ({error}); download or pack it again") from error
+
+
+def _unpacked(packed: BinaryIO) -> BinaryIO:
+    """The tar inside; unlike tarfile's own unpacking of streams, this notices a file that was cut off."""
+    start = packed.read(6)
+    packed.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        return cast(BinaryIO, gzip.open(packed))
+    if start.startswith(b"BZh"):
+        return cast(BinaryIO, bz2.open(packed))
+    if start == b"\xfd7zXZ\0":
+        return cast(BinaryIO, lzma.open(packed))
+    return packed
 
 
 def _lines(content: bytes, name: str) -> list[str]:
@@ -86,9 +100,7 @@ def doc_files(files: Iterable[Path], progress: Progress) -> Iterator[Document]:
             if header is None:
                 header = _DOC_START.match(line)
                 if header is None and line.strip():
-                    raise DataPrepError(
-                        f"{name}: expected a <doc …> line, found {line[:60]!r}; see --source text"
-                    )
+                    raise DataPrepError(f"{name}: expected a <doc …> line, found {line[:60]!r}; see --source text")
                 body = []
             elif line == "</doc>":
                 yield Document(header[1], "doc", html.unescape(header[2]), tidy(body))

@@ -86,6 +86,4 @@ def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
 
 def describe(result: Mapping[str, Any]) -> str:
     """A result as words: ``1,234 documents, 5 shards``."""
-    return ", ".join(
-        f"{value:,} {name.replace('_', ' ')}" for name, value in result.items() if isinstance(value, int)
-    )
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in result.items() if isinstance(value, int))

@@ -11,8 +11,6 @@ model has <unk> as its only special piece (id 0), and dict.txt lists the other p
 from __future__ import annotations
 
 import io
-import sys
-import tempfile
 import zlib
 from collections.abc import Iterator
 from itertools import chain
@@ -42,8 +40,8 @@ VOCAB_MULTIPLE = 64  # of tensor cores, and of the tensor-parallel degrees peopl
 SAMPLE_CHARACTERS = 20_000_000
 # Results of unigram training depend on the number of threads, so it must not follow the machine's.
 TRAINER_THREADS = 16
-# The model turns every white space into the plain one and leaves all else: decoding gives the text back.
-_WHITE_SPACE = [c for c in map(chr, range(sys.maxunicode + 1)) if c.isspace() and c != " "]
+# The smallest: one for each byte, one for a space, and some letters.
+SMALLEST = 320
 
 
 def train_tokenizer(corpus: Path, out: Path, vocab_size: int, model_type: str = "unigram") -> dict[str, int]:
@@ -58,11 +56,11 @@ def train_tokenizer(corpus: Path, out: Path, vocab_size: int, model_type: str = 
     Raises:
         DataPrepError: a vocabulary that is no multiple of 64, or too large or small for the corpus.
     """
+    if vocab_size < SMALLEST:
+        raise DataPrepError(f"--vocab-size {vocab_size}: must be at least {SMALLEST}, for its 256 bytes and letters")
     if vocab_size % VOCAB_MULTIPLE:
-        near = max(1, round(vocab_size / VOCAB_MULTIPLE)) * VOCAB_MULTIPLE
-        raise DataPrepError(
-            f"--vocab-size {vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}"
-        )
+        near = round(vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        raise DataPrepError(f"--vocab-size {vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
     groups = row_groups(corpus)
     settings = {
         "vocab_size": vocab_size,
@@ -76,7 +74,7 @@ def train_tokenizer(corpus: Path, out: Path, vocab_size: int, model_type: str = 
         return before
 
     sample = sample_paragraphs(groups)
-    print(f"tokenizer: training a {model_type} model of {vocab_size} symbols on {len(sample):,} paragraphs")
+    print(f"tokenizer: training a {model_type} model on {len(sample):,} paragraphs, which takes a minute or less")
     model = _train(sample, vocab_size, model_type)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     write_text(out / "dict.txt", fairseq_dictionary(processor, sample))
@@ -113,30 +111,27 @@ def _texts(groups: list[tuple[Path, int]]) -> Iterator[str]:
 
 def _train(sample: list[str], vocab_size: int, model_type: str) -> bytes:
     model = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
-        rules = Path(folder, "white_space.tsv")
-        rules.write_text("".join(f"{ord(character):X}\t20\n" for character in _WHITE_SPACE))
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sample),
-                model_writer=model,
-                model_type=model_type,
-                vocab_size=vocab_size - len(FAIRSEQ_SPECIALS) + 1,
-                unk_id=0,
-                bos_id=-1,
-                eos_id=-1,
-                pad_id=-1,
-                byte_fallback=True,
-                normalization_rule_tsv=str(rules),
-                max_sentence_length=1 << 20,
-                num_threads=TRAINER_THREADS,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise DataPrepError(
-                f"--vocab-size {vocab_size} does not suit this corpus of {len(sample):,} sample paragraphs; "
-                f"choose another one (sentencepiece says: {str(error).strip().splitlines()[-1]})"
-            ) from error
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sample),
+            model_writer=model,
+            model_type=model_type,
+            vocab_size=vocab_size - len(FAIRSEQ_SPECIALS) + 1,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            byte_fallback=True,  # with it and without normalization, decoding gives any text back
+            normalization_rule_name="identity",
+            max_sentence_length=1 << 20,
+            num_threads=TRAINER_THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise DataPrepError(
+            f"--vocab-size {vocab_size} does not suit this corpus of {len(sample):,} sample paragraphs; "
+            f"choose another one (sentencepiece says: {str(error).strip().splitlines()[-1]})"
+        ) from error
     return model.getvalue()
 
 
