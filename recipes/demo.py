@@ -12,45 +12,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import torch
 from curve import plot_curve
-from progress import RunError, read_metrics, run_logged
+from omegaconf import OmegaConf
+from progress import RunError, parse_line, read_metrics, run_logged
 from recipe import USER_DIR, fairseq_train_argv, register_project
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes/pretrain/tiny_n512_k128.yaml"
 SENTENCE = "Returns the <mask> of the array."
 CORES = len(os.sched_getaffinity(0))
+THREADS = min(CORES, 2)  # so small a model gives no work to more
 
 VOCAB_SIZE = 8192
-TRIAL_UPDATES = 30  # to measure the speed of this machine
-SECONDS_BESIDE_UPDATES = 60  # starting fairseq three times, validation, filling the mask
-FEWEST_UPDATES, MOST_UPDATES = 100, 5000
 
 
 def main() -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "demo-run", metavar="DIR", help="default: demo-run")
+    updates: int = OmegaConf.load(RECIPE).optimization.max_update
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "demo-run", metavar="DIR", help="default: demo-run"
+        "--updates", type=int, default=updates, metavar="N", help=f"updates to train (default: {updates})"
     )
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=7.5,
-        metavar="M",
-        help="time for everything; training gets what the other steps leave (default: 7.5)",
-    )
-    parser.add_argument("--updates", type=int, metavar="N", help="train N updates, however long they take")
     parser.add_argument(
         "--packages",
         type=Path,
@@ -60,8 +52,10 @@ def main() -> int:
         help="folders whose Python files to read the docstrings of (default: everything installed here)",
     )
     options = parser.parse_args()
+    if options.updates < 2:
+        parser.error(f"--updates {options.updates}: must be at least 2, half before the stop and half after it")
     try:
-        demo(options.out.resolve(), options.minutes, options.updates, options.packages)
+        demo(options.out.resolve(), options.updates, options.packages)
     except RunError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -71,14 +65,11 @@ def main() -> int:
     return 0
 
 
-def demo(out: Path, minutes: float, updates: int | None, packages: list[Path]) -> None:
+def demo(out: Path, updates: int, packages: list[Path]) -> None:
     """Runs every step whose result is not there yet."""
-    deadline = time.monotonic() + 60 * minutes
-    corpus, tokenizer, data, checkpoints = (
-        out / name for name in ("corpus", "tokenizer", "data", "checkpoints")
-    )
+    corpus, tokenizer, data, checkpoints = (out / name for name in ("corpus", "tokenizer", "data", "checkpoints"))
     log = out / "train.log"
-    os.environ.setdefault("OMP_NUM_THREADS", str(CORES))
+    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
     step("1/6  Corpus: docstrings of the installed packages, one document per module")
     folders = [path.resolve() for path in packages]
@@ -89,14 +80,11 @@ def demo(out: Path, minutes: float, updates: int | None, packages: list[Path]) -
     data_prep("binarize", corpus, "--tokenizer", tokenizer, "--out", data, "--workers", CORES)
 
     step("3/6  Pretraining: linformer_roberta_tiny reads n = 512 tokens and attends to k = 128")
-    total = planned_updates(out, data, updates, deadline - time.monotonic() - SECONDS_BESIDE_UPDATES)
-    pretrain(data, checkpoints, log, until=total // 2, total=total)
+    pretrain(data, checkpoints, log, until=updates // 2, total=updates)
 
     step("4/6  Resuming: a second fairseq-train goes on from the checkpoint of the first")
-    pretrain(data, checkpoints, log, until=total, total=total)
-    print(
-        f"resumed from update {last_update(log, 'Loaded'):,}, trained to update {last_update(log, 'Saved'):,}"
-    )
+    pretrain(data, checkpoints, log, until=updates, total=updates)
+    print(f"resumed from update {last_update(log, 'Loaded'):,}, trained to update {last_update(log, 'Saved'):,}")
 
     step("5/6  Validation")
     checkpoint = checkpoints / "checkpoint_last.pt"
@@ -114,13 +102,20 @@ def demo(out: Path, minutes: float, updates: int | None, packages: list[Path]) -
     print(f"""
 Done: perplexity of masked tokens {first["ppl"]:,.0f} at the start, {perplexity:,.1f} now, on unseen modules.
 
-  {checkpoint}   the model, for fairseq
-  {out / "loss.png"}, {out / "metrics.jsonl"}, {log}
+  {shown(checkpoint)}
+      the model; fairseq's programs read it with --user-dir linformer_fairseq
+  {shown(data)}
+      the corpus as fairseq reads it, with its vocabulary
+  {shown(out / "loss.png")}
+      the loss curve; its figures are in metrics.jsonl, all that fairseq said in train.log
 
 Next:
-  python recipes/recipe.py {RECIPE.relative_to(ROOT)} {shown(data)} --save-dir longer-run -- --max-update 5000
-  python -m data_prep --help                your own text instead: extract --source books or text, then the same
-  fairseq-train --user-dir linformer_fairseq --arch linformer_roberta_tiny --help      every setting there is""")
+  python recipes/demo.py --updates {2 * updates} --out {shown(out)}-longer
+      longer: the next halving of perplexity
+  python -m data_prep --help
+      your own text: extract --source books or text, tokenizer, binarize
+  python recipes/recipe.py {shown(RECIPE)} {shown(data)} --save-dir {shown(out)}-exact -- --attention exact
+      the same with exact attention; recipes/pretrain has more recipes""")
 
 
 def step(title: str) -> None:
@@ -144,50 +139,32 @@ def data_prep(*arguments: object) -> None:
         raise RunError(f"the command above failed (exit status {status})")
 
 
-def planned_updates(out: Path, data: Path, updates: int | None, seconds: float) -> int:
-    """How many updates to train: as asked, as planned by an earlier run, or as many as fit into `seconds`."""
-    plan = out / "plan.json"
-    if plan.exists():
-        total: int = json.loads(plan.read_text())["updates"]
-        if updates not in (None, total):
-            raise RunError(f"{out} was begun with {total} updates, not {updates}; choose another --out")
-        return total
-    if updates is None:
-        trial = {"checkpoint.no_save": True, "dataset.disable_validation": True}
-        argv = train_argv(data, out / "trial", TRIAL_UPDATES, TRIAL_UPDATES, trial)
-        run_logged(argv, out / "trial.log", TRIAL_UPDATES, "measuring speed")
-        per_second = read_metrics(out / "trial.log")[-1]["ups"]
-        updates = round(min(max(seconds * per_second, FEWEST_UPDATES), MOST_UPDATES))
-        print(f"{per_second:.2f} updates per second: {updates:,} updates fit")
-    plan.write_text(json.dumps({"updates": updates}))
-    return updates
-
-
 def pretrain(data: Path, checkpoints: Path, log: Path, until: int, total: int) -> None:
     """Trains to update `until` of `total`, from the last checkpoint if there is one."""
-    if log.exists() and last_update(log, "Saved") >= until:
-        print(f"already trained to update {until:,}")
+    done = last_update(log, "Saved") if (checkpoints / "checkpoint_last.pt").exists() else 0
+    if done >= until:
+        print(f"already trained to update {done:,}")
         return
-    argv = train_argv(data, checkpoints, until, total, {})
+    argv = train_argv(data, checkpoints, until, total)
     print("$", shlex.join(argv), flush=True)
-    run_logged(argv, log, until, "pretraining")
+    run_logged(argv, log, range(done, until), "pretraining")
 
 
-def train_argv(data: Path, checkpoints: Path, until: int, total: int, more: dict[str, object]) -> list[str]:
+def train_argv(data: Path, checkpoints: Path, until: int, total: int) -> list[str]:
     """The command that trains to update `until` with a learning rate that reaches zero at `total`."""
     settings = {
         "optimization.max_update": until,
         "lr_scheduler.total_num_update": total,
         "lr_scheduler.warmup_updates": total // 10,
-        "dataset.validate_interval_updates": max(1, total // 8),
-        "checkpoint.save_interval_updates": max(1, total // 16),
+        "checkpoint.save_interval_updates": max(1, total // 10),  # fairseq validates at each, too
     }
-    return fairseq_train_argv(RECIPE, data, checkpoints, settings | more)
+    return fairseq_train_argv(RECIPE, data, checkpoints, settings)
 
 
 def last_update(log: Path, event: str) -> int:
-    """The update of the last checkpoint that a log says was "Saved" or "Loaded", 0 if there was none."""
-    found = re.findall(rf"{event} checkpoint \S+ \(epoch \d+ @ (\d+) updates", log.read_text())
+    """The update of the checkpoint that was last "Saved" or "Loaded" according to a log; 0 if none was."""
+    text = log.read_text() if log.exists() else ""
+    found = re.findall(rf"{event} checkpoint \S+ \(epoch \d+ @ (\d+) updates", text)
     return int(found[-1]) if found else 0
 
 
@@ -199,24 +176,33 @@ def validate(data: Path, checkpoint: Path, log: Path) -> float:
     print("$", shlex.join(argv), flush=True)
     log.unlink(missing_ok=True)
     run_logged(argv, log)
-    perplexity: float = read_metrics(log)[-1]["ppl"]
+    perplexity: float = next(filter(None, map(parse_line, log.read_text().splitlines())))["ppl"]
     print(f"perplexity {perplexity:.2f}")
     return perplexity
 
 
 def fill_mask(data: Path, checkpoint: Path, sentence: str) -> list[tuple[str, float]]:
-    """The five most probable words for `<mask>` in a sentence."""
+    """The five most probable pieces for `<mask>` in a sentence."""
     register_project()
     from linformer_fairseq.models import LinformerRobertaModel
 
-    model = LinformerRobertaModel.from_pretrained(
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # or it prints every setting of the run
+    hub = LinformerRobertaModel.from_pretrained(
         str(checkpoint.parent),
         checkpoint_file=checkpoint.name,
         data_name_or_path=str(data),
         bpe="sentencepiece",
         sentencepiece_model=str(data / "sentencepiece.model"),
-    )
-    return [(token.strip(), probability) for _, probability, token in model.fill_mask(sentence, topk=5)]
+    ).eval()
+    dictionary = hub.task.source_dictionary
+    before, after = (hub.bpe.encode(part) for part in sentence.split("<mask>"))
+    text = f"<s> {before} <mask> {after} </s>"
+    tokens = dictionary.encode_line(text, append_eos=False, add_if_not_exist=False).long()
+    with torch.no_grad():
+        logits, _ = hub.model(tokens.unsqueeze(0))
+    (position,) = (tokens == dictionary.index("<mask>")).nonzero()[0].tolist()
+    best = logits[0, position].softmax(dim=0).topk(5)
+    return [(dictionary[i].lstrip("\u2581"), p) for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)]
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ def program(argv: Sequence[str]) -> list[str]:
     return [str(path), *argv[1:]]
 
 
-def run_logged(argv: Sequence[str], log: Path, max_update: int = 0, label: str = "") -> None:
+def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label: str = "") -> None:
     """Runs one of fairseq's programs with `--log-format json`, appending what it prints to `log`.
 
     Args:
         argv: the command, `--log-format json` in it.
         log: file to append to.
-        max_update: updates at which the run ends, for the progress line; 0 for no progress line.
+        updates: the updates of this run, for a progress line with the remaining time; none for no such line.
         label: text of the progress line.
 
     Raises:
@@ -46,14 +46,14 @@ def run_logged(argv: Sequence[str], log: Path, max_update: int = 0, label: str =
         subprocess.Popen(
             program(argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         ) as process,
-        tqdm(total=max_update, desc=label, unit=" updates", disable=not max_update) as bar,
+        tqdm(initial=updates.start, total=updates.stop, desc=label, unit=" updates", disable=not updates) as bar,
     ):
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
             file.flush()
             figures = parse_line(line)
-            if figures is not None:
+            if updates and figures is not None and figures["split"] == "train":
                 bar.set_postfix_str(f"perplexity {figures['ppl']:.1f}", refresh=False)
                 bar.update(int(figures["num_updates"]) - bar.n)
     if process.returncode != 0:
@@ -82,8 +82,6 @@ def parse_line(line: str) -> dict[str, Any] | None:
 
 def read_metrics(log: Path) -> list[dict[str, Any]]:
     """All figures of a log, in order of updates; of an update that was done twice, the later ones."""
-    found = [
-        figures for line in log.read_text(encoding="utf-8").splitlines() if (figures := parse_line(line))
-    ]
+    found = [figures for line in log.read_text(encoding="utf-8").splitlines() if (figures := parse_line(line))]
     latest = {(figures["num_updates"], figures["split"]): figures for figures in found}
     return [latest[key] for key in sorted(latest)]

@@ -9,9 +9,12 @@ The first turns the settings into flags of `fairseq-train`, prints that command 
 value is checked against the flags that fairseq and this project really have, before anything starts.
 """
 
+# ruff: noqa: E402 (fairseq is told what not to say before it is imported)
+
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import subprocess
 import sys
@@ -19,6 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast
+
+# It asks everybody to install a package that only speech needs.
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.utils import gen_parser_from_dataclass

@@ -65,6 +65,12 @@ def parse_losses() -> Callable[..., Losses]:
 
 
 @pytest.fixture(scope="session")
+def fairseq_popen() -> tuple[Callable[..., list[str]], Callable[..., dict[str, str]]]:
+    """`fairseq_command` and `fairseq_environment`, for a test that does not wait for its command to end."""
+    return fairseq_command, fairseq_environment
+
+
+@pytest.fixture(scope="session")
 def run_fairseq(tmp_path_factory: pytest.TempPathFactory) -> RunFairseq:
     """Run a command such as `run_fairseq("fairseq-train", data, "--arch", "roberta")` to its end.
 

@@ -1,6 +1,5 @@
 """Figure 3 of the paper at small scale: validation perplexity of Linformer beside exact attention and controls.
 
-    python -m data_prep extract --source doc WIKIPEDIA --out corpus …          # any text will do, see the README
     python recipes/reproduce/figure3_perplexity.py DATA --out RUN --parallel 2
     python recipes/reproduce/figure3_perplexity.py DATA --out RUN --report docs/benchmarks/figure3
 
@@ -25,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 
 from progress import parse_line, program  # noqa: E402
-from recipe import fairseq_train_argv  # noqa: E402
+from recipe import fairseq_train_argv, register_project  # noqa: E402
 from reproduce.figure3_report import write_report  # noqa: E402
 
 RECIPE = ROOT / "recipes/pretrain/tiny_n512_k128.yaml"
@@ -139,6 +138,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write results.json, table.md and curves.png here")
     options = parser.parse_args(arguments)
+    register_project()  # once, and before there are threads: it imports
     with ThreadPoolExecutor(options.parallel) as pool:
         curves = dict(
             zip(

@@ -1,0 +1,91 @@
+"""One training of two processes, however it is started; always the same one."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import linformer_fairseq  # noqa: F401  (applies the repairs)
+
+EVERY_UPDATE = ("--save-interval-updates", 1, "--max-update", 4)
+TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", 2)
+
+
+@pytest.fixture(scope="module")
+def spawned(train, tmp_path_factory):
+    """Two processes, started by `--distributed-world-size 2`."""
+    return train(tmp_path_factory.mktemp("spawned"), *EVERY_UPDATE, "--distributed-world-size", 2)
+
+
+def assert_same_training(one, other):
+    """Two runs with the same losses and, bit by bit, the same parameters in the end."""
+    assert one.losses == other.losses and len(one.losses) == 4
+    ones, others = one.checkpoint()["model"], other.checkpoint()["model"]
+    assert all(torch.equal(ones[name], others[name]) for name in ones)
+
+
+def test_two_processes_learn_what_one_learns_with_twice_the_batches(train, spawned, tmp_path):
+    alone = train(tmp_path / "alone", *EVERY_UPDATE, "--update-freq", 2)
+    assert len(alone.losses) == len(spawned.losses) == 4
+    for update in range(1, 5):
+        curves = []
+        for run in (alone, spawned):
+            metrics = run.checkpoint(f"checkpoint_1_{update}.pt")["extra_state"]["metrics"]["train"]
+            (loss,) = (state for _, name, _, state in metrics if name == "loss")
+            curves.append(float(loss["sum"] / loss["count"]))
+        assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+    assert [update for update, _ in alone.losses] == [update for update, _ in spawned.losses]
+
+
+def test_torchrun_is_the_same_training(train, spawned, tmp_path):
+    """And not two of them in one folder, as with fairseq alone."""
+    joined = train(tmp_path / "run", *EVERY_UPDATE, launcher=TORCHRUN)
+    assert joined.output.count("training on 2 devices") == 1
+    assert_same_training(joined, spawned)
+
+
+def test_an_address_is_the_same_training(train, spawned, tmp_path):
+    """Without GPUs, fairseq would start no process, train nothing and report success."""
+    rendezvous = ("--distributed-init-method", f"file://{tmp_path}/meeting")
+    met = train(tmp_path / "run", *EVERY_UPDATE, *rendezvous, "--distributed-world-size", 2)
+    assert_same_training(met, spawned)
+
+
+def srun_environment(rank: int) -> dict[str, str]:
+    return {
+        **{"SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "here", "SLURM_STEP_NODELIST": "here"},
+        **{"SLURM_NNODES": "1", "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"},
+        **{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0"},
+    }
+
+
+# Starts its arguments once for each of two ranks, as srun would; `{rank}` in an argument is the rank.
+LIKE_SRUN = """
+import os, subprocess, sys
+environ = [{**os.environ, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in (0, 1)]
+tasks = [
+    subprocess.Popen([word.replace("{rank}", str(rank)) for word in sys.argv[1:]], env=environ[rank]) for rank in (0, 1)
+]
+sys.exit(max(abs(task.wait()) for task in tasks))
+"""
+
+
+def test_srun_is_the_same_training(train, spawned, tmp_path):
+    launcher = (sys.executable, "-c", LIKE_SRUN)
+    joined = train(tmp_path / "run", *EVERY_UPDATE, launcher=launcher, env=srun_environment(0))
+    assert joined.output.count("training on 2 devices") == 1
+    assert_same_training(joined, spawned)
+
+
+def test_gathers_the_logs_of_fairseq_validate(run_fairseq, spawned, tiny_data):
+    """fairseq collects them with torch.cuda."""
+    argv = [
+        *("fairseq-validate", tiny_data, "--path", spawned.save_dir / "checkpoint_last.pt", "--task", "masked_lm"),
+        *("--batch-size", 8, "--required-batch-size-multiple", 1, "--log-format", "json", "--cpu"),
+        *("--user-dir", Path(linformer_fairseq.__file__).parent),
+    ]
+    alone = run_fairseq(*argv)
+    together = run_fairseq(*argv, "--distributed-world-size", 2)
+    loss = [line.split('"valid_loss": ')[1][:7] for line in alone.stdout.splitlines() if "valid_loss" in line]
+    assert loss and loss[0] in together.stdout

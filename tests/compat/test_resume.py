@@ -1,0 +1,74 @@
+"""A training that is killed and started again ends where it would have ended: same losses, same bits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# With dropout, so that the random numbers have to go on where they stopped, too.
+LINFORMER = ["--arch", "linformer_roberta_tiny", "--projected-length", 16, "--dropout", 0.1, "--attention-dropout", 0.1]
+FLAGS = [*LINFORMER, "--max-update", 14, "--save-interval-updates", 3, "--disable-validation"]  # into epoch 2
+
+
+def kill_after_update(update: int, argv: list[str], env: dict[str, str]) -> str:
+    """Run a training, kill all its processes once it has logged `update`; return its log."""
+    log = ""
+    with subprocess.Popen(
+        argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            log += line
+            if f'"num_updates": "{update}"' in line:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, log[-3000:]
+    return log
+
+
+def assert_same(one: Any, other: Any, where: str) -> None:
+    """The two values are equal, and their tensors bit by bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    else:
+        assert one == other, where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_training_ends_where_it_would_have_ended(
+    processes: int,
+    train: Callable[..., Any],
+    tiny_roberta: list[object],
+    fairseq_popen: tuple[Callable[..., list[str]], Callable[[], dict[str, str]]],
+    tmp_path: Path,
+) -> None:
+    flags = [*FLAGS, "--distributed-world-size", processes]
+    whole = train(tmp_path / "whole", *flags)
+    assert len(whole.losses) == 14
+
+    command, environment = fairseq_popen
+    killed = tmp_path / "killed"
+    log = kill_after_update(8, command("fairseq-train", *tiny_roberta, *flags, "--save-dir", killed), environment())
+    assert "checkpoint_1_6.pt" in log  # saved, and two updates more are lost
+
+    resumed = train(killed, *flags)
+    first = resumed.losses[0][0]
+    assert first in (7, 10)  # 10 if the next checkpoint was written before the signal came
+    assert resumed.losses == whole.losses[first - 1 :]
+    one, other = whole.checkpoint(), resumed.checkpoint()
+    assert_same(one["model"], other["model"], "model")
+    assert_same(one["last_optimizer_state"]["state"], other["last_optimizer_state"]["state"], "optimizer")
+    shutil.rmtree(tmp_path)
