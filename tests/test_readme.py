@@ -135,7 +135,7 @@ def check_flags(program: tuple[str, ...], arguments: list[str]) -> None:
     if arguments and re.fullmatch(r"[a-z][a-z-]*", arguments[0]):
         program = (*program, arguments.pop(0))
     known = help_of(program)
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if not re.match(r"--?[A-Za-z]", word):
             continue
         flag, _, value = word.partition("=")
