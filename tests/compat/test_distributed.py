@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
-from fairseq.dataclass.configs import DistributedTrainingConfig
+from fairseq.dataclass.configs import FairseqConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.models.distributed_fairseq_model import DistributedFairseqModel
 from omegaconf import OmegaConf
@@ -28,7 +28,7 @@ def group(tmp_path: Path) -> Iterator[torch.distributed.ProcessGroup]:
 
 def test_the_default_ddp_wraps_a_model_on_the_cpu(group: torch.distributed.ProcessGroup) -> None:
     """fairseq passes device_ids=[0] and output_device=0, which DDP refuses for such a model."""
-    settings = OmegaConf.structured(DistributedTrainingConfig)
+    settings = OmegaConf.structured(FairseqConfig).distributed_training
     assert settings.ddp_backend == "pytorch_ddp"
     wrapped = DistributedFairseqModel(settings, nn.Linear(3, 2), group, torch.device("cpu"))
     assert isinstance(wrapped.module, DeviceAwareDDP)

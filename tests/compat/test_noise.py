@@ -9,10 +9,8 @@ import pytest
 
 from linformer_fairseq.compat.noise import silence_known_warnings
 
-AUTOCAST = "`torch.cuda.amp.autocast(args...)` is deprecated. Please use `torch.amp.autocast('cuda', args...)` instead."
-PIN_MEMORY = (
-    "'pin_memory' argument is set as true but no accelerator is found, then device pinned memory won't be used."
-)
+AUTOCAST = "`torch.cuda.amp.autocast(args...)` is deprecated."
+PIN_MEMORY = "'pin_memory' argument is set as true but no accelerator is found."
 BUFFERS = "`broadcast_buffers` is deprecated and will be removed"
 HYDRA = "hydra.experimental.compose() is no longer experimental. Use hydra.compose()"
 
