@@ -52,6 +52,7 @@ def main() -> int:
         help="folders whose Python files to read the docstrings of (default: everything installed here)",
     )
     options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, force=True)  # importing fairseq makes everybody tell everything
     if options.updates < 2:
         parser.error(f"--updates {options.updates}: must be at least 2, half before the stop and half after it")
     try:
@@ -111,7 +112,7 @@ Done: perplexity of masked tokens {first["ppl"]:,.0f} at the start, {perplexity:
 
 Next:
   python recipes/demo.py --updates {2 * updates} --out {shown(out)}-longer
-      longer: the next halving of perplexity
+      train twice as long
   python -m data_prep --help
       your own text: extract --source books or text, tokenizer, binarize
   python recipes/recipe.py {shown(RECIPE)} {shown(data)} --save-dir {shown(out)}-exact -- --attention exact
@@ -124,8 +125,9 @@ def step(title: str) -> None:
 
 
 def shown(path: Path) -> str:
-    """A path as short as it can be written here."""
-    return os.path.relpath(path)
+    """A path, relative if it lies below the current folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def data_prep(*arguments: object) -> None:
@@ -186,7 +188,6 @@ def fill_mask(data: Path, checkpoint: Path, sentence: str) -> list[tuple[str, fl
     register_project()
     from linformer_fairseq.models import LinformerRobertaModel
 
-    logging.getLogger("fairseq").setLevel(logging.WARNING)  # or it prints every setting of the run
     hub = LinformerRobertaModel.from_pretrained(
         str(checkpoint.parent),
         checkpoint_file=checkpoint.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import progress
 import pytest
 from progress import RunError, parse_line, program, read_metrics, run_logged
 
+PYTHON = sys.executable  # before a test changes it
 TRAIN = '2026-01-02 03:04:05 | INFO | train_inner | {"epoch": 1, "loss": "%s", "ppl": "%s", "num_updates": "%d"}\n'
 VALID = (
     '2026-01-02 03:04:05 | INFO | valid | {"epoch": 1, "valid_loss": "9", "valid_ppl": "512", '
@@ -28,7 +28,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_program(folder: Path, name: str, body: str) -> None:
     """An executable Python script."""
     path = folder / name
-    path.write_text(f"#!{os.path.realpath(sys.executable)}\n{body}\n")
+    path.write_text(f"#!{PYTHON}\n{body}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 

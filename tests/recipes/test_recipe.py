@@ -14,6 +14,9 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 from recipe import RecipeError, fairseq_train_argv
 
+# fairseq uses hydra as it was in 2020, and hydra says so.
+pytestmark = pytest.mark.filterwarnings("ignore:::hydra")
+
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(ROOT.glob("recipes/pretrain/*.yaml"))
 TINY = ROOT / "recipes/pretrain/tiny_n512_k128.yaml"
