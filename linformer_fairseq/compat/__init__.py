@@ -7,7 +7,7 @@ repair is one function with its reason in its docstring, and touches nothing whe
     launch.py        start or join the processes of one training (peers.py says which), with or without GPUs
     distributed.py   what these processes need on CPUs: the default DDP, gathering of logs
     precision.py     --bf16 and --amp on a CPU, --bf16 on CUDA, a clear no to --fp16 on a CPU
-    numpy2.py        names that NumPy has removed
+    numpy2.py        a name that NumPy has removed
     noise.py         warnings that would bury a training log
 
 `../hydra_plugins/fairseq_user_dir.py` belongs to them: it brings them to `fairseq-hydra-train` in time.

@@ -1,6 +1,5 @@
-"""Names that NumPy has removed and fairseq still uses."""
+"""A name that NumPy has removed and fairseq still uses."""
 
-import fairseq.data.data_utils
 import fairseq.modules.dynamic_crf_layer
 import numpy as np
 
@@ -8,13 +7,10 @@ from linformer_fairseq.compat.overlay import Overlay
 
 
 def restore_removed_names() -> None:
-    """Give `np.int` and `np.float` back to the two files that use them.
+    """Give `np.float`, removed in NumPy 1.24, back to the file that scores targets with a CRF.
 
-    NumPy 1.24 removed both. fairseq needs them for span masks without overlap (`compute_mask_indices` and
-    `compute_mask_indices_v3`) and for CRF decoding. They stay unknown everywhere else, so that no other code can
-    come to rely on them.
+    It stays unknown everywhere else, so that no other code can come to rely on it. `np.int` is left as it is: fairseq
+    uses it for span masks without overlap, in functions that also call `Generator.randint`, which never existed.
     """
-    if not hasattr(np, "int"):
-        fairseq.data.data_utils.np = Overlay(np, int=int)
     if not hasattr(np, "float"):
         fairseq.modules.dynamic_crf_layer.np = Overlay(np, float=float)

@@ -6,8 +6,8 @@ from types import ModuleType
 class Overlay(ModuleType):
     """Stands in for `module` in the namespace of a single other module.
 
-    `fairseq.data.data_utils.np = Overlay(numpy, int=int)` gives that file its `np.int` back and leaves NumPy, and
-    every other user of NumPy, alone.
+    `fairseq.modules.dynamic_crf_layer.np = Overlay(numpy, float=float)` gives that file its `np.float` back and leaves
+    NumPy, and every other user of NumPy, alone.
     """
 
     def __init__(self, module: ModuleType, **names: object) -> None:
