@@ -46,19 +46,6 @@ def tiny_roberta(tiny_data: Path) -> list[object]:
 
 
 @pytest.fixture(scope="session")
-def training_command(
-    fairseq_process: tuple[Callable[..., list[str]], Callable[[], dict[str, str]]], tiny_roberta: list[object]
-) -> Callable[..., tuple[list[str], dict[str, str]]]:
-    """What `train` would run, for tests that run it themselves: its arguments and its environment."""
-    command, environment = fairseq_process
-
-    def prepare(save_dir: Path, *flags: object) -> tuple[list[str], dict[str, str]]:
-        return command("fairseq-train", *tiny_roberta, "--save-dir", save_dir, *flags), environment()
-
-    return prepare
-
-
-@pytest.fixture(scope="session")
 def train(
     run_fairseq: Callable[..., CompletedProcess[str]],
     parse_losses: Callable[[str], list[tuple[int, float]]],
