@@ -155,6 +155,7 @@ def pretrain(data: Path, checkpoints: Path, log: Path, until: int, total: int) -
 def train_argv(data: Path, checkpoints: Path, until: int, total: int) -> list[str]:
     """The command that trains to update `until` with a learning rate that reaches zero at `total`."""
     settings = {
+        "common.log_interval": max(1, total // 150),  # enough points for a curve, however short the run
         "optimization.max_update": until,
         "lr_scheduler.total_num_update": total,
         "lr_scheduler.warmup_updates": total // 10,
