@@ -8,6 +8,7 @@ repair is one function with its reason in its docstring, and touches nothing whe
     distributed.py   what these processes need on CPUs: the default DDP, gathering of logs
     precision.py     --bf16 and --amp on a CPU, --bf16 on CUDA, a clear no to --fp16 on a CPU
     numpy2.py        a name that NumPy has removed
+    exiting.py       exit status 0 for a training that has succeeded
     noise.py         warnings that would bury a training log
 
 `../hydra_plugins/fairseq_user_dir.py` belongs to them: it brings them to `fairseq-hydra-train` in time.
@@ -15,7 +16,7 @@ repair is one function with its reason in its docstring, and touches nothing whe
 
 from functools import cache
 
-from linformer_fairseq.compat import checkpoints, distributed, launch, noise, numpy2, precision
+from linformer_fairseq.compat import checkpoints, distributed, exiting, launch, noise, numpy2, precision
 from linformer_fairseq.compat.errors import UsageError
 
 __all__ = ["UsageError", "apply"]
@@ -34,4 +35,5 @@ def apply() -> None:
     precision.keep_bf16_off_tpus()
     precision.autocast_on_cpu()
     numpy2.restore_removed_names()
+    exiting.stop_loading_before_exit()
     noise.silence_known_warnings()
