@@ -78,6 +78,27 @@ def test_srun_is_the_same_training(train, spawned, tmp_path):
     assert_same_training(joined, spawned)
 
 
+def test_the_log_of_two_processes_has_no_warnings(spawned):
+    """Not those that noise.py names, and none of semaphores that a data loader has left behind."""
+    assert "Warning" not in spawned.output
+
+
+def test_a_dead_process_is_noticed(run_fairseq, tiny_roberta, tmp_path):
+    """Rank 1 finds no data. Rank 0 would wait half an hour for it, and run_fairseq waits for five minutes."""
+    (tmp_path / "data0").symlink_to(tiny_roberta[0])
+    argv = ("fairseq-train", tmp_path / "data{rank}", *tiny_roberta[1:], "--save-dir", tmp_path / "run")
+    ended = run_fairseq(sys.executable, "-c", LIKE_SRUN, *argv, *EVERY_UPDATE, env=srun_environment(0), check=False)
+    assert ended.returncode == 1
+    assert "data1/dict.txt" in ended.stdout and "Connection closed by peer" in ended.stdout
+
+
+def test_a_wrong_launch_is_answered_in_one_sentence(train, tmp_path):
+    refused = train(tmp_path, "--distributed-world-size", 2, "--distributed-no-spawn", check=False)
+    assert refused.returncode == 1
+    assert refused.output.strip().splitlines()[-1].startswith("error: --distributed-no-spawn")
+    assert "Traceback" not in refused.output and not list(tmp_path.iterdir())
+
+
 def test_gathers_the_logs_of_fairseq_validate(run_fairseq, spawned, tiny_data):
     """fairseq collects them with torch.cuda."""
     argv = [
