@@ -110,6 +110,7 @@ def test_fine_tuning_a_classifier(
 def test_hydra_trains_a_recipe_with_its_architecture(tiny_data: Path, tmp_path: Path, run_fairseq: RunFairseq) -> None:
     overrides = ["task.tokens_per_sample=64", "+model.encoder_embed_dim=32", "+model.max_positions=64"]
     overrides += ["+model.projected_length=16", "optimization.max_update=2", "dataset.disable_validation=true"]
+    overrides += ["common.log_interval=1"]
     trained = run_fairseq(
         *("fairseq-hydra-train", "--config-dir", ROOT / "recipes/pretrain", "--config-name", "tiny_n512_k128"),
         *(f"task.data={tiny_data}", f"common.user_dir={USER_DIR}", f"checkpoint.save_dir={tmp_path}", *overrides),
