@@ -8,8 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep import docstrings, sources
 from data_prep.corpus import Document, write_shards
+from data_prep.sources import docstrings
+from data_prep.sources import text as sources
 from data_prep.stage import DataPrepError, describe, fingerprint, finish, finished
 
 READERS = {"doc": sources.doc_files, "books": sources.books, "text": sources.texts}

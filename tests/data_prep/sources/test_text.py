@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.corpus import Document
-from data_prep.sources import books, doc_files, input_files, texts
+from data_prep.sources.text import books, doc_files, input_files, texts
 from data_prep.stage import DataPrepError
 
 Reader = Callable[[list[Path], Callable[[int], object]], Iterator[Document]]

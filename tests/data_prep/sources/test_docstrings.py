@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.docstrings import docstrings_of, documents, installed_roots, installed_versions, module_files
+from data_prep.sources.docstrings import docstrings_of, documents, installed_roots, installed_versions, module_files
 
 MODULE = '''"""What this whole module is about,
 said in two lines that are one paragraph.

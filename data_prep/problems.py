@@ -1,0 +1,32 @@
+"""Input that cannot be read: stop and say where, or leave it out, counted and listed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from data_prep.stage import DataPrepError
+
+REMEDY = "; repair or remove it, or leave such input out with --on-error skip"
+
+
+@dataclass
+class Problems:
+    """What happens to bad input. Readers report it here and, if that returns, go on behind it.
+
+    Attributes:
+        skip: whether to go on (``--on-error skip``) instead of stopping (``--on-error stop``).
+        skipped: one line per piece of input that was left out.
+    """
+
+    skip: bool = False
+    skipped: list[str] = field(default_factory=list)
+
+    def report(self, where: str, what: str) -> None:
+        """Notes that what stands at ``where`` (file and position) cannot be read because of ``what``.
+
+        Raises:
+            DataPrepError: unless ``skip``.
+        """
+        if not self.skip:
+            raise DataPrepError(f"{where}: {what}{REMEDY}")
+        self.skipped.append(f"{where}: {what}")
