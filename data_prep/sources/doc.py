@@ -1,0 +1,62 @@
+"""Articles in wikiextractor's format: ``<doc id="…" url="…" title="…">``, paragraphs, ``</doc>``."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.corpus import Document, tidy
+from data_prep.problems import Problems
+from data_prep.sources import Piece
+from data_prep.sources.archives import files_in
+from data_prep.sources.files import LARGEST_DOCUMENT, whole
+from data_prep.sources.lines import Lines
+
+SUFFIXES = None  # wikiextractor calls its files wiki_00
+
+_START = re.compile(r'<doc id="([^"]*)" .*?title="(.*)">$')
+
+
+def pieces(path: Path) -> list[Piece]:
+    """One piece: wikiextractor's files are small, and archives cannot be read in parts."""
+    return whole(path)
+
+
+def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
+    """One document per article of a file, or of all files in a tar archive."""
+    for where, _, file in files_in(piece, SUFFIXES, problems):
+        yield from _articles(Lines(file, where, problems))
+
+
+def _articles(lines: Lines) -> Iterator[Document]:
+    header: re.Match[str] | None = None
+    paragraphs: list[str] = []
+    size = 0
+    for line in lines:
+        line = line.rstrip("\r")
+        start = _START.match(line)
+        if start is not None:
+            if header is not None:
+                lines.report(f"article {header[1]} has no </doc> before the next one; what it has is kept")
+                yield _article(header, paragraphs)
+            header, paragraphs, size = start, [], 0
+        elif header is None:
+            if line.strip():
+                lines.report(f"expected a <doc …> line, found {line[:60]!r}; for other text see --source text")
+        elif line == "</doc>":
+            yield _article(header, paragraphs)
+            header = None
+        elif size <= LARGEST_DOCUMENT:
+            paragraphs.append(line)
+            size += len(line)
+            if size > LARGEST_DOCUMENT:
+                lines.report(f"article {header[1]} is longer than {LARGEST_DOCUMENT >> 20} MB; the rest is left out")
+    if header is not None:
+        lines.report(f"article {header[1]} has no </doc> line, is the file cut off? What came before is kept")
+        yield _article(header, paragraphs)
+
+
+def _article(header: re.Match[str], paragraphs: list[str]) -> Document:
+    return Document(header[1], "doc", html.unescape(header[2]), tidy(paragraphs))
