@@ -1,0 +1,235 @@
+"""Article markup to prose: paragraphs, section titles and list items, one a line.
+
+One pass from left to right takes out what is dropped with its content (comments, references, formulas, code); a
+second keeps a stack of open templates, tables and links, of bounded depth; the rest goes line by line. Every pass
+takes time in proportion to the text, also on markup that never closes.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator, Mapping
+
+from data_prep.sources.wikitemplates import words
+
+DEPTH = 40  # of nested markup, as in MediaWiki; what is deeper loses its marks and keeps its words
+
+# Content and all. <table> is HTML's; a wiki's own tables are {| … |}.
+_DROPPED = """ref references math chem ce gallery timeline syntaxhighlight source score graph mapframe maplink imagemap
+hiero templatedata inputbox categorytree pre includeonly style script table templatestyles indicator""".split()
+_RAW = re.compile(rf"<!--|<(nowiki|{'|'.join(_DROPPED)})\b([^<>]*)>", re.I)
+_BLOCK_TAG = re.compile(r"</?(?:p|div|li|ul|ol|dl|dd|dt|hr|center|blockquote|poem|h[1-6]|section)\b[^<>]*>", re.I)
+_TAG = re.compile(
+    rf"<br\b[^<>]*>|</?(?:nowiki|noinclude|onlyinclude|span|font|small|big|sub|sup|b|i|u|s|em|strong|strike|del|ins|tt|"
+    rf"code|kbd|samp|var|cite|q|abbr|bdi|bdo|mark|ruby|rb|rt|rp|rtc|time|data|dfn|wbr|tr|td|th|tbody|caption|thead|"
+    rf"tfoot|col|colgroup|a|img|languages|translate|tvar|section|{'|'.join(_DROPPED)})\b[^<>\n]*(?:>|$)",
+    re.I | re.M,
+)
+_MARK = re.compile(r"\{\{+|\}\}+|\[\[|\]\]+|\{\||\|\}+")
+_LINE_START = re.compile(r"(?:^|\n)[ \t:*#;]*$")
+_UNIT_END = re.compile(r"\n[ \t]*(?:\n|=)")
+_LANGUAGE_PREFIX = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*|simple")
+_VARIANT = re.compile(r"-\{(?:[^{}|]*\|)?([^{}]*)\}-")
+_HEADING = re.compile(r"(={1,6})\s*([^\n]*?)\s*\1\s*")
+_SWITCH = re.compile(r"__([^\W\d_]+)__")
+_EXTERNAL = re.compile(r"\[(?:https?:|ftps?:|mailto:|news:|irc:|//)[^\s\[\]<>\"]*[ \t]*([^\[\]]*)\]", re.I)
+_EMPTY_BRACKETS = re.compile(r"\s*(?:\((?:[\s,;:–—-]|&nbsp;)*\)|（[\s，、；：,;:]*）|\[\s*\])")
+_AFTER_OPEN = re.compile(r"([(（])\s*(?:[,;:，、；：](?:\s|$)\s*)+")
+_BEFORE_CLOSE = re.compile(r"(?:\s*[,;:，、；：])*\s+(?=[)）])|(?:\s*[,;，、；])+(?=[)）])")
+_LONE_SEPARATOR = re.compile(r"\s+([,.])(?=\s|$)")
+_DOUBLE_SEPARATOR = re.compile(r"([,;])(?:\s*[,;])+(?=\s)")
+# What may remain or come out of entities: said with a space, so that nothing takes it for markup again.
+_LOOKS_LIKE_MARKUP = re.compile(r"(?<=\{)(?=[{|])|(?<=\})(?=\})|(?<=\[)(?=\[)|(?<=\])(?=\])|(?<=\|)(?=-)|(?<=<)(?=ref)")
+_SUSPECT = re.compile(r"\{[{|]|\}\}|\[\[|\]\]|\|-|<ref", re.I)
+
+_FILES = "file image media datei bild fichier archivo imagen immagine ficheiro imagem bestand afbeelding plik grafika"
+_CATEGORIES = "category kategorie catégorie categoría categoria categorie kategoria"
+DROPPED_NAMESPACES = frozenset(f"{_FILES} {_CATEGORIES}".split())
+
+
+def dropped_namespaces(names: Mapping[int, str]) -> frozenset[str]:
+    """The prefixes of links that show no words, given a wiki's names of its namespaces by number."""
+    return DROPPED_NAMESPACES | {names[number].lower() for number in (-2, 6, 14) if names.get(number)}
+
+
+def prose(wikitext: str, dropped: frozenset[str] = DROPPED_NAMESPACES) -> str:
+    """The words of an article in the form of a corpus: a paragraph, section title or list item a line.
+
+    Args:
+        dropped: lower-case namespaces of links that show no words, see :func:`dropped_namespaces`.
+    """
+    text = _nested(_without_raw(wikitext), dropped)
+    headings: list[tuple[int, str]] = []  # titles of sections in which nothing was found so far
+    lines: list[str] = []
+    for line in _BLOCK_TAG.sub("\n", text).split("\n"):
+        heading = _HEADING.fullmatch(line.strip()) if line.lstrip().startswith("=") else None
+        if heading:
+            level = len(heading[1])
+            headings = [(above, title) for above, title in headings if above < level]
+            if title := _words(heading[2]):
+                headings.append((level, title))
+        elif content := _words(line):
+            lines += [title for _, title in headings]
+            lines.append(content)
+            headings = []
+    return "\n".join(lines)
+
+
+def _without_raw(text: str) -> str:
+    """Takes out comments and tags whose content is no wikitext; what is in <nowiki> becomes entities."""
+    parts: list[str] = []
+    position = 0
+    closers: dict[str, tuple[int, int]] = {}
+    while start := _RAW.search(text, position):
+        parts.append(text[position : start.start()])
+        name = (start[1] or "--").lower()
+        position = start.end()
+        if name != "--" and start[2].endswith("/"):
+            continue
+        begin, end = closers.get(name, (-1, -1))
+        if begin < position:
+            closer = _CLOSERS[name].search(text, position)
+            begin, end = closers[name] = closer.span() if closer else (len(text) + 1, len(text) + 1)
+        if begin > len(text):  # never closed: only the mark goes
+            continue
+        if name == "ref":
+            again = _RAW_REF.search(text, position, begin)
+            if again:  # not closed before the next one: it ends with its paragraph
+                unit = _UNIT_END.search(text, position, again.start())
+                position = unit.start() if unit else again.start()
+                continue
+        if name == "nowiki":
+            parts.append(_NOWIKI.sub(lambda mark: f"&#{ord(mark[0])};", text[position:begin]))
+        position = end
+    parts.append(text[position:])
+    return "".join(parts)
+
+
+_CLOSERS = {name: re.compile(rf"</{name}\s*>", re.I) for name in [*_DROPPED, "nowiki"]} | {"--": re.compile("-->")}
+_RAW_REF = re.compile(r"<ref\b[^<>]*(?<!/)>", re.I)
+_NOWIKI = re.compile(r"[\[\]{}|<>'=*#:;_]")
+
+
+def _nested(text: str, dropped: frozenset[str]) -> str:
+    """Resolves templates, tables and links, innermost first."""
+    stack: list[tuple[str, list[str]]] = [("", [])]  # mark that opened it, parts of its content
+
+    def close() -> None:
+        mark, parts = stack.pop()
+        stack[-1][1].append(_closed(mark, "".join(parts), dropped))
+
+    def abandon() -> None:
+        mark, parts = stack.pop()
+        stack[-1][1].append(_unclosed(mark, "".join(parts)))
+
+    position = 0
+    for found in _MARK.finditer(text):
+        mark = found[0]
+        at, behind = found.span()
+        stack[-1][1].append(text[position:at])
+        position = behind
+        if mark[0] in "{[":
+            if mark == "{|" and not _LINE_START.search(text, max(0, at - 20), at):
+                stack[-1][1].append(mark)
+            elif mark[0] == "{" and mark != "{|":
+                for _ in range(min(len(mark) // 2, DEPTH)):
+                    if len(stack) <= DEPTH:
+                        stack.append(("{{", []))
+            elif len(stack) <= DEPTH:
+                stack.append((mark, []))
+        elif mark[0] == "]":
+            for _ in range(min(len(mark) // 2, DEPTH)):
+                if stack[-1][0] == "[[":
+                    close()
+            if len(mark) % 2:
+                stack[-1][1].append("]")
+        else:
+            braces = mark.count("}")
+            if mark[0] == "|":
+                if _open_table(stack) and _LINE_START.search(text, max(0, at - 20), at):
+                    while stack[-1][0] != "{|":
+                        abandon()
+                    close()
+                    braces -= 1
+                elif braces % 2:
+                    stack[-1][1].append(mark)
+                    continue
+            for _ in range(min(braces // 2, DEPTH)):
+                if any(open_mark == "{{" for open_mark, _ in stack):
+                    while stack[-1][0] != "{{":
+                        abandon()
+                    close()
+    stack[-1][1].append(text[position:])
+    while len(stack) > 1:
+        abandon()
+    return "".join(stack[0][1])
+
+
+def _open_table(stack: list[tuple[str, list[str]]]) -> bool:
+    """Whether a table is open with no template open in it."""
+    return next((mark == "{|" for mark, _ in reversed(stack) if mark in ("{|", "{{")), False)
+
+
+def _closed(mark: str, content: str, dropped: frozenset[str]) -> str:
+    if mark == "{|":
+        return ""
+    if mark == "{{":
+        name, *arguments = content.split("|")
+        return words(" ".join(name.replace("_", " ").lower().split()), arguments)
+    target, bar, label = content.partition("|")
+    target = target.strip()
+    prefix, colon, _ = target.partition(":")
+    if colon and " ".join(prefix.replace("_", " ").lower().split()) in dropped:
+        return ""
+    if "\n" in target:
+        return content
+    if colon and not bar and _LANGUAGE_PREFIX.fullmatch(prefix):
+        return ""  # the same article in another language
+    return label if bar and label.strip() else target.lstrip(":#").replace("_", " ")
+
+
+def _unclosed(mark: str, content: str) -> str:
+    """Markup that never ends: a link keeps its words, a template or table goes up to the end of its paragraph."""
+    if mark == "[[":
+        target, bar, label = content.partition("|")
+        return label if bar and "\n" not in target else content
+    end = _UNIT_END.search(content)
+    return content[end.start() :] if end else ""
+
+
+def _words(line: str) -> str:
+    """The words of one line, or none if only marks remain."""
+    line = line.strip().lstrip("*#:;").strip()
+    if line.startswith("|") or not line:
+        return ""
+    if "<" in line:
+        line = _TAG.sub(lambda tag: " " if tag[0][:3].lower() == "<br" else "", line)
+    if "''" in line:
+        line = _without_quotes(line)
+    if "[" in line:
+        line = _EXTERNAL.sub(r"\1", line)
+    if "-{" in line:
+        line = _VARIANT.sub(lambda variant: variant[1].partition(";")[0].rpartition(":")[2], line)
+    if "__" in line:
+        line = _SWITCH.sub(lambda switch: "" if switch[1] == switch[1].upper() else switch[0], line)
+    if "&" in line:
+        line = html.unescape(line)
+    line = " ".join(line.split())
+    if "(" in line or "（" in line or "[" in line:
+        line = _AFTER_OPEN.sub(r"\1", _EMPTY_BRACKETS.sub("", line))
+        line = _BEFORE_CLOSE.sub("", line)
+    line = _DOUBLE_SEPARATOR.sub(r"\1", _LONE_SEPARATOR.sub(r"\1", line))
+    if _SUSPECT.search(line):
+        line = _LOOKS_LIKE_MARKUP.sub(" ", line)
+    return line.strip() if any(map(str.isalnum, line)) else ""
+
+
+def _without_quotes(line: str) -> str:
+    """Takes out the quotes of bold and italic print and leaves the apostrophes: of ``l'''eau''``, one."""
+    runs = [len(quotes) for quotes in re.findall("''+", line)]
+    italic = sum(run == 2 or run >= 5 for run in runs)
+    bold = sum(run in (3, 4) or run >= 5 for run in runs)
+    if italic % 2 and bold % 2:  # MediaWiki's rule: one bold mark is an apostrophe before an italic one
+        line = re.sub(r"(?<=\w)'''(?!')", "'", line, count=1)
+    return re.sub("''+", lambda quotes: "'" * (len(quotes[0]) - 5 if len(quotes[0]) > 5 else len(quotes[0]) == 4), line)
