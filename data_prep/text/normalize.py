@@ -16,9 +16,6 @@ from data_prep.corpus import tidy
 # own C1 characters (U+0080 to U+009F) never stand in good text.
 _MOJIBAKE = re.compile("[\u00c2-\u00f4][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|[\u0080-\u009f]")
 
-# Line ends other than \n.
-_LINE_ENDS = re.compile("\r\n|[\r\u000b\u000c\u001c-\u001e\u0085\u2028\u2029]")
-
 # Characters without a shape: controls, soft hyphens, byte order marks, zero width and direction marks, tags, private
 # use, lone surrogates, non-characters. Zero-width (non-)joiners stay where they change how a word is written: behind
 # Arabic, Indic, Myanmar, Khmer and Mongolian letters, and in emoji.
@@ -27,10 +24,6 @@ _INVISIBLE = re.compile(
     "\ufeff\ufff0-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\ue000-\uf8ff\U000e0000-\U0010ffff]"
     "|(?<![\u0600-\u109f\u1780-\u18af\u2600-\u27bf\ufe0f\U0001f000-\U0001faff])[\u200c\u200d]"
 )
-_INVISIBLE_ASCII = re.compile("[\u0000-\u0008\u000e-\u001b\u001f\u007f]")
-
-# Where `tidy` would change something.
-_UNTIDY = re.compile(r"[^\S\n ]|\s\s|^\s|\s\Z")
 
 
 def normalize(text: str) -> str:
@@ -38,15 +31,17 @@ def normalize(text: str) -> str:
 
     Typographic quotes, ligatures and full-width letters stay as they are.
     """
-    if text.isascii():
-        text = _INVISIBLE_ASCII.sub("", _LINE_ENDS.sub("\n", text))
-    else:
+    if not text.isascii():
         if _MOJIBAKE.search(text):
             text = "\n".join(_repair(line) for line in text.split("\n"))
-        text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
         if not unicodedata.is_normalized("NFC", text):
             text = unicodedata.normalize("NFC", text)
-    return tidy(text.split("\n")) if _UNTIDY.search(text) else text
+    text = tidy(text.splitlines())
+    # Python's notion of what is printable has all invisible characters outside, and costs nearly nothing.
+    if not text.replace("\n", "").isprintable():
+        text = tidy(_INVISIBLE.sub("", text).split("\n"))
+        text = unicodedata.normalize("NFC", text)
+    return text
 
 
 def _repair(line: str) -> str:

@@ -1,0 +1,137 @@
+"""Which lines and documents are worth training on: rules of C4 and Gopher that hold in any language.
+
+C4 is Raffel et al. 2020, sec. 2.2; Gopher is Rae et al. 2021, table A1. A word is what stands between spaces, and
+each character of a script that is written without them (Chinese, Japanese, Thai, …); rules on the length of words
+leave texts in such a script alone. No document is dropped for being long.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from data_prep.text.lines import LineRules, without_boilerplate
+from data_prep.text.normalize import normalize
+from data_prep.text.repetition import repeated_share, top_share
+from data_prep.text.words import UNSPACED, words
+
+_UNSPACED = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED) + "]")
+_WITH_LETTER = re.compile(r"[^\W\d_]\S*")
+_BULLETS = tuple("-*•‣◦▪●○■□➢")
+_ENGLISH = frozenset("the be to of and that have with".split())  # Gopher's stop words
+
+
+@dataclass(frozen=True)
+class CleanConfig:
+    """Settings of the stage ``clean``; the defaults suit encyclopedias and books in any language.
+
+    Shares are between 0 and 1; a share of 1 switches a rule on repetition, bullets or ellipses off.
+    """
+
+    lines: LineRules = field(default_factory=LineRules)  # which lines are taken out of documents
+    min_characters: int = 100  # shorter documents say nothing that needs context; not in Gopher or C4
+    min_words: int = 20  # Gopher: 50, which would drop the stubs of an encyclopedia
+    min_mean_word: float = 2.0  # characters; Gopher: 3, but syllables stand apart in Vietnamese
+    max_mean_word: float = 15.0  # characters; Gopher: 10, but Finnish or Greenlandic words are longer than English
+    max_symbols: float = 0.1  # "#", "…" and "..." per word; Gopher
+    min_alphabetic: float = 0.8  # share of words with a letter; Gopher
+    max_bullet_lines: float = 0.9  # share of lines that begin with a bullet; Gopher
+    max_ellipsis_lines: float = 0.3  # share of lines that end in an ellipsis; Gopher
+    max_repeated_lines: float = 0.3  # share of lines that have come before; Gopher
+    max_repeated_line_characters: float = 0.2  # share of characters in such lines; Gopher
+    # Share of characters in the most frequent 2-, 3- and 4-gram of words; Gopher.
+    max_top_ngrams: tuple[float, ...] = (0.20, 0.18, 0.16)
+    # Share of characters in 5- to 10-grams that have come before; Gopher.
+    max_repeated_ngrams: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
+    english_stop_words: int = 0  # English only: how many of eight stop words a document needs; Gopher: 2
+    web_pages: bool = False  # web only: drops pages with "lorem ipsum" or a curly bracket (program code); C4
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What became of a document.
+
+    Attributes:
+        text: without the lines that were removed.
+        dropped: the reason why it should be dropped, None if it should stay.
+        removed: number of lines that were removed, by reason.
+    """
+
+    text: str
+    dropped: str | None
+    removed: Counter[str]
+
+
+def clean(text: str, config: CleanConfig) -> Cleaned:
+    """Normalizes a text, removes boilerplate and judges what is left; the text need not be in corpus form."""
+    text, removed = without_boilerplate(normalize(text), config.lines)
+    return Cleaned(text, reason_to_drop(text, config), removed)
+
+
+def reason_to_drop(text: str, config: CleanConfig) -> str | None:
+    """The first rule that a text in corpus form breaks, None if it keeps all of them."""
+    # Cheap rules first. In corpus form, words are one more than the spaces and line ends.
+    if len(text) < config.min_characters:
+        return "too few characters"
+    spaced = text.count(" ") + text.count("\n") + 1
+    alone = 0 if text.isascii() else sum(map(len, _UNSPACED.findall(text)))
+    count = spaced + alone
+    if count < config.min_words:
+        return "too few words"
+    unspaced = alone > len(text) // 2
+    if not unspaced and not config.min_mean_word <= (len(text) - count + 1) / spaced <= config.max_mean_word:
+        return "word length"
+    if text.count("#") + text.count("…") + text.count("...") > config.max_symbols * count:
+        return "symbols"
+    return (
+        _lines(text.split("\n"), len(text), config)
+        or _language(text, spaced, config)
+        or _repetition(text, 2 if unspaced else 1, config)
+    )
+
+
+def _lines(lines: list[str], characters: int, config: CleanConfig) -> str | None:
+    if sum(line.startswith(_BULLETS) for line in lines) > config.max_bullet_lines * len(lines):
+        return "bullet lines"
+    if sum(line.endswith(("…", "...")) for line in lines) > config.max_ellipsis_lines * len(lines):
+        return "ellipsis lines"
+    distinct = set(lines)
+    if len(lines) - len(distinct) > config.max_repeated_lines * len(lines):
+        return "repeated lines"
+    if len(distinct) < len(lines):
+        repeated = characters - len(lines) + 1 - sum(map(len, distinct))
+        if repeated > config.max_repeated_line_characters * characters:
+            return "repeated lines"
+    return None
+
+
+def _language(text: str, spaced: int, config: CleanConfig) -> str | None:
+    if len(_WITH_LETTER.findall(text)) < config.min_alphabetic * spaced:
+        return "few words with letters"
+    if config.english_stop_words and len(_ENGLISH.intersection(text.lower().split())) < config.english_stop_words:
+        return "few English stop words"
+    if config.web_pages and ("{" in text or "lorem ipsum" in text.lower()):
+        return "code or filler"
+    return None
+
+
+def _repetition(text: str, scale: int, config: CleanConfig) -> str | None:
+    """Gopher's rules on n-grams; a word of a script without spaces is taken for ``scale`` characters."""
+    found = words(text)
+    lengths = found.ends - found.starts
+    # No longer n-gram repeats more than the shortest, so that one measure nearly always suffices.
+    for n, limit in enumerate(config.max_repeated_ngrams, 5):
+        share = repeated_share(found.hashes, lengths, n * scale)
+        if share > limit:
+            return "repeated n-grams"
+        if share <= min(config.max_repeated_ngrams):
+            break
+    for n, limit in enumerate(config.max_top_ngrams, 2):
+        share = top_share(found.hashes, lengths, n * scale)
+        if share > limit:
+            return "one n-gram again and again"
+        # An n-gram of 3 or 4 words is covered by two of 2 words.
+        if 2 * share <= min(config.max_top_ngrams):
+            break
+    return None
