@@ -2,9 +2,13 @@
 
 They were set for web pages, of which few have more than a few thousand words. In longer texts ever more n-grams
 come up again by chance, so a document is measured in parts of a page's size, and its share is the mean of theirs.
+
+Here ``hashes`` and ``lengths`` (in characters) belong to the W words of a document, both (W,).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,36 +18,51 @@ from data_prep.text.words import Hashes, Places, ngram_hashes
 PART = 4096
 
 
-def repeated_share(hashes: Hashes, lengths: Places, n: int) -> float:
-    """Share of the characters of W words that stand in n-grams which have come before; hashes and lengths (W,)."""
-    repeated = 0
+def repeats(hashes: Hashes, lengths: Places, n: int, limit: float) -> bool:
+    """Whether n-grams that have come before hold more than ``limit`` of a document's characters."""
+    repeated = sum(_repeated(grams, part, n) for grams, part in _parts(hashes, lengths, n))
+    return repeated > limit * int(lengths.sum())
+
+
+def has_frequent(hashes: Hashes, lengths: Places, n: int, limit: float) -> bool:
+    """Whether the most frequent n-gram holds more than ``limit`` of a document's characters."""
+    parts = list(_parts(hashes, lengths, n))
+    if not any(_may_be_frequent(grams, part, n, limit) for grams, part in parts):
+        return False
+    return sum(_most_frequent(grams, part, n) for grams, part in parts) > limit * int(lengths.sum())
+
+
+def _parts(hashes: Hashes, lengths: Places, n: int) -> Iterator[tuple[Hashes, Places]]:
+    """Hashes of n-grams and lengths of words, part by part."""
     for start in range(0, len(hashes), PART):
-        repeated += _repeated(ngram_hashes(hashes[start : start + PART], n), lengths[start : start + PART], n)
-    return repeated / max(1, int(lengths.sum()))
+        yield ngram_hashes(hashes[start : start + PART], n), lengths[start : start + PART]
 
 
 def _repeated(grams: Hashes, lengths: Places, n: int) -> int:
+    """Characters in n-grams that have come before, in one part."""
     ordered = np.sort(grams)
     if not (ordered[1:] == ordered[:-1]).any():
         return 0
     order = np.argsort(grams, kind="stable")
+    again = order[1:][grams[order[1:]] == grams[order[:-1]]]
     # Over each of the n words of a repeated n-gram this counts up once, so that overlaps are not counted twice.
     cover = np.zeros(len(lengths) + 1, np.int64)
-    again = order[1:][grams[order[1:]] == grams[order[:-1]]]
     cover[again] += 1
     cover[again + n] -= 1
     return int(lengths[np.cumsum(cover[:-1]) > 0].sum())
 
 
-def top_share(hashes: Hashes, lengths: Places, n: int) -> float:
-    """Share of the characters of W words that the most frequent n-gram takes; hashes and lengths (W,)."""
-    top = 0
-    for start in range(0, len(hashes), PART):
-        top += _top(ngram_hashes(hashes[start : start + PART], n), lengths[start : start + PART], n)
-    return top / max(1, int(lengths.sum()))
+def _may_be_frequent(grams: Hashes, lengths: Places, n: int, limit: float) -> bool:
+    """False if no n-gram comes often enough, were it as long as can be; much quicker than counting."""
+    if not len(grams):
+        return False
+    times = int(limit * int(lengths.sum()) / (n * int(lengths.max())))
+    ordered = np.sort(grams)
+    return bool((ordered[times:] == ordered[: len(ordered) - times]).any())
 
 
-def _top(grams: Hashes, lengths: Places, n: int) -> int:
+def _most_frequent(grams: Hashes, lengths: Places, n: int) -> int:
+    """Characters in the n-gram that holds the most, in one part; an n-gram that comes once holds none."""
     if not len(grams):
         return 0
     _, first, counts = np.unique(grams, return_index=True, return_counts=True)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 
 from data_prep.text.lines import LineRules, without_boilerplate
 from data_prep.text.normalize import normalize
-from data_prep.text.repetition import repeated_share, top_share
+from data_prep.text.repetition import has_frequent, repeats
 from data_prep.text.words import UNSPACED, words
 
 _UNSPACED = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED) + "]")
 _WITH_LETTER = re.compile(r"[^\W\d_]\S*")
+_NO_LETTER_FIRST = re.compile(r"[ \n][\W\d_]")
 _BULLETS = tuple("-*•‣◦▪●○■□➢")
 _ENGLISH = frozenset("the be to of and that have with".split())  # Gopher's stop words
 
@@ -35,11 +36,12 @@ class CleanConfig:
     min_mean_word: float = 2.0  # characters; Gopher: 3, but syllables stand apart in Vietnamese
     max_mean_word: float = 15.0  # characters; Gopher: 10, but Finnish or Greenlandic words are longer than English
     max_symbols: float = 0.1  # "#", "…" and "..." per word; Gopher
-    min_alphabetic: float = 0.8  # share of words with a letter; Gopher
+    min_alphabetic: float = 0.7  # share of words with a letter; Gopher: 0.8, but encyclopedias are full of dates
     max_bullet_lines: float = 0.9  # share of lines that begin with a bullet; Gopher
     max_ellipsis_lines: float = 0.3  # share of lines that end in an ellipsis; Gopher
     max_repeated_lines: float = 0.3  # share of lines that have come before; Gopher
     max_repeated_line_characters: float = 0.2  # share of characters in such lines; Gopher
+    min_words_for_ngrams: int = 100  # in shorter documents the rules on n-grams meet a title that comes three times
     # Share of characters in the most frequent 2-, 3- and 4-gram of words; Gopher.
     max_top_ngrams: tuple[float, ...] = (0.20, 0.18, 0.16)
     # Share of characters in 5- to 10-grams that have come before; Gopher.
@@ -87,14 +89,14 @@ def reason_to_drop(text: str, config: CleanConfig) -> str | None:
     return (
         _lines(text.split("\n"), len(text), config)
         or _language(text, spaced, config)
-        or _repetition(text, 2 if unspaced else 1, config)
+        or (_repetition(text, 2 if unspaced else 1, config) if count >= config.min_words_for_ngrams else None)
     )
 
 
 def _lines(lines: list[str], characters: int, config: CleanConfig) -> str | None:
     if sum(line.startswith(_BULLETS) for line in lines) > config.max_bullet_lines * len(lines):
         return "bullet lines"
-    if sum(line.endswith(("…", "...")) for line in lines) > config.max_ellipsis_lines * len(lines):
+    if sum(line.endswith(("…", "...")) for line in lines) > max(1, config.max_ellipsis_lines * len(lines)):
         return "ellipsis lines"
     distinct = set(lines)
     if len(lines) - len(distinct) > config.max_repeated_lines * len(lines):
@@ -107,8 +109,10 @@ def _lines(lines: list[str], characters: int, config: CleanConfig) -> str | None
 
 
 def _language(text: str, spaced: int, config: CleanConfig) -> str | None:
-    if len(_WITH_LETTER.findall(text)) < config.min_alphabetic * spaced:
-        return "few words with letters"
+    # Most texts have so few words that begin without a letter that the slower count is not needed.
+    if len(_NO_LETTER_FIRST.findall(text)) + 1 > (1 - config.min_alphabetic) * spaced:
+        if len(_WITH_LETTER.findall(text)) < config.min_alphabetic * spaced:
+            return "few words with letters"
     if config.english_stop_words and len(_ENGLISH.intersection(text.lower().split())) < config.english_stop_words:
         return "few English stop words"
     if config.web_pages and ("{" in text or "lorem ipsum" in text.lower()):
@@ -119,19 +123,15 @@ def _language(text: str, spaced: int, config: CleanConfig) -> str | None:
 def _repetition(text: str, scale: int, config: CleanConfig) -> str | None:
     """Gopher's rules on n-grams; a word of a script without spaces is taken for ``scale`` characters."""
     found = words(text)
-    lengths = found.ends - found.starts
+    hashes, lengths = found.hashes, found.ends - found.starts
     # No longer n-gram repeats more than the shortest, so that one measure nearly always suffices.
-    for n, limit in enumerate(config.max_repeated_ngrams, 5):
-        share = repeated_share(found.hashes, lengths, n * scale)
-        if share > limit:
+    repeated = config.max_repeated_ngrams
+    if repeated and repeats(hashes, lengths, 5 * scale, min(repeated)):
+        if any(repeats(hashes, lengths, n * scale, limit) for n, limit in enumerate(repeated, 5)):
             return "repeated n-grams"
-        if share <= min(config.max_repeated_ngrams):
-            break
-    for n, limit in enumerate(config.max_top_ngrams, 2):
-        share = top_share(found.hashes, lengths, n * scale)
-        if share > limit:
+    # Likewise, an n-gram of 3 or 4 words is covered by two of 2 words.
+    frequent = config.max_top_ngrams
+    if frequent and has_frequent(hashes, lengths, 2 * scale, min(frequent) / 2):
+        if any(has_frequent(hashes, lengths, n * scale, limit) for n, limit in enumerate(frequent, 2)):
             return "one n-gram again and again"
-        # An n-gram of 3 or 4 words is covered by two of 2 words.
-        if 2 * share <= min(config.max_top_ngrams):
-            break
     return None
