@@ -1,4 +1,4 @@
-"""A corpus: a folder of Parquet shards, one row per document.
+"""A corpus: a folder of Parquet files, one row per document.
 
 A document's ``text`` is its paragraphs, one a line, without empty lines and with single spaces. Every later
 stage relies on that form, so each source goes through :func:`tidy` before it is written.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,12 +17,13 @@ import pyarrow.parquet as pq
 
 from data_prep.stage import DataPrepError, replace_when_done
 
-SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "title", "text", "sha256")])
+COLUMNS = ("id", "source", "title", "text", "sha256")
+SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 
-# A row group is the unit of work of the later stages: big enough to compress well and to keep a process busy
-# for seconds, small enough that a worker's memory stays flat whatever the size of the corpus.
+# A file is the unit of work of the later stages: some seconds for the slowest of them, so that a kill costs
+# little and processes end together. A row group bounds a worker's memory, whatever the size of a file.
+FILE_CHARACTERS = 8_000_000
 ROW_GROUP_CHARACTERS = 4_000_000
-SHARD_CHARACTERS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,14 @@ class Document:
     def sha256(self) -> str:
         """Hash of the text alone, so that equal texts from two sources meet."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass
+class Counts:
+    """Documents and characters."""
+
+    documents: int = 0
+    characters: int = 0
 
 
 def tidy(lines: Iterable[str]) -> str:
@@ -57,31 +67,37 @@ def join_wrapped(lines: Iterable[str]) -> Iterator[str]:
         yield " ".join(paragraph)
 
 
-def write_shards(documents: Iterable[Document], out: Path, prefix: str) -> dict[str, int]:
-    """Writes ``out/prefix-00000.parquet`` and on; returns the counts of documents, characters and shards.
-
-    The same documents in the same order give the same bytes.
-    """
-    counts = {"documents": 0, "characters": 0, "shards": 0}
-    groups = _row_groups(documents)
-    group = next(groups, None)
-    while group:
-        path = out / f"{prefix}-{counts['shards']:05d}.parquet"
-        written = 0
-        with (
-            replace_when_done(path) as partial,
-            pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer,
-        ):
-            while group and written < SHARD_CHARACTERS:
-                rows = [(d.id, d.source, d.title, d.text, d.sha256) for d in group]
-                columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
-                writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
-                written += sum(len(d.text) for d in group)
-                counts["documents"] += len(rows)
-                group = next(groups, None)
-        counts["characters"] += written
-        counts["shards"] += 1
+def write_file(documents: Iterable[Document], path: Path) -> Counts:
+    """Writes one Parquet file (with no rows if there are no documents); equal documents give equal bytes."""
+    counts = Counts()
+    with replace_when_done(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+        for group in _row_groups(documents):
+            rows = [(d.id, d.source, d.title, d.text, d.sha256) for d in group]
+            columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+            writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+            counts.documents += len(group)
+            counts.characters += sum(len(d.text) for d in group)
     return counts
+
+
+def write_files(documents: Iterable[Document], out: Path, prefix: str, characters: int) -> tuple[Counts, list[Path]]:
+    """Writes ``out/prefix-000.parquet`` and on, a new file after ``characters`` characters; none without documents."""
+    total, paths = Counts(), []
+    stream = iter(documents)
+    for first in stream:
+        path = out / f"{prefix}-{len(paths):03d}.parquet"
+        counts = write_file(chain([first], _up_to(stream, characters - len(first.text))), path)
+        total.documents += counts.documents
+        total.characters += counts.characters
+        paths.append(path)
+    return total, paths
+
+
+def _up_to(documents: Iterator[Document], characters: int) -> Iterator[Document]:
+    """Documents until ``characters`` are reached, and nothing of those behind."""
+    while characters > 0 and (document := next(documents, None)) is not None:
+        characters -= len(document.text)
+        yield document
 
 
 def _row_groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -97,21 +113,36 @@ def _row_groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield group
 
 
-def shards(corpus: Path) -> list[Path]:
+def corpus_files(corpus: Path) -> list[Path]:
     """The Parquet files of a corpus folder, in the order in which every stage reads them."""
     paths = sorted(corpus.glob("*.parquet"))
     if not paths:
         raise DataPrepError(f"{corpus}: no .parquet files here; make them with `python -m data_prep extract`")
     for path in paths:
-        missing = {"text", "sha256"} - set(pq.read_schema(path).names)
+        try:
+            missing = set(COLUMNS) - set(pq.read_schema(path).names)
+        except (pa.ArrowException, OSError) as error:
+            raise DataPrepError(f"{path}: not a Parquet file ({error}); delete it and make it again") from error
         if missing:
-            raise DataPrepError(f"{path}: no column {' or '.join(sorted(missing))}; is it from `extract`?")
+            raise DataPrepError(
+                f"{path}: no column {', '.join(sorted(missing))}; "
+                "bring foreign Parquet in with `python -m data_prep extract --source parquet`"
+            )
     return paths
+
+
+def read_file(path: Path) -> Iterator[Document]:
+    """The documents of one file of a corpus, in order."""
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(number, columns=list(COLUMNS[:-1]))
+            for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                yield Document(*row)
 
 
 def row_groups(corpus: Path) -> list[tuple[Path, int]]:
     """Every (shard, row group number) of a corpus, in order."""
-    return [(path, n) for path in shards(corpus) for n in range(pq.read_metadata(path).num_row_groups)]
+    return [(path, n) for path in corpus_files(corpus) for n in range(pq.read_metadata(path).num_row_groups)]
 
 
 def read_row_group(path: Path, number: int) -> Iterator[tuple[str, str]]:

@@ -6,11 +6,16 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+
+
+WORK = ".work"  # below a stage's output: claims and records of its shards, and what it needs only until it is finished
 
 
 class DataPrepError(Exception):
@@ -45,29 +50,55 @@ def fingerprint(path: Path) -> str:
     return f"{size}-{hashlib.sha256(ends).hexdigest()[:16]}"
 
 
-def finished(record: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result that ``record`` holds, or None if that stage has not finished yet.
+def begun(record: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Begins a stage, or goes on with it; the record's content if it is finished.
+
+    Args:
+        record: ``<stage>.json`` in the output folder, written by :func:`finish`.
+        settings: all that the result depends on, the input included.
 
     Raises:
-        DataPrepError: the stage was finished with other settings or other input.
+        DataPrepError: the folder holds the result, or unfinished work, of other settings or other input.
     """
-    if not record.exists():
-        return None
-    content = json.loads(record.read_text(encoding="utf-8"))
-    before, now = content["settings"], json.loads(json.dumps(settings))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if changed:
-        raise DataPrepError(
-            f"{record.parent} holds the result of other settings ({', '.join(changed)} changed, "
-            f"see {record.name}); delete it or choose another --out"
-        )
-    result: dict[str, Any] = content["result"]
-    return result
+    notes = record.parent / WORK / f"{record.stem}.settings"
+    for path in (record, notes):
+        if path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            before, now = content["settings"], json.loads(json.dumps(settings))
+            changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+            if changed:
+                raise DataPrepError(
+                    f"{record.parent} holds the {'result' if path == record else 'unfinished work'} of other settings "
+                    f"({', '.join(changed)} changed, see {path.name}); delete that folder or choose another --out"
+                )
+            if path == record:
+                finished: dict[str, Any] = content
+                print(f"{record.stem}: already finished in {record.parent}: {describe(finished['result'])}")
+                return finished
+    write_text(notes, json.dumps({"settings": settings}))
+    return None
 
 
-def finish(record: Path, settings: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Records that a stage is finished: with which settings, and what it made."""
-    write_text(record, json.dumps({"settings": settings, "result": result}, indent=1, sort_keys=True) + "\n")
+def finish(
+    record: Path, settings: Mapping[str, Any], result: Mapping[str, Any], done: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Records that a stage is finished, prints its result, and returns the record's content.
+
+    Args:
+        record, settings: as for :func:`begun`.
+        result: what the stage counted.
+        done: what ``run_shards`` returned for each of its shards: their files and seconds are added up.
+    """
+    done = list(done)
+    content = {
+        "settings": settings,
+        "result": result,
+        "files": {name: digest for shard in done for name, digest in shard["files"].items()},
+        "seconds": round(sum(shard["seconds"] for shard in done), 2),
+    }
+    write_text(record, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    print(f"{record.stem}: {describe(result)} in {record.parent}")
+    return content
 
 
 @contextmanager
@@ -76,12 +107,24 @@ def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
     # The fork server imports the module once for all workers, and has no threads when it forks.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])
-    with ProcessPoolExecutor(workers, context) as pool:
+    with ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
         try:
             yield pool
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that gives it work is killed: nothing else would tell it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def describe(result: Mapping[str, Any]) -> str:
