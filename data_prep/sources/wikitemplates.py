@@ -32,7 +32,7 @@ def words(name: str, arguments: Sequence[str]) -> str:
             positional.append(argument)
         elif option[1] in ("1", "2", "text", "quote", "content"):
             positional.append(argument[option.end() :])
-    positional = [argument.strip("\n ") if rule is not _last else argument.strip() for argument in positional]
+    positional = [argument.strip() for argument in positional]
     return rule(positional) if positional else ""
 
 
@@ -69,11 +69,16 @@ def _quantity(arguments: Sequence[str]) -> str:
     """``5|km|mi`` is 5 km, ``5|to|10|km`` is 5 to 10 km, ``6|ft|2|in`` is 6 ft 2 in."""
     shown: list[str] = []
     for argument in arguments:
-        after_number = bool(shown) and bool(_NUMBER.fullmatch(shown[-1]))
-        if not (_NUMBER.fullmatch(argument) or argument in _RANGE_WORDS or after_number):
+        if len(argument) > 40 or not (
+            _is_number(argument) or argument in _RANGE_WORDS or shown and _is_number(shown[-1])
+        ):
             break
         shown.append(argument)
     return " ".join(shown[:-1] if shown and len(shown) % 2 and len(shown) > 1 else shown)
+
+
+def _is_number(argument: str) -> bool:
+    return _NUMBER.fullmatch(argument) is not None
 
 
 _OPTION = re.compile(r"\s*([^\W\d][\w -]{0,30}|[12])\s*=")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from data_prep.sources.wikitemplates import words
 
@@ -23,24 +23,25 @@ _BLOCK_TAG = re.compile(r"</?(?:p|div|li|ul|ol|dl|dd|dt|hr|center|blockquote|poe
 _TAG = re.compile(
     rf"<br\b[^<>]*>|</?(?:nowiki|noinclude|onlyinclude|span|font|small|big|sub|sup|b|i|u|s|em|strong|strike|del|ins|tt|"
     rf"code|kbd|samp|var|cite|q|abbr|bdi|bdo|mark|ruby|rb|rt|rp|rtc|time|data|dfn|wbr|tr|td|th|tbody|caption|thead|"
-    rf"tfoot|col|colgroup|a|img|languages|translate|tvar|section|{'|'.join(_DROPPED)})\b[^<>\n]*(?:>|$)",
-    re.I | re.M,
+    rf"tfoot|col|colgroup|a|img|languages|translate|tvar|section|{'|'.join(_DROPPED)})\b[^<>]*>|</?ref\b[^<>]*",
+    re.I,
 )
 _MARK = re.compile(r"\{\{+|\}\}+|\[\[|\]\]+|\{\||\|\}+")
 _LINE_START = re.compile(r"(?:^|\n)[ \t:*#;]*$")
 _UNIT_END = re.compile(r"\n[ \t]*(?:\n|=)")
 _LANGUAGE_PREFIX = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*|simple")
 _VARIANT = re.compile(r"-\{(?:[^{}|]*\|)?([^{}]*)\}-")
-_HEADING = re.compile(r"(={1,6})\s*([^\n]*?)\s*\1\s*")
 _SWITCH = re.compile(r"__([^\W\d_]+)__")
 _EXTERNAL = re.compile(r"\[(?:https?:|ftps?:|mailto:|news:|irc:|//)[^\s\[\]<>\"]*[ \t]*([^\[\]]*)\]", re.I)
-_EMPTY_BRACKETS = re.compile(r"\s*(?:\((?:[\s,;:–—-]|&nbsp;)*\)|（[\s，、；：,;:]*）|\[\s*\])")
-_AFTER_OPEN = re.compile(r"([(（])\s*(?:[,;:，、；：](?:\s|$)\s*)+")
-_BEFORE_CLOSE = re.compile(r"(?:\s*[,;:，、；：])*\s+(?=[)）])|(?:\s*[,;，、；])+(?=[)）])")
-_LONE_SEPARATOR = re.compile(r"\s+([,.])(?=\s|$)")
-_DOUBLE_SEPARATOR = re.compile(r"([,;])(?:\s*[,;])+(?=\s)")
+# Repetitions are bounded, so that a line of nothing but commas takes no longer than others.
+_EMPTY_BRACKETS = re.compile(r"\s?(?:\([\s,;:–—-]{0,16}\)|（[\s，、；：,;]{0,16}）|\[\s?\])")
+_AFTER_OPEN = re.compile(r"([(（])\s?(?:[,;:，、；：](?:\s|$)\s?){0,8}")
+_BEFORE_CLOSE = re.compile(r"(?:\s?[,;，、；]){1,8}\s?(?=[)）])|\s(?=[)）])")
+_LONE_SEPARATOR = re.compile(r"\s([,.])(?=\s|$)")
+_DOUBLE_SEPARATOR = re.compile(r"([,;])(?:\s?[,;]){1,8}(?=\s)")
 # What may remain or come out of entities: said with a space, so that nothing takes it for markup again.
 _LOOKS_LIKE_MARKUP = re.compile(r"(?<=\{)(?=[{|])|(?<=\})(?=\})|(?<=\[)(?=\[)|(?<=\])(?=\])|(?<=\|)(?=-)|(?<=<)(?=ref)")
+_ALPHANUMERIC = re.compile(r"[^\W_]")
 _SUSPECT = re.compile(r"\{[{|]|\}\}|\[\[|\]\]|\|-|<ref", re.I)
 
 _FILES = "file image media datei bild fichier archivo imagen immagine ficheiro imagem bestand afbeelding plik grafika"
@@ -63,17 +64,25 @@ def prose(wikitext: str, dropped: frozenset[str] = DROPPED_NAMESPACES) -> str:
     headings: list[tuple[int, str]] = []  # titles of sections in which nothing was found so far
     lines: list[str] = []
     for line in _BLOCK_TAG.sub("\n", text).split("\n"):
-        heading = _HEADING.fullmatch(line.strip()) if line.lstrip().startswith("=") else None
-        if heading:
-            level = len(heading[1])
+        if level := _heading_level(line):
             headings = [(above, title) for above, title in headings if above < level]
-            if title := _words(heading[2]):
+            if title := _words(line.strip()[level:-level]):
                 headings.append((level, title))
         elif content := _words(line):
             lines += [title for _, title in headings]
             lines.append(content)
             headings = []
     return "\n".join(lines)
+
+
+def _heading_level(line: str) -> int:
+    """The number of equals signs around a section title; 0 for any other line."""
+    line = line.strip()
+    if not line.startswith("=") or not line.endswith("="):
+        return 0
+    title = line.strip("=")
+    before = line.find(title)
+    return min(before, len(line) - before - len(title), 6) if title else 0
 
 
 def _without_raw(text: str) -> str:
@@ -139,10 +148,14 @@ def _nested(text: str, dropped: frozenset[str]) -> str:
             elif len(stack) <= DEPTH:
                 stack.append((mark, []))
         elif mark[0] == "]":
+            odd = len(mark) % 2 == 1
+            if odd and "[" in stack[-1][1][-1]:  # "[[File:…|caption [http://… label]]]"
+                stack[-1][1].append("]")
+                odd = False
             for _ in range(min(len(mark) // 2, DEPTH)):
                 if stack[-1][0] == "[[":
                     close()
-            if len(mark) % 2:
+            if odd:
                 stack[-1][1].append("]")
         else:
             braces = mark.count("}")
@@ -219,10 +232,11 @@ def _words(line: str) -> str:
     if "(" in line or "（" in line or "[" in line:
         line = _AFTER_OPEN.sub(r"\1", _EMPTY_BRACKETS.sub("", line))
         line = _BEFORE_CLOSE.sub("", line)
-    line = _DOUBLE_SEPARATOR.sub(r"\1", _LONE_SEPARATOR.sub(r"\1", line))
+    if " ," in line or " ." in line or ",," in line:
+        line = _DOUBLE_SEPARATOR.sub(r"\1", _LONE_SEPARATOR.sub(r"\1", line))
     if _SUSPECT.search(line):
         line = _LOOKS_LIKE_MARKUP.sub(" ", line)
-    return line.strip() if any(map(str.isalnum, line)) else ""
+    return line.strip() if _ALPHANUMERIC.search(line) else ""
 
 
 def _without_quotes(line: str) -> str:
@@ -232,4 +246,5 @@ def _without_quotes(line: str) -> str:
     bold = sum(run in (3, 4) or run >= 5 for run in runs)
     if italic % 2 and bold % 2:  # MediaWiki's rule: one bold mark is an apostrophe before an italic one
         line = re.sub(r"(?<=\w)'''(?!')", "'", line, count=1)
-    return re.sub("''+", lambda quotes: "'" * (len(quotes[0]) - 5 if len(quotes[0]) > 5 else len(quotes[0]) == 4), line)
+    # Four in a row mostly hold a template that is gone, so nothing of them stays.
+    return re.sub("''+", lambda quotes: "'" * (len(quotes[0]) - 5), line)

@@ -1,0 +1,96 @@
+"""Reader of Wikipedia dumps, and of other MediaWiki dumps: the articles, as prose.
+
+Redirects, pages outside the main namespace and disambiguation pages are left out, each counted under its reason.
+Memory is bounded by the largest page, time is linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.corpus import Document
+from data_prep.problems import Problems
+from data_prep.sources import Piece, dump, dump_bytes
+from data_prep.sources.wikitext import dropped_namespaces, prose
+
+# Names of the template at the foot of a disambiguation page. {{disambiguation needed}} and {{other uses|…}} are others.
+_TEMPLATES = """disambig|disambiguation|disambiguation page|disamb|dab|(?:disambiguation|disambig)[ -]cleanup|hndis|
+    geodis|numberdis|schooldis|hospitaldis|mathdab|mil-unit-dis|[\\w -]{1,40} (?:disambiguation|disambig)|
+    begriffsklärung|homonymie|desambiguación|desambiguação|desambiguació|disambigua|doorverwijspagina|ujednoznacznienie|
+    неоднозначность|багатозначність|пояснение|вишезначна одредница|förgrening|förgreningssida|flertydig|peker|aimai|
+    曖昧さ回避|消歧义|消歧義|동음이의|توضيح|ابهام‌زدایی|rozcestník|rozlišovacia stránka|anlam ayrımı|täsmennyssivu|
+    egyért|egyértelműsítő lap|פירושונים|dezambiguizare|định hướng|αποσαφήνιση|discretiva|apartigilo|razdvojba"""
+_BY_LANGUAGE = {"nl": "dp", "sv": "gren"}  # too short to mean the same elsewhere
+_TITLE_END = re.compile(
+    r" \((?:disambiguation|Begriffsklärung|homonymie|desambiguación|desambiguação|disambigua|doorverwijspagina|"
+    r"ujednoznacznienie|значения|значення|olika betydelser|曖昧さ回避|消歧义|消歧義)\)$"
+)
+_SWITCH = "__DISAMBIG__"
+_REDIRECT = re.compile(r"\s*#redirect\b", re.I)
+
+
+def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
+    """Cuts a dump into parts that can be read on their own, see :func:`data_prep.sources.dump_bytes.pieces`."""
+    return dump_bytes.pieces(path, piece_bytes)
+
+
+def documents(piece: Piece, problems: Problems, left_out: Counter[str] | None = None) -> Iterator[Document]:
+    """The articles of a piece: page id, title, and prose.
+
+    Args:
+        left_out: gets the number of pages left out by reason: ``redirect``, ``other namespace``, ``disambiguation``,
+            ``not wikitext``, ``empty``.
+    """
+    counts: Counter[str] = Counter() if left_out is None else left_out
+    header = _header(piece, problems)
+    if header is None:
+        return
+    dropped = dropped_namespaces(header.namespaces)
+    is_disambiguation = _disambiguation(header.language)
+    for _, page in dump.pages(piece, header.namespaces, problems):
+        reason = _reason(page, is_disambiguation)
+        text = "" if reason else prose(page.text, dropped)
+        if text:
+            yield Document(page.id, "wikipedia", page.title, text)
+        else:
+            counts[reason or "empty"] += 1
+
+
+def left_out_titles(piece: Piece, problems: Problems, reason: str = "disambiguation") -> Iterator[str]:
+    """The titles of the pages that are left out of a piece for one reason (any but ``empty``)."""
+    header = _header(piece, problems)
+    if header is not None:
+        is_disambiguation = _disambiguation(header.language)
+        for _, page in dump.pages(piece, header.namespaces, problems):
+            if _reason(page, is_disambiguation) == reason:
+                yield page.title
+
+
+def _header(piece: Piece, problems: Problems) -> dump.Header | None:
+    try:
+        return dump.header(piece.path)
+    except dump.NotADumpError as error:
+        if piece.start == 0:  # once per file
+            problems.report(str(piece.path), str(error))
+        return None
+
+
+def _disambiguation(language: str) -> re.Pattern[str]:
+    names = re.sub(r"\|\s+", "|", _TEMPLATES)
+    extra = f"|{_BY_LANGUAGE[language]}" if language in _BY_LANGUAGE else ""
+    return re.compile(rf"\{{\{{\s*(?:{names}{extra})\s*(?:\||\}}\}})", re.I)
+
+
+def _reason(page: dump.Page, is_disambiguation: re.Pattern[str]) -> str:
+    """Why a page is left out, if it is."""
+    if page.redirect or _REDIRECT.match(page.text):
+        return "redirect"
+    if page.namespace != 0:
+        return "other namespace"
+    if not page.wikitext:
+        return "not wikitext"
+    marked = _SWITCH in page.text or is_disambiguation.search(page.text)
+    return "disambiguation" if marked or _TITLE_END.search(page.title) else ""
