@@ -1,0 +1,137 @@
+"""Downloads the dump of a Wikipedia: goes on where it was cut off, and checks what it got.
+
+Layout of https://dumps.wikimedia.org: a folder per wiki; in it a folder per date of a dump, and ``latest``; in each
+a list ``<wiki>-<date>-sha1sums.txt``. The list in ``latest`` has the files under their dated names. A dated file
+does not change, so that a download of days stays that of one dump when the next one appears.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_prep.stage import DataPrepError
+from data_prep.transfer import NotFound, fetch, read_page
+
+MIRROR = "https://dumps.wikimedia.org"
+LATEST = "latest"
+
+_CODE = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+_DATABASES = {"be-tarask": "be_x_old"}  # the one Wikipedia whose address and database have different names
+_CODES = (
+    "the code of a language is what the address of its Wikipedia begins with, as in simple.wikipedia.org; "
+    "they are listed at https://meta.wikimedia.org/wiki/List_of_Wikipedias"
+)
+
+
+def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST) -> Path:
+    """Downloads the articles of a Wikipedia, ``<wiki>-<date>-pages-articles-multistream.xml.bz2``.
+
+    A file that is there already is only checked. What an earlier call left unfinished is completed. A file that
+    arrives damaged is thrown away and fetched once more.
+
+    Args:
+        language: code of the Wikipedia, for example ``simple``.
+        out: folder for the file.
+        mirror: address of a server with the layout of https://dumps.wikimedia.org.
+        date: of the dump, YYYYMMDD; the newest by default.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        DataPrepError: no such Wikipedia or dump, no room, no connection, or damaged twice.
+    """
+    code = language.lower()
+    if not _CODE.fullmatch(code):
+        raise DataPrepError(f"language {language!r}: no such Wikipedia; {_CODES}")
+    if not re.match(r"https?://[^/]", mirror):
+        raise DataPrepError(f"--mirror {mirror}: must begin with https:// or http://, for example {MIRROR}")
+    if not re.fullmatch(rf"{LATEST}|\d{{8}}", date):
+        raise DataPrepError(f"--date {date}: must be like 20260101, or {LATEST}")
+    wiki = _DATABASES.get(code, code).replace("-", "_") + "wiki"
+    folder = f"{mirror.rstrip('/')}/{wiki}"
+    name, sha1 = _listed(folder, wiki, date)
+    target = out / name
+    if target.exists() and _is_right(target, sha1):
+        print(f"download: {target} is complete already")
+        return target
+    with _partial(target) as (file, path, state):
+        for last in (False, True):
+            try:
+                fetch(f"{folder}/{name.split('-')[1]}/{name}", file, state)
+            except NotFound as error:
+                raise DataPrepError(f"{error}: listed, but not on this server; choose another --mirror") from error
+            if _is_right(path, sha1):
+                break
+            file.truncate(0)
+            state.unlink(missing_ok=True)
+            found = f"{name}: arrived damaged (its SHA-1 is not {sha1})"
+            if last:
+                path.unlink()
+                raise DataPrepError(f"{found} twice and was deleted; choose another --mirror, or try again later")
+            print(f"download: {found} and was deleted; fetching it once more")
+            name_now, sha1 = _listed(folder, wiki, date)
+            if name_now != name:
+                raise DataPrepError(f"{name}: replaced by {name_now} just now; run the same command again")
+        os.replace(path, target)
+        state.unlink(missing_ok=True)
+    print(f"download: {target} is complete, its checksum is right")
+    return target
+
+
+def _listed(folder: str, wiki: str, date: str) -> tuple[str, str]:
+    """Name and SHA-1 of the file, from the server's list."""
+    url = f"{folder}/{date}/{wiki}-{date}-sha1sums.txt"
+    try:
+        page = read_page(url)
+    except NotFound as error:
+        dumps = "" if date == LATEST else f", or no dump of this date: see {folder}/"
+        raise DataPrepError(f"{url}: not found, so there is no such Wikipedia{dumps}; {_CODES}") from error
+    pattern = rf"^([0-9a-f]{{40}})\s+\*?({wiki}-\d{{8}}-pages-articles-multistream\.xml\.bz2)\s*$"
+    found = re.search(pattern, page, re.MULTILINE)
+    if found is None:
+        raise DataPrepError(
+            f"{url}: lists no pages-articles-multistream.xml.bz2, so this dump is not finished; "
+            f"choose an earlier one of {folder}/ with --date"
+        )
+    return found[2], found[1]
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[tuple[io.FileIO, Path, Path]]:
+    """The unfinished file, open for appending by this process alone; its path; and that of its state."""
+    path = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab", buffering=0)
+    except OSError as error:
+        raise DataPrepError(f"{target.parent}: cannot be written ({error.strerror}); choose another --out") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataPrepError(f"{target}: another process is downloading it; wait for that one") from error
+        except OSError:
+            pass  # a file system without locks
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise DataPrepError(f"{target}: another process has just finished it; run the same command again")
+        yield file, path, path.with_name(path.name + ".json")
+
+
+def _is_right(path: Path, sha1: str) -> bool:
+    digest = hashlib.sha1(usedforsecurity=False)  # the only list of all files that the server has, beside MD5
+    size = path.stat().st_size
+    with path.open("rb") as file, tqdm(desc="checking", total=size, unit="B", unit_scale=True, leave=False) as bar:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest() == sha1
