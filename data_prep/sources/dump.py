@@ -64,7 +64,9 @@ def header(path: Path) -> Header:
         if not complete or _OPEN in start or len(start) > HEADER_BYTES:
             break
     if not start:
-        raise NotADumpError("; ".join(line.split(": ", 1)[1] for line in damage.skipped) or "the file is empty")
+        raise NotADumpError(
+            "; ".join(line.removeprefix(str(path)).lstrip(", :") for line in damage.skipped) or "the file is empty"
+        )
     start = start.partition(_OPEN)[0][:HEADER_BYTES]
     if b"<!DOCTYPE" in start or b"<!ENTITY" in start:
         raise NotADumpError("it declares a DOCTYPE or entities, which no MediaWiki dump does and which can be harmful")

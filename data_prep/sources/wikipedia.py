@@ -37,7 +37,7 @@ def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
     return dump_bytes.pieces(path, piece_bytes)
 
 
-def documents(piece: Piece, problems: Problems, left_out: Counter[str] | None = None) -> Iterator[Document]:
+def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
     """The articles of a piece: page id, title, and prose.
 
     Args:
