@@ -50,7 +50,7 @@ def _articles(lines: Lines) -> Iterator[Document]:
             header = None
         elif size <= LARGEST_DOCUMENT:
             paragraphs.append(line)
-            size += len(line)
+            size += len(line) + 1
             if size > LARGEST_DOCUMENT:
                 lines.report(f"article {header[1]} is longer than {LARGEST_DOCUMENT >> 20} MB; the rest is left out")
     if header is not None:

@@ -1,0 +1,179 @@
+"""Books as text and as EPUB, good and bad ones."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from data_prep.problems import Problems
+from data_prep.sources import books, epub
+from data_prep.stage import DataPrepError
+
+CONTAINER = """<?xml version="1.0"?>
+<container version="1.0" xmlns="urn:oasis:names:tc:opendocument:xmlns:container">
+<rootfiles><rootfile full-path="OPS/package.opf" media-type="application/oebps-package+xml"/></rootfiles></container>"""
+PACKAGE = """<?xml version="1.0"?>
+<package xmlns="http://www.idpf.org/2007/opf" xmlns:dc="http://purl.org/dc/elements/1.1/" version="3.0">
+<metadata><dc:title>The  Title</dc:title></metadata>
+<manifest>
+<item id="nav" href="nav.xhtml" media-type="application/xhtml+xml" properties="nav"/>
+<item id="b" href="text/b.xhtml" media-type="application/xhtml+xml"/>
+<item id="a" href="a%20a.xhtml" media-type="application/xhtml+xml"/>
+<item id="img" href="a.png" media-type="image/png"/>
+</manifest>
+<spine><itemref idref="nav"/><itemref idref="b"/><itemref idref="img"/><itemref idref="a"/></spine></package>"""
+FIRST = """<?xml version="1.0" encoding="utf-8"?><!DOCTYPE html>
+<html xmlns="http://www.w3.org/1999/xhtml"><head><title/><style>p {}</style></head>
+<body><h1>Chapter&nbsp;1</h1><p>It was a <i>dark</i>
+night &amp; <ruby>\u6f22<rt>kan</rt></ruby>.<script src="x"/></p><p>One<br/>two.</p></body></html>"""
+SECOND = "<html><body>The<p>end.<td>Cell<td>cell</body></html>"
+FILES = {
+    "mimetype": "application/epub+zip",
+    "META-INF/container.xml": CONTAINER,
+    "OPS/package.opf": PACKAGE,
+    "OPS/nav.xhtml": "<html><body>Contents</body></html>",
+    "OPS/text/b.xhtml": FIRST,
+    "OPS/a a.xhtml": SECOND,
+}
+TEXT = "Chapter 1\nIt was a dark night & \u6f22.\nOne\ntwo.\nThe\nend. Cell cell"
+
+
+def make_epub(changes: dict[str, str | bytes] | None = None, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """An EPUB in which some files are different."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as book:
+        for name, content in {**FILES, **(changes or {})}.items():
+            book.writestr(name, content)
+    return out.getvalue()
+
+
+def read(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
+    """(id, title, text) of all books."""
+    return [(d.id, d.title, d.text) for piece in books.pieces(path) for d in books.documents(piece, problems)]
+
+
+def test_wrapped_lines_are_joined(tmp_path: Path) -> None:
+    path = tmp_path / "A_long_story.txt"
+    path.write_text("\ufeffOnce upon\n  a time.\r\n\n\nThe end\tcame.\n")
+    expected = [("A_long_story", "A long story", "Once upon a time.\nThe end came.")]
+    assert read(path, Problems()) == expected
+    packed = tmp_path / "A_long_story.txt.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read(packed, Problems()) == expected
+
+
+def test_lines_that_are_whole_paragraphs_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    lines = ["Short.", "word " * 50 + "end", "Short again."]
+    path.write_text("\n".join(lines))
+    assert read(path, Problems())[0][2].split("\n") == lines
+
+
+def test_epub_in_reading_order(tmp_path: Path) -> None:
+    expected = [("a", "The Title", TEXT)]
+    (tmp_path / "a.epub").write_bytes(make_epub())
+    assert read(tmp_path / "a.epub", Problems()) == expected
+    (tmp_path / "a.epub.gz").write_bytes(gzip.compress(make_epub()))
+    assert read(tmp_path / "a.epub.gz", Problems()) == expected
+    with tarfile.open(tmp_path / "books.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "a.epub")
+    assert read(tmp_path / "books.tar.gz", Problems()) == expected
+
+
+def test_epub_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.epub").write_bytes(
+        make_epub({
+            "OPS/text/b.xhtml": '<?xml version="1.0" encoding="iso-8859-1"?><p>caf\xe9</p>'.encode("latin-1"),
+            "OPS/a a.xhtml": "<p>\u6f22</p>".encode("utf-16"),
+        })
+    )  # fmt: skip
+    assert read(tmp_path / "a.epub", Problems())[0][2] == "caf\xe9\n\u6f22"
+
+
+BOMB = '<!DOCTYPE p [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"OPS/package.opf": BOMB + PACKAGE[22:]}, "not an EPUB that can be read (OPS/package.opf declares entities)"),
+        ({"OPS/package.opf": PACKAGE[:200]}, "not an EPUB that can be read (unclosed token"),
+        ({"META-INF/container.xml": "<container/>"}, "META-INF/container.xml names no package"),
+        ({"META-INF/container.xml": CONTAINER.replace("OPS", "/etc")}, "no item named '/etc/package.opf'"),
+    ],
+)
+def test_a_bad_epub_is_left_out(tmp_path: Path, changes: dict[str, str | bytes], message: str) -> None:
+    (tmp_path / "a.epub").write_bytes(make_epub(changes))
+    problems = Problems(skip=True)
+    assert read(tmp_path / "a.epub", problems) == []
+    assert len(problems.skipped) == 1 and "a.epub: not an EPUB" in problems.skipped[0]
+    assert message in problems.skipped[0].replace('"', "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"OPS/text/b.xhtml": b"<p>\xff</p>"}, "'utf-8' codec can't decode byte 0xff"),
+        ({"OPS/text/b.xhtml": '<?xml version="1.0" encoding="klingon"?><p/>'}, "unknown encoding: klingon"),
+        ({"OPS/text/b.xhtml": b"<p>" + b"a" * 100_000}, "the book is longer than"),
+        (
+            {"META-INF/encryption.xml": '<e><CipherReference URI="OPS/text/b.xhtml"/></e>'},
+            "encrypted against copying",
+        ),
+        ({"OPS/package.opf": PACKAGE.replace("text/b", "../../../b")}, "no item named '../../b.xhtml'"),
+    ],
+)
+def test_a_bad_chapter_is_reported_by_name_and_the_others_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | bytes], message: str
+) -> None:
+    monkeypatch.setattr(epub, "LARGEST_DOCUMENT", 50_000)
+    (tmp_path / "a.epub").write_bytes(make_epub(changes))
+    with pytest.raises(DataPrepError, match="b.xhtml: the chapter cannot be read"):
+        read(tmp_path / "a.epub", Problems())
+    problems = Problems(skip=True)
+    assert read(tmp_path / "a.epub", problems) == [("a", "The Title", "The\nend. Cell cell")]
+    assert len(problems.skipped) == 1 and message in problems.skipped[0]
+
+
+def test_entities_of_a_chapter_are_not_expanded(tmp_path: Path) -> None:
+    (tmp_path / "a.epub").write_bytes(make_epub({"OPS/text/b.xhtml": BOMB + "<p>&b;</p>"}))
+    assert "aaaa" not in read(tmp_path / "a.epub", Problems())[0][2].replace('"aaaaaaaa"', "")
+
+
+def test_a_zip_that_announces_less_than_it_holds_is_noticed(tmp_path: Path) -> None:
+    content = make_epub({"OPS/text/b.xhtml": b" " * 20_000_000})
+    size = (20_000_000).to_bytes(4, "little")
+    assert content.count(size) == 2
+    (tmp_path / "a.epub").write_bytes(content.replace(size, (1000).to_bytes(4, "little")))
+    with pytest.raises(DataPrepError, match=r"b\.xhtml: the chapter cannot be read \(Bad CRC-32"):
+        read(tmp_path / "a.epub", Problems())
+
+
+def test_what_is_no_zip_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.epub").write_bytes(make_epub()[:-100])
+    with pytest.raises(DataPrepError, match=r"a\.epub: not an EPUB that can be read \(File is not a zip file\)"):
+        read(tmp_path / "a.epub", Problems())
+    (tmp_path / "a.epub").write_bytes(make_epub(method=zipfile.ZIP_BZIP2))
+    with pytest.raises(DataPrepError, match="packed by a method that EPUB does not have"):
+        read(tmp_path / "a.epub", Problems())
+
+
+def test_a_book_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(books, "LARGEST_DOCUMENT", 1000)
+    (tmp_path / "a.txt").write_text("A line.\n" * 1000)
+    problems = Problems(skip=True)
+    assert read(tmp_path / "a.txt", problems) == []
+    assert len(problems.skipped) == 1 and "split it; it is left out" in problems.skipped[0]
+
+
+def test_the_books_of_a_real_archive() -> None:
+    path = Path(__file__).parents[4] / "shared/data/text/classic-books.tar.xz"
+    if not path.exists():
+        pytest.skip("needs ../shared/data, which not every checkout has")
+    found = read(path, Problems())
+    assert len(found) == 71 and min(len(text) for _, _, text in found) > 16_000

@@ -1,0 +1,103 @@
+"""Which files are read: those named, those of the right kind in a folder, those in an archive."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from data_prep.problems import Problems
+from data_prep.sources import Piece
+from data_prep.sources.archives import files_in
+from data_prep.sources.files import TARS, input_files, is_plain, kind, stem
+from data_prep.sources.lines import Lines
+from data_prep.stage import DataPrepError
+
+TEXTS = frozenset({".txt", ".md"}) | TARS
+
+
+def pack(path: Path, members: dict[str, bytes], mode: str) -> Path:
+    """A tar archive with members of any name."""
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def content_of(path: Path, problems: Problems) -> list[tuple[str, bytes]]:
+    """(what messages call it, content) of every file in an archive."""
+    return [(where, file.read()) for where, _, file in files_in(Piece(path, 0), TEXTS, problems)]
+
+
+def test_a_folder_gives_its_files_in_order_and_lists_what_it_leaves_out(tmp_path: Path) -> None:
+    for name in ("b/2.txt", "a.MD", "c.txt.gz", ".hidden/3.txt", "b/.4.txt", "cover.png", "d.tar.xz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    problems = Problems()
+    found = input_files([tmp_path], TEXTS, problems)
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["a.MD", "b/2.txt", "c.txt.gz", "d.tar.xz"]
+    assert problems.skipped == [f"{tmp_path}/cover.png: left out, not of a kind that this source reads"]
+
+
+def test_a_file_that_is_named_is_read_whatever_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.log"
+    path.touch()
+    assert input_files([path, Path("-")], TEXTS, Problems()) == [path, Path("-")]
+
+
+def test_what_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataPrepError, match="nowhere: no such file or folder"):
+        input_files([tmp_path / "nowhere"], TEXTS, Problems(skip=True))
+    (tmp_path / "a.pdf").touch()
+    with pytest.raises(DataPrepError, match=r"the folder holds no files of its kinds \(\.md \.tar"):
+        input_files([tmp_path], TEXTS, Problems())
+    problems = Problems(skip=True)
+    assert input_files([tmp_path], TEXTS, problems) == [] and len(problems.skipped) == 2
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz"])
+def test_archives_are_read_in_their_own_order(tmp_path: Path, suffix: str) -> None:
+    mode = {"r": "w", "z": "w:gz", "2": "w:bz2"}[suffix[-1]] if suffix[-2:] != "xz" else "w:xz"
+    members = {"x/b.txt": b"Second", "x/a.txt": b"First", "x/.c.txt": b"No", "x/d.png": b"No"}
+    path = pack(tmp_path / f"books.{suffix}", members, mode)
+    problems = Problems()
+    assert content_of(path, problems) == [(f"{path}:x/b.txt", b"Second"), (f"{path}:x/a.txt", b"First")]
+    assert problems.skipped == [f"{path}:x/d.png: left out, not of a kind that this source reads"]
+    assert not is_plain(path)
+
+
+def test_an_archive_writes_nothing_and_follows_no_links(tmp_path: Path) -> None:
+    members = {"../outside.txt": b"up", f"{tmp_path}/absolute.txt": b"a root", "inside.txt": b"good"}
+    pack(tmp_path / "evil.tar.gz", members, "w:gz")
+    with tarfile.open(tmp_path / "links.tar", "w") as archive:
+        link = tarfile.TarInfo("link.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        archive.addfile(link)
+    before = sorted(tmp_path.rglob("*"))
+    assert content_of(tmp_path / "evil.tar.gz", Problems())[-1][1] == b"good"
+    assert content_of(tmp_path / "links.tar", Problems()) == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("keep", [0, 100, 512, 5000, 512 * 11 + 100, 512 * 12, 20_000])
+def test_an_archive_that_was_cut_off_is_reported_and_what_came_before_kept(tmp_path: Path, keep: int) -> None:
+    path = pack(tmp_path / "cut.tar", {f"{n}.txt": b"%d" % n * 5000 for n in range(9)}, "w")
+    path.write_bytes(path.read_bytes()[:keep])
+    problems = Problems(skip=True)
+    found = [
+        (where, list(Lines(file, where, problems))) for where, _, file in files_in(Piece(path, 0), TEXTS, problems)
+    ]
+    complete = keep // (512 + 5120)
+    assert found[:complete] == [(f"{path}:{n}.txt", [f"{n}" * 5000]) for n in range(complete)]
+    assert problems.skipped and all(line.startswith(str(path)) for line in problems.skipped)
+
+
+def test_names(tmp_path: Path) -> None:
+    assert [kind(name) for name in ("a.TXT", "a.txt.gz", "a.tar.zst", "a.gz", "wiki_00")] == [
+        ".txt", ".txt", ".tar", "", ""
+    ]  # fmt: skip
+    assert [stem(name) for name in ("A.b.txt", "A.txt.gz", "A", "A\udcff.txt")] == ["A.b", "A", "A", "A?"]

@@ -1,0 +1,72 @@
+"""JSON lines become documents; what is wrong with one is said by its line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from data_prep.problems import Problems
+from data_prep.sources import jsonl
+from data_prep.stage import DataPrepError
+
+
+def read(path: Path, problems: Problems, column: str | None = None) -> list[tuple[str, str, str]]:
+    """(id, title, text) of all documents of all pieces."""
+    found = [d for piece in jsonl.pieces(path) for d in jsonl.documents(piece, problems, column)]
+    return [(d.id, d.title, d.text) for d in found]
+
+
+def write(path: Path, *rows: object) -> Path:
+    """A file of JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_columns(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.jsonl",
+        {"id": 7, "title": "T", "text": "One.\nTwo.\r\n\n"},
+        {"id": "x", "title": None, "text": None},
+        {"body": "caf\u00e9 \U0001f600", "text": ""},
+    )
+    assert read(path, Problems()) == [("7", "T", "One.\nTwo."), ("x", "", ""), ("a:93", "", "")]
+    assert read(path, Problems(skip=True), "body") == [("a:93", "", "caf\u00e9 \U0001f600")]
+
+
+def test_pieces_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.jsonl", *({"text": f"Text {n}"} for n in range(500)))
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    whole = read(path, Problems())
+    assert [text for _, _, text in whole] == [f"Text {n}" for n in range(500)]
+    monkeypatch.setattr(jsonl, "PIECE", 1000)
+    assert len(jsonl.pieces(path)) > 5 and len(jsonl.pieces(packed)) == 1
+    assert read(path, Problems()) == read(packed, Problems()) == whole
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "cut', "not JSON (Unterminated string"),
+        ("[" * 100_000, "not JSON ("),
+        ('["text"]', "a JSON list; an object per line is expected"),
+        ('{"body": 1, "id": 2}', "has no 'text', only 'body', 'id'; see --text-column"),
+        ("{}", "has no 'text', only nothing"),
+        ('{"text": 5}', "'text' is not text but int; see --text-column"),
+        ('{"text": "a\\u0000b"}', "has a NUL character"),
+        ('{"text": "\\ud800"}', "has half a character ('\\ud800')"),
+        ('{"text": "", "title": "\\udc00"}', "has half a character"),
+    ],
+)
+def test_a_bad_line_is_named_and_the_others_kept(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "One"}}\n{line}\n\n{{"text": "Three"}}\n')
+    with pytest.raises(DataPrepError) as error:
+        read(path, Problems())
+    assert f"a.jsonl: line 2 (byte 16): {message}" in str(error.value)
+    problems = Problems(skip=True)
+    assert [text for _, _, text in read(path, problems)] == ["One", "Three"]
+    assert len(problems.skipped) == 1

@@ -1,0 +1,165 @@
+"""Lines of files: packed or plain, damaged or of another kind, in parts or whole."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.problems import Problems
+from data_prep.sources import lines as module
+from data_prep.sources.files import READ_ERRORS, opened
+from data_prep.sources.lines import Lines, line_pieces
+from data_prep.stage import DataPrepError
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": lambda content: bz2.compress(content, 1),
+    "xz": lzma.compress,
+    "zst": lambda content: bytes(pa.Codec("zstd").compress(content, asbytes=True)),
+}
+MANY = b"".join(b"%d %s\n" % (n, os.urandom(60).hex().encode()) for n in range(20_000))
+
+
+def read(path: Path, problems: Problems) -> list[str]:
+    """All lines that can be read."""
+    with opened(path) as file:
+        return list(Lines(file, path.name, problems))
+
+
+def read_bytes(content: bytes, problems: Problems) -> list[str]:
+    """All lines of a file that can be read."""
+    return list(Lines(io.BytesIO(content), "a.txt", problems))
+
+
+@pytest.mark.parametrize("name", [*PACK, "plain"])
+def test_every_line_of_a_packed_file_comes_back(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "file"
+    # Two members, as a file has that was appended to, or that was packed in parallel.
+    pack = PACK.get(name, bytes)
+    path.write_bytes(pack(MANY) + pack("naïve\nlast".encode()))
+    assert read(path, Problems()) == [*MANY.decode().splitlines(), "naïve", "last"]
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_a_packed_file_that_was_cut_off_gives_what_came_before(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "file"
+    content = PACK[name](MANY)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataPrepError, match=r"file: behind line \d+ \(byte \d+\): cut off or damaged"):
+        read(path, Problems())
+    problems = Problems(skip=True)
+    lines = read(path, problems)
+    assert len(problems.skipped) == 1
+    assert len(lines) > 4000 and lines[:-1] == MANY.decode().splitlines()[: len(lines) - 1]
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_a_packed_file_of_which_little_is_left_is_reported(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(PACK[name](MANY)[:30])
+    problems = Problems(skip=True)
+    try:
+        assert read(path, problems) == [] and len(problems.skipped) == 1
+    except READ_ERRORS:
+        pass  # some notice it when they are opened
+
+
+@pytest.mark.parametrize("name", ["gz", "bz2", "xz"])
+def test_a_changed_byte_is_noticed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "file"
+    content = bytearray(PACK[name](MANY))
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(DataPrepError, match="^file: (behind )?line "):
+        read(path, Problems())
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (b"caf\xe9", r"a.txt: line 2 (byte 4): not UTF-8 at byte 4 of the line"),
+        (b"a\0b", r"a.txt: line 2 (byte 4): has a NUL byte"),
+        (b"a" * 101, r"a.txt: line 2 (byte 4): longer than"),
+    ],
+)
+def test_a_bad_line_is_named_and_the_next_one_read(monkeypatch: pytest.MonkeyPatch, bad: bytes, message: str) -> None:
+    monkeypatch.setattr(module, "LONGEST_LINE", 100)
+    monkeypatch.setattr(module, "BLOCK", 10)
+    content = b"one\n" + bad + b"\nthree\n"
+    with pytest.raises(DataPrepError) as error:
+        read_bytes(content, Problems())
+    assert str(error.value).startswith(message) and str(error.value).endswith("--on-error skip")
+    problems = Problems(skip=True)
+    assert read_bytes(content, problems) == ["one", "three"]
+    assert len(problems.skipped) == 1 and problems.skipped[0].startswith(message)
+
+
+def test_an_empty_file_is_reported() -> None:
+    with pytest.raises(DataPrepError, match="a.txt: the file is empty"):
+        read_bytes(b"", Problems())
+
+
+def test_a_byte_order_mark_is_no_text() -> None:
+    assert read_bytes("\ufeffone\n\ufefftwo".encode(), Problems()) == ["one", "\ufefftwo"]
+    with pytest.raises(DataPrepError, match=r"line 1 \(byte 0\): UTF-16, convert it"):
+        read_bytes("one\ntwo".encode("utf-16"), Problems())
+
+
+def test_a_file_of_another_kind_does_not_fill_the_list() -> None:
+    problems = Problems(skip=True)
+    assert read_bytes(b"\xff\n" * 1000, problems) == []
+    assert len(problems.skipped) == module.MOST_REPORTS + 1
+    assert problems.skipped[-1] == f"a.txt: {1000 - module.MOST_REPORTS} more lines could not be read"
+
+
+def test_a_line_of_100_mb_is_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "long.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(b"one\n")
+        for _ in range(100):
+            file.write(bytes(range(97, 123)) * (1_000_000 // 26))
+        file.write(b"\nthree\n")
+    problems = Problems(skip=True)
+    tracemalloc.start()
+    try:
+        assert read(path, problems) == ["one", "three"]
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+    assert problems.skipped == ["long.gz: line 2 (byte 4): longer than 64 MB"]
+
+
+@given(st.lists(st.text(st.characters(codec="ascii", exclude_characters="\n\0"), max_size=30)), st.integers(1, 50))
+def test_pieces_hold_every_line_once(tmp_path_factory: pytest.TempPathFactory, texts: list[str], size: int) -> None:
+    path = tmp_path_factory.mktemp("pieces") / "file"
+    content = "\n".join(texts).encode()
+    path.write_bytes(content)
+    found: list[tuple[int, str]] = []
+    pieces = line_pieces(path, len(content), size)
+    for piece in pieces:
+        assert piece.end is not None and piece.size == piece.end - piece.start
+        with path.open("rb") as file:
+            file.seek(piece.start)
+            lines = Lines(file, "file", Problems(skip=True), piece.start, piece.size)
+            found += [(lines.offset, line) for line in lines]
+    lines = Lines(io.BytesIO(content), "file", Problems(skip=True))
+    assert found == [(lines.offset, line) for line in lines]
+    assert pieces[0].start == 0 and pieces[-1].end == len(content)
+    assert all(0 < piece.size for piece in pieces) or not content
+
+
+def test_lines_of_a_later_piece_are_counted_from_its_start(tmp_path: Path) -> None:
+    lines = Lines(io.BytesIO(b"ok\n\xff\n"), "file", Problems(), start=500)
+    with pytest.raises(DataPrepError, match=r"file: line 2 after byte 500 \(byte 503\): not UTF-8"):
+        list(lines)

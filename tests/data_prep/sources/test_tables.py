@@ -1,0 +1,120 @@
+"""Rows of Parquet and Arrow files become documents, whatever the files are called and however they are cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.problems import Problems
+from data_prep.sources import arrow_files, tables
+from data_prep.stage import DataPrepError
+
+KINDS = ("parquet", "arrow", "stream", "feather")
+
+
+def write(path: Path, table: pa.Table, kind: str = "parquet", rows: int = 100) -> Path:
+    """A file in parts of some rows."""
+    if kind == "parquet":
+        pq.write_table(table, path, row_group_size=rows)
+    elif kind == "feather":
+        pyarrow.feather.write_feather(table, str(path), chunksize=rows)
+    else:
+        new = pa.ipc.new_file if kind == "arrow" else pa.ipc.new_stream
+        with new(str(path), table.schema) as writer:
+            writer.write_table(table, max_chunksize=rows)
+    return path
+
+
+def read(path: Path, problems: Problems, column: str | None = None) -> list[tuple[str, str, str]]:
+    """(id, title, text) of all documents of all pieces."""
+    found = [d for piece in tables.pieces(path) for d in tables.documents(piece, problems, column)]
+    return [(d.id, d.title, d.text) for d in found]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wikipedia_as_hugging_face_ships_it(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "PIECE", 500)
+    monkeypatch.setattr(arrow_files, "BATCH_ROWS", 30)
+    rows = [{"id": f"{n}", "url": "https://…", "title": f"T{n}", "text": f"Text {n}\n\né"} for n in range(350)]
+    path = write(tmp_path / "file", pa.Table.from_pylist(rows), kind)
+    assert read(path, Problems()) == [(f"{n}", f"T{n}", f"Text {n}\né") for n in range(350)]
+    pieces = tables.pieces(path)
+    assert len(pieces) == (1 if kind == "stream" else 4)
+    assert sum(piece.size for piece in pieces) <= path.stat().st_size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "type_", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+def test_every_type_of_text(tmp_path: Path, kind: str, type_: pa.DataType) -> None:
+    if kind == "feather" and type_ == pa.string_view():
+        pytest.skip("Feather has no such type")
+    column = pa.array(["one", None, "three", "one"], pa.string())
+    column = column.dictionary_encode() if pa.types.is_dictionary(type_) else column.cast(type_)
+    path = write(tmp_path / "a.x", pa.table({"n": [1, 2, 3, 4], "body": column}), kind, 2)
+    name = "a:0:2" if kind == "stream" else "a:1:0"
+    assert read(path, Problems())[1:3] == [("a:0:1", "", ""), (name, "", "three")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted", "message"),
+    [
+        ({"n": [1]}, None, r"no column 'text' of text; choose one of its columns with --text-column: n \(int64\)"),
+        ({"a": ["x"], "b": ["y"]}, None, r"no column 'text' of text; .*: a \(string\), b \(string\)"),
+        ({"text": ["x"]}, "body", "no column 'body' of text"),
+        ({"text": [1], "a": ["x"]}, "text", "no column 'text' of text"),
+    ],
+)
+def test_a_table_without_such_a_column(
+    tmp_path: Path, columns: dict[str, list[Any]], wanted: str | None, message: str
+) -> None:
+    path = write(tmp_path / "a.parquet", pa.table(columns))
+    with pytest.raises(DataPrepError, match=rf"a\.parquet: {message}"):
+        read(path, Problems(), wanted)
+    problems = Problems(skip=True)
+    assert read(path, problems, wanted) == [] and len(problems.skipped) == 1
+
+
+def test_bad_rows_are_named_and_the_others_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "LARGEST_DOCUMENT", 100)
+    values = [b"one", b"caf\xe9", b"a\0b", b"x" * 101, b"five"]
+    column = pa.Array.from_buffers(pa.string(), 5, pa.array(values, pa.binary()).buffers())
+    path = write(tmp_path / "a.parquet", pa.table({"text": column}))
+    problems = Problems(skip=True)
+    assert [text for _, _, text in read(path, problems)] == ["one", "five"]
+    assert [line.removeprefix(f"{path}: ") for line in problems.skipped] == [
+        "row group 0, row 1: not UTF-8 at byte 4 of a value",
+        "row group 0, row 2: has a NUL character, so it is not text",
+        "row group 0, row 3: longer than 64 MB".replace("64", "0"),
+    ]
+    with pytest.raises(DataPrepError, match="row group 0, row 1: not UTF-8"):
+        read(path, Problems())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_a_damaged_file_is_reported(tmp_path: Path, kind: str, keep: float) -> None:
+    table = pa.table({"text": [f"{n}" * 50 for n in range(1000)]})
+    path = write(tmp_path / "a.file", table, kind)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    problems = Problems(skip=True)
+    found = read(path, problems)
+    assert len(problems.skipped) == 1 and problems.skipped[0].startswith(f"{path}: ")
+    assert [text for _, _, text in found] == [f"{n}" * 50 for n in range(len(found))]
+
+
+def test_other_files_and_empty_tables_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_text("just text")
+    with pytest.raises(DataPrepError, match=r"a\.parquet: cannot be read \(neither Parquet nor Arrow\)"):
+        read(path, Problems())
+    write(path, pa.table({"text": pa.array([], pa.string())}))
+    with pytest.raises(DataPrepError, match=r"a\.parquet.*: the table has no rows"):
+        read(path, Problems())
