@@ -61,7 +61,7 @@ def test_a_long_file_becomes_several_documents_packed_or_not(tmp_path: Path, mon
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    buffer = io.BufferedReader(io.BytesIO(b"One.\nTwo.\n"))  # type: ignore[arg-type]
+    buffer = io.BufferedReader(io.BytesIO(b"One.\nTwo.\n"))
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=buffer))
     assert read(STDIN, Problems()) == [("stdin", "stdin", "One.\nTwo.")]
 
