@@ -1,4 +1,4 @@
-"""Stage 3: from Parquet shards to fairseq's ``train`` and ``valid`` .bin/.idx files.
+"""The stage ``binarize``: from documents to fairseq's ``.bin`` and ``.idx`` files.
 
 The stream of tokens: every paragraph ends with </s>; every document ends with one more </s>, alone in its
 item, which is what ``--sample-break-mode complete_doc`` takes for a document's end. A paragraph longer than
@@ -9,213 +9,179 @@ with and without cuts.
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from concurrent.futures import as_completed
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from fairseq.data.dictionary import Dictionary
-from fairseq.data.indexed_dataset import (
-    MMapIndexedDatasetBuilder,
-    best_fitting_int_dtype,
-    data_file_path,
-    index_file_path,
-)
-from sentencepiece import SentencePieceProcessor
-from tqdm import tqdm
 
-from data_prep.corpus import read_row_group, row_groups
-from data_prep.stage import (
-    DataPrepError,
-    describe,
-    fingerprint,
-    finish,
-    finished,
-    process_pool,
-    replace_when_done,
-    write_text,
-)
-from data_prep.tokenizer import FAIRSEQ_OFFSET, FAIRSEQ_SPECIALS, MODEL_NAME, load_tokenizer
+from data_prep import encoders
+from data_prep.config import BinarizeConfig
+from data_prep.corpus import corpus_files, read_file
+from data_prep.filters import corpus_settings
+from data_prep.indexed import smallest_dtype, write_joined
+from data_prep.items import item_sizes, stream_of
+from data_prep.split import SPLITS
+from data_prep.stage import WORK, DataPrepError, begun, fingerprint, finish, replace_when_done
+from data_prep.work import Done, Shard, run_shards
 
-SPLITS = ("train", "valid")
-COUNTED = ("documents", "items", "tokens")
-EOS = Dictionary().eos()
+# Text that is encoded in one call; its tokens and paragraphs are what a worker holds.
+BATCH_CHARACTERS = 2_000_000
+# Of the histogram of document lengths: half powers of two, to 2^24 tokens.
+LENGTH_EDGES = tuple(round(2 ** (half / 2)) for half in range(4, 49))
 
-Ids = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+Part = tuple[Path, Path]  # tokens, sizes of items
 
 
-def binarize(
-    corpus: Path, tokenizer: Path, out: Path, valid_fraction: float, workers: int, max_item_tokens: int
-) -> dict[str, int]:
-    """Writes ``out/{train,valid}.{bin,idx}``, ``dict.txt`` and ``sentencepiece.model``.
+def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, workers: int = 1) -> dict[str, Any]:
+    """Writes ``{train,valid,test}.{bin,idx}``, ``dict.txt`` and the tokenizer's files.
 
-    The bytes do not depend on ``workers``. A run that was stopped goes on where it was: finished parts lie in
-    ``out/.parts``.
+    With one shard they lie in ``out``. With more, each ``out/shardNN`` has its share of train, and the first also
+    valid and test, where fairseq looks for them; files of the corpus go to the shards in turn, so that each shard,
+    which is an epoch to fairseq, has something of every source.
 
     Args:
-        corpus: folder of Parquet shards.
-        tokenizer: folder made by the tokenizer stage.
+        corpus: folder made by ``split``.
+        tokenizer: folder made by ``tokenizer``.
         out: folder for ``fairseq-train``.
-        valid_fraction: share of the documents for validation, chosen by their hash: a document keeps its side
-            when the corpus grows.
-        workers: processes.
-        max_item_tokens: longest item, its </s> counted; at most ``--tokens-per-sample`` - 2.
+        config: shape of the data.
+        workers: processes; the bytes do not depend on it.
 
     Returns:
-        Counts of documents, items and tokens of each split.
+        The stage's record: documents, items and tokens of each split, and the histogram of document lengths.
     """
-    if not 0 <= valid_fraction < 1:
-        raise DataPrepError(f"--valid-fraction {valid_fraction}: must be at least 0 and below 1")
-    if max_item_tokens < 4:
-        raise DataPrepError(f"--max-item-tokens {max_item_tokens}: must be at least 4")
-    if workers < 1:
-        raise DataPrepError(f"--workers {workers}: must be at least 1")
-    groups = row_groups(corpus)
-    _, _, dtype = _vocabulary(tokenizer)
+    if config.max_item_tokens < 4:
+        raise DataPrepError(f"--max-item-tokens {config.max_item_tokens}: must be at least 4")
+    if config.shards < 1:
+        raise DataPrepError(f"--shards {config.shards}: must be at least 1")
+    if not (corpus / "train").is_dir():
+        raise DataPrepError(f"{corpus}: no folder train here; make it with `python -m data_prep split`")
+    splits = [split for split in SPLITS if (corpus / split).is_dir()]
+    files = {split: corpus_files(corpus / split) for split in splits}
+    if config.shards > len(files["train"]):
+        raise DataPrepError(
+            f"--shards {config.shards}: the corpus has only {len(files['train'])} files, and a file goes to one shard; "
+            "ask for fewer shards, or make smaller files with extract --file-characters"
+        )
+    encoder = load_encoder(tokenizer)
     settings = {
-        "corpus": [[path.name, fingerprint(path)] for path in dict.fromkeys(path for path, _ in groups)],
-        "tokenizer": fingerprint(tokenizer / MODEL_NAME),
-        "valid_fraction": valid_fraction,
-        "max_item_tokens": max_item_tokens,
+        **vars(config),
+        "corpus": {split: corpus_settings(corpus / split) for split in splits},
+        "tokenizer": {name: fingerprint(tokenizer / name) for name in encoder.files},
     }
     record = out / "binarize.json"
-    before = finished(record, settings)
-    if before is not None:
-        print(f"binarize: already finished in {out}: {describe(before)}")
-        return before
+    finished = begun(record, settings)
+    if finished is not None:
+        return finished
+    parts = {split: [_part(out, split, path) for path in paths] for split, paths in files.items()}
+    shards = [
+        Shard(f"{split}-{path.stem}", (path, part, tokenizer, config.max_item_tokens), path.stat().st_size)
+        for split in splits
+        for path, part in zip(files[split], parts[split], strict=True)
+    ]
+    encoded = run_shards(out, shards, encode_file, workers, "binarize", unit="B")
+    joins = [
+        Shard(f"join-{split}-{number:02d}", (parts[split][number :: _count(split, config)], folder / split, tokenizer))
+        for number, folder in enumerate(shard_folders(out, config.shards))
+        for split in splits
+        if number < _count(split, config)
+    ]
+    joined = run_shards(out, joins, join_parts, min(workers, 4), "binarize: join")
+    result = _result(splits, files, encoded, encoder.symbols)
+    for split in splits:
+        if not result[f"{split}_documents"]:
+            raise DataPrepError(f"{corpus / split}: no documents")
+    for folder in shard_folders(out, config.shards):
+        for name in encoder.files:
+            with replace_when_done(folder / name) as temporary:
+                shutil.copyfile(tokenizer / name, temporary)
+    content = finish(record, settings, result, [*encoded.values(), *joined.values()])
+    shutil.rmtree(out / WORK / "parts", ignore_errors=True)  # another task may be at it, too
+    return content
 
-    parts = _parts_folder(out, settings)
-    todo = [n for n in range(len(groups)) if not _part_record(parts, n).exists()]
-    options = (tokenizer, valid_fraction, max_item_tokens)
+
+def shard_folders(out: Path, shards: int) -> list[Path]:
+    """The folders that fairseq gets, joined by colons."""
+    return [out] if shards == 1 else [out / f"shard{number:02d}" for number in range(shards)]
+
+
+def data_argument(out: Path, shards: int) -> str:
+    """What ``fairseq-train`` is given as DATA."""
+    return os.pathsep.join(map(str, shard_folders(out, shards)))
+
+
+def encode_file(source: Path, part: Part, tokenizer: Path, max_item_tokens: int) -> Done:
+    """Writes the tokens and the sizes of the items of one file of the corpus."""
+    encoder = load_encoder(tokenizer)
+    dtype = smallest_dtype(encoder.symbols)
+    counts = {"documents": 0, "items": 0, "tokens": 0}
+    lengths = np.zeros(len(LENGTH_EDGES) - 1, np.int64)
     with (
-        tqdm(total=len(groups), initial=len(groups) - len(todo), desc="binarize", unit="part") as bar,
-        process_pool(workers, __name__) as pool,
+        replace_when_done(part[0]) as tokens,
+        replace_when_done(part[1]) as sizes,
+        tokens.open("wb") as token_file,
+        sizes.open("wb") as size_file,
     ):
-        running = [pool.submit(_encode_part, parts, number, groups[number], *options) for number in todo]
-        for future in as_completed(running):
-            future.result()
-            bar.update()
-    result = _merge(parts, len(groups), out, dtype)
-    if valid_fraction > 0 and not result["valid_documents"]:
-        raise DataPrepError(f"--valid-fraction {valid_fraction}: no document in valid; choose a larger one")
-    for name in ("dict.txt", MODEL_NAME):
-        with replace_when_done(out / name) as temporary:
-            shutil.copyfile(tokenizer / name, temporary)
-    finish(record, settings, result)
-    shutil.rmtree(parts)
-    print(f"binarize: {describe(result)} in {out}")
-    return result
+        for texts in _batches(document.text for document in read_file(source)):
+            paragraphs = [text.split("\n") for text in texts]
+            ids, paragraph_lengths = encoder.encode([line for lines in paragraphs for line in lines])
+            per_document = np.fromiter(map(len, paragraphs), np.int64, len(paragraphs))
+            stream, stream_sizes, ends = stream_of(ids, paragraph_lengths, per_document, dtype)
+            items = item_sizes(stream, stream_sizes, encoder.starts_word, max_item_tokens)
+            stream.tofile(token_file)
+            items.astype(np.int32).tofile(size_file)
+            document_lengths = np.diff(np.cumsum(stream_sizes)[ends], prepend=0)
+            lengths += np.histogram(np.clip(document_lengths, LENGTH_EDGES[0], LENGTH_EDGES[-1]), LENGTH_EDGES)[0]
+            counts["documents"] += len(texts)
+            counts["items"] += len(items)
+            counts["tokens"] += len(stream)
+    return Done({**counts, "lengths": lengths.tolist()})
 
 
-def split_of(sha256: str, valid_fraction: float) -> str:
-    """``train`` or ``valid``, by the hash of the document."""
-    return "valid" if int(sha256[:16], 16) < valid_fraction * 2**64 else "train"
-
-
-def paragraph_items(ids: Ids, starts_word: Mask, max_item_tokens: int) -> Iterator[Ids]:
-    """Cuts one paragraph (with its </s>) into items of 2 to ``max_item_tokens`` tokens.
-
-    Args:
-        ids: fairseq ids, shape (T,), the last one </s>.
-        starts_word: for each id of the vocabulary, whether its piece begins a word.
-        max_item_tokens: at least 4.
-    """
-    # The rest after a cut keeps two tokens or more: an item of one token means the end of a document.
-    while len(ids) > max_item_tokens:
-        cuts = np.arange(max_item_tokens // 2, min(max_item_tokens, len(ids) - 2) + 1)
-        at_words = cuts[starts_word[ids[cuts]]]
-        cut = at_words[-1] if len(at_words) else cuts[-1]
-        yield ids[:cut]
-        ids = ids[cut:]
-    yield ids
-
-
-def _encode_part(
-    parts: Path,
-    number: int,
-    group: tuple[Path, int],
-    tokenizer: Path,
-    valid_fraction: float,
-    max_item_tokens: int,
-) -> None:
-    """Writes the files of one row group into ``parts``, and last of all the record that it is complete."""
-    processor, starts_word, dtype = _vocabulary(tokenizer)
-    prefixes = {split: _part_prefix(parts, number, split) for split in SPLITS}
-    builders = {s: MMapIndexedDatasetBuilder(data_file_path(prefix), dtype) for s, prefix in prefixes.items()}
-    counts: Counter[str] = Counter()
-    for text, sha256 in read_row_group(*group):
-        split = split_of(sha256, valid_fraction)
-        paragraphs = processor.encode(text.split("\n"), num_threads=1)
-        items = [item for ids in paragraphs for item in _items(ids, starts_word, max_item_tokens)]
-        items.append(np.array([EOS]))
-        for item in items:
-            builders[split].add_item(torch.from_numpy(item))
-        counts[f"{split}_documents"] += 1
-        counts[f"{split}_items"] += len(items)
-        counts[f"{split}_tokens"] += sum(map(len, items))
-    for split, builder in builders.items():
-        builder.finalize(index_file_path(prefixes[split]))
-    write_text(_part_record(parts, number), json.dumps(counts))
-
-
-def _items(ids: list[int], starts_word: Mask, max_item_tokens: int) -> Iterator[Ids]:
-    paragraph = np.array([*ids, EOS - FAIRSEQ_OFFSET]) + FAIRSEQ_OFFSET
-    return paragraph_items(paragraph, starts_word, max_item_tokens)
+def join_parts(parts: list[Part], prefix: Path, tokenizer: Path) -> Done:
+    """Writes ``prefix.bin`` and ``prefix.idx``."""
+    write_joined(prefix, parts, smallest_dtype(load_encoder(tokenizer).symbols))
+    return Done({}, [prefix.with_name(f"{prefix.name}.{suffix}") for suffix in ("bin", "idx")])
 
 
 @lru_cache(maxsize=1)
-def _vocabulary(tokenizer: Path) -> tuple[SentencePieceProcessor, Mask, type]:
-    """The model, which fairseq ids begin a word, and the integer type that holds every id."""
-    processor = load_tokenizer(tokenizer)
-    symbols = len(processor) - 1 + len(FAIRSEQ_SPECIALS)
-    starts_word = np.zeros(symbols, dtype=np.bool_)
-    for piece in range(len(processor)):
-        starts_word[piece + FAIRSEQ_OFFSET] = processor.id_to_piece(piece).startswith("\u2581")
-    return processor, starts_word, best_fitting_int_dtype(symbols)
+def load_encoder(tokenizer: Path) -> encoders.Encoder:
+    """The encoder of a tokenizer folder, loaded once per process."""
+    return encoders.load(tokenizer)
 
 
-def _merge(parts: Path, total: int, out: Path, dtype: type) -> dict[str, int]:
-    """Joins the parts in order into ``out``; a split without documents gets no files."""
-    counts: Counter[str] = Counter()
-    for number in range(total):
-        counts.update(json.loads(_part_record(parts, number).read_text()))
-    for split in SPLITS:
-        if counts[f"{split}_documents"] == 0:
-            continue
-        prefix = str(out / split)
-        with (
-            replace_when_done(Path(index_file_path(prefix))) as index,
-            replace_when_done(Path(data_file_path(prefix))) as data,
-        ):
-            builder = MMapIndexedDatasetBuilder(data, dtype)
-            for number in range(total):
-                builder.merge_file_(_part_prefix(parts, number, split))
-            builder.finalize(index)
-    return {f"{split}_{what}": counts[f"{split}_{what}"] for split in SPLITS for what in COUNTED}
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def _parts_folder(out: Path, settings: Mapping[str, Any]) -> Path:
-    """``out/.parts``, emptied if it holds parts that were made with other settings."""
-    parts = out / ".parts"
-    record = parts / "settings.json"
-    content = json.dumps(settings, sort_keys=True)
-    if parts.exists() and not (record.exists() and record.read_text() == content):
-        shutil.rmtree(parts)
-    write_text(record, content)
-    return parts
+def _part(out: Path, split: str, source: Path) -> Part:
+    folder = out / WORK / "parts"
+    return folder / f"{split}-{source.stem}.tokens", folder / f"{split}-{source.stem}.sizes"
 
 
-def _part_prefix(parts: Path, number: int, split: str) -> str:
-    return str(parts / f"{split}-{number:06d}")
+def _count(split: str, config: BinarizeConfig) -> int:
+    return config.shards if split == "train" else 1
 
 
-def _part_record(parts: Path, number: int) -> Path:
-    return parts / f"{number:06d}.json"
+def _result(
+    splits: list[str], files: dict[str, list[Path]], encoded: dict[str, dict[str, Any]], symbols: int
+) -> dict[str, Any]:
+    result: dict[str, Any] = {"symbols": symbols}
+    lengths = np.zeros(len(LENGTH_EDGES) - 1, np.int64)
+    for split in splits:
+        found = [encoded[f"{split}-{path.stem}"]["result"] for path in files[split]]
+        result |= {f"{split}_{key}": sum(part[key] for part in found) for key in ("documents", "items", "tokens")}
+        lengths += np.sum([part["lengths"] for part in found], axis=0)
+    return {**result, "length_edges": list(LENGTH_EDGES), "lengths": lengths.tolist()}

@@ -138,14 +138,3 @@ def read_file(path: Path) -> Iterator[Document]:
             table = file.read_row_group(number, columns=list(COLUMNS[:-1]))
             for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 yield Document(*row)
-
-
-def row_groups(corpus: Path) -> list[tuple[Path, int]]:
-    """Every (shard, row group number) of a corpus, in order."""
-    return [(path, n) for path in corpus_files(corpus) for n in range(pq.read_metadata(path).num_row_groups)]
-
-
-def read_row_group(path: Path, number: int) -> Iterator[tuple[str, str]]:
-    """Yields (text, sha256) of each document of one row group."""
-    table = pq.ParquetFile(path).read_row_group(number, columns=["text", "sha256"])
-    yield from zip(table["text"].to_pylist(), table["sha256"].to_pylist(), strict=True)

@@ -1,77 +1,174 @@
-"""Stage 1: from files of any supported source to Parquet shards."""
+"""Stage 1: from files of any supported source to the Parquet files of a corpus."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from glob import glob
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from tqdm import tqdm
+from data_prep.corpus import FILE_CHARACTERS, Document, write_files
+from data_prep.problems import Problems
+from data_prep.sources import Piece, books, doc, docstrings, files, jsonl, tables, text, wikipedia
+from data_prep.stage import DataPrepError, begun, fingerprint, finish
+from data_prep.work import Done, Shard, run_shards
 
-from data_prep.corpus import Document, write_shards
-from data_prep.sources import docstrings
-from data_prep.sources import text as sources
-from data_prep.stage import DataPrepError, describe, fingerprint, finish, finished
+READERS: dict[str, ModuleType] = {
+    "wikipedia": wikipedia,
+    "doc": doc,
+    "text": text,
+    "books": books,
+    "jsonl": jsonl,
+    "parquet": tables,
+    "docstrings": docstrings,
+}
+WITH_COLUMNS = {"jsonl", "parquet"}
+# Small files are read together: a shard of work should take seconds, not milliseconds.
+SHARD_BYTES = 8 << 20
 
-READERS = {"doc": sources.doc_files, "books": sources.books, "text": sources.texts}
-SOURCES = ("docstrings", *READERS)
 
+def extract(
+    source: str,
+    inputs: Sequence[str | Path],
+    out: Path,
+    *,
+    name: str | None = None,
+    text_column: str | None = None,
+    on_error: str = "stop",
+    file_characters: int = FILE_CHARACTERS,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Reads ``inputs`` as ``source`` and writes ``out/<name>-NNNNN-NNN.parquet``.
 
-def extract(source: str, inputs: Sequence[Path], out: Path, workers: int = 1) -> dict[str, Any]:
-    """Reads ``inputs`` as ``source`` and writes ``out/<source>-NNNNN.parquet``.
-
-    Several sources may share one ``out``; each keeps its own record ``extract-<source>.json``.
+    Several sources may share one ``out``; each has its own record ``extract-<name>.json``.
 
     Args:
-        source: one of :data:`SOURCES`.
-        inputs: files, folders or tar archives; for ``docstrings``, folders of Python packages, or nothing for
-            everything that is installed in the running environment.
+        source: one of :data:`READERS`.
+        inputs: files, folders or archives, wildcards expanded; ``-`` is standard input. For ``docstrings``, folders
+            of Python packages, or nothing for everything that is installed in the running environment.
         out: folder of the corpus.
-        workers: processes that parse ``docstrings``; reading the other sources takes one.
+        name: begins the names of the files; by default the source.
+        text_column: of ``jsonl`` and ``parquet``.
+        on_error: ``stop`` at input that cannot be read, or ``skip`` it, counted and listed.
+        file_characters: in one file.
+        workers: processes.
 
     Returns:
-        Counts of documents, characters, shards and empty documents.
+        The stage's record.
     """
-    if source not in SOURCES:
-        raise DataPrepError(f"--source {source}: unknown; choose one of {', '.join(SOURCES)}")
+    reader = _reader(source)
+    name = name or source
+    if text_column is not None and source not in WITH_COLUMNS:
+        raise DataPrepError(f"--text-column: --source {source} has no columns; it is for jsonl and parquet")
+    if on_error not in ("stop", "skip"):
+        raise DataPrepError(f"--on-error {on_error}: must be stop or skip")
     if not inputs and source != "docstrings":
         raise DataPrepError(f"--source {source} needs at least one IN: a file, a folder or a tar archive")
-    record = out / f"extract-{source}.json"
-    # Installing one more package does not make a corpus of docstrings stale: it is any text of this kind.
-    settings: dict[str, Any] = {"source": source, "inputs": [str(path) for path in inputs]}
-    files: list[Path] = []
-    if source != "docstrings":
-        files = sources.input_files(inputs)
-        settings["inputs"] = [[path.name, fingerprint(path)] for path in files]
-    before = finished(record, settings)
+    problems = Problems(on_error == "skip")
+    paths = _paths(source, inputs, reader, problems)
+    settings: dict[str, Any] = {
+        "source": source,
+        "text_column": text_column,
+        "on_error": on_error,
+        "file_characters": file_characters,
+        # One more installed package does not make a corpus of docstrings stale: it is any text of this kind.
+        "inputs": [str(path) for path in inputs]
+        if source == "docstrings"
+        else [[path.name, "stdin" if path == files.STDIN else fingerprint(path)] for path in paths],
+    }
+    record = out / f"extract-{name}.json"
+    before = begun(record, settings)
     if before is not None:
-        print(f"extract: already finished in {out}: {describe(before)}")
         return before
-
-    empty: list[str] = []
-    with tqdm(desc=f"extract {source}", unit="B", unit_scale=True) as bar:
-        if source == "docstrings":
-            roots = list(inputs) or docstrings.installed_roots()
-            modules = [(root, path) for root in roots for path in docstrings.module_files(root)]
-            bar.total = sum(path.stat().st_size for _, path in modules)
-            documents = docstrings.documents(modules, workers, bar.update)
-        else:
-            bar.total = sum(path.stat().st_size for path in files)
-            documents = READERS[source](files, bar.update)
-        result: dict[str, Any] = {**write_shards(_not_empty(documents, empty), out, source)}
-    result["empty_documents"] = len(empty)
+    groups = _groups(piece for path in paths for piece in reader.pieces(path))
+    shards = [
+        Shard(
+            f"{name}-{number:05d}",
+            (source, group, out, f"{name}-{number:05d}", text_column, on_error == "skip", file_characters),
+            sum(piece.size for piece in group),
+        )
+        for number, group in enumerate(groups)
+    ]
+    # Standard input can be read in this process only.
+    call: Callable[..., Done] = extract_shard
+    done = run_shards(out, shards, call, 0 if files.STDIN in paths else workers, f"extract {name}", unit="B")
+    result = _result(done.values(), problems)
     if not result["documents"]:
         raise DataPrepError(f"--source {source}: no text found in {', '.join(map(str, inputs))}")
+    return finish(record, settings, result, done.values())
+
+
+def extract_shard(
+    source: str,
+    group: Sequence[Piece],
+    out: Path,
+    prefix: str,
+    text_column: str | None,
+    skip: bool,
+    file_characters: int,
+) -> Done:
+    """Writes the documents of some pieces."""
+    problems = Problems(skip)
+    columns = {"text_column": text_column} if source in WITH_COLUMNS else {}
+    read = _reader(source).documents
+    documents = (document for piece in group for document in read(piece, problems, **columns))
+    counts, paths = write_files(_not_empty(documents, problems), out, prefix, file_characters)
+    result = {**vars(counts), "left_out": problems.left_out, "skipped": problems.skipped}
+    return Done(result, paths)
+
+
+def _reader(source: str) -> ModuleType:
+    if source not in READERS:
+        raise DataPrepError(f"--source {source}: unknown; choose one of {', '.join(READERS)}")
+    return READERS[source]
+
+
+def _paths(source: str, inputs: Sequence[str | Path], reader: ModuleType, problems: Problems) -> list[Path]:
+    expanded: list[Path] = []
+    for given in map(str, inputs):
+        found = sorted(glob(given)) if any(mark in given for mark in "*?[") else [given]
+        if not found:
+            raise DataPrepError(f"{given}: no file matches")
+        expanded += map(Path, found)
     if source == "docstrings":
-        result["packages"] = docstrings.installed_versions()
-    finish(record, settings, result)
-    print(f"extract: {describe(result)} in {out}")
-    return result
+        return expanded or docstrings.installed_roots()
+    return files.input_files(expanded, reader.SUFFIXES, problems)
 
 
-def _not_empty(documents: Iterable[Document], empty: list[str]) -> Iterator[Document]:
+def _groups(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    group: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if group and size + piece.size > SHARD_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(piece)
+        size += piece.size
+    if group:
+        yield group
+
+
+def _not_empty(documents: Iterable[Document], problems: Problems) -> Iterator[Document]:
     for document in documents:
         if document.text:
             yield document
         else:
-            empty.append(document.id)
+            problems.left_out["empty"] += 1
+
+
+def _result(done: Iterable[dict[str, Any]], problems: Problems) -> dict[str, Any]:
+    results = [shard["result"] for shard in done]
+    left_out, skipped = Counter(problems.left_out), list(problems.skipped)
+    for result in results:
+        left_out.update(result["left_out"])
+        skipped += result["skipped"]
+    for line in skipped[:10]:
+        print(f"skipped: {line}")
+    return {
+        "documents": sum(result["documents"] for result in results),
+        "characters": sum(result["characters"] for result in results),
+        "left_out": dict(sorted(left_out.items())),
+        "skipped": skipped,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from data_prep.stage import DataPrepError
@@ -15,11 +16,13 @@ class Problems:
 
     Attributes:
         skip: whether to go on (``--on-error skip``) instead of stopping (``--on-error stop``).
-        skipped: one line per piece of input that was left out.
+        skipped: one line per piece of bad input that was left out.
+        left_out: how much was left out because the source is not meant to yield it, by reason, such as redirects.
     """
 
     skip: bool = False
     skipped: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def report(self, where: str, what: str) -> None:
         """Notes that what stands at ``where`` (file and position) cannot be read because of ``what``.

@@ -11,28 +11,34 @@ model has <unk> as its only special piece (id 0), and dict.txt lists the other p
 from __future__ import annotations
 
 import io
+import shutil
 import zlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
-from data_prep.corpus import read_row_group, row_groups
-from data_prep.stage import (
-    DataPrepError,
-    describe,
-    fingerprint,
-    finish,
-    finished,
-    replace_when_done,
-    write_text,
+from data_prep.config import TokenizerConfig
+from data_prep.corpus import corpus_files, read_file
+from data_prep.encoders import (
+    GPT2_MERGES,
+    GPT2_VOCABULARY,
+    SENTENCEPIECE,
+    load,
+    load_model,
+    pieces,
+    read_gpt2_vocabulary,
 )
+from data_prep.fairseq_dict import MADE_UP
+from data_prep.fairseq_dict import NAME as DICTIONARY
+from data_prep.filters import corpus_settings
+from data_prep.stage import DataPrepError, begun, fingerprint, finish, replace_when_done, write_text
+from data_prep.work import Done, Shard, run_shards
 
-MODEL_NAME = "sentencepiece.model"
-FAIRSEQ_OFFSET = 3
 FAIRSEQ_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 VOCAB_MULTIPLE = 64  # of tensor cores, and of the tensor-parallel degrees people use
 
@@ -44,7 +50,7 @@ TRAINER_THREADS = 16
 SMALLEST = 320
 
 
-def train_tokenizer(corpus: Path, out: Path, vocab_size: int, model_type: str = "unigram") -> dict[str, int]:
+def train_tokenizer(corpus: Path, out: Path, vocab_size: int, model_type: str = "unigram") -> dict[str, Any]:
     """Trains on a reproducible sample of the corpus; writes sentencepiece.model, .vocab and dict.txt.
 
     Args:
@@ -61,52 +67,106 @@ def train_tokenizer(corpus: Path, out: Path, vocab_size: int, model_type: str = 
     if vocab_size % VOCAB_MULTIPLE:
         near = round(vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
         raise DataPrepError(f"--vocab-size {vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
-    groups = row_groups(corpus)
-    settings = {
-        "vocab_size": vocab_size,
-        "model": model_type,
-        "corpus": [[path.name, fingerprint(path)] for path in dict.fromkeys(path for path, _ in groups)],
-    }
+    settings = {"vocab_size": vocab_size, "model": model_type, "corpus": corpus_settings(corpus)}
     record = out / "tokenizer.json"
-    before = finished(record, settings)
-    if before is not None:
-        print(f"tokenizer: already finished in {out}: {describe(before)}")
-        return before
+    finished = begun(record, settings)
+    if finished is not None:
+        return finished
+    arguments = (corpus_files(corpus), out, vocab_size, model_type)
+    done = run_shards(out, [Shard("train", arguments)], train_shard, 1, "tokenizer")
+    return finish(record, settings, done["train"]["result"], done.values())
 
-    sample = sample_paragraphs(groups)
+
+def train_shard(files: list[Path], out: Path, vocab_size: int, model_type: str) -> Done:
+    """Samples, trains, and writes the tokenizer's files."""
+    sample = sample_paragraphs(files)
     print(f"tokenizer: training a {model_type} model on {len(sample):,} paragraphs, which takes a minute or less")
     model = _train(sample, vocab_size, model_type)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    write_text(out / "dict.txt", fairseq_dictionary(processor, sample))
-    pieces = (f"{processor.id_to_piece(i)}\t{processor.get_score(i):g}\n" for i in range(len(processor)))
-    write_text(out / "sentencepiece.vocab", "".join(pieces))
-    with replace_when_done(out / MODEL_NAME) as partial:
+    write_text(out / DICTIONARY, fairseq_dictionary(processor, sample))
+    scores = (f"{processor.id_to_piece(i)}\t{processor.get_score(i):g}\n" for i in range(len(processor)))
+    write_text(out / "sentencepiece.vocab", "".join(scores))
+    with replace_when_done(out / SENTENCEPIECE) as partial:
         partial.write_bytes(model)
-    result = {"symbols": vocab_size, "sample_paragraphs": len(sample)}
-    finish(record, settings, result)
-    print(f"tokenizer: {describe(result)} in {out}")
-    return result
+    return Done(
+        {"symbols": vocab_size, "sample_paragraphs": len(sample)},
+        [out / name for name in (SENTENCEPIECE, DICTIONARY, "sentencepiece.vocab")],
+    )
 
 
-def sample_paragraphs(groups: list[tuple[Path, int]], characters: int = SAMPLE_CHARACTERS) -> list[str]:
+def import_tokenizer(existing: Path, out: Path) -> dict[str, Any]:
+    """Makes a tokenizer folder of a tokenizer that exists.
+
+    A ``dict.txt`` beside it is taken as it is, whatever its size; otherwise one is written that lists the model's
+    symbols in its order, with made-up ones (``madeupword0000``) to a multiple of 64, as fairseq does.
+
+    Args:
+        existing: a sentencepiece model, or a folder with ``sentencepiece.model``, or with GPT-2's ``encoder.json``
+            and ``vocab.bpe``.
+        out: folder of the tokenizer.
+
+    Raises:
+        DataPrepError: no tokenizer there, or one that fairseq cannot use.
+    """
+    names = {existing: SENTENCEPIECE} if existing.is_file() else {}
+    if existing.is_dir():
+        wanted = (SENTENCEPIECE,) if (existing / SENTENCEPIECE).is_file() else (GPT2_VOCABULARY, GPT2_MERGES)
+        names = {existing / name: name for name in wanted}
+    missing = [path for path in names or [existing] if not path.is_file()]
+    if missing:
+        raise DataPrepError(
+            f"{missing[0]}: missing; give a sentencepiece model, or a folder with {SENTENCEPIECE}, or with "
+            f"{GPT2_VOCABULARY} and {GPT2_MERGES}"
+        )
+    given = (existing if existing.is_dir() else existing.parent) / DICTIONARY
+    if given.is_file():
+        names[given] = DICTIONARY
+    settings = {"existing": {name: fingerprint(path) for path, name in names.items()}}
+    record = out / "tokenizer.json"
+    finished = begun(record, settings)
+    if finished is not None:
+        return finished
+    done = run_shards(out, [Shard("import", (names, out))], import_shard, 1, "tokenizer")
+    return finish(record, settings, done["import"]["result"], done.values())
+
+
+def import_shard(names: dict[Path, str], out: Path) -> Done:
+    """Copies the files of a tokenizer, and writes its dict.txt if there is none."""
+    for path, name in names.items():
+        with replace_when_done(out / name) as temporary:
+            shutil.copyfile(path, temporary)
+    if DICTIONARY not in names.values():
+        if (out / SENTENCEPIECE).is_file():
+            produced = pieces(load_model(out / SENTENCEPIECE), out / SENTENCEPIECE)
+        else:
+            vocabulary = read_gpt2_vocabulary(out / GPT2_VOCABULARY)
+            produced = [str(i) for token, i in sorted(vocabulary.items(), key=lambda item: item[1])]
+        filler = -(len(produced) + len(FAIRSEQ_SPECIALS)) % VOCAB_MULTIPLE
+        lines = [*(f"{piece} 1\n" for piece in produced), *(f"{MADE_UP}{n:04d} 0\n" for n in range(filler))]
+        write_text(out / DICTIONARY, "".join(lines))
+    encoder = load(out)
+    return Done({"symbols": encoder.symbols}, [out / name for name in encoder.files])
+
+
+def sample_paragraphs(files: list[Path], characters: int = SAMPLE_CHARACTERS) -> list[str]:
     """About ``characters`` characters of the corpus, chosen by the hash of each paragraph.
 
     The choice depends on the text alone: not on a random generator, nor on the shards and their order.
     """
-    total = sum(len(text) for text in tqdm(_texts(groups), desc="tokenizer: measure", unit=" documents"))
+    total = sum(len(text) for text in tqdm(_texts(files), desc="tokenizer: measure", unit=" documents"))
     threshold = min(1.0, characters / max(1, total)) * 2**32
     return [
         paragraph
-        for text in tqdm(_texts(groups), desc="tokenizer: sample", unit=" documents")
+        for text in tqdm(_texts(files), desc="tokenizer: sample", unit=" documents")
         for paragraph in text.split("\n")
         if zlib.crc32(paragraph.encode()) < threshold
     ]
 
 
-def _texts(groups: list[tuple[Path, int]]) -> Iterator[str]:
-    for path, number in groups:
-        for text, _ in read_row_group(path, number):
-            yield text
+def _texts(files: list[Path]) -> Iterator[str]:
+    for path in files:
+        for document in read_file(path):
+            yield document.text
 
 
 def _train(sample: list[str], vocab_size: int, model_type: str) -> bytes:
@@ -141,21 +201,17 @@ def fairseq_dictionary(processor: sentencepiece.SentencePieceProcessor, sample: 
     for start in range(0, len(sample), 10_000):
         ids = processor.encode(sample[start : start + 10_000], num_threads=1)
         counts += np.bincount(np.fromiter(chain.from_iterable(ids), dtype=np.int64), minlength=len(counts))
-    pieces = [processor.id_to_piece(i) for i in range(1, len(processor))]
-    bad = [p for p in pieces if p in FAIRSEQ_SPECIALS or p.split() != [p]]
-    if bad or processor.unk_id() != 0 or len(set(pieces)) != len(pieces):
+    names = [processor.id_to_piece(i) for i in range(1, len(processor))]
+    bad = [p for p in names if p in FAIRSEQ_SPECIALS or p.split() != [p]]
+    if bad or processor.unk_id() != 0 or len(set(names)) != len(names):
         raise DataPrepError(f"the sentencepiece model cannot be numbered as fairseq does (pieces {bad[:3]})")
-    return "".join(f"{piece} {count}\n" for piece, count in zip(pieces, counts[1:], strict=True))
+    return "".join(f"{name} {count}\n" for name, count in zip(names, counts[1:], strict=True))
 
 
-def load_tokenizer(folder: Path) -> sentencepiece.SentencePieceProcessor:
-    """The model of a tokenizer folder, after a check that dict.txt belongs to it."""
-    model, dictionary = folder / MODEL_NAME, folder / "dict.txt"
-    for path in (model, dictionary):
-        if not path.is_file():
-            raise DataPrepError(f"{path}: missing; make it with `python -m data_prep tokenizer`")
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    symbols = [line.rsplit(" ", 1)[0] for line in dictionary.read_text(encoding="utf-8").split("\n") if line]
-    if symbols != [processor.id_to_piece(i) for i in range(1, len(processor))]:
-        raise DataPrepError(f"{dictionary}: does not list the pieces of {model.name}; make both anew")
-    return processor
+def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> dict[str, Any]:
+    """Imports the tokenizer that ``config`` names, or trains one on ``corpus``."""
+    if config.existing is not None:
+        return import_tokenizer(Path(config.existing), out)
+    if corpus is None:
+        raise DataPrepError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
+    return train_tokenizer(corpus, out, config.vocab_size, config.model)

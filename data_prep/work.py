@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
 
-from data_prep.stage import WORK, process_pool, write_text
+from data_prep.stage import WORK, Inline, process_pool, write_text
 
 # A claim is renewed at this interval and void after five of them without a sign of life: the task was killed on
 # another machine. On this machine, a dead process is seen at once.
@@ -65,7 +66,7 @@ def run_shards(
         out: folder of the stage; its ``.work`` holds claims and records.
         shards: the same list in every task.
         function: of a module's top level; calling it twice must write the same bytes.
-        workers: processes of this task.
+        workers: processes of this task; 0 for this process itself.
         label: text of the progress line.
         unit: of ``Shard.size``; ``B`` for bytes.
 
@@ -78,12 +79,13 @@ def run_shards(
     waiting = [shard for shard in shards if not record_of(work, shard.name).exists()]
     total, left = sum(s.size for s in shards), sum(s.size for s in waiting)
     bar = tqdm(total=total, initial=total - left, desc=label, unit=unit, unit_scale=unit == "B", disable=not waiting)
-    with bar, Claims(work) as claims, process_pool(min(workers, max(1, len(waiting))), function.__module__) as pool:
+    pool_of = process_pool(min(workers, max(1, len(waiting))), _module(function)) if workers else Inline()
+    with bar, Claims(work) as claims, pool_of as pool:
         running: dict[Future[tuple[Done, float]], Shard] = {}
         while waiting or running:
             held: list[Shard] = []  # by other tasks
             for position, shard in enumerate(waiting):
-                if len(running) == workers:
+                if len(running) >= max(1, workers):
                     held += waiting[position:]
                     break
                 if record_of(work, shard.name).exists():
@@ -107,6 +109,10 @@ def run_shards(
 def record_of(work: Path, name: str) -> Path:
     """The file that says that shard ``name`` is finished."""
     return work / f"{name}.json"
+
+
+def _module(function: Callable[..., Done]) -> str:
+    return function.func.__module__ if isinstance(function, partial) else function.__module__
 
 
 def _timed(function: Callable[..., Done], arguments: tuple[Any, ...]) -> tuple[Done, float]:

@@ -10,12 +10,13 @@ import ast
 import inspect
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 from data_prep.corpus import Document, join_wrapped, tidy
-from data_prep.stage import process_pool
+from data_prep.problems import Problems
+from data_prep.sources import Piece
 
 SHORTEST = 40  # characters; "Return self." teaches nothing
 _NOT_DOCUMENTATION = {"test", "tests", "site-packages", "dist-packages"}
@@ -40,26 +41,29 @@ def module_files(root: Path) -> list[Path]:
     return sorted(p for p in files if not _NOT_DOCUMENTATION.intersection(p.relative_to(root).parts))
 
 
-def documents(
-    modules: Sequence[tuple[Path, Path]], workers: int, progress: Callable[[int], object]
-) -> Iterator[Document]:
-    """One document per module that has docstrings; a docstring that appeared before is left out.
+def pieces(path: Path) -> list[Piece]:
+    """The packages and modules in one folder, each a piece."""
+    entries = sorted(entry for entry in path.iterdir() if entry.suffix == ".py" or entry.is_dir())
+    sizes = {entry: sum(file.stat().st_size for file in _files_of(entry)) for entry in entries}
+    return [Piece(entry, size) for entry, size in sizes.items() if size]
 
-    Args:
-        modules: (root, source file below it) of each module.
-        workers: processes.
-        progress: called with the bytes of each file that is done.
-    """
+
+def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
+    """One document per module that has docstrings; a docstring that its package had before is left out."""
+    root = piece.path.parent
     seen: set[str] = set()
-    with process_pool(workers, __name__) as pool:
-        found = pool.map(docstrings_of, [path for _, path in modules], chunksize=64)
-        for (root, path), docstrings in zip(modules, found, strict=True):
-            new = [text for text in dict.fromkeys(docstrings) if text not in seen]
-            seen.update(new)
-            if new:
-                name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-                yield Document(name, "docstrings", name, "\n".join(new))
-            progress(path.stat().st_size)
+    for path in _files_of(piece.path):
+        new = [text for text in dict.fromkeys(docstrings_of(path)) if text not in seen]
+        seen.update(new)
+        if new:
+            name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+            yield Document(name, "docstrings", name, "\n".join(new))
+
+
+def _files_of(entry: Path) -> list[Path]:
+    if entry.name in _NOT_DOCUMENTATION:
+        return []
+    return [entry] if entry.is_file() else module_files(entry)
 
 
 def docstrings_of(path: Path) -> list[str]:

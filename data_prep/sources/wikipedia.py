@@ -7,7 +7,6 @@ Memory is bounded by the largest page, time is linear in the text.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,11 +39,9 @@ def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
 def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
     """The articles of a piece: page id, title, and prose.
 
-    Args:
-        left_out: gets the number of pages left out by reason: ``redirect``, ``other namespace``, ``disambiguation``,
-            ``not wikitext``, ``empty``.
+    Pages that are no articles are counted in ``problems.left_out``: ``redirect``, ``other namespace``,
+    ``disambiguation``, ``not wikitext``, ``empty``.
     """
-    counts: Counter[str] = Counter() if left_out is None else left_out
     header = _header(piece, problems)
     if header is None:
         return
@@ -56,7 +53,7 @@ def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
         if text:
             yield Document(page.id, "wikipedia", page.title, text)
         else:
-            counts[reason or "empty"] += 1
+            problems.left_out[reason or "empty"] += 1
 
 
 def left_out_titles(piece: Piece, problems: Problems, reason: str = "disambiguation") -> Iterator[str]:

@@ -26,9 +26,7 @@ REPRESENTATIVES = 64
 _PAIRS = 1 << 15
 
 
-def duplicate_groups(
-    bands: Iterable[Hashes], signatures: Signatures, threshold: float
-) -> tuple[Places, int]:
+def duplicate_groups(bands: Iterable[Hashes], signatures: Signatures, threshold: float) -> tuple[Places, int]:
     """Finds the duplicates among D documents.
 
     Args:

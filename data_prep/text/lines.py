@@ -14,6 +14,8 @@ MARKUP = r"(?:<[^<>]{1,40}>\s*)+"  # nothing but tags, such as <br>
 WEB_POLICY = r".*\b(?:terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies)\b.*"
 WEB_SCRIPT = r".*\bjavascript\b.*"
 
+_END_MARKS = (".", "?", "!", '"', "”", "…")
+
 _GUTENBERG_START = re.compile(
     r"[^\n]*\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK[^*]{0,400}\*\*\*\n?"
     r"(?:(?:Produced|E-text prepared|This eBook was produced) by [^\n]*\n)?",
@@ -56,9 +58,6 @@ def without_boilerplate(text: str, rules: LineRules) -> tuple[str, Counter[str]]
         kept = [line for line in lines if line.endswith(_END_MARKS) and line.count(" ") >= 4]
         text, removed["no sentence"] = "\n".join(kept), len(lines) - len(kept)
     return text.strip("\n"), +removed
-
-
-_END_MARKS = (".", "?", "!", '"', "”", "…")
 
 
 @functools.cache

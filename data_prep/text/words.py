@@ -90,20 +90,18 @@ def _pieces(text: str) -> Iterator[tuple[int, int]]:
 
 def _words_of_piece(text: str) -> tuple[Places, Places, Hashes]:
     codes = code_points(text)
-    kinds = character_kinds()[codes]
-    inside = kinds != SEPARATOR
-    begins, ends = inside.copy(), inside.copy()
-    # A word begins where no letter comes before, and with every character that stands alone …
-    begins[1:] &= kinds[:-1] != LETTER
+    kinds = np.zeros(len(codes) + 2, np.uint8)  # separators at both ends
+    kinds[1:-1] = character_kinds()[codes]
+    # The text changes between words and separators, and before each character that is a word by itself.
+    changes = kinds[1:] != kinds[:-1]
     if codes.dtype != np.uint8:
-        begins |= kinds == ALONE
-    # … and ends before a separator or the next word.
-    ends[:-1] &= begins[1:] | (kinds[1:] == SEPARATOR)
-    first = np.flatnonzero(begins)
-    behind = np.flatnonzero(ends) + 1
+        changes |= kinds[1:] == ALONE
+    edges = np.flatnonzero(changes)
+    kept = np.flatnonzero(kinds[edges + 1])
+    starts, ends = edges[kept], edges[kept + 1]
     powers, inverse = _powers(_CHARACTER_BASE)
     sums = _running_sums(codes * powers[: len(codes)])
-    return first, behind, mix((sums[behind] - sums[first]) * inverse[first])
+    return starts, ends, mix((sums[ends] - sums[starts]) * inverse[starts])
 
 
 def ngram_hashes(hashes: Hashes, n: int) -> Hashes:

@@ -1,0 +1,107 @@
+"""The stage ``dedup``: exact and near duplicates, across all files and sources.
+
+Three steps: the MinHash signatures of each file's documents; the comparison of all signatures, by one process; the
+files without the duplicates. Of each group of duplicates the first document in corpus order stays.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.corpus import Document, corpus_files, read_file
+from data_prep.filters import Dropped, corpus_settings, filter_corpus, filter_file
+from data_prep.stage import WORK, begun, replace_when_done
+from data_prep.text.duplicates import duplicate_groups
+from data_prep.text.minhash import NearDuplicates, band_hashes, signatures
+from data_prep.work import Done, Shard, run_shards
+
+BATCH = 256  # documents whose text is in memory at once
+BLOCK = 1 << 16  # signatures whose band is hashed at once
+
+
+def dedup(corpus: Path, out: Path, config: NearDuplicates, workers: int = 1) -> dict[str, Any]:
+    """Writes the corpus without documents that repeat an earlier one."""
+    paths = corpus_files(corpus)
+    settings = asdict(config)
+    finished = begun(out / "dedup.json", {**settings, "corpus": corpus_settings(corpus)})
+    if finished is not None:
+        return finished
+    shards = [
+        Shard(f"signatures-{path.stem}", (path, _signatures(out, path), config), path.stat().st_size) for path in paths
+    ]
+    run_shards(out, shards, sign_file, workers, "dedup: signatures", unit="B")
+    run_shards(out, [Shard("groups", (paths, out, config))], find_groups, 1, "dedup: comparison")
+    ends = np.cumsum([_documents(_signatures(out, path)) for path in paths])
+    firsts = {path.name: int(end) - _documents(_signatures(out, path)) for path, end in zip(paths, ends, strict=True)}
+    function = partial(_dedup_file, firsts=firsts, duplicates=out / WORK / "duplicates.npy")
+    return filter_corpus("dedup", corpus, out, settings, function, workers)
+
+
+def sign_file(source: Path, target: Path, config: NearDuplicates) -> Done:
+    """Writes the signatures of one file's documents, (documents, permutations), and half of their SHA-256."""
+    found = [np.empty((0, config.permutations), np.uint32)]
+    hashes: list[int] = []
+    documents = read_file(source)
+    while batch := list(islice(documents, BATCH)):
+        found.append(signatures([document.text for document in batch], config))
+        hashes += [int(document.sha256[:16], 16) for document in batch]
+    with replace_when_done(target.with_suffix(".hashes.npy")) as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(hashes, np.uint64))
+    with replace_when_done(target) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate(found))
+    return Done({"documents": len(hashes)})
+
+
+def find_groups(paths: list[Path], out: Path, config: NearDuplicates) -> Done:
+    """Writes for each document of the corpus the number of the one that it repeats, or -1, and if exactly."""
+    sizes = [_documents(_signatures(out, path)) for path in paths]
+    joined = out / WORK / "signatures.bin"
+    with joined.open("wb") as file:
+        for path in paths:
+            np.load(_signatures(out, path)).tofile(file)
+    everything = np.memmap(joined, np.uint32, "r", shape=(sum(sizes), config.permutations))
+    bands, rows = config.bands_and_rows()
+    columns = (_band(everything, band, rows) for band in range(bands))
+    first, _ = duplicate_groups(columns, everything, config.threshold)
+    hashes = np.concatenate([np.load(_signatures(out, path).with_suffix(".hashes.npy")) for path in paths])
+    exact = (first >= 0) & (hashes == hashes[np.maximum(first, 0)])
+    with replace_when_done(out / WORK / "duplicates.npy") as temporary, temporary.open("wb") as target:
+        np.save(target, np.stack([first, exact.astype(first.dtype)]))
+    del everything
+    joined.unlink()
+    return Done({"duplicates": int((first >= 0).sum())})
+
+
+def _band(everything: np.ndarray[Any, np.dtype[np.uint32]], band: int, rows: int) -> np.ndarray[Any, Any]:
+    blocks = range(0, len(everything), BLOCK)
+    columns = slice(band * rows, (band + 1) * rows)
+    return np.concatenate([band_hashes(everything[b : b + BLOCK, columns], 1, rows)[:, 0] for b in blocks])
+
+
+def _dedup_file(source: Path, target: Path, firsts: dict[str, int], duplicates: Path) -> Done:
+    first, exact = np.load(duplicates, mmap_mode="r")
+
+    def keep(documents: Iterator[Document], dropped: Dropped, removed: Counter[str]) -> Iterator[Document]:
+        for number, document in enumerate(documents, firsts[source.name]):
+            if first[number] < 0:
+                yield document
+            else:
+                dropped.add(document, "exact duplicate" if exact[number] else "near duplicate")
+
+    return filter_file(source, target, keep)
+
+
+def _signatures(out: Path, path: Path) -> Path:
+    return out / WORK / f"{path.stem}.npy"
+
+
+def _documents(signatures: Path) -> int:
+    return len(np.load(signatures, mmap_mode="r"))
