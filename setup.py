@@ -23,7 +23,7 @@ setup(
         "hydra_plugins",  # the namespace package where hydra looks for plugins
     ],
     package_dir={"hydra_plugins": "linformer_fairseq/hydra_plugins"},
-    package_data={"linformer_fairseq": ["py.typed"], "data_prep": ["py.typed"]},
+    package_data={"linformer_fairseq": ["py.typed"], "data_prep": ["py.typed", "configs/*.yaml"]},
     install_requires=[
         "torch>=2.13",
         "ve-fairseq==0.12.3",  # provides the module fairseq; it has wheels for Python 3.11 and 3.12
@@ -31,6 +31,13 @@ setup(
         "sentencepiece",
         "pyarrow",
         "pyyaml",
+        "omegaconf",
+        "lxml",
+        "mwparserfromhell",
+        "ftfy",
+        "datasketch",
+        "scipy",
+        "tokenizers",
         "tqdm",
         "matplotlib",
     ],

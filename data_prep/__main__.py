@@ -24,16 +24,14 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenProcessPool:
         return _failed(
             arguments.stage,
-            f"a worker process died, perhaps for lack of memory; {AGAIN}, with fewer --workers if need be",
+            f"a worker process died, for lack of memory? {AGAIN}, with fewer --workers if need be",
         )
     except OSError as error:
         name = error.filename or getattr(arguments, "out", "")
         if error.errno in _FULL:
             return _failed(arguments.stage, f"{name}: no space left; free some, and {AGAIN}")
         if error.errno in _CLOSED:
-            return _failed(
-                arguments.stage, f"{name}: cannot be written or read ({error.strerror}); see its permissions"
-            )
+            return _failed(arguments.stage, f"{name}: {error.strerror}; give access to it, or choose another --out")
         raise
     except KeyboardInterrupt:
         print(f"\ndata_prep {arguments.stage}: stopped; {AGAIN}", file=sys.stderr)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,14 @@ from data_prep import encoders
 from data_prep.config import BinarizeConfig
 from data_prep.corpus import corpus_files, read_file
 from data_prep.filters import corpus_settings
-from data_prep.indexed import smallest_dtype, write_joined
-from data_prep.items import item_sizes, stream_of
+from data_prep.indexed import Slice, smallest_dtype, write_joined
+from data_prep.parts import Counts, encode_part, slices_of, write_part
 from data_prep.split import SPLITS
 from data_prep.stage import WORK, DataPrepError, begun, fingerprint, finish, replace_when_done
 from data_prep.work import Done, Shard, run_shards
 
-# Text that is encoded in one call; its tokens and paragraphs are what a worker holds.
-BATCH_CHARACTERS = 2_000_000
 # Of the histogram of document lengths: half powers of two, to 2^24 tokens.
 LENGTH_EDGES = tuple(round(2 ** (half / 2)) for half in range(4, 49))
-
-Part = tuple[Path, Path]  # tokens, sizes of items
 
 
 def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, workers: int = 1) -> dict[str, Any]:
@@ -76,20 +72,21 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     finished = begun(record, settings)
     if finished is not None:
         return finished
-    parts = {split: [_part(out, split, path) for path in paths] for split, paths in files.items()}
+    prefixes = {split: [_prefix(out, split, path) for path in paths] for split, paths in files.items()}
     shards = [
-        Shard(f"{split}-{path.stem}", (path, part, tokenizer, config.max_item_tokens), path.stat().st_size)
+        Shard(prefix.name, (path, prefix, tokenizer, config.max_item_tokens), path.stat().st_size)
         for split in splits
-        for path, part in zip(files[split], parts[split], strict=True)
+        for path, prefix in zip(files[split], prefixes[split], strict=True)
     ]
     encoded = run_shards(out, shards, encode_file, workers, "binarize", unit="B")
-    joins = [
-        Shard(f"join-{split}-{number:02d}", (parts[split][number :: _count(split, config)], folder / split, tokenizer))
-        for number, folder in enumerate(shard_folders(out, config.shards))
-        for split in splits
-        if number < _count(split, config)
-    ]
-    joined = run_shards(out, joins, join_parts, min(workers, 4), "binarize: join")
+    joins = []
+    for split in splits:
+        slices = [s for p in prefixes[split] for s in slices_of(p, [Counts(**encoded[p.name]["result"]["counts"])])]
+        folders = shard_folders(out, config.shards)[: config.shards if split == "train" else 1]
+        for number, folder in enumerate(folders):
+            arguments = (slices[number :: len(folders)], folder / split, tokenizer)
+            joins.append(Shard(f"join-{split}-{number:02d}", arguments))
+    joined = run_shards(out, joins, join_slices, min(workers, 4), "binarize: join")
     result = _result(splits, files, encoded, encoder.symbols)
     for split in splits:
         if not result[f"{split}_documents"]:
@@ -113,37 +110,20 @@ def data_argument(out: Path, shards: int) -> str:
     return os.pathsep.join(map(str, shard_folders(out, shards)))
 
 
-def encode_file(source: Path, part: Part, tokenizer: Path, max_item_tokens: int) -> Done:
+def encode_file(source: Path, prefix: Path, tokenizer: Path, max_item_tokens: int) -> Done:
     """Writes the tokens and the sizes of the items of one file of the corpus."""
     encoder = load_encoder(tokenizer)
-    dtype = smallest_dtype(encoder.symbols)
-    counts = {"documents": 0, "items": 0, "tokens": 0}
-    lengths = np.zeros(len(LENGTH_EDGES) - 1, np.int64)
-    with (
-        replace_when_done(part[0]) as tokens,
-        replace_when_done(part[1]) as sizes,
-        tokens.open("wb") as token_file,
-        sizes.open("wb") as size_file,
-    ):
-        for texts in _batches(document.text for document in read_file(source)):
-            paragraphs = [text.split("\n") for text in texts]
-            ids, paragraph_lengths = encoder.encode([line for lines in paragraphs for line in lines])
-            per_document = np.fromiter(map(len, paragraphs), np.int64, len(paragraphs))
-            stream, stream_sizes, ends = stream_of(ids, paragraph_lengths, per_document, dtype)
-            items = item_sizes(stream, stream_sizes, encoder.starts_word, max_item_tokens)
-            stream.tofile(token_file)
-            items.astype(np.int32).tofile(size_file)
-            document_lengths = np.diff(np.cumsum(stream_sizes)[ends], prepend=0)
-            lengths += np.histogram(np.clip(document_lengths, LENGTH_EDGES[0], LENGTH_EDGES[-1]), LENGTH_EDGES)[0]
-            counts["documents"] += len(texts)
-            counts["items"] += len(items)
-            counts["tokens"] += len(stream)
-    return Done({**counts, "lengths": lengths.tolist()})
+    part = encode_part(((document.text, 0) for document in read_file(source)), 1, encoder, max_item_tokens)
+    write_part(part, prefix)
+    # A document ends with the item of one token, its last </s>, which is not counted here.
+    ends = np.cumsum(part.sizes, dtype=np.int64)[part.sizes == 1]
+    lengths = np.clip(np.diff(ends, prepend=0) - 1, LENGTH_EDGES[0], LENGTH_EDGES[-1])
+    return Done({"counts": asdict(part.counts[0]), "lengths": np.histogram(lengths, LENGTH_EDGES)[0].tolist()})
 
 
-def join_parts(parts: list[Part], prefix: Path, tokenizer: Path) -> Done:
+def join_slices(slices: list[Slice], prefix: Path, tokenizer: Path) -> Done:
     """Writes ``prefix.bin`` and ``prefix.idx``."""
-    write_joined(prefix, parts, smallest_dtype(load_encoder(tokenizer).symbols))
+    write_joined(prefix, slices, smallest_dtype(load_encoder(tokenizer).symbols))
     return Done({}, [prefix.with_name(f"{prefix.name}.{suffix}") for suffix in ("bin", "idx")])
 
 
@@ -153,26 +133,8 @@ def load_encoder(tokenizer: Path) -> encoders.Encoder:
     return encoders.load(tokenizer)
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _part(out: Path, split: str, source: Path) -> Part:
-    folder = out / WORK / "parts"
-    return folder / f"{split}-{source.stem}.tokens", folder / f"{split}-{source.stem}.sizes"
-
-
-def _count(split: str, config: BinarizeConfig) -> int:
-    return config.shards if split == "train" else 1
+def _prefix(out: Path, split: str, source: Path) -> Path:
+    return out / WORK / "parts" / f"{split}-{source.stem}"
 
 
 def _result(
@@ -182,6 +144,7 @@ def _result(
     lengths = np.zeros(len(LENGTH_EDGES) - 1, np.int64)
     for split in splits:
         found = [encoded[f"{split}-{path.stem}"]["result"] for path in files[split]]
-        result |= {f"{split}_{key}": sum(part[key] for part in found) for key in ("documents", "items", "tokens")}
+        for key in ("documents", "items", "tokens"):
+            result[f"{split}_{key}"] = sum(part["counts"][key] for part in found)
         lengths += np.sum([part["lengths"] for part in found], axis=0)
     return {**result, "length_edges": list(LENGTH_EDGES), "lengths": lengths.tolist()}

@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     download = _stage(stages, "download", "fetch the latest dump of a Wikipedia, resumable, checksum checked")
     download.add_argument("language", help="its code, as in simple.wikipedia.org")
     download.add_argument("--mirror", metavar="URL", help="another server with the layout of dumps.wikimedia.org")
+    download.add_argument("--date", default="latest", metavar="YYYYMMDD", help="of the dump (default: the newest)")
     _out(download, "folder for the dump", workers=False)
 
     extract = _stage(stages, "extract", "text of any source to Parquet files")
@@ -105,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=defaults.vocab_size,
         metavar="N",
-        help="size of fairseq's dictionary, special symbols and <mask> included; a multiple of 64 (default %(default)s)",
+        help="size of fairseq's dictionary with special symbols and <mask>; a multiple of 64 (default %(default)s)",
     )
     tokenizer.add_argument("--model", choices=("unigram", "bpe"), default=defaults.model, help="default %(default)s")
     tokenizer.add_argument(
@@ -154,7 +155,7 @@ def run_stage(arguments: argparse.Namespace) -> None:
     elif a.stage == "download":
         from data_prep.download import MIRROR, download
 
-        download(a.language, a.out, a.mirror or MIRROR)
+        download(a.language, a.out, a.mirror or MIRROR, a.date)
     elif a.stage == "extract":
         from data_prep.extract import extract
 

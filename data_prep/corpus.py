@@ -82,7 +82,8 @@ def write_file(documents: Iterable[Document], path: Path) -> Counts:
 
 def write_files(documents: Iterable[Document], out: Path, prefix: str, characters: int) -> tuple[Counts, list[Path]]:
     """Writes ``out/prefix-000.parquet`` and on, a new file after ``characters`` characters; none without documents."""
-    total, paths = Counts(), []
+    total = Counts()
+    paths: list[Path] = []
     stream = iter(documents)
     for first in stream:
         path = out / f"{prefix}-{len(paths):03d}.parquet"

@@ -34,11 +34,13 @@ class Encoder(Protocol):
 
     Attributes:
         symbols: size of fairseq's dictionary, ``<mask>`` included.
+        names: of its symbols, in the order of their ids.
         starts_word: for each fairseq id, whether it begins a word in the sense of ``--mask-whole-words``; (symbols,).
         files: names of the tokenizer's files, to be copied beside the data.
     """
 
     symbols: int
+    names: Sequence[str]
     starts_word: Mask
     files: tuple[str, ...]
 
@@ -70,7 +72,7 @@ def load(folder: Path) -> Encoder:
 class SentencePieceEncoder:
     """Any sentencepiece model; its control pieces are fairseq's special symbols, which text never produces."""
 
-    files = (SENTENCEPIECE, fairseq_dict.NAME)
+    files: tuple[str, ...] = (SENTENCEPIECE, fairseq_dict.NAME)
 
     def __init__(self, folder: Path) -> None:
         path = folder / SENTENCEPIECE
@@ -85,7 +87,8 @@ class SentencePieceEncoder:
             if not self._processor.is_unknown(i):
                 self._to_fairseq[i] = self._table.index.get(name, UNK)
         self._unknown = self._processor.unk_id()
-        self.symbols = len(self._table.symbols)
+        self.names = self._table.symbols
+        self.symbols = len(self.names)
         self.starts_word = word_starts(self._table, lambda name: name.startswith(SPACE_PIECE))
 
     def encode(self, texts: list[str]) -> tuple[Ids, Ids]:
@@ -120,7 +123,7 @@ class SentencePieceEncoder:
 class Gpt2Encoder:
     """GPT-2's byte-level BPE, by the Rust library ``tokenizers``; RoBERTa's is the same with its own dict.txt."""
 
-    files = (GPT2_VOCABULARY, GPT2_MERGES, fairseq_dict.NAME)
+    files: tuple[str, ...] = (GPT2_VOCABULARY, GPT2_MERGES, fairseq_dict.NAME)
 
     def __init__(self, folder: Path) -> None:
         from data_prep.gpt2 import build_tokenizer  # only here is the library tokenizers needed
@@ -135,7 +138,8 @@ class Gpt2Encoder:
         for i in vocabulary.values():
             self._to_fairseq[i] = self._table.index.get(str(i), UNK)
         self._tokens = {str(i): token for token, i in vocabulary.items()}
-        self.symbols = len(self._table.symbols)
+        self.names = self._table.symbols
+        self.symbols = len(self.names)
         self.starts_word = word_starts(self._table, lambda name: self._tokens.get(name, "").startswith(SPACE_BYTE))
 
     def encode(self, texts: list[str]) -> tuple[Ids, Ids]:

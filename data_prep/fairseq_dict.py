@@ -83,7 +83,8 @@ class SymbolTable:
         for position, name in enumerate(produced):
             if name not in self.index:
                 raise DataPrepError(
-                    f"{path}: ends at line {len(self.lines)} without {name!r}, token {position} of {model.name}; {_REMEDY}"
+                    f"{path}: ends at line {len(self.lines)} without {name!r}, "
+                    f"token {position} of {model.name}; {_REMEDY}"
                 )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_prep.stage import replace_when_done
 
-DTYPE_CODES = {np.uint16: 8, np.uint32: 9}
+DTYPE_CODES: dict[type, int] = {np.uint16: 8, np.uint32: 9}
 SIZE_BYTES = 4  # of an item's size, int32
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import encoders
-from data_prep.corpus import corpus_files, read_file
+from data_prep.corpus import Document, corpus_files, read_file
 from data_prep.fairseq_dict import EOS, MADE_UP, UNK
 from data_prep.stage import DataPrepError
 
@@ -47,7 +47,8 @@ def inspect_corpus(folder: Path, samples: int, seed: int) -> None:
     choose = random.Random(seed)
     files = corpus_files(folder)
     choose.shuffle(files)
-    lengths, kept = [], []
+    lengths: list[int] = []
+    kept: list[Document] = []
     for number, document in enumerate(islice((d for path in files for d in read_file(path)), READ)):
         lengths.append(len(document.text))
         # A sample of fixed size from a stream whose length is not known (reservoir sampling).

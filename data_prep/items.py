@@ -36,7 +36,7 @@ def stream_of(ids: Ids, lengths: Sizes, paragraphs: Sizes, dtype: type) -> tuple
     ends[np.cumsum(paragraphs + 1) - 1] = True
     sizes = np.ones(total, dtype=np.int64)
     sizes[~ends] += lengths
-    stream = np.full(int(sizes.sum()), EOS, dtype=dtype)
+    stream: Ids = np.full(int(sizes.sum()), EOS, dtype=dtype)
     text = np.ones(len(stream), dtype=np.bool_)
     text[np.cumsum(sizes) - 1] = False
     stream[text] = ids
@@ -75,7 +75,8 @@ def cut(at_word: Mask, max_item_tokens: int) -> Sizes:
     """
     # The rest after a cut keeps two tokens or more: an item of one token means the end of a document.
     found = []
-    begin, end = 0, len(at_word)
+    begin: int = 0
+    end: int = len(at_word)
     while end - begin > max_item_tokens:
         first, last = begin + max_item_tokens // 2, min(begin + max_item_tokens, end - 2)
         words = np.flatnonzero(at_word[first : last + 1])

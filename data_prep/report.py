@@ -43,7 +43,8 @@ def write_report(config: Mapping[str, Any], records: Mapping[str, Mapping[str, A
 
 def report(records: Mapping[str, Mapping[str, Any]]) -> str:
     """The text of report.md."""
-    text = f"# Data\n\n{table(records)}\n\nSeconds are those of all processes together.\n\n![Document lengths](lengths.png)\n"
+    text = f"# Data\n\n{table(records)}\n\nSeconds are those of all processes together.\n\n"
+    text += "![Tokens per document](lengths.png)\n"
     for stage, record in records.items():
         examples = record["result"].get("examples") or {}
         skipped = record["result"].get("skipped") or []

@@ -75,7 +75,7 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Pro
 
 def leave_out(where: str, problems: Problems) -> None:
     """Lists a file of another kind, which is no reason to stop: folders of books hold their covers, too."""
-    problems.skipped.append(f"{printable(where)}: left out, not of a kind that this source reads")
+    problems.left_out[f"{kind(where) or 'other'} files"] += 1
 
 
 def hidden(path: PurePath) -> bool:
