@@ -31,9 +31,9 @@ def page(number: int, text: str, ns: int = 0, extra: str = "", title: str = "") 
 
 
 def read(path: Path, skip: bool = False, size: int | None = None) -> tuple[list[Document], list[str], Counter[str]]:
-    problems, counts = Problems(skip), Counter[str]()
-    found = [d for piece in wikipedia.pieces(path, size) for d in wikipedia.documents(piece, problems, counts)]
-    return found, problems.skipped, counts
+    problems = Problems(skip)
+    found = [d for piece in wikipedia.pieces(path, size) for d in wikipedia.documents(piece, problems)]
+    return found, problems.skipped, problems.left_out
 
 
 def ids(found: list[Document]) -> list[int]:
