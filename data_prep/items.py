@@ -80,7 +80,7 @@ def cut(at_word: Mask, max_item_tokens: int) -> Sizes:
     while end - begin > max_item_tokens:
         first, last = begin + max_item_tokens // 2, min(begin + max_item_tokens, end - 2)
         words = np.flatnonzero(at_word[first : last + 1])
-        stop = first + int(words[-1]) if len(words) else last
+        stop = first + words[-1].item() if len(words) else last
         found.append(stop - begin)
         begin = stop
     return np.array([*found, end - begin], dtype=np.int64)

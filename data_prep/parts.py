@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from data_prep.encoders import Encoder, Ids
+from data_prep.encoders import Encoder
 from data_prep.indexed import Slice, smallest_dtype
 from data_prep.items import item_sizes, stream_of
 from data_prep.stage import replace_when_done
@@ -36,8 +37,8 @@ class Part:
         counts: of each data set.
     """
 
-    tokens: Ids
-    sizes: Ids
+    tokens: npt.NDArray[np.integer]
+    sizes: npt.NDArray[np.int32]
     counts: list[Counts]
 
 
@@ -79,8 +80,9 @@ def encode_part(documents: Iterable[tuple[str, int]], sets: int, encoder: Encode
     return Part(stream, items.astype(np.int32), counts)
 
 
-def _encode(lines: list[str], encoder: Encoder, dtype: type) -> tuple[Ids, Ids]:
-    ids, lengths = [np.zeros(0, dtype=dtype)], [np.zeros(0, dtype=np.int64)]
+def _encode(lines: list[str], encoder: Encoder, dtype: type) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]:
+    ids: list[npt.NDArray[np.integer]] = [np.zeros(0, dtype=dtype)]
+    lengths = [np.zeros(0, dtype=np.int64)]
     for batch in _batches(lines):
         some, of_each = encoder.encode(batch)
         ids.append(some.astype(dtype))

@@ -32,8 +32,6 @@ SENTENCE = "Returns the <mask> of the array."
 CORES = len(os.sched_getaffinity(0))
 THREADS = min(CORES, 2)  # so small a model gives no work to more
 
-VOCAB_SIZE = 8192
-
 
 def main() -> int:
     """The command line; returns the exit status."""
@@ -68,33 +66,29 @@ def main() -> int:
 
 def demo(out: Path, updates: int, packages: list[Path]) -> None:
     """Runs every step whose result is not there yet."""
-    corpus, tokenizer, data, checkpoints = (out / name for name in ("corpus", "tokenizer", "data", "checkpoints"))
+    data, checkpoints = out / "data", out / "checkpoints"
     log = out / "train.log"
     os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
-    step("1/6  Corpus: docstrings of the installed packages, one document per module")
-    folders = [path.resolve() for path in packages]
-    data_prep("extract", "--source", "docstrings", *folders, "--out", corpus, "--workers", CORES)
+    step("1/5  Data: docstrings of the installed packages, one document per module; vocabulary; fairseq's files")
+    changes = [f"sources.0.inputs=[{','.join(str(path.resolve()) for path in packages)}]"] if packages else []
+    data_prep("run", "demo", *changes, "--out", out, "--workers", CORES)
 
-    step("2/6  Vocabulary and fairseq data")
-    data_prep("tokenizer", corpus, "--out", tokenizer, "--vocab-size", VOCAB_SIZE)
-    data_prep("binarize", corpus, "--tokenizer", tokenizer, "--out", data, "--workers", CORES)
-
-    step("3/6  Pretraining: linformer_roberta_tiny reads n = 512 tokens and attends to k = 128")
+    step("2/5  Pretraining: linformer_roberta_tiny reads n = 512 tokens and attends to k = 128")
     pretrain(data, checkpoints, log, until=updates // 2, total=updates)
 
-    step("4/6  Resuming: a second fairseq-train goes on from the checkpoint of the first")
+    step("3/5  Resuming: a second fairseq-train goes on from the checkpoint of the first")
     pretrain(data, checkpoints, log, until=updates, total=updates)
     print(f"resumed from update {last_update(log, 'Loaded'):,}, trained to update {last_update(log, 'Saved'):,}")
 
-    step("5/6  Validation")
+    step("4/5  Validation")
     checkpoint = checkpoints / "checkpoint_last.pt"
     perplexity = validate(data, checkpoint, out / "validate.log")
     metrics = read_metrics(log)
     (out / "metrics.jsonl").write_text("".join(json.dumps(figures) + "\n" for figures in metrics))
     plot_curve(metrics, out / "loss.png", "linformer_roberta_tiny on docstrings")
 
-    step("6/6  Filling a mask")
+    step("5/5  Filling a mask")
     print(f"  {SENTENCE}")
     for token, probability in fill_mask(data, checkpoint, SENTENCE):
         print(f"  {probability:6.1%}  {token}")
@@ -114,7 +108,7 @@ Next:
   python recipes/demo.py --updates {2 * updates} --out {shown(out)}-longer
       train twice as long
   python -m data_prep --help
-      your own text: extract --source books or text, tokenizer, binarize
+      your own text: run folder input=my_texts, or stage by stage
   python recipes/recipe.py {shown(RECIPE)} {shown(data)} --save-dir {shown(out)}-exact -- --attention exact
       the same with exact attention; recipes/pretrain has more recipes""")
 
@@ -131,7 +125,7 @@ def shown(path: Path) -> str:
 
 
 def data_prep(*arguments: object) -> None:
-    """Runs one stage of data_prep and shows the command."""
+    """Runs data_prep and shows the command."""
     argv = ["-m", "data_prep", *map(str, arguments)]
     print("$", shlex.join(["python", *argv]), flush=True)
     status = subprocess.run([sys.executable, *argv], cwd=ROOT).returncode

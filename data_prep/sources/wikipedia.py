@@ -16,6 +16,8 @@ from data_prep.sources import Piece, dump, dump_bytes
 from data_prep.sources.wikitext import dropped_namespaces, prose
 
 # Names of the template at the foot of a disambiguation page. {{disambiguation needed}} and {{other uses|…}} are others.
+SUFFIXES = None  # dumps in parts have names such as …-articles1.xml-p1p41242.bz2
+
 _TEMPLATES = """disambig|disambiguation|disambiguation page|disamb|dab|(?:disambiguation|disambig)[ -]cleanup|hndis|
     geodis|numberdis|schooldis|hospitaldis|mathdab|mil-unit-dis|[\\w -]{1,40} (?:disambiguation|disambig)|
     begriffsklärung|homonymie|desambiguación|desambiguação|desambiguació|disambigua|doorverwijspagina|ujednoznacznienie|

@@ -151,8 +151,8 @@ class NgramIndex:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                tables = (_Table(file[f"{name}_hashes"], file[f"{name}_examples"]) for name in ("long", "short"))
-                return cls(*tables, file["texts"], file["ends"])
+                long, short = (_Table(file[f"{name}_hashes"], file[f"{name}_examples"]) for name in ("long", "short"))
+                return cls(long, short, file["texts"], file["ends"])
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataPrepError(f"{path}: not an index of n-grams ({error}); delete it and run again") from error
 

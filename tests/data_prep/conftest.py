@@ -7,20 +7,29 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.config import SplitConfig
 from data_prep.extract import extract
+from data_prep.split import split
 from data_prep.tokenizer import train_tokenizer
 
 PACKAGES = ("asyncio", "email", "logging", "unittest", "concurrent", "importlib")
+FILE_CHARACTERS = 60_000
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Docstrings of some standard packages, in several row groups."""
+    """Docstrings of some standard packages, in several files."""
     folder = tmp_path_factory.mktemp("data") / "corpus"
     stdlib = Path(sysconfig.get_path("stdlib"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_prep.corpus.ROW_GROUP_CHARACTERS", 60_000)
-        extract("docstrings", [stdlib / name for name in PACKAGES], folder)
+    extract("docstrings", [stdlib / name for name in PACKAGES], folder, file_characters=FILE_CHARACTERS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def splits(corpus: Path) -> Path:
+    """`corpus`, split into train, valid and test."""
+    folder = corpus.with_name("split")
+    split(corpus, folder, SplitConfig(valid=0.1, test=0.1))
     return folder
 
 

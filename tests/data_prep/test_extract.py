@@ -1,9 +1,10 @@
-"""The extract stage: shards, records, reruns, and the command line's refusals."""
+"""The extract stage: files, records, reruns, and the command line's refusals."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import data_prep
 from data_prep.__main__ import main
 from data_prep.extract import extract
 from data_prep.stage import DataPrepError
@@ -20,102 +22,109 @@ BOOKS = {"One.txt": "A first book.\n\nIt has two paragraphs.", "Two.txt": "A sec
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with three books, one of them empty."""
+    """A folder with three books, one of them empty, and a cover."""
     path = tmp_path / "books"
     path.mkdir()
     for name, text in BOOKS.items():
         (path / name).write_text(text)
+    (path / "cover.jpg").write_bytes(b"\xff\xd8")
     return path
 
 
 def states(folder: Path) -> dict[str, int]:
     """When each file was last written."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
 
 
 def test_text_arrives_as_it_went_in(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "corpus"
-    result = extract("books", [folder], out)
-    rows = pq.read_table(out / "books-00000.parquet").to_pylist()
+    result = extract("books", [folder], out)["result"]
+    rows = pq.read_table(out / "books-00000-000.parquet").to_pylist()
     assert [(row["id"], row["source"], row["text"]) for row in rows] == [
         ("One", "books", "A first book.\nIt has two paragraphs."),
         ("Two", "books", "A second book."),
     ]
     assert all(row["sha256"] == hashlib.sha256(row["text"].encode()).hexdigest() for row in rows)
-    assert result == {"documents": 2, "characters": 50, "shards": 1, "empty_documents": 1}
+    assert (result["documents"], result["characters"], result["skipped"]) == (2, 50, [])
+    assert result["left_out"] == {".jpg files": 1, "empty": 1}
 
 
-def test_shards_are_cut_at_their_size_and_lose_nothing(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_run_does_nothing_and_other_input_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("data_prep.corpus.ROW_GROUP_CHARACTERS", 1)
-    monkeypatch.setattr("data_prep.corpus.SHARD_CHARACTERS", 1)
     out = tmp_path / "corpus"
-    assert extract("books", [folder], out)["shards"] == 2
-    texts = [row["text"] for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-    assert texts == ["A first book.\nIt has two paragraphs.", "A second book."]
+    before = extract("books", [folder], out), states(out)
+    assert (extract("books", [folder], out), states(out)) == before
+    assert "already finished" in capsys.readouterr().out
+    (folder / "Three.txt").write_text("A third book.")
+    with pytest.raises(DataPrepError, match="inputs changed.*delete that folder or choose another --out"):
+        extract("books", [folder], out)
 
 
-def test_a_second_run_does_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "corpus"
-    first = extract("books", [folder], out)
-    before = states(out)
-    assert extract("books", [folder], out) == first
-    assert states(out) == before and "already finished" in capsys.readouterr().out
-
-
-def test_other_input_into_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:
-    extract("books", [folder], tmp_path / "corpus")
-    (folder / "Two.txt").write_text("A second book, in a new edition.")
-    with pytest.raises(DataPrepError, match=r"corpus holds the result of other settings \(inputs changed"):
-        extract("books", [folder], tmp_path / "corpus")
-
-
-def test_several_sources_share_a_folder(folder: Path, tmp_path: Path) -> None:
+def test_two_sources_share_a_corpus(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "corpus"
     extract("books", [folder], out)
-    extract("text", [folder / "One.txt"], out)
-    assert sorted(p.name for p in out.glob("*.parquet")) == ["books-00000.parquet", "text-00000.parquet"]
+    extract("text", [folder], out, name="lines")
+    assert sorted(path.name for path in out.glob("*.parquet")) == ["books-00000-000.parquet", "lines-00000-000.parquet"]
 
 
-def test_a_failure_leaves_no_shard_behind(folder: Path, tmp_path: Path) -> None:
-    (folder / "Three.txt").write_bytes(b"\xff")
-    with pytest.raises(DataPrepError, match=r"Three\.txt: not UTF-8"):
-        extract("books", [folder], tmp_path / "corpus")
-    assert not list(tmp_path.glob("corpus/*"))
+def test_wildcards_are_expanded(folder: Path, tmp_path: Path) -> None:
+    assert extract("books", [f"{folder}/*ne.txt"], tmp_path / "corpus")["result"]["documents"] == 1
+    with pytest.raises(DataPrepError, match="no file matches"):
+        extract("books", [f"{folder}/*.pdf"], tmp_path / "other")
+
+
+def test_bad_input_stops_or_is_skipped_counted_and_listed(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "good"}\n{broken\n{"text": "good, too"}\n')
+    with pytest.raises(DataPrepError, match=r"a\.jsonl.*line 2.*--on-error skip"):
+        extract("jsonl", [source], tmp_path / "stop")
+    result = extract("jsonl", [source], tmp_path / "skip", on_error="skip")["result"]
+    assert result["documents"] == 2 and len(result["skipped"]) == 1 and "line 2" in result["skipped"][0]
+
+
+def test_standard_input_is_read(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "data_prep", "extract", "--source", "text", "-", "--out", str(tmp_path)],
+        input="One paragraph.\nAnother one.\n",
+        text=True,
+        capture_output=True,
+        cwd=Path(data_prep.__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    assert pq.read_table(tmp_path / "text-00000-000.parquet")["text"].to_pylist() == ["One paragraph.\nAnother one."]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "books", "nowhere"], "nowhere: no such file or folder"),
-        (["--source", "text"], "--source text needs at least one IN"),
-        (["--source", "books", "books/Zero.txt"], "--source books: no text found in books/Zero.txt"),
-        (["--source", "docstrings", "books"], "--source docstrings: no text found in books"),
+        (["--source", "nothing", "x"], "--source nothing: unknown; choose one of wikipedia"),
+        (["--source", "books"], "--source books needs at least one IN"),
+        (["--source", "books", "absent"], "absent: no such file or folder"),
+        (["--source", "books", "empty"], "empty: "),
+        (["--source", "text", "x.txt", "--text-column", "body"], "--text-column: --source text has no columns"),
+        (["--source", "text", "x.txt", "--on-error", "ignore"], "--on-error ignore: must be stop or skip"),
+        (["--source", "text", "x.txt", "--workers", "0"], "--workers 0: must be at least 1"),
+        (["--source", "text", "x.txt"], "x.txt"),
     ],
 )
-def test_wrong_use_ends_with_one_sentence(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_wrong_use_is_one_sentence(
     arguments: list[str],
     message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(folder.parent)
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("x.txt").touch()
     assert main(["extract", *arguments, "--out", "corpus"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"data_prep extract: error: {message}")
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("data_prep extract: error: ") and error.count("\n") == 1
 
 
-def test_help_shows_examples_without_importing_fairseq() -> None:
-    code = """if True:
-        import sys
-        from data_prep.__main__ import main
-        try:
-            main(["--help"])
-        finally:
-            assert "torch" not in sys.modules
-    """
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0 and "python -m data_prep binarize corpus" in run.stdout
+def test_records_tell_what_was_made(folder: Path, tmp_path: Path) -> None:
+    extract("books", [folder], tmp_path / "corpus")
+    record = json.loads((tmp_path / "corpus/extract-books.json").read_text())
+    path = tmp_path / "corpus/books-00000-000.parquet"
+    assert record["files"] == {path.name: hashlib.sha256(io.FileIO(str(path)).read()).hexdigest()}

@@ -1,0 +1,109 @@
+"""clean, decontaminate, dedup and split as stages: what stays, what goes and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_prep.config import DecontaminateConfig, SplitConfig
+from data_prep.corpus import Document, corpus_files, read_file, write_file
+from data_prep.dedup import dedup
+from data_prep.filters import clean, decontaminate
+from data_prep.split import split, split_of
+from data_prep.stage import DataPrepError
+from data_prep.text.minhash import NearDuplicates
+from data_prep.text.rules import CleanConfig
+
+SENTENCE = "The committee found that river number {n} carried far more water in spring than anybody had expected. "
+
+
+def prose(n: int, sentences: int = 12) -> str:
+    """Some sentences that differ from those of another `n`."""
+    return "\n".join(
+        SENTENCE.format(n=f"{n}-{i}") + f"Its source lies {n * 37 + i} miles to the north." for i in range(sentences)
+    )
+
+
+def corpus_of(folder: Path, texts: list[list[str]]) -> Path:
+    """A corpus with one file per list."""
+    for number, file in enumerate(texts):
+        documents = [Document(f"{number}.{i}", "test", f"T{i}", text) for i, text in enumerate(file)]
+        write_file(documents, folder / f"test-{number:05d}.parquet")
+    return folder
+
+
+def ids(folder: Path) -> list[str]:
+    """Ids of all documents of a corpus."""
+    return [document.id for path in corpus_files(folder) for document in read_file(path)]
+
+
+def test_clean_drops_with_a_reason_and_names_examples(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path / "corpus", [[prose(1), "Short."], [prose(2), "# … # … # … " * 50]])
+    result = clean(corpus, tmp_path / "clean", CleanConfig())["result"]
+    assert ids(tmp_path / "clean") == ["0.0", "1.0"]
+    assert sum(result["dropped"].values()) == 2 and result["dropped"]["too few characters"] == 1
+    assert result["examples"]["too few characters"] == ["test 0.1 T1"]
+
+
+def test_a_stage_that_drops_everything_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataPrepError, match="drops all documents.*too few characters"):
+        clean(corpus_of(tmp_path / "corpus", [["Short."]]), tmp_path / "clean", CleanConfig())
+
+
+def test_duplicates_are_found_across_files_and_the_first_stays(tmp_path: Path) -> None:
+    near = prose(3, 40)
+    corpus = corpus_of(
+        tmp_path / "corpus", [[prose(1), near, prose(2)], [prose(4), prose(1)], [], [near.replace("spring", "May", 1)]]
+    )
+    result = dedup(corpus, tmp_path / "dedup", NearDuplicates(), workers=2)["result"]
+    assert ids(tmp_path / "dedup") == ["0.0", "0.1", "0.2", "1.0"]
+    assert result["dropped"] == {"exact duplicate": 1, "near duplicate": 1}
+    before = (tmp_path / "dedup/dedup.json").read_bytes()
+    dedup(corpus, tmp_path / "dedup", NearDuplicates())
+    assert (tmp_path / "dedup/dedup.json").read_bytes() == before
+
+
+def test_documents_with_examples_of_a_benchmark_are_dropped(tmp_path: Path) -> None:
+    example = "nobody had told the old gardener that the orchard behind the chapel would be sold by the end of summer"
+    glue = tmp_path / "glue/RTE"
+    glue.mkdir(parents=True)
+    (glue / "dev.tsv").write_text(f"index\tsentence1\tsentence2\tlabel\n0\t{example}\tYes.\tentailment\n")
+    (glue / "train.tsv").write_text(f"index\tsentence1\n0\t{prose(2).splitlines()[0]}\n")
+    corpus = corpus_of(tmp_path / "corpus", [[prose(1), f"{prose(3)}\n{example.capitalize()}!"], [prose(2)]])
+    result = decontaminate(corpus, tmp_path / "out", DecontaminateConfig([str(tmp_path / "glue")]))["result"]
+    assert ids(tmp_path / "out") == ["0.0", "1.0"]
+    assert result["dropped"] == {"benchmark example": 1}
+    with pytest.raises(DataPrepError, match="absent: no such folder"):
+        decontaminate(corpus, tmp_path / "other", DecontaminateConfig(["absent"]))
+
+
+def test_the_split_is_stable_when_the_corpus_grows(tmp_path: Path) -> None:
+    texts = [prose(n, 2) for n in range(200)]
+    config = SplitConfig(valid=0.2, test=0.1)
+    result = split(corpus_of(tmp_path / "small", [texts[:100]]), tmp_path / "a", config)["result"]
+    split(corpus_of(tmp_path / "large", [texts[100:], texts[:100]]), tmp_path / "b", config, workers=2)
+    for name in ("train", "valid", "test"):
+        small, large = ({d.text for p in corpus_files(tmp_path / x / name) for d in read_file(p)} for x in "ab")
+        assert small and small == large & set(texts[:100])
+        assert result[f"{name}_documents"] == len(small)
+    assert 0.1 < result["valid_documents"] / 100 < 0.3
+
+
+def test_shares_add_up_and_are_checked(tmp_path: Path) -> None:
+    document = Document("1", "test", "", "x")
+    assert split_of(document, SplitConfig(0, 0)) == "train"
+    corpus = corpus_of(tmp_path / "corpus", [[prose(1)]])
+    for config, message in (
+        (SplitConfig(valid=1.0), "--valid 1.0"),
+        (SplitConfig(0.5, 0.5), "nothing to train on"),
+        (SplitConfig(valid=1e-9), "no document in valid"),
+    ):
+        with pytest.raises(DataPrepError, match=message):
+            split(corpus, tmp_path / "out", config)
+
+
+def test_a_stage_does_not_write_into_its_input(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path / "corpus", [[prose(1)]])
+    with pytest.raises(DataPrepError, match="is the corpus itself"):
+        clean(corpus, corpus, CleanConfig())
