@@ -18,6 +18,7 @@ import sentencepiece
 
 from data_prep import fairseq_dict
 from data_prep.fairseq_dict import MASK, SPECIALS, UNK, SymbolTable
+from data_prep.indexed import smallest_dtype
 from data_prep.stage import DataPrepError
 
 SENTENCEPIECE = "sentencepiece.model"
@@ -25,7 +26,8 @@ GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
 SPACE_PIECE, SPACE_BYTE = "\u2581", "\u0120"  # how the two models write the space before a word
 END_OF_TEXT = "<|endoftext|>"
 
-Ids = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.integer]
+Lengths = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -44,7 +46,7 @@ class Encoder(Protocol):
     starts_word: Mask
     files: tuple[str, ...]
 
-    def encode(self, texts: list[str]) -> tuple[Ids, Ids]:
+    def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
         """The ids of all texts, one behind the other and without </s>, (T,), and the length of each, (texts,)."""
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
@@ -82,7 +84,7 @@ class SentencePieceEncoder:
         names = [self._processor.id_to_piece(i) for i in range(size)]
         produced = pieces(self._processor, path)
         self._table.check(folder / fairseq_dict.NAME, produced, names, path)
-        self._to_fairseq = np.full(size, UNK, dtype=np.int64)
+        self._to_fairseq: Ids = np.full(size, UNK, dtype=smallest_dtype(len(self._table.symbols)))
         for i, name in enumerate(names):
             if not self._processor.is_unknown(i):
                 self._to_fairseq[i] = self._table.index.get(name, UNK)
@@ -91,7 +93,7 @@ class SentencePieceEncoder:
         self.symbols = len(self.names)
         self.starts_word = word_starts(self._table, lambda name: name.startswith(SPACE_PIECE))
 
-    def encode(self, texts: list[str]) -> tuple[Ids, Ids]:
+    def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
         encoded = self._processor.encode(texts, num_threads=1, return_type="numpy")
         ids, lengths = joined(encoded)
         found = np.flatnonzero(ids == self._unknown)
@@ -105,7 +107,7 @@ class SentencePieceEncoder:
     def _encode_by_name(self, text: str) -> Ids:
         # A stretch that the model does not know is one piece for it; fairseq splits it at white space.
         words = " ".join(self._processor.encode(text, return_type=str)).split()
-        return np.array([self._table.index.get(word, UNK) for word in words], dtype=np.int64)
+        return np.array([self._table.index.get(word, UNK) for word in words], dtype=self._to_fairseq.dtype)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         runs: list[list[str]] = [[]]
@@ -134,7 +136,8 @@ class Gpt2Encoder:
         self._table = load_table(folder)
         produced = [str(i) for token, i in sorted(vocabulary.items(), key=lambda item: item[1]) if token != END_OF_TEXT]
         self._table.check(folder / fairseq_dict.NAME, produced, map(str, vocabulary.values()), path)
-        self._to_fairseq = np.full(max(vocabulary.values()) + 1, UNK, dtype=np.int64)
+        size = max(vocabulary.values()) + 1
+        self._to_fairseq: Ids = np.full(size, UNK, dtype=smallest_dtype(len(self._table.symbols)))
         for i in vocabulary.values():
             self._to_fairseq[i] = self._table.index.get(str(i), UNK)
         self._tokens = {str(i): token for token, i in vocabulary.items()}
@@ -142,7 +145,7 @@ class Gpt2Encoder:
         self.symbols = len(self.names)
         self.starts_word = word_starts(self._table, lambda name: self._tokens.get(name, "").startswith(SPACE_BYTE))
 
-    def encode(self, texts: list[str]) -> tuple[Ids, Ids]:
+    def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
         ids, lengths = joined([np.array(self._tokenizer.ids(text), dtype=np.int64) for text in texts])
         return self._to_fairseq[ids], lengths
 
@@ -218,7 +221,7 @@ def word_starts(table: SymbolTable, begins: Callable[[str], bool]) -> Mask:
     return np.array([True] * first + [name.startswith(fairseq_dict.MADE_UP) or begins(name) for name in names])
 
 
-def joined(parts: Sequence[Ids]) -> tuple[Ids, Ids]:
+def joined(parts: Sequence[Ids]) -> tuple[Ids, Lengths]:
     """One array of all parts, and the length of each."""
     lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
     return np.concatenate(parts) if len(parts) else np.zeros(0, dtype=np.int64), lengths

@@ -58,7 +58,7 @@ def item_sizes(stream: Ids, sizes: Sizes, starts_word: Mask, max_item_tokens: in
     offsets = np.cumsum(sizes) - sizes
     found: list[Sizes] = []
     done = 0
-    for position in long:
+    for position in long.tolist():
         begin = offsets[position]
         paragraph = stream[begin : begin + sizes[position]]
         found += [sizes[done:position], cut(starts_word[paragraph], max_item_tokens)]
@@ -80,7 +80,7 @@ def cut(at_word: Mask, max_item_tokens: int) -> Sizes:
     while end - begin > max_item_tokens:
         first, last = begin + max_item_tokens // 2, min(begin + max_item_tokens, end - 2)
         words = np.flatnonzero(at_word[first : last + 1])
-        stop = first + words[-1].item() if len(words) else last
+        stop: int = first + words[-1].item() if len(words) else last
         found.append(stop - begin)
         begin = stop
     return np.array([*found, end - begin], dtype=np.int64)

@@ -85,7 +85,7 @@ def _encode(lines: list[str], encoder: Encoder, dtype: type) -> tuple[npt.NDArra
     lengths = [np.zeros(0, dtype=np.int64)]
     for batch in _batches(lines):
         some, of_each = encoder.encode(batch)
-        ids.append(some.astype(dtype))
+        ids.append(some.astype(dtype, copy=False))
         lengths.append(of_each)
     return np.concatenate(ids), np.concatenate(lengths)
 

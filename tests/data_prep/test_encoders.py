@@ -171,8 +171,12 @@ def test_decoding_gives_text_back(folder: Path) -> None:
     # The foreign model knows few letters; the others any.
     texts = ["the lazy dog and runs"] if folder.name.startswith("foreign") else [*TEXTS[:2], *TEXTS[3:7]]
     for text, ids in zip(texts, encode_each(encoder, texts), strict=True):
-        # sentencepiece makes white space single spaces, as paragraphs of a corpus have them.
-        expected = text if encoders.GPT2_MERGES in encoder.files else " ".join(filter(None, text.split(" ")))
+        # sentencepiece makes white space single spaces, as paragraphs of a corpus have them, and writes them as U+2581.
+        expected = (
+            text
+            if encoders.GPT2_MERGES in encoder.files
+            else " ".join(filter(None, text.split(" "))).replace("\u2581", " ")
+        )
         assert encoder.decode([0, *ids, 2, 1]) == expected
     assert encoder.decode([encoder.symbols - 1]) == "<mask>"
 
@@ -200,7 +204,7 @@ def test_a_model_that_fairseq_cannot_number_is_refused(tmp_path: Path) -> None:
 
 def copied(folder: Path, to: Path) -> Path:
     """A copy that may be spoilt."""
-    for path in folder.iterdir():
+    for path in filter(Path.is_file, folder.iterdir()):
         (to / path.name).write_bytes(path.read_bytes())
     return to
 
