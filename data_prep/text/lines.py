@@ -50,7 +50,7 @@ def without_boilerplate(text: str, rules: LineRules) -> tuple[str, Counter[str]]
     removed: Counter[str] = Counter()
     if rules.gutenberg and "GUTENBERG" in text:
         text, removed["Project Gutenberg"] = _without_gutenberg(text)
-    patterns = rules.boilerplate + ((WEB_POLICY, WEB_SCRIPT) if rules.web else ())
+    patterns = tuple(rules.boilerplate) + ((WEB_POLICY, WEB_SCRIPT) if rules.web else ())
     if patterns:
         text, removed["boilerplate"] = _compiled(patterns).subn("", text)
     if rules.sentences:

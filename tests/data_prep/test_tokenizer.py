@@ -1,4 +1,4 @@
-"""The sentencepiece model and fairseq's dictionary of it."""
+"""Trained and imported tokenizers."""
 
 from __future__ import annotations
 
@@ -8,103 +8,74 @@ from pathlib import Path
 import pytest
 from fairseq.data.dictionary import Dictionary
 
+from data_prep import encoders
 from data_prep.__main__ import main
-from data_prep.corpus import row_groups
+from data_prep.corpus import corpus_files
 from data_prep.stage import DataPrepError
-from data_prep.tokenizer import (
-    FAIRSEQ_OFFSET,
-    MODEL_NAME,
-    VOCAB_MULTIPLE,
-    load_tokenizer,
-    sample_paragraphs,
-    train_tokenizer,
-)
+from data_prep.tokenizer import import_tokenizer, sample_paragraphs, train_tokenizer
+
+FILES = ("sentencepiece.model", "dict.txt")
 
 
-def test_dictionary_is_as_large_as_asked_with_the_mask(tokenizer: Path) -> None:
+def test_fairseq_counts_as_many_symbols_as_asked(tokenizer: Path) -> None:
     dictionary = Dictionary.load(str(tokenizer / "dict.txt"))
-    dictionary.add_symbol("<mask>")  # as the task masked_lm does
-    assert len(dictionary) == 512 and len(dictionary) % VOCAB_MULTIPLE == 0
+    dictionary.add_symbol("<mask>")
+    assert len(dictionary) == 512 == encoders.load(tokenizer).symbols
 
 
-def test_fairseq_numbers_the_pieces_as_the_model_does(tokenizer: Path) -> None:
-    processor = load_tokenizer(tokenizer)
-    dictionary = Dictionary.load(str(tokenizer / "dict.txt"))
-    for piece in range(1, len(processor)):
-        assert dictionary.index(processor.id_to_piece(piece)) == piece + FAIRSEQ_OFFSET
-    assert dictionary.unk() == processor.unk_id() + FAIRSEQ_OFFSET
+def test_training_again_gives_the_same_bytes(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+    train_tokenizer(corpus, tmp_path, 512)
+    assert all((tmp_path / name).read_bytes() == (tokenizer / name).read_bytes() for name in FILES)
 
 
-def test_dictionary_counts_are_those_of_the_sample(corpus: Path, tokenizer: Path) -> None:
-    dictionary = Dictionary.load(str(tokenizer / "dict.txt"))
-    sample = sample_paragraphs(row_groups(corpus))
-    tokens = sum(len(ids) for ids in load_tokenizer(tokenizer).encode(sample))
-    assert sum(dictionary.count[dictionary.nspecial :]) == tokens
+def test_any_text_comes_back(tokenizer: Path) -> None:
+    encoder = encoders.load(tokenizer)
+    text = "Naïve café \u6f22\u5b57 \U0001f600 <mask> <s>"
+    assert encoder.decode(encoder.encode([text])[0]) == text
+
+
+def test_the_sample_does_not_depend_on_the_order_of_files(corpus: Path) -> None:
+    files = corpus_files(corpus)
+    sample = sample_paragraphs(files, 50_000)
+    assert sorted(sample_paragraphs(files[::-1], 50_000)) == sorted(sample)
+    assert 20_000 < sum(map(len, sample)) < 100_000
+
+
+def test_an_imported_model_keeps_its_ids(tokenizer: Path, tmp_path: Path) -> None:
+    import_tokenizer(tokenizer, tmp_path / "folder")
+    assert all((tmp_path / "folder" / name).read_bytes() == (tokenizer / name).read_bytes() for name in FILES)
+    shutil.copy(tokenizer / "sentencepiece.model", tmp_path / "other.model")
+    record = import_tokenizer(tmp_path / "other.model", tmp_path / "alone")
+    assert record["result"]["symbols"] == 512
+    texts = ["Returns the number of items.", "x = [1, 2]"]
+    ids = [encoders.load(folder).encode(texts)[0].tolist() for folder in (tokenizer, tmp_path / "alone")]
+    assert ids[0] == ids[1]
 
 
 @pytest.mark.parametrize(
-    "text", ["A plain sentence.", "naïve 日本語 🙂 ‱", "x = {'a': [1, 2]}  # ▁ ½ ﬁ", "<mask> </s>"]
-)
-def test_every_text_comes_back(tokenizer: Path, text: str) -> None:
-    processor = load_tokenizer(tokenizer)
-    ids = processor.encode(" ".join(text.split()))
-    assert processor.unk_id() not in ids
-    assert processor.decode(ids) == " ".join(text.split()).replace("▁", " ")
-
-
-@pytest.mark.parametrize("model", ["unigram", "bpe"])
-def test_training_again_gives_the_same_files(corpus: Path, tmp_path: Path, model: str) -> None:
-    for name in ("a", "b"):
-        train_tokenizer(corpus, tmp_path / name, 384, model)
-    for name in (MODEL_NAME, "dict.txt", "sentencepiece.vocab", "tokenizer.json"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_the_sample_is_smaller_where_asked_and_part_of_the_corpus(corpus: Path) -> None:
-    groups = row_groups(corpus)
-    whole, small = sample_paragraphs(groups), sample_paragraphs(groups, 20_000)
-    assert set(small) < set(whole)
-    assert 10_000 < sum(map(len, small)) < 40_000
-
-
-def test_a_second_run_does_nothing(corpus: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path.name: path.stat().st_mtime_ns for path in tokenizer.iterdir()}
-    assert main(["tokenizer", str(corpus), "--out", str(tokenizer), "--vocab-size", "512"]) == 0
-    assert {path.name: path.stat().st_mtime_ns for path in tokenizer.iterdir()} == before
-    assert "already finished" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("size", "message"),
+    ("arguments", "message"),
     [
-        (500, "--vocab-size 500: must be a multiple of 64, for example 512"),
-        (0, "--vocab-size 0: must be at least 320"),
-        (64, "--vocab-size 64: must be at least 320"),
-        (64_000, "--vocab-size 64000 does not suit this corpus"),
+        (["CORPUS", "--vocab-size", "500"], "--vocab-size 500: must be a multiple of 64, for example 512"),
+        (["CORPUS", "--vocab-size", "64"], "--vocab-size 64: must be at least 320"),
+        (["CORPUS", "--vocab-size", "640000"], "--vocab-size 640000 does not suit this corpus"),
+        (["--vocab-size", "512"], "give the folder of a corpus"),
+        (["--import", "absent"], "absent: missing; give a sentencepiece model"),
+        (["absent"], "absent: no .parquet files here"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(corpus: Path, tmp_path: Path, size: int, message: str) -> None:
-    with pytest.raises(DataPrepError) as error:
-        train_tokenizer(corpus, tmp_path / "tokenizer", size)
-    assert str(error.value).startswith(message)
-
-
-def test_other_settings_into_the_same_folder_are_refused(corpus: Path, tokenizer: Path) -> None:
-    with pytest.raises(DataPrepError, match=r"other settings \(vocab_size changed.* choose another --out"):
-        train_tokenizer(corpus, tokenizer, 576)
-
-
-def test_a_corpus_without_shards_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataPrepError, match="no .parquet files here; make them with `python -m data_prep extract`"):
-        train_tokenizer(tmp_path, tmp_path / "tokenizer", 512)
+def test_wrong_use_is_one_sentence(
+    arguments: list[str], message: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(corpus) if a == "CORPUS" else a for a in arguments]
+    assert main(["tokenizer", *given, "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error and error.startswith("data_prep tokenizer: error: ")
 
 
 def test_a_dictionary_of_another_model_is_refused(tokenizer: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tokenizer, tmp_path / "mixed")
+    folder = tmp_path / "wrong"
+    shutil.copytree(tokenizer, folder)
     lines = (folder / "dict.txt").read_text().splitlines(keepends=True)
-    (folder / "dict.txt").write_text("".join(reversed(lines)))
-    with pytest.raises(DataPrepError, match=r"dict\.txt: does not list the pieces of sentencepiece\.model"):
-        load_tokenizer(folder)
-    (folder / MODEL_NAME).unlink()
-    with pytest.raises(DataPrepError, match=r"sentencepiece\.model: missing; make it with"):
-        load_tokenizer(folder)
+    (folder / "dict.txt").write_text("".join([*lines[:99], "strange 1\n", *lines[100:]]))
+    with pytest.raises(DataPrepError, match=r"dict\.txt: line 100, 'strange', is no token of sentencepiece\.model"):
+        encoders.load(folder)

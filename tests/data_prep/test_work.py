@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,18 +61,17 @@ def test_an_error_keeps_what_is_finished_and_gives_the_claims_back(tmp_path: Pat
     assert ran(tmp_path) == list("abc")
 
 
+def this_file(*arguments: object) -> subprocess.Popen[bytes]:
+    """This file as a program of its own."""
+    root = str(Path(work.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, __file__, *map(str, arguments)], env={**os.environ, "PYTHONPATH": root}, start_new_session=True
+    )
+
+
 def test_several_tasks_share_the_shards(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(2) as threads:
-        tasks = [
-            threads.submit(
-                subprocess.run,
-                [sys.executable, __file__, str(tmp_path)],
-                check=True,
-                cwd=Path(work.__file__).parents[1],
-            )
-            for _ in range(2)
-        ]
-        assert [task.result().returncode for task in tasks] == [0, 0]
+    tasks = [this_file(tmp_path) for _ in range(2)]
+    assert [task.wait(timeout=60) for task in tasks] == [0, 0]
     assert sorted(ran(tmp_path)) == list("abcdefghij")
 
 
@@ -113,24 +110,26 @@ def test_claims_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert path.stat().st_mtime > 0
 
 
+def alive(process: int) -> bool:
+    """Whether a process runs."""
+    return work._started(process) is not None and ") Z " not in Path(f"/proc/{process}/stat").read_text()
+
+
 def test_workers_end_with_the_process_that_feeds_them(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, __file__, str(tmp_path), "sleep"], cwd=Path(work.__file__).parents[1], start_new_session=True
-    )
-    while not (tmp_path / "worker").exists() or not (tmp_path / "worker").read_text():
+    process = this_file(tmp_path, "sleep")
+    told = tmp_path / "worker"
+    for _ in range(600):
+        if told.exists() and told.read_text():
+            break
         time.sleep(0.05)
-    worker = int((tmp_path / "worker").read_text())
-    process.send_signal(signal.SIGKILL)
+    worker = int(told.read_text())
+    process.kill()
     process.wait()
     for _ in range(200):
-        if (
-            work._started(worker) is None
-            or Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        ):
-            return
+        if not alive(worker):
+            break
         time.sleep(0.05)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail("the worker lives on")
+    assert not alive(worker)
 
 
 def sleep(out: Path) -> Done:

@@ -1,0 +1,170 @@
+"""All stages from one configuration, killed and started again, by one process and by many."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import data_prep
+from data_prep.__main__ import main
+from data_prep.config import load_config, shipped
+from data_prep.stage import DataPrepError
+
+ROOT = Path(data_prep.__file__).parents[1]
+CONFIG = """\
+sources:
+  - source: text
+    inputs: [{texts}]
+  - source: docstrings
+    inputs: [{packages}]
+file_characters: 40000
+clean: {{min_words: 10}}
+split: {{valid: 0.1}}
+tokenizer: {{vocab_size: 512}}
+binarize: {{max_item_tokens: 62, shards: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration with two sources, of which the first has a duplicate."""
+    folder = tmp_path_factory.mktemp("run")
+    texts = folder / "texts"
+    texts.mkdir()
+    for name in "abcdefgh":
+        words = random.Random(name).choices(["river", "mill", "the", "old", "stood", "near", "a", "bridge"], k=400)
+        (texts / f"{name}.txt").write_text("\n".join(" ".join(words[i : i + 20]) for i in range(0, 400, 20)))
+    (texts / "copy.txt").write_text((texts / "a.txt").read_text())
+    path = folder / "config.yaml"
+    path.write_text(CONFIG.format(texts=texts, packages=Path(json.__file__).parent.parent / "email"))
+    return path
+
+
+def command(config: Path, out: Path, workers: int) -> list[str]:
+    """The command line of a run."""
+    return [sys.executable, "-m", "data_prep", "run", str(config), "--out", str(out), "--workers", str(workers)]
+
+
+def made(out: Path) -> dict[str, bytes]:
+    """All that a run made, but for records of how long it took."""
+    files = [path for path in out.rglob("*") if path.is_file() and ".work" not in path.parts]
+    kept = [path for path in files if path.suffix not in (".json", ".md") or path.name == "manifest.json"]
+    return {str(path.relative_to(out)): path.read_bytes() for path in kept}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path) -> Path:
+    """A run with one process."""
+    out = config.with_name("undisturbed")
+    subprocess.run(command(config, out, 1), cwd=ROOT, check=True, capture_output=True)
+    return out
+
+
+def test_a_run_leaves_data_report_and_manifest(undisturbed: Path) -> None:
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    assert list(manifest["stages"])[0] and manifest["stages"]["dedup"]["result"]["dropped"] == {"exact duplicate": 1}
+    assert {"binarize", "clean", "extract text", "extract docstrings", "split", "tokenizer"} < set(manifest["stages"])
+    assert (undisturbed / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    report = (undisturbed / "report.md").read_text()
+    assert "| binarize |" in report and "1 exact duplicate" in report and "text copy copy" in report
+    assert (undisturbed / "data/shard01/train.idx").exists()
+
+
+def test_a_second_run_does_nothing(config: Path, undisturbed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")}
+    done = subprocess.run(command(config, undisturbed, 1), cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.count("already finished") == 7
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 8])
+def test_bytes_do_not_depend_on_the_number_of_processes(
+    config: Path, undisturbed: Path, tmp_path: Path, workers: int
+) -> None:
+    subprocess.run(command(config, tmp_path, workers), cwd=ROOT, check=True, capture_output=True)
+    assert made(tmp_path) == made(undisturbed)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    records: dict[Path, int] = {}
+    kills = 0
+    while kills < 20:
+        with subprocess.Popen(
+            command(config, tmp_path, 2), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                process.wait(timeout=chance.uniform(0.5, 4))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+            else:
+                break
+        # What was finished before a kill is not done again after it.
+        assert all(path.stat().st_mtime_ns == stamp for path, stamp in records.items())
+        records = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/.work/*.json")}
+    assert kills >= 3
+    subprocess.run(command(config, tmp_path, 2), cwd=ROOT, check=True, capture_output=True)
+    assert made(tmp_path) == made(undisturbed)
+
+
+@pytest.mark.slow
+def test_the_array_script_shares_the_work_among_its_tasks(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    environment = {
+        "CONFIG": str(config),
+        "OUT": str(tmp_path),
+        "PYTHON": sys.executable,
+        "PATH": "/usr/bin:/bin",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+    }
+    script = ["bash", str(ROOT / "slurm/prepare_data.sh")]
+    tasks = [subprocess.Popen(script, env=environment, stdout=subprocess.DEVNULL) for _ in range(3)]
+    assert [task.wait(timeout=300) for task in tasks] == [0, 0, 0]
+    assert made(tmp_path) == made(undisturbed)
+
+
+def test_redo_makes_a_stage_and_those_behind_it_again(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["run", str(config), "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert main([*arguments, "split.valid=0.2"]) == 1
+    assert main([*arguments, "split.valid=0.2", "--redo", "split"]) == 0
+    assert main([*arguments, "--redo", "nothing"]) == 1
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_configuration_that_comes_along_is_valid(name: str) -> None:
+    assert load_config(name, ["input=x"]).sources
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["tokenizer.vocab=1"], "vocab"),
+        (["tokenizer.vocab_size=many"], "many"),
+        (["tokenizer"], "expected KEY=VALUE"),
+    ],
+)
+def test_wrong_settings_are_refused(changes: list[str], message: str) -> None:
+    with pytest.raises(DataPrepError, match=message):
+        load_config("demo", changes)
+    with pytest.raises(DataPrepError, match="no such file; give a YAML file, or one of demo"):
+        load_config("absent")
+
+
+def test_inspect_shows_documents_blocks_and_figures(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(undisturbed), "--samples", "1"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("characters per document", "tokens per item", "0.0000% unknown", "[block]", "shard01/train"):
+        assert words in shown
+    assert main(["inspect", str(undisturbed / "tokenizer")]) == 1
