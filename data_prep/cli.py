@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     extract.add_argument(
         "--source",
         required=True,
+        choices=("wikipedia", "doc", "text", "books", "jsonl", "parquet", "docstrings"),
         help="wikipedia: MediaWiki XML dumps. doc: wikiextractor's <doc> files. text: a document per .txt/.md file, "
         "a paragraph per line. books: the same, paragraphs separated by empty lines, and .epub. jsonl: a document per "
         "line. parquet: a document per row, Arrow files too. docstrings: of installed Python packages (no IN needed). "

@@ -13,7 +13,7 @@ from typing import cast
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from data_prep.corpus import FILE_CHARACTERS
 from data_prep.stage import DataPrepError
@@ -103,9 +103,10 @@ def load_config(config: str, changes: Sequence[str] = ()) -> PipelineConfig:
         if "=" not in change:
             raise DataPrepError(f"{change}: expected KEY=VALUE, such as tokenizer.vocab_size=50048")
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(PipelineConfig), OmegaConf.load(path), OmegaConf.from_dotlist(list(changes))
-        )
+        merged = OmegaConf.merge(OmegaConf.structured(PipelineConfig), OmegaConf.load(path))
+        for change in changes:
+            key, _, value = change.partition("=")
+            OmegaConf.update(merged, key, safe_load(value))
         return cast(PipelineConfig, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise DataPrepError(f"{path}: {' '.join(str(error).split())}") from error

@@ -98,7 +98,6 @@ def test_standard_input_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "nothing", "x"], "--source nothing: unknown; choose one of wikipedia"),
         (["--source", "books"], "--source books needs at least one IN"),
         (["--source", "books", "absent"], "absent: no such file or folder"),
         (["--source", "books", "empty"], "empty: "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,12 @@ from data_prep.stage import DataPrepError
 from data_prep.text.minhash import NearDuplicates
 from data_prep.text.rules import CleanConfig
 
-SENTENCE = "The committee found that river number {n} carried far more water in spring than anybody had expected. "
-
 
 def prose(n: int, sentences: int = 12) -> str:
-    """Some sentences that differ from those of another `n`."""
-    return "\n".join(
-        SENTENCE.format(n=f"{n}-{i}") + f"Its source lies {n * 37 + i} miles to the north." for i in range(sentences)
-    )
+    """Some sentences of made-up words, others for each `n`."""
+    chance = random.Random(n)
+    words = ["".join(chance.choices("aeioulmnrst", k=chance.randint(3, 8))) for _ in range(10 * sentences)]
+    return "\n".join(" ".join(words[i : i + 10]) + "." for i in range(0, len(words), 10))
 
 
 def corpus_of(folder: Path, texts: list[list[str]]) -> Path:
@@ -54,7 +53,7 @@ def test_a_stage_that_drops_everything_says_so(tmp_path: Path) -> None:
 def test_duplicates_are_found_across_files_and_the_first_stays(tmp_path: Path) -> None:
     near = prose(3, 40)
     corpus = corpus_of(
-        tmp_path / "corpus", [[prose(1), near, prose(2)], [prose(4), prose(1)], [], [near.replace("spring", "May", 1)]]
+        tmp_path / "corpus", [[prose(1), near, prose(2)], [prose(4), prose(1)], [], [near.replace(" ", " changed ", 1)]]
     )
     result = dedup(corpus, tmp_path / "dedup", NearDuplicates(), workers=2)["result"]
     assert ids(tmp_path / "dedup") == ["0.0", "0.1", "0.2", "1.0"]

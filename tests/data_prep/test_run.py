@@ -38,7 +38,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = folder / "texts"
     texts.mkdir()
     for name in "abcdefgh":
-        words = random.Random(name).choices(["river", "mill", "the", "old", "stood", "near", "a", "bridge"], k=400)
+        chance = random.Random(name)
+        words = ["".join(chance.choices("aeioulmnrst", k=chance.randint(3, 8))) for _ in range(400)]
         (texts / f"{name}.txt").write_text("\n".join(" ".join(words[i : i + 20]) for i in range(0, 400, 20)))
     (texts / "copy.txt").write_text((texts / "a.txt").read_text())
     path = folder / "config.yaml"
@@ -62,7 +63,8 @@ def made(out: Path) -> dict[str, bytes]:
 def undisturbed(config: Path) -> Path:
     """A run with one process."""
     out = config.with_name("undisturbed")
-    subprocess.run(command(config, out, 1), cwd=ROOT, check=True, capture_output=True)
+    done = subprocess.run(command(config, out, 1), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return out
 
 

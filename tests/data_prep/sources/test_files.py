@@ -41,7 +41,7 @@ def test_a_folder_gives_its_files_in_order_and_lists_what_it_leaves_out(tmp_path
     problems = Problems()
     found = input_files([tmp_path], TEXTS, problems)
     assert [str(path.relative_to(tmp_path)) for path in found] == ["a.MD", "b/2.txt", "c.txt.gz", "d.tar.xz"]
-    assert problems.skipped == [f"{tmp_path}/cover.png: left out, not of a kind that this source reads"]
+    assert problems.left_out == {".png files": 1} and not problems.skipped
 
 
 def test_a_file_that_is_named_is_read_whatever_its_kind(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_what_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataPrepError, match=r"the folder holds no files of its kinds \(\.md \.tar"):
         input_files([tmp_path], TEXTS, Problems())
     problems = Problems(skip=True)
-    assert input_files([tmp_path], TEXTS, problems) == [] and len(problems.skipped) == 2
+    assert input_files([tmp_path], TEXTS, problems) == [] and len(problems.skipped) == 1
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_archives_are_read_in_their_own_order(
         path = pack(tmp_path / f"books.{suffix}", members, mode)
         problems = Problems()
         assert content_of(path, problems) == [(f"{path}:x/b.txt", b"Second"), (f"{path}:x/a.txt", b"First")]
-        assert problems.skipped == [f"{path}:x/d.png: left out, not of a kind that this source reads"]
+        assert problems.left_out == {".png files": 1} and not problems.skipped
         assert not is_plain(path)
 
 

@@ -69,7 +69,7 @@ def test_near_duplicates_are_found_and_others_are_not() -> None:
     first, _ = groups(signatures(texts, CONFIG))
     assert all(first[i] in (-1, i - 1) for i in range(600)) and set(first[::2]) == {-1}
     found = [first[i] >= 0 for i, j in changed_words.items() if j >= 0.88]
-    assert len(found) > 60 and np.mean(found) >= 0.97
+    assert len(found) >= 60 and np.mean(found) >= 0.97
     false = [first[i] >= 0 for i, j in changed_words.items() if j <= 0.68]
     assert len(false) > 60 and np.mean(false) <= 0.03
 
