@@ -27,7 +27,7 @@ _GUTENBERG_END = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class LineRules:
     """Which lines are removed.
 

@@ -24,7 +24,7 @@ Signatures = NDArray[np.uint32]
 _SHINGLES = 512
 
 
-@dataclass(frozen=True)
+@dataclass
 class NearDuplicates:
     """What counts as a near duplicate.
 

@@ -23,7 +23,7 @@ _BULLETS = tuple("-*•‣◦▪●○■□➢")
 _ENGLISH = frozenset("the be to of and that have with".split())  # Gopher's stop words
 
 
-@dataclass(frozen=True)
+@dataclass
 class CleanConfig:
     """Settings of the stage ``clean``; the defaults suit encyclopedias and books in any language.
 
