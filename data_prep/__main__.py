@@ -16,7 +16,13 @@ _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one stage; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    top = parser()
+    arguments, further = top.parse_known_args(argv)
+    # argparse takes settings only directly behind CONFIG; people also write them behind --out.
+    if arguments.stage == "run" and all("=" in word and not word.startswith("-") for word in further):
+        arguments.changes += further
+    elif further:
+        top.error(f"unrecognized arguments: {' '.join(further)}")
     try:
         run_stage(arguments)
     except DataPrepError as error:
