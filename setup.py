@@ -19,7 +19,9 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.13",
     packages=[
-        *find_namespace_packages(include=["linformer_fairseq*", "data_prep*"], exclude=["*.hydra_plugins"]),
+        *find_namespace_packages(
+            include=["linformer_fairseq*", "data_prep*"], exclude=["*.hydra_plugins", "data_prep.configs"]
+        ),
         "hydra_plugins",  # the namespace package where hydra looks for plugins
     ],
     package_dir={"hydra_plugins": "linformer_fairseq/hydra_plugins"},
