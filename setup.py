@@ -34,8 +34,6 @@ setup(
         "pyarrow",
         "pyyaml",
         "omegaconf",
-        "lxml",
-        "mwparserfromhell",
         "ftfy",
         "datasketch",
         "scipy",
@@ -46,6 +44,6 @@ setup(
     extras_require={
         "hf": ["transformers", "safetensors", "tokenizers"],
         "slurm": ["submitit"],
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+        "dev": ["mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"],
     },
 )

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.corpus import Document, corpus_files, read_file
-from data_prep.filters import Dropped, corpus_settings, filter_corpus, filter_file
-from data_prep.stage import WORK, begun, replace_when_done
+from data_prep.filters import Dropped, filter_corpus, filter_file
+from data_prep.stage import WORK, replace_when_done
 from data_prep.text.duplicates import duplicate_groups
 from data_prep.text.minhash import NearDuplicates, band_hashes, signatures
 from data_prep.work import Done, Shard, run_shards
@@ -30,19 +30,17 @@ BLOCK = 1 << 16  # signatures whose band is hashed at once
 def dedup(corpus: Path, out: Path, config: NearDuplicates, workers: int = 1) -> dict[str, Any]:
     """Writes the corpus without documents that repeat an earlier one."""
     paths = corpus_files(corpus)
-    settings = asdict(config)
-    finished = begun(out / "dedup.json", {**settings, "corpus": corpus_settings(corpus)})
-    if finished is not None:
-        return finished
-    shards = [
-        Shard(f"signatures-{path.stem}", (path, _signatures(out, path), config), path.stat().st_size) for path in paths
-    ]
-    run_shards(out, shards, sign_file, workers, "dedup: signatures", unit="B")
-    run_shards(out, [Shard("groups", (paths, out, config))], find_groups, 1, "dedup: comparison")
-    ends = np.cumsum([_documents(_signatures(out, path)) for path in paths])
-    firsts = {path.name: int(end) - _documents(_signatures(out, path)) for path, end in zip(paths, ends, strict=True)}
-    function = partial(_dedup_file, firsts=firsts, duplicates=out / WORK / "duplicates.npy")
-    return filter_corpus("dedup", corpus, out, settings, function, workers)
+
+    def compare() -> None:
+        shards = [
+            Shard(f"signatures-{path.stem}", (path, _signatures(out, path), config), path.stat().st_size)
+            for path in paths
+        ]
+        run_shards(out, shards, sign_file, workers, "dedup: signatures", unit="B")
+        run_shards(out, [Shard("groups", (paths, out, config))], find_groups, 1, "dedup: comparison")
+
+    function = partial(_dedup_file, out=out, order=[path.stem for path in paths])
+    return filter_corpus("dedup", corpus, out, asdict(config), function, workers, compare)
 
 
 def sign_file(source: Path, target: Path, config: NearDuplicates) -> Done:
@@ -73,7 +71,7 @@ def find_groups(paths: list[Path], out: Path, config: NearDuplicates) -> Done:
     first, _ = duplicate_groups(columns, everything, config.threshold)
     hashes = np.concatenate([np.load(_signatures(out, path).with_suffix(".hashes.npy")) for path in paths])
     exact = (first >= 0) & (hashes == hashes[np.maximum(first, 0)])
-    with replace_when_done(out / WORK / "duplicates.npy") as temporary, temporary.open("wb") as target:
+    with replace_when_done(_duplicates(out)) as temporary, temporary.open("wb") as target:
         np.save(target, np.stack([first, exact.astype(first.dtype)]))
     del everything
     joined.unlink()
@@ -86,11 +84,13 @@ def _band(everything: np.ndarray[Any, np.dtype[np.uint32]], band: int, rows: int
     return np.concatenate([band_hashes(everything[b : b + BLOCK, columns], 1, rows)[:, 0] for b in blocks])
 
 
-def _dedup_file(source: Path, target: Path, firsts: dict[str, int], duplicates: Path) -> Done:
-    first, exact = np.load(duplicates, mmap_mode="r")
+def _dedup_file(source: Path, target: Path, out: Path, order: list[str]) -> Done:
+    before = order[: order.index(source.stem)]
+    begin = sum(_documents(_signatures(out, Path(stem))) for stem in before)
+    first, exact = np.load(_duplicates(out), mmap_mode="r")
 
     def keep(documents: Iterator[Document], dropped: Dropped, removed: Counter[str]) -> Iterator[Document]:
-        for number, document in enumerate(documents, firsts[source.name]):
+        for number, document in enumerate(documents, begin):
             if first[number] < 0:
                 yield document
             else:
@@ -101,6 +101,10 @@ def _dedup_file(source: Path, target: Path, firsts: dict[str, int], duplicates: 
 
 def _signatures(out: Path, path: Path) -> Path:
     return out / WORK / f"{path.stem}.npy"
+
+
+def _duplicates(out: Path) -> Path:
+    return out / WORK / "duplicates.npy"
 
 
 def _documents(signatures: Path) -> int:

@@ -59,7 +59,7 @@ def filter_corpus(
     settings: Mapping[str, Any],
     function: Callable[..., Done],
     workers: int,
-    before: Callable[[Path], None] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Runs ``function(input file, output file)`` over a corpus.
 
@@ -69,7 +69,7 @@ def filter_corpus(
         settings: all that the result depends on beside the corpus.
         function: picklable; see :func:`filter_file`.
         workers: processes.
-        before: called once before the files are worked on, with ``out``, unless the stage is finished.
+        before: prepares what ``function`` needs; called before it, unless the stage is finished.
 
     Returns:
         The stage's record.
@@ -83,7 +83,7 @@ def filter_corpus(
     if finished is not None:
         return finished
     if before is not None:
-        before(out)
+        before()
     shards = [Shard(path.stem, (path, out / path.name), path.stat().st_size) for path in paths]
     done = run_shards(out, shards, function, workers, stage, unit="B")
     result = filter_result([shard["result"] for shard in done.values()])
@@ -146,7 +146,7 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
     settings = {"benchmarks": [[path.name, fingerprint(path)] for path in files]}
     index = out / WORK / "ngrams.npz"
 
-    def build(out: Path) -> None:
+    def build() -> None:
         if not index.exists():
             texts = [text for folder in folders for _, text in benchmark_examples(folder, Problems())]
             if not texts:

@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.stage import replace_when_done, write_text
 
 # Packages on which the bytes of the output depend.
-PACKAGES = ("ftfy", "datasketch", "lxml", "mwparserfromhell", "numpy", "pyarrow", "sentencepiece", "tokenizers")
+PACKAGES = ("ftfy", "datasketch", "numpy", "pyarrow", "sentencepiece", "tokenizers")
 
 
 def write_report(config: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], out: Path) -> None:

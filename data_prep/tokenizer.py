@@ -1,11 +1,8 @@
-"""Stage 2: a sentencepiece model, and the fairseq dictionary that fits it exactly.
+"""The stage ``tokenizer``: a sentencepiece model, and the fairseq dictionary that fits it exactly.
 
 fairseq numbers its symbols <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines of dict.txt, then <mask>. The
-model has <unk> as its only special piece (id 0), and dict.txt lists the other pieces in the model's order:
-
-    fairseq id = sentencepiece id + 3
-
-``binarize`` adds 3 and looks nothing up; ``--bpe sentencepiece`` arrives at the same ids through the pieces.
+model has <unk> as its only special piece (id 0), and dict.txt lists the other pieces in the model's order, so that a
+trained model's ids are fairseq's minus 3. Models from elsewhere may be numbered in any way: see ``encoders.py``.
 """
 
 from __future__ import annotations
@@ -33,14 +30,11 @@ from data_prep.encoders import (
     pieces,
     read_gpt2_vocabulary,
 )
-from data_prep.fairseq_dict import MADE_UP
+from data_prep.fairseq_dict import MASK, SPECIALS, VOCAB_MULTIPLE, dictionary_text
 from data_prep.fairseq_dict import NAME as DICTIONARY
 from data_prep.filters import corpus_settings
 from data_prep.stage import DataPrepError, begun, fingerprint, finish, replace_when_done, write_text
 from data_prep.work import Done, Shard, run_shards
-
-FAIRSEQ_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-VOCAB_MULTIPLE = 64  # of tensor cores, and of the tensor-parallel degrees people use
 
 # Trains in under a minute; a larger sample hardly changes the vocabulary.
 SAMPLE_CHARACTERS = 20_000_000
@@ -141,9 +135,7 @@ def import_shard(names: dict[Path, str], out: Path) -> Done:
         else:
             vocabulary = read_gpt2_vocabulary(out / GPT2_VOCABULARY)
             produced = [str(i) for token, i in sorted(vocabulary.items(), key=lambda item: item[1])]
-        filler = -(len(produced) + len(FAIRSEQ_SPECIALS)) % VOCAB_MULTIPLE
-        lines = [*(f"{piece} 1\n" for piece in produced), *(f"{MADE_UP}{n:04d} 0\n" for n in range(filler))]
-        write_text(out / DICTIONARY, "".join(lines))
+        write_text(out / DICTIONARY, dictionary_text(produced, [1] * len(produced)))
     encoder = load(out)
     return Done({"symbols": encoder.symbols}, [out / name for name in encoder.files])
 
@@ -176,7 +168,7 @@ def _train(sample: list[str], vocab_size: int, model_type: str) -> bytes:
             sentence_iterator=iter(sample),
             model_writer=model,
             model_type=model_type,
-            vocab_size=vocab_size - len(FAIRSEQ_SPECIALS) + 1,
+            vocab_size=vocab_size - len((*SPECIALS, MASK)) + 1,  # <unk> is one of the model's own pieces
             unk_id=0,
             bos_id=-1,
             eos_id=-1,
@@ -202,10 +194,10 @@ def fairseq_dictionary(processor: sentencepiece.SentencePieceProcessor, sample: 
         ids = processor.encode(sample[start : start + 10_000], num_threads=1)
         counts += np.bincount(np.fromiter(chain.from_iterable(ids), dtype=np.int64), minlength=len(counts))
     names = [processor.id_to_piece(i) for i in range(1, len(processor))]
-    bad = [p for p in names if p in FAIRSEQ_SPECIALS or p.split() != [p]]
+    bad = [p for p in names if p in (*SPECIALS, MASK) or p.split() != [p]]
     if bad or processor.unk_id() != 0 or len(set(names)) != len(names):
         raise DataPrepError(f"the sentencepiece model cannot be numbered as fairseq does (pieces {bad[:3]})")
-    return "".join(f"{name} {count}\n" for name, count in zip(names, counts[1:], strict=True))
+    return dictionary_text(names, counts[1:].tolist())
 
 
 def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
 from data_prep.text.words import Hashes, code_points, mix, ngram_hashes, words
@@ -48,12 +47,16 @@ class NearDuplicates:
 
 @functools.cache
 def _bands_and_rows(threshold: float, permutations: int, missed: float) -> tuple[int, int]:
+    from datasketch import MinHashLSH  # with scipy, half a second of every start that needs neither
+
     index = MinHashLSH(threshold, permutations, weights=(1 - missed, missed))
     return index.b, index.r
 
 
 def signatures(texts: Sequence[str], config: NearDuplicates) -> Signatures:
     """MinHash signatures of texts, (documents, permutations) uint32, each depending on its text alone."""
+    from datasketch import MinHash
+
     # datasketch hashes one shingle at a time; handed an array of finished hashes as one "shingle", it works
     # through all of them at once.
     empty = MinHash(config.permutations, scheme="affine32", hashfunc=lambda hashes: hashes)

@@ -70,7 +70,7 @@ def undisturbed(config: Path) -> Path:
 
 def test_a_run_leaves_data_report_and_manifest(undisturbed: Path) -> None:
     manifest = json.loads((undisturbed / "manifest.json").read_text())
-    assert list(manifest["stages"])[0] and manifest["stages"]["dedup"]["result"]["dropped"] == {"exact duplicate": 1}
+    assert manifest["stages"]["dedup"]["result"]["dropped"] == {"exact duplicate": 1}
     assert {"binarize", "clean", "extract text", "extract docstrings", "split", "tokenizer"} < set(manifest["stages"])
     assert (undisturbed / "lengths.png").read_bytes().startswith(b"\x89PNG")
     report = (undisturbed / "report.md").read_text()
