@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from data_prep import encoders
 from data_prep.config import BinarizeConfig
 from data_prep.corpus import corpus_files, read_file
 from data_prep.filters import corpus_settings
-from data_prep.indexed import Slice, smallest_dtype, write_joined
-from data_prep.parts import Counts, encode_part, slices_of, write_part
+from data_prep.indexed import smallest_dtype, write_joined
+from data_prep.parts import encode_part, write_part
 from data_prep.split import SPLITS
 from data_prep.stage import WORK, DataPrepError, begun, fingerprint, finish, replace_when_done
 from data_prep.work import Done, Shard, run_shards
@@ -79,14 +78,14 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
         for path, prefix in zip(files[split], prefixes[split], strict=True)
     ]
     encoded = run_shards(out, shards, encode_file, workers, "binarize", unit="B")
+    dtype = np.dtype(smallest_dtype(encoder.symbols)).name
     joins = []
     for split in splits:
-        slices = [s for p in prefixes[split] for s in slices_of(p, [Counts(**encoded[p.name]["result"]["counts"])])]
         folders = shard_folders(out, config.shards)[: config.shards if split == "train" else 1]
         for number, folder in enumerate(folders):
-            arguments = (slices[number :: len(folders)], folder / split, tokenizer)
-            joins.append(Shard(f"join-{split}-{number:02d}", arguments))
-    joined = run_shards(out, joins, join_slices, min(workers, 4), "binarize: join")
+            share = prefixes[split][number :: len(folders)]
+            joins.append(Shard(f"join-{split}-{number:02d}", (share, folder / split, dtype)))
+    joined = run_shards(out, joins, join_parts, min(workers, 4), "binarize: join")
     result = _result(splits, files, encoded, encoder.symbols)
     for split in splits:
         if not result[f"{split}_documents"]:
@@ -113,17 +112,18 @@ def data_argument(out: Path, shards: int) -> str:
 def encode_file(source: Path, prefix: Path, tokenizer: Path, max_item_tokens: int) -> Done:
     """Writes the tokens and the sizes of the items of one file of the corpus."""
     encoder = load_encoder(tokenizer)
-    part = encode_part(((document.text, 0) for document in read_file(source)), 1, encoder, max_item_tokens)
+    part = encode_part((document.text for document in read_file(source)), encoder, max_item_tokens)
     write_part(part, prefix)
-    # A document ends with the item of one token, its last </s>, which is not counted here.
+    # A document ends with the item of one token, its last </s>, which is not counted as its length.
     ends = np.cumsum(part.sizes, dtype=np.int64)[part.sizes == 1]
     lengths = np.clip(np.diff(ends, prepend=0) - 1, LENGTH_EDGES[0], LENGTH_EDGES[-1])
-    return Done({"counts": asdict(part.counts[0]), "lengths": np.histogram(lengths, LENGTH_EDGES)[0].tolist()})
+    counts = {"documents": len(ends), "items": len(part.sizes), "tokens": len(part.tokens)}
+    return Done({**counts, "lengths": np.histogram(lengths, LENGTH_EDGES)[0].tolist()})
 
 
-def join_slices(slices: list[Slice], prefix: Path, tokenizer: Path) -> Done:
+def join_parts(parts: list[Path], prefix: Path, dtype: str) -> Done:
     """Writes ``prefix.bin`` and ``prefix.idx``."""
-    write_joined(prefix, slices, smallest_dtype(load_encoder(tokenizer).symbols))
+    write_joined(prefix, parts, np.dtype(dtype).type)
     return Done({}, [prefix.with_name(f"{prefix.name}.{suffix}") for suffix in ("bin", "idx")])
 
 
@@ -145,6 +145,6 @@ def _result(
     for split in splits:
         found = [encoded[f"{split}-{path.stem}"]["result"] for path in files[split]]
         for key in ("documents", "items", "tokens"):
-            result[f"{split}_{key}"] = sum(part["counts"][key] for part in found)
+            result[f"{split}_{key}"] = sum(part[key] for part in found)
         lengths += np.sum([part["lengths"] for part in found], axis=0)
     return {**result, "length_edges": list(LENGTH_EDGES), "lengths": lengths.tolist()}

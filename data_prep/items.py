@@ -18,7 +18,7 @@ Sizes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
-def stream_of(ids: Ids, lengths: Sizes, paragraphs: Sizes, dtype: type) -> tuple[Ids, Sizes, Mask]:
+def stream_of(ids: Ids, lengths: Sizes, paragraphs: Sizes, dtype: type) -> tuple[Ids, Sizes]:
     """Joins paragraphs and documents with their </s>.
 
     Args:
@@ -28,8 +28,7 @@ def stream_of(ids: Ids, lengths: Sizes, paragraphs: Sizes, dtype: type) -> tuple
         dtype: of the stream.
 
     Returns:
-        The stream, (T + P + D,); the length of each paragraph and document end in it, (P + D,); and which of these
-        end a document, (P + D,).
+        The stream, (T + P + D,), and the length of each paragraph and document end in it, (P + D,).
     """
     total = len(lengths) + len(paragraphs)
     ends = np.zeros(total, dtype=np.bool_)
@@ -40,7 +39,7 @@ def stream_of(ids: Ids, lengths: Sizes, paragraphs: Sizes, dtype: type) -> tuple
     text = np.ones(len(stream), dtype=np.bool_)
     text[np.cumsum(sizes) - 1] = False
     stream[text] = ids
-    return stream, sizes, ends
+    return stream, sizes
 
 
 def item_sizes(stream: Ids, sizes: Sizes, starts_word: Mask, max_item_tokens: int) -> Sizes:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder, best_fitting_int_dtype
 
-from data_prep.indexed import Slice, smallest_dtype, write_joined
+from data_prep.indexed import part_files, smallest_dtype, write_joined
 
 
 @pytest.mark.parametrize("symbols", [32_000, 65_499, 65_500, 250_002])
@@ -21,22 +21,15 @@ def test_type_is_the_one_that_fairseq_chooses(symbols: int) -> None:
 def test_bytes_are_those_of_fairseqs_builder(tmp_path: Path, dtype: type) -> None:
     random = np.random.default_rng(0)
     builder = MMapIndexedDatasetBuilder(tmp_path / "expected.bin", dtype)
-    slices: list[Slice] = []
-    for number, counts in enumerate([[300, 0, 17], [0], [1, 77]]):  # items of each slice of each part
-        sizes = random.integers(1, 50, sum(counts))
+    parts = [tmp_path / str(number) for number in range(3)]
+    for part, count in zip(parts, (317, 0, 78), strict=True):
+        sizes = random.integers(1, 50, count)
         tokens = random.integers(0, 60_000, sizes.sum())
-        for item in np.split(tokens, np.cumsum(sizes)[:-1]) if len(sizes) else []:
+        for item in np.split(tokens, np.cumsum(sizes)[:-1]) if count else []:
             builder.add_item(torch.from_numpy(item))
-        files = (tmp_path / f"{number}.tokens", tmp_path / f"{number}.sizes")
-        tokens.astype(dtype).tofile(files[0])
-        sizes.astype(np.int32).tofile(files[1])
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        first = 0
-        for count in counts:
-            begin, end = int(starts[first]), int(starts[first + count])
-            slices.append(Slice(*files, begin, end - begin, first, count))
-            first += count
+        for array, path in zip((tokens.astype(dtype), sizes.astype(np.int32)), part_files(part), strict=True):
+            array.tofile(path)
     builder.finalize(tmp_path / "expected.idx")
-    write_joined(tmp_path / "found", slices, dtype)
+    write_joined(tmp_path / "found", parts, dtype)
     for suffix in ("bin", "idx"):
         assert (tmp_path / f"found.{suffix}").read_bytes() == (tmp_path / f"expected.{suffix}").read_bytes()

@@ -14,7 +14,7 @@ import data_prep.parts
 from data_prep.encoders import Ids, Lengths
 from data_prep.fairseq_dict import EOS
 from data_prep.indexed import write_joined
-from data_prep.parts import encode_part, slices_of, write_part
+from data_prep.parts import encode_part, write_part
 
 LONGEST = 8
 
@@ -41,32 +41,24 @@ class Letters:
 TEXT = st.lists(st.text("ab-", min_size=1, max_size=20), min_size=1, max_size=4).map("\n".join)
 
 
-@given(st.lists(st.tuples(TEXT, st.integers(0, 2)), max_size=8))
-def test_each_set_has_its_documents_in_order(documents: list[tuple[str, int]]) -> None:
+@given(st.lists(TEXT, max_size=8))
+def test_documents_come_in_order_and_end_with_an_item_of_one_token(texts: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_prep.parts, "BATCH_CHARACTERS", 10)
-        part = encode_part(documents, 3, Letters(), LONGEST)
-    tokens, sizes = part.tokens.tolist(), part.sizes.tolist()
-    for number, counts in enumerate(part.counts):
-        texts = [text.replace("-", "") for text, of_set in documents if of_set == number]
-        kept = [[line for line in text.split("\n") if line] for text in texts]
-        kept = [lines for lines in kept if lines]
-        expected = [i for lines in kept for line in [*lines, ""] for i in [*map(ord, line), EOS]]
-        found, tokens = tokens[: counts.tokens], tokens[counts.tokens :]
-        items, sizes = sizes[: counts.items], sizes[counts.items :]
-        assert found == expected and sum(items) == counts.tokens
-        # Only the end of a document is an item of one token: fairseq's complete_doc relies on it.
-        assert items.count(1) == counts.documents == len(kept)
-        assert all(size <= LONGEST for size in items)
-    assert not tokens and not sizes
+        part = encode_part(texts, Letters(), LONGEST)
+    kept = [[line for line in text.replace("-", "").split("\n") if line] for text in texts]
+    kept = [lines for lines in kept if lines]
+    expected = [i for lines in kept for line in [*lines, ""] for i in [*map(ord, line), EOS]]
+    sizes = part.sizes.tolist()
+    assert part.tokens.tolist() == expected and sum(sizes) == len(expected)
+    assert sizes.count(1) == len(kept)  # fairseq's complete_doc relies on it
+    assert all(size <= LONGEST for size in sizes)
 
 
 def test_files_of_parts_join_to_the_same_tokens(tmp_path: Path) -> None:
-    parts = [encode_part([(text, 0), (text[::-1], 1)], 2, Letters(), LONGEST) for text in ("abcd\nef", "ghi")]
-    for number, part in enumerate(parts):
-        write_part(part, tmp_path / str(number))
-    for number in range(2):
-        slices = [slices_of(tmp_path / str(n), part.counts)[number] for n, part in enumerate(parts)]
-        write_joined(tmp_path / "joined", slices, np.uint16)
-        text = "".join("\n" if i == EOS else chr(i) for i in np.fromfile(tmp_path / "joined.bin", np.uint16))
-        assert text == ("abcd\nef\n\nghi\n\n" if number == 0 else "fe\ndcba\n\nihg\n\n")
+    prefixes = [tmp_path / "0", tmp_path / "1"]
+    for prefix, text in zip(prefixes, ("abcd\nef", "ghi"), strict=True):
+        write_part(encode_part([text], Letters(), LONGEST), prefix)
+    write_joined(tmp_path / "joined", prefixes, np.uint16)
+    text = "".join("\n" if i == EOS else chr(i) for i in np.fromfile(tmp_path / "joined.bin", np.uint16))
+    assert text == "abcd\nef\n\nghi\n\n"
