@@ -19,12 +19,12 @@ import numpy as np
 
 from data_prep import encoders
 from data_prep.config import BinarizeConfig
-from data_prep.corpus import corpus_files, read_file
+from data_prep.corpus import corpus_files, read_texts
 from data_prep.filters import corpus_settings
 from data_prep.indexed import smallest_dtype, write_joined
 from data_prep.parts import encode_part, write_part
 from data_prep.split import SPLITS
-from data_prep.stage import WORK, DataPrepError, begun, fingerprint, finish, replace_when_done
+from data_prep.stage import WORK, DataPrepError, begun, fingerprint, finish, prepare_pool, replace_when_done
 from data_prep.work import Done, Shard, run_shards
 
 # Of the histogram of document lengths: half powers of two, to 2^24 tokens.
@@ -61,6 +61,7 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
             f"--shards {config.shards}: the corpus has only {len(files['train'])} files, and a file goes to one shard; "
             "ask for fewer shards, or make smaller files with extract --file-characters"
         )
+    prepare_pool(__name__)  # it imports while this process reads the tokenizer
     encoder = load_encoder(tokenizer)
     settings = {
         **vars(config),
@@ -112,7 +113,7 @@ def data_argument(out: Path, shards: int) -> str:
 def encode_file(source: Path, prefix: Path, tokenizer: Path, max_item_tokens: int) -> Done:
     """Writes the tokens and the sizes of the items of one file of the corpus."""
     encoder = load_encoder(tokenizer)
-    part = encode_part((document.text for document in read_file(source)), encoder, max_item_tokens)
+    part = encode_part(read_texts(source), encoder, max_item_tokens)
     write_part(part, prefix)
     # A document ends with the item of one token, its last </s>, which is not counted as its length.
     ends = np.cumsum(part.sizes, dtype=np.int64)[part.sizes == 1]

@@ -90,8 +90,8 @@ def parser() -> argparse.ArgumentParser:
     for stage in (clean, dedup, decontaminate, split):
         stage.add_argument("corpus", type=Path, help="folder of Parquet files, made by the stage before")
         _out(stage, "folder of the result")
-    clean.add_argument("--config", default="folder", help="configuration whose section clean is used")
-    dedup.add_argument("--config", default="folder", help="configuration whose section dedup is used")
+    for stage, name in ((clean, "clean"), (dedup, "dedup")):
+        stage.add_argument("--config", default="folder", help=f"configuration whose section {name} is used")
     decontaminate.add_argument(
         "--benchmarks", nargs="+", required=True, metavar="DIR", help="folders of GLUE, IMDB, … as downloaded"
     )
@@ -163,17 +163,15 @@ def run_stage(arguments: argparse.Namespace) -> None:
         options = {"name": a.name, "text_column": a.text_column, "on_error": a.on_error}
         extract(a.source, a.inputs, a.out, **options, file_characters=a.file_characters, workers=a.workers)
     elif a.stage == "clean":
-        from data_prep.config import load_config
+        from data_prep.config import load_section
         from data_prep.filters import clean
-        from data_prep.text.rules import CleanConfig
 
-        clean(a.corpus, a.out, load_config(a.config).clean or CleanConfig(), a.workers)
+        clean(a.corpus, a.out, load_section(a.config, "clean"), a.workers)
     elif a.stage == "dedup":
-        from data_prep.config import load_config
+        from data_prep.config import load_section
         from data_prep.dedup import dedup
-        from data_prep.text.minhash import NearDuplicates
 
-        dedup(a.corpus, a.out, load_config(a.config).dedup or NearDuplicates(), a.workers)
+        dedup(a.corpus, a.out, load_section(a.config, "dedup"), a.workers)
     elif a.stage == "decontaminate":
         from data_prep.filters import decontaminate
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -96,6 +96,19 @@ def load_config(config: str, changes: Sequence[str] = ()) -> PipelineConfig:
     Raises:
         DataPrepError: no such file, or a key or value that does not belong in it.
     """
+    return cast(PipelineConfig, _load(config, changes))
+
+
+def load_section(config: str, section: str) -> Any:
+    """One stage's settings in a configuration, whose other sections need not be complete.
+
+    Raises:
+        DataPrepError: as :func:`load_config`, or the section is null.
+    """
+    return _load(config, (), section)
+
+
+def _load(config: str, changes: Sequence[str], section: str | None = None) -> Any:
     path = SHIPPED / f"{config}.yaml" if config in shipped() else Path(config)
     if not path.is_file():
         raise DataPrepError(f"{config}: no such file; give a YAML file, or one of {', '.join(shipped())}")
@@ -107,6 +120,11 @@ def load_config(config: str, changes: Sequence[str] = ()) -> PipelineConfig:
         for change in changes:
             key, _, value = change.partition("=")
             OmegaConf.update(merged, key, safe_load(value))
-        return cast(PipelineConfig, OmegaConf.to_object(merged))
+        if section is None and merged.input is None and "${input}" in path.read_text(encoding="utf-8"):
+            raise DataPrepError(f"{config}: needs input=PATH, a file or folder")
+        chosen = merged if section is None else OmegaConf.select(merged, section)
+        if chosen is None:
+            raise DataPrepError(f"{config}: its section {section} is null, so that stage has no settings")
+        return OmegaConf.to_object(chosen)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise DataPrepError(f"{path}: {' '.join(str(error).split())}") from error

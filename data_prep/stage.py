@@ -6,14 +6,19 @@ import hashlib
 import json
 import multiprocessing
 import os
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+DAY = 86_400
+_HOST = socket.gethostname().split(".")[0]
 WORK = ".work"  # below a stage's output: claims and records of its shards, and what it needs only until it is finished
 
 
@@ -25,12 +30,24 @@ class DataPrepError(Exception):
 def replace_when_done(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside ``path`` which becomes ``path`` only if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left half written below ``folder``; other tasks may be writing there."""
+    for path in folder.rglob(".*.partial"):
+        host, process = path.name.split(".")[-3:-1]
+        try:
+            dead = not Path("/proc", process).exists() if host == _HOST else time.time() - path.stat().st_mtime > DAY
+            if dead:
+                path.unlink()
+        except FileNotFoundError:
+            pass  # finished meanwhile, or swept by another task
 
 
 def write_text(path: Path, text: str) -> None:
@@ -96,17 +113,23 @@ def finish(
         "seconds": round(sum(shard["seconds"] for shard in done), 2),
     }
     write_text(record, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    sweep(record.parent)
     print(f"{record.stem}: {describe(result)} in {record.parent}")
     return content
+
+
+def prepare_pool(module: str) -> None:
+    """Starts the server that forks the workers of :func:`process_pool`, and returns while it imports ``module``."""
+    # It imports once for all workers, and has no threads when it forks.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([module])
+    forkserver.ensure_running()
 
 
 @contextmanager
 def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes have ``module`` imported; an error or Ctrl-C drops the work not yet begun."""
-    # The fork server imports the module once for all workers, and has no threads when it forks.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
-    with ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
+    prepare_pool(module)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _end_with_parent) as pool:
         try:
             yield pool
         except BaseException:

@@ -77,6 +77,7 @@ def run_shards(
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
     waiting = [shard for shard in shards if not record_of(work, shard.name).exists()]
+    waiting.sort(key=lambda shard: -shard.size)  # the processes end together if the small ones are last
     total, left = sum(s.size for s in shards), sum(s.size for s in waiting)
     bar = tqdm(total=total, initial=total - left, desc=label, unit=unit, unit_scale=unit == "B", disable=not waiting)
     pool_of = process_pool(min(workers, max(1, len(waiting))), _module(function)) if workers else Inline()

@@ -27,7 +27,7 @@ def pieces(path: Path) -> list[Piece]:
 
 
 def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
-    """One document per book; a book of more than 64 MB of text is reported."""
+    """One document per book; a book of more than 32 MB of text is reported."""
     for where, name, file in files_in(piece, SUFFIXES, problems):
         if kind(name) == ".epub":
             book = read_epub(file, where, problems)

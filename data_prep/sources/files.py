@@ -26,7 +26,7 @@ COMPRESSIONS = frozenset({".gz", ".bz2", ".xz", ".zst"})
 TARS = frozenset({".tar", ".tgz", ".tbz2", ".txz"})  # .tar.gz and the like are .tar to kind()
 
 # A worker holds one document at a time, so that its memory is flat whatever the input.
-LARGEST_DOCUMENT = 64 << 20  # bytes
+LARGEST_DOCUMENT = 32 << 20
 
 # What a file raises that cannot be opened, ends too early or does not unpack.
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)

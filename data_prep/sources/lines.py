@@ -21,7 +21,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 class Lines:
     """Iterates over the lines of a file that can be read, without their ends.
 
-    A line that is not UTF-8, has a NUL byte or is longer than 64 MB is reported and left out; the next one is
+    A line that is not UTF-8, has a NUL byte or is longer than 32 MB is reported and left out; the next one is
     read all the same. What is cut off or damaged ends the iteration with what could be read of the last line.
 
     Args:

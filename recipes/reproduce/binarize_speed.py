@@ -48,12 +48,13 @@ def main() -> None:
         "text", nargs="+", metavar="SOURCE=PATH", help="input of `data_prep extract`; a bare PATH is a source text"
     )
     parser.add_argument("--vocab-size", type=int, default=32000, help="of the tokenizer (default: 32000)")
+    parser.add_argument("--copies", type=int, default=1, help="how often the text is taken (default: 1)")
     parser.add_argument("--workers", type=int, default=2, help="processes or threads of each way (default: 2)")
     parser.add_argument("--rounds", type=int, default=3, help="times that each way is measured (default: 3)")
     parser.add_argument("--out", type=Path, help="file for the table")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        table = measure(Path(folder), args.text, args.vocab_size, args.workers, args.rounds)
+        table = measure(Path(folder), args.text * args.copies, args.vocab_size, args.workers, args.rounds)
     print(table)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,9 +64,9 @@ def main() -> None:
 def measure(folder: Path, inputs: list[str], vocab_size: int, workers: int, rounds: int) -> str:
     """Prepares the documents, measures each way in turns, and returns the table."""
     corpus, split, tokenizer = folder / "corpus", folder / "split", folder / "tokenizer"
-    for text in inputs:
+    for number, text in enumerate(inputs):
         source, _, path = text.rpartition("=")
-        data_prep("extract", "--source", source or "text", path, "--out", corpus)
+        data_prep("extract", "--source", source or "text", path, "--name", f"input{number}", "--out", corpus)
     data_prep("split", corpus, "--out", split, "--workers", workers)
     data_prep("tokenizer", split / "train", "--out", tokenizer, "--vocab-size", vocab_size)
     model = tokenizer / "sentencepiece.model"

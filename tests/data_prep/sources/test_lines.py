@@ -137,7 +137,7 @@ def test_a_line_of_100_mb_is_not_held(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 100 << 20
     finally:
         tracemalloc.stop()
-    assert problems.skipped == ["long.gz: line 2 (byte 4): longer than 64 MB"]
+    assert problems.skipped == ["long.gz: line 2 (byte 4): longer than 32 MB"]
 
 
 @given(st.lists(st.text(st.characters(codec="ascii", exclude_characters="\n\0"), max_size=30)), st.integers(1, 50))

@@ -1,0 +1,110 @@
+"""The commands of the stages, one after the other, do what ``run`` does."""
+
+from __future__ import annotations
+
+import errno
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from data_prep.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a few texts, two of which are the same."""
+    folder = tmp_path_factory.mktemp("texts")
+    for name in "abcdef":
+        chance = random.Random(name)
+        words = ["".join(chance.choices("aeioulmnrst", k=chance.randint(2, 8))) for _ in range(900)]
+        (folder / f"{name}.txt").write_text("\n".join(" ".join(words[i : i + 20]) for i in range(0, 900, 20)))
+    (folder / "g.txt").write_text((folder / "a.txt").read_text())
+    return folder
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a small file system with the options given."""
+    folder = tmp_path / "tmpfs"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+        if done.returncode:
+            pytest.skip("mounting a tmpfs needs root")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True)
+
+
+def test_stage_by_stage_gives_the_data_of_a_run(texts: Path, tmp_path: Path) -> None:
+    at = {name: str(tmp_path / name) for name in ("corpus", "clean", "dedup", "split", "tokenizer", "data")}
+    settings = ["tokenizer.vocab_size=320", "split.valid=0.3", "split.test=0.1"]
+    assert main(["run", "folder", f"input={texts}", *settings, "--out", str(tmp_path / "run")]) == 0
+    for command in (
+        ["extract", "--source", "text", str(texts), "--out", at["corpus"]],
+        ["clean", at["corpus"], "--out", at["clean"]],
+        ["dedup", at["clean"], "--out", at["dedup"]],
+        ["split", at["dedup"], "--out", at["split"], "--valid", "0.3", "--test", "0.1"],
+        ["tokenizer", f"{at['split']}/train", "--out", at["tokenizer"], "--vocab-size", "320"],
+        ["binarize", at["split"], "--tokenizer", at["tokenizer"], "--out", at["data"]],
+    ):
+        assert main(command) == 0
+    for name in ("train.bin", "train.idx", "valid.bin", "valid.idx", "dict.txt", "sentencepiece.model"):
+        assert (tmp_path / "data" / name).read_bytes() == (tmp_path / "run/data" / name).read_bytes()
+
+
+def test_a_configuration_without_its_input_says_what_to_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "folder", "--out", str(tmp_path)]) == 1
+    assert "folder: needs input=PATH" in capsys.readouterr().err
+
+
+def test_a_section_that_is_null_is_no_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("sources: [{source: docstrings}]\ndedup: null\n")
+    assert main(["dedup", str(tmp_path), "--out", str(tmp_path / "out"), "--config", str(config)]) == 1
+    assert f"{config}: its section dedup is null, so" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "corpus: no space left; free some, and the same command goes on from here"),
+        (errno.EROFS, "corpus: Read-only file system; give access to it, or choose another --out"),
+    ],
+)
+def test_what_the_system_refuses_is_said_in_a_sentence(
+    number: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: object) -> None:
+        raise OSError(number, "Read-only file system", "corpus")
+
+    monkeypatch.setattr("data_prep.__main__.run_stage", refuse)
+    assert main(["split", "corpus", "--out", "x"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_space(
+    texts: Path, tmpfs: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmpfs("size=100k")
+    arguments = ["run", "folder", f"input={texts}", "tokenizer.vocab_size=320", "split.valid=0.3"]
+    arguments += ["--out", str(out / "run")]
+    assert main(arguments) == 1
+    assert "no space left; free some, and the same command goes on from here" in capsys.readouterr().err
+    subprocess.run(["mount", "-o", "remount,size=9m", str(out)], check=True)
+    assert main(arguments) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    texts: Path, tmpfs: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmpfs("ro")
+    assert main(["extract", "--source", "text", str(texts), "--out", str(out / "corpus")]) == 1
+    assert f"{out}/corpus: Read-only file system; give access to it, or choose another --out" in capsys.readouterr().err
