@@ -12,8 +12,8 @@ from typing import Any
 from data_prep.corpus import FILE_CHARACTERS, Document, write_files
 from data_prep.problems import Problems
 from data_prep.sources import Piece, books, doc, docstrings, files, jsonl, tables, text, wikipedia
-from data_prep.stage import DataPrepError, begun, fingerprint, finish
-from data_prep.work import Done, Shard, run_shards
+from data_prep.stage import DataPrepError, begun, fingerprint, finish, write_text
+from data_prep.work import Done, Shard, run_shards, sha256_of
 
 READERS: dict[str, ModuleType] = {
     "wikipedia": wikipedia,
@@ -42,7 +42,8 @@ def extract(
 ) -> dict[str, Any]:
     """Reads ``inputs`` as ``source`` and writes ``out/<name>-NNNNN-NNN.parquet``.
 
-    Several sources may share one ``out``; each has its own record ``extract-<name>.json``.
+    Several sources may share one ``out``; each has its own record ``extract-<name>.json``, and the hashes of its
+    input files in ``extract-<name>.sha256``, which ``sha256sum --check`` reads.
 
     Args:
         source: one of :data:`READERS`.
@@ -94,10 +95,11 @@ def extract(
     # Standard input can be read in this process only.
     call: Callable[..., Done] = extract_shard
     done = run_shards(out, shards, call, 0 if files.STDIN in paths else workers, f"extract {name}", unit="B")
+    hashed = _hash_inputs(paths, out, name, workers) if source != "docstrings" else []
     result = _result(done.values(), problems)
     if not result["documents"]:
         raise DataPrepError(f"--source {source}: no text found in {', '.join(map(str, inputs))}")
-    return finish(record, settings, result, done.values())
+    return finish(record, settings, result, [*done.values(), *hashed])
 
 
 def extract_shard(
@@ -117,6 +119,33 @@ def extract_shard(
     counts, paths = write_files(_not_empty(documents, problems), out, prefix, file_characters)
     result = {**vars(counts), "left_out": problems.left_out, "skipped": problems.skipped}
     return Done(result, paths)
+
+
+def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> list[dict[str, Any]]:
+    """Writes the hashes of the input files; the shards' records."""
+    found = [path for path in paths if path != files.STDIN]
+    groups = list(_groups(Piece(path, path.stat().st_size) for path in found))
+    shards = [
+        Shard(f"{name}-sha256-{number:05d}", ([piece.path for piece in group],), sum(piece.size for piece in group))
+        for number, group in enumerate(groups)
+    ]
+    hashes = run_shards(out, shards, hash_files, workers, f"extract {name}: hashes", unit="B")
+    target = out / f"extract-{name}.sha256"
+    lines = Shard(
+        f"{name}-sha256", (target, [line for record in hashes.values() for line in record["result"]["lines"]])
+    )
+    return list(run_shards(out, [lines], write_lines, 0, f"extract {name}: hashes").values())
+
+
+def hash_files(paths: Sequence[Path]) -> Done:
+    """A line per file, as ``sha256sum`` prints it."""
+    return Done({"lines": [f"{sha256_of(path)}  {path}" for path in paths]})
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> Done:
+    """Writes a small text file."""
+    write_text(path, "".join(f"{line}\n" for line in lines))
+    return Done({}, [path])
 
 
 def _reader(source: str) -> ModuleType:

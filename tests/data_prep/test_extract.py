@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import subprocess
 import sys
@@ -126,4 +125,13 @@ def test_records_tell_what_was_made(folder: Path, tmp_path: Path) -> None:
     extract("books", [folder], tmp_path / "corpus")
     record = json.loads((tmp_path / "corpus/extract-books.json").read_text())
     path = tmp_path / "corpus/books-00000-000.parquet"
-    assert record["files"] == {path.name: hashlib.sha256(io.FileIO(str(path)).read()).hexdigest()}
+    assert record["files"][path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_hashes_of_the_input_are_what_sha256sum_checks(folder: Path, tmp_path: Path) -> None:
+    record = extract("books", [folder], tmp_path / "corpus")
+    assert "extract-books.sha256" in record["files"]
+    check = ["sha256sum", "--check", "--strict", str(tmp_path / "corpus/extract-books.sha256")]
+    assert subprocess.run(check, capture_output=True, text=True, check=True).stdout.count(": OK") == 3
+    (folder / "One.txt").write_text("Another book.")
+    assert subprocess.run(check, capture_output=True).returncode == 1
