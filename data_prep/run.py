@@ -21,7 +21,7 @@ from data_prep.extract import extract
 from data_prep.filters import clean, decontaminate
 from data_prep.report import write_report
 from data_prep.split import split
-from data_prep.stage import DataPrepError
+from data_prep.stage import DataPrepError, sweep
 from data_prep.tokenizer import make_tokenizer
 
 FOLDERS = {
@@ -52,6 +52,7 @@ def run(config: str, changes: Sequence[str], out: Path, workers: int = 1, redo: 
         _delete_from(redo, out)
     records = {stage: record for stage, record in _stages(settings, out, workers)}
     write_report(asdict(settings), records, out)
+    sweep(out)
     data = out / FOLDERS["binarize"]
     print(f"""
 {out / "report.md"}

@@ -112,8 +112,8 @@ def finish(
         "files": {name: digest for shard in done for name, digest in shard["files"].items()},
         "seconds": round(sum(shard["seconds"] for shard in done), 2),
     }
+    sweep(record.parent)  # first: a stage with a record is not looked at again
     write_text(record, json.dumps(content, indent=1, sort_keys=True) + "\n")
-    sweep(record.parent)
     print(f"{record.stem}: {describe(result)} in {record.parent}")
     return content
 
