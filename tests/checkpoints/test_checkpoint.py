@@ -1,0 +1,141 @@
+"""Reading and writing fairseq's checkpoints."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+import torch
+
+from linformer_fairseq.checkpoints.checkpoint import (
+    Checkpoint,
+    atomically,
+    build,
+    digest,
+    encoder_config,
+    read,
+    write,
+)
+from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.models import LinformerRobertaModel
+
+USER_DIR = Path(__file__).parents[2] / "linformer_fairseq"
+MakeCheckpoint = Callable[..., Checkpoint]
+RunFairseq = Callable[..., CompletedProcess[str]]
+
+
+def test_what_is_written_is_read(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(heads={"topic": 3})
+    checkpoint.notes.append({"conversion": "none"})
+    write(checkpoint, tmp_path / "a.pt")
+    again = read(tmp_path / "a.pt")
+    assert again.state.keys() == checkpoint.state.keys() and digest(again.state) == digest(checkpoint.state)
+    assert (again.updates, again.notes, again.heads) == (7, [{"conversion": "none"}], ["topic"])
+    assert again.model["projected_length"] == "8" and again.task["_name"] == "masked_lm"
+    assert encoder_config(again) == encoder_config(checkpoint)
+
+
+def test_fairseq_trains_on_from_a_written_checkpoint_which_reads_its_own(
+    make_checkpoint: MakeCheckpoint, tiny_data: Path, tmp_path: Path, run_fairseq: RunFairseq
+) -> None:
+    shape = ["--max-positions", "32", "--projected-length", "8", "--encoder-layers", "2", "--encoder-embed-dim", "16"]
+    shape += ["--encoder-ffn-embed-dim", "32", "--encoder-attention-heads", "2"]
+    flags = ["--user-dir", USER_DIR, "--task", "masked_lm", "--criterion", "masked_lm", "--arch", "linformer_roberta"]
+    flags += ["--tokens-per-sample", "32", "--batch-size", "4", "--optimizer", "adam", "--lr", "0.01", "--cpu", *shape]
+    run_fairseq("fairseq-train", tiny_data, *flags, "--max-update", "2", "--save-dir", tmp_path / "one")
+    trained = read(tmp_path / "one/checkpoint_last.pt")
+    assert trained.updates == 2 and trained.task["data"] == str(tiny_data)
+    write(trained, tmp_path / "copy.pt")
+    more = ["--restore-file", tmp_path / "copy.pt", "--save-dir", tmp_path / "two", "--max-update", "1"]
+    done = run_fairseq("fairseq-train", tiny_data, *flags, *more)
+    assert "Loaded checkpoint" in done.stdout or "loaded checkpoint" in done.stdout
+    assert read(tmp_path / "two/checkpoint_last.pt").updates == 1
+    hub = LinformerRobertaModel.from_pretrained(str(tmp_path), "copy.pt", str(tiny_data), bpe=None)
+    assert digest(hub.model.state_dict()) == digest(trained.state)
+
+
+def test_the_model_of_a_checkpoint_has_its_parameters(
+    make_checkpoint: MakeCheckpoint, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(heads={"topic": 3})
+    model = build(checkpoint)
+    assert digest(model.state_dict()) == digest(checkpoint.state) and not model.training
+    assert model(tokens, features_only=True, classification_head_name="topic")[0].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.state.pop("encoder.lm_head.bias"), "do not fit its settings.*lm_head.bias"),
+        (lambda c: c.model.update(projected_length="4"), "do not fit its settings.*E.weight"),
+        (lambda c: c.model.update(projected_length="64"), "do not fit together.*--projected-length"),
+        (lambda c: c.model.update(_name="bart_base"), "--arch bart_base is none of this project's models"),
+    ],
+)
+def test_parameters_and_settings_that_do_not_fit_are_refused(
+    make_checkpoint: MakeCheckpoint, change: Callable[[Checkpoint], Any], message: str
+) -> None:
+    checkpoint = make_checkpoint()
+    change(checkpoint)
+    with pytest.raises(UsageError, match=message):
+        build(checkpoint)
+
+
+class Harm:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('it ran')",)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.write_bytes(b""), "not a whole checkpoint"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 and then nothing"), "not a whole checkpoint"),
+        (lambda path: torch.save({"weight": torch.ones(2)}, path), "no `model`"),
+        (lambda path: torch.save({"model": {"weight": torch.ones(2)}}, path), "no settings of its model"),
+        (lambda path: torch.save({"model": Harm()}, path), "not loaded, because it asks for"),
+        (lambda path: path.write_bytes(pickle.dumps(Harm())), "not a whole checkpoint"),
+    ],
+)
+def test_other_files_are_refused_in_a_sentence(make: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    make(tmp_path / "a.pt")
+    with pytest.raises(UsageError, match=message):
+        read(tmp_path / "a.pt")
+
+
+def test_a_truncated_checkpoint_is_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    write(make_checkpoint(), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UsageError, match="not a whole checkpoint"):
+        read(path)
+
+
+def test_nothing_is_overwritten_or_left_half_written(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    write(make_checkpoint(seed=1), path)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="a.pt exists; choose another target, or replace it with --force"):
+        write(make_checkpoint(seed=2), path)
+    with pytest.raises(RuntimeError, match="stop"), atomically(path, force=True) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("stop")
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+    write(make_checkpoint(seed=2), path, force=True)
+    assert path.read_bytes() != before
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for word in ("one", "two"):
+        with atomically(target, force=True) as temporary:
+            temporary.mkdir()
+            (temporary / word).touch()
+    assert [p.name for p in target.iterdir()] == ["two"] and [p.name for p in tmp_path.iterdir()] == ["folder"]
