@@ -1,0 +1,116 @@
+"""Longer inputs and other projected lengths from a trained Linformer, ready for a short continued pretraining.
+
+`tile` leaves the first n positions and the first n columns of E and F as they are, so that inputs of up to the old
+length give what they gave, and repeats both behind them. `interpolate` stretches both over the new length, as one
+resizes a picture, and changes short inputs as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, POSITIONS, Checkpoint, build, encoder_config
+from linformer_fairseq.compat.errors import UsageError
+
+METHODS = ("tile", "interpolate")
+
+
+def extend(
+    source: Checkpoint, max_positions: int | None = None, projected_length: str | None = None, method: str = "tile"
+) -> Checkpoint:
+    """The same model for inputs of `max_positions` tokens, or with another k.
+
+    Args:
+        source: a checkpoint of this project's model.
+        max_positions: the new n, at least the old one; by default the old one.
+        projected_length: the new k, as in `--projected-length`; by default the old one. Rows of E and F are averaged
+            into fewer, or interpolated into more.
+        method: `tile` or `interpolate`, for positions and columns.
+
+    Raises:
+        UsageError: another model, a smaller n, or a k that does not fit.
+    """
+    config = encoder_config(source)
+    n = max_positions or config.max_positions
+    if n < config.max_positions:
+        raise UsageError(f"--max-positions {n}: the checkpoint reads {config.max_positions} already; give more")
+    if method not in METHODS:
+        raise UsageError(f"--method {method}: must be {' or '.join(METHODS)}")
+    model: dict[str, Any] = {**source.model, "max_positions": n}
+    if projected_length is not None:
+        model["projected_length"] = projected_length
+    note = {"conversion": "extend", "max_positions": [config.max_positions, n], "method": method}
+    note["projected_length"] = [list(config.lengths), projected_length]
+    task = {**source.task, "tokens_per_sample": n}
+    result = Checkpoint(dict(source.state), model, task, source.updates, [*source.notes, note])
+    new = encoder_config(result)  # refuses what does not fit, before anything is computed
+    result.state[POSITIONS] = resize_positions(source.state[POSITIONS], n, method)
+    for key, value in source.state.items():
+        if key.endswith((".E.weight", ".F.weight")):
+            k = new.lengths[_layer(key)]
+            if config.projection == "linear":
+                result.state[key] = resize_matrix(value, k, n, method)
+            else:
+                result.state[key] = resize_taps(value, n // k)
+    build(result)
+    return result
+
+
+def resize_positions(table: Tensor, n: int, method: str) -> Tensor:
+    """(rows before the first position + old n, C) -> (the same rows + n, C)."""
+    special, learned = table[:MAX_SPECIAL], table[MAX_SPECIAL:]
+    return torch.cat([special, _columns(learned.t(), n, method).t()])
+
+
+def resize_matrix(matrix: Tensor, k: int, n: int, method: str) -> Tensor:
+    """E or F, (…, old k, old n) -> (…, k, n).
+
+    With `interpolate` the rows keep their sums, so that an input that is the same everywhere is projected to the same.
+    """
+    old = matrix.size(-1)
+    columns = _columns(matrix, n, method)
+    if method == "interpolate":
+        columns = columns * (old / n)
+    return _rows(columns, k)
+
+
+def resize_taps(taps: Tensor, size: int) -> Tensor:
+    """Taps of a convolution, (…, old S) -> (…, S), their sum kept."""
+    return _stretch(taps, size) * (taps.size(-1) / size)
+
+
+def _columns(matrix: Tensor, n: int, method: str) -> Tensor:
+    """(…, old n) -> (…, n)"""
+    if method == "interpolate":
+        return _stretch(matrix, n)
+    times = -(-n // matrix.size(-1))
+    return torch.cat([matrix] * times, -1)[..., :n]
+
+
+def _rows(matrix: Tensor, k: int) -> Tensor:
+    """(…, old k, n) -> (…, k, n): means of neighbours, or values in between."""
+    if k == matrix.size(-2):
+        return matrix
+    return _stretch(matrix.transpose(-1, -2), k).transpose(-1, -2)
+
+
+def _stretch(x: Tensor, size: int) -> Tensor:
+    """(…, old) -> (…, size): averages where it gets shorter, linear interpolation where it gets longer."""
+    if size == x.size(-1):
+        return x.clone()
+    flat = x.reshape(1, -1, x.size(-1))
+    if size < x.size(-1):
+        out = functional.adaptive_avg_pool1d(flat, size)
+    else:
+        out = functional.interpolate(flat, size=size, mode="linear", align_corners=False)
+    return out.view(*x.shape[:-1], size)
+
+
+def _layer(key: str) -> int:
+    """The layer of a parameter; 0 for the one matrix of all layers."""
+    parts = key.split(".")
+    return int(parts[parts.index("layers") + 1]) if "layers" in parts else 0

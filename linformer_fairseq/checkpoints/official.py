@@ -1,0 +1,79 @@
+"""From a checkpoint of fairseq's examples/linformer to one of ours, of which it is a special case.
+
+The example calls E `compress_k` and F `compress_v`. It keeps a bias for the matrix that all layers share, and never
+adds it. Checkpoints without `version` 2 were written when `--shared-layer-kv-compressed` still gave every layer a
+matrix of its own, and when embedding and output matrix were not tied; what the file holds decides, not its flags.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, OUTPUT, Checkpoint, build
+from linformer_fairseq.checkpoints.names import modern_names
+from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.models.config import LinformerRobertaConfig
+
+ENCODER = "encoder.sentence_encoder."
+_KEY = re.compile(re.escape(ENCODER) + r"layers\.(\d+)\.self_attn\.compress_([kv])\.weight")
+_DROPPED = re.compile(r"(^|\.)(version|compress_layer\.\w+|shared_compress_layer\.\w+|compress_[kv]\.\w+)$")
+
+
+def from_official(source: Checkpoint) -> Checkpoint:
+    """The same model as `linformer_roberta` of this project: equal logits on unpadded input.
+
+    Raises:
+        UsageError: not a checkpoint of the example, or its parameters do not fit its settings.
+    """
+    state = modern_names(source.state)
+    found = {(int(m[1]), m[2]): value for key, value in state.items() if (m := _KEY.fullmatch(key))}
+    keys = [found[index, "k"] for index in range(len(found)) if (index, "k") in found]
+    if not keys:
+        raise UsageError("not a checkpoint of fairseq's examples/linformer: it has no compress_k")
+    values = [found.get((index, "v"), key) for index, key in enumerate(keys)]
+    sharing = _sharing(keys, values, bool(source.model.get("shared_layer_kv_compressed")))
+    ours = {key: value for key, value in state.items() if not _DROPPED.search(key)}
+    if sharing == "layerwise":
+        ours[f"{ENCODER}E.weight"] = keys[0]
+    for index, (key, value) in enumerate(zip(keys, values, strict=True) if sharing != "layerwise" else ()):
+        attention = f"{ENCODER}layers.{index}.self_attn."
+        ours[f"{attention}E.weight"] = key
+        if sharing == "headwise":
+            ours[f"{attention}F.weight"] = value
+    model = _settings(source, keys[0], sharing)
+    model["untie_weights_roberta"] = not torch.equal(ours[EMBEDDING], ours[OUTPUT])
+    result = Checkpoint(ours, model, source.task, source.updates, [*source.notes, {"conversion": "from-official"}])
+    result.state = build(result).state_dict()
+    return result
+
+
+def _sharing(keys: list[Tensor], values: list[Tensor], layerwise: bool) -> str:
+    """Which matrices are the same one; of a single layer, what its flag says."""
+    if not all(torch.equal(k, v) for k, v in zip(keys, values, strict=True)):
+        return "headwise"
+    same = all(torch.equal(keys[0], key) for key in keys)
+    return "layerwise" if same and (layerwise or len(keys) > 1) else "key-value"
+
+
+def _settings(source: Checkpoint, matrix: Tensor, sharing: str) -> dict[str, Any]:
+    """The example's settings under our names; what is not ours is left out."""
+    given = source.model
+    known = set(LinformerRobertaConfig.__dataclass_fields__)
+    kept = {key: value for key, value in given.items() if key in known and value is not None}
+    for key in ("compressed", "shared_kv_compressed", "shared_layer_kv_compressed", "freeze_compress"):
+        kept.pop(key, None)
+    k, n = matrix.shape
+    large = given.get("_name") == "linformer_roberta_large"
+    return kept | {
+        "_name": "linformer_roberta_large" if large else "linformer_roberta",
+        "max_positions": n,
+        "projected_length": str(k),
+        "projection": "linear",
+        "projection_sharing": sharing,
+        "freeze_projection": bool(given.get("freeze_compress")),
+        "attention_dropout": given.get("dropout", 0.1),  # the example has one for both
+    }

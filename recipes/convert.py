@@ -1,0 +1,195 @@
+"""Turns checkpoints from one form into another.
+
+    python recipes/convert.py inspect checkpoint_best.pt
+    python recipes/convert.py to-hf checkpoint_best.pt my-linformer --data data-run/data
+    python recipes/convert.py from-roberta roberta.base/model.pt linformer.pt --projected-length 256
+    python recipes/convert.py extend checkpoint_best.pt longer.pt --max-positions 4096
+
+No command changes what it reads, runs code that a file holds, or overwrites a target without --force.
+A .pt file that was made here is loaded by fairseq's programs, and trained on from with --restore-file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from linformer_fairseq.compat.errors import UsageError
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one conversion; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except UsageError as error:
+        print(f"convert.py {arguments.command}: error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name not in ("safetensors", "transformers", "tokenizers"):
+            raise
+        needed = f"it needs the package {error.name}: pip install 'linformer-fairseq[hf]'"
+        print(f"convert.py {arguments.command}: error: {needed}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    inspect = _command(commands, "inspect", _inspect, "say what a checkpoint is", target=None)
+    inspect.add_argument("--json", action="store_true", help="for programs")
+
+    _command(
+        commands, "from-official", _from_official, "a checkpoint of fairseq's examples/linformer becomes one of ours"
+    )
+
+    roberta = _command(
+        commands,
+        "from-roberta",
+        _from_roberta,
+        "a RoBERTa, of fairseq (.pt) or Hugging Face (folder), becomes a Linformer",
+    )
+    roberta.add_argument("--projected-length", default="256", metavar="K", help="k, as for training (default: 256)")
+    roberta.add_argument("--max-positions", type=int, metavar="N", help="longest input (default: that of the RoBERTa)")
+    roberta.add_argument(
+        "--projection-sharing",
+        default="layerwise",
+        choices=("none", "headwise", "key-value", "layerwise"),
+        help="which E and F are one matrix (default: layerwise)",
+    )
+    roberta.add_argument(
+        "--projection", default="linear", choices=("linear", "mean-pool", "max-pool", "conv"), help="default: linear"
+    )
+    roberta.add_argument(
+        "--init",
+        default="block-mean",
+        choices=("block-mean", "svd", "random", "exact"),
+        help="start of E and F: averages of n/k neighbours, the leading directions of the model's own attention on "
+        "--sample, or N(0, 1/k); exact keeps RoBERTa's attention (default: block-mean)",
+    )
+    roberta.add_argument(
+        "--sample", type=Path, metavar="DIR", help="binarised data (train or valid) for svd and --transfer"
+    )
+    roberta.add_argument(
+        "--transfer",
+        type=int,
+        default=0,
+        metavar="N",
+        help="N steps of fitting each layer's output to exact attention's",
+    )
+
+    extend = _command(commands, "extend", _extend, "longer inputs, or another projected length")
+    extend.add_argument("--max-positions", type=int, metavar="N", help="new longest input in tokens")
+    extend.add_argument("--projected-length", metavar="K", help="new k, or one per layer")
+    extend.add_argument(
+        "--method",
+        default="tile",
+        choices=("tile", "interpolate"),
+        help="tile keeps what short inputs give (default); interpolate stretches positions, E and F",
+    )
+
+    to_hf = _command(commands, "to-hf", _to_hf, "a folder that transformers loads with trust_remote_code=True", "DIR")
+    to_hf.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of dict.txt and tokenizer (default: as trained)"
+    )
+    to_hf.add_argument("--head", metavar="NAME", help="classification head to export, if there are several")
+    to_hf.add_argument("--labels", nargs="+", metavar="NAME", help="names of its classes, in the order of their ids")
+
+    _command(commands, "from-hf", _from_hf, "such a folder becomes a fairseq checkpoint again")
+    _command(
+        commands, "to-safetensors", _to_safetensors, "one file of tensors and text, read by all commands here", "DST"
+    )
+    _command(commands, "from-safetensors", _from_safetensors, "such a file becomes a fairseq checkpoint again")
+    return top
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Command,
+    text: str,
+    target: str | None = "DST.pt",
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=run)
+    command.add_argument("source", type=Path, metavar="SRC", help="what is read")
+    if target:
+        command.add_argument("target", type=Path, metavar=target, help="what is written")
+        command.add_argument("--force", action="store_true", help="replace the target if it exists")
+    return command
+
+
+def _inspect(a: argparse.Namespace) -> None:
+    from linformer_fairseq.checkpoints.describe import describe
+    from linformer_fairseq.checkpoints.safe_file import read_any
+
+    about = describe(read_any(a.source), a.source)
+    if a.json:
+        print(json.dumps(about, indent=1))
+    else:
+        for name, value in about.items():
+            print(f"{name:22}{value:,}" if isinstance(value, int) else f"{name:22}{value}")
+
+
+def _from_official(a: argparse.Namespace) -> None:
+    from linformer_fairseq.checkpoints.checkpoint import read
+    from linformer_fairseq.checkpoints.official import from_official
+
+    _write(a, from_official(read(a.source)))
+
+
+def _from_roberta(a: argparse.Namespace) -> None:
+    raise UsageError("not there yet")
+
+
+def _extend(a: argparse.Namespace) -> None:
+    from linformer_fairseq.checkpoints.extend import extend
+    from linformer_fairseq.checkpoints.safe_file import read_any
+
+    if a.max_positions is None and a.projected_length is None:
+        raise UsageError("nothing to do: give --max-positions, --projected-length or both")
+    _write(a, extend(read_any(a.source), a.max_positions, a.projected_length, a.method))
+
+
+def _to_hf(a: argparse.Namespace) -> None:
+    raise UsageError("not there yet")
+
+
+def _from_hf(a: argparse.Namespace) -> None:
+    raise UsageError("not there yet")
+
+
+def _to_safetensors(a: argparse.Namespace) -> None:
+    from linformer_fairseq.checkpoints.checkpoint import read
+    from linformer_fairseq.checkpoints.safe_file import SUFFIX, write_safetensors
+
+    if a.target.suffix != SUFFIX:
+        raise UsageError(f"{a.target}: its name must end with {SUFFIX}, by which all commands know it")
+    write_safetensors(read(a.source), a.target, a.force)
+    print(f"{a.target}: written")
+
+
+def _from_safetensors(a: argparse.Namespace) -> None:
+    from linformer_fairseq.checkpoints.safe_file import read_safetensors
+
+    _write(a, read_safetensors(a.source))
+
+
+def _write(a: argparse.Namespace, checkpoint: object) -> None:
+    from linformer_fairseq.checkpoints.checkpoint import Checkpoint, write
+
+    assert isinstance(checkpoint, Checkpoint)
+    write(checkpoint, a.target, a.force)
+    print(f"{a.target}: written; fairseq-train starts from it with --restore-file {a.target}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
