@@ -1,0 +1,50 @@
+"""The measurement of longer inputs, on a model that has learnt nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+from reproduce import extend_positions
+from reproduce.extend_positions import Row, table
+
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols, write
+from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
+
+
+@pytest.mark.slow
+def test_every_way_is_measured_once(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"_name": "linformer_roberta_tiny", "dropout": 0.0, "attention_dropout": 0.0}
+    settings = complete_settings(model)
+    size = len(Dictionary.load(str(tiny_data / "dict.txt"))) + 1
+    torch.manual_seed(0)
+    built = LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(size)))
+    source = tmp_path / "a.pt"
+    write(Checkpoint(built.state_dict(), model, {"tokens_per_sample": 512, "data": str(tiny_data)}, 9), source)
+    arguments = [str(tiny_data), str(source), "--out", str(tmp_path / "run"), "--lengths", "1024", "--updates", "2"]
+    extend_positions.main([*arguments, "--report", str(tmp_path / "report.md")])
+    report = (tmp_path / "report.md").read_text()
+    rows = {line.split("|")[2].strip(): line for line in report.splitlines() if line.startswith("| 1024")}
+    assert set(rows) == {"tile", "interpolate", "from scratch"}
+    tiled = rows["tile"].split("|")
+    original = float(report.split("perplexity ")[1].split(". ")[0])
+    assert float(tiled[3]) == original and all(float(cell) > 1 for cell in tiled[3:7])
+
+    capsys.readouterr()
+    monkeypatch.setattr(extend_positions, "run_logged", None)  # a second time nothing is run
+    extend_positions.main(arguments)
+    assert capsys.readouterr().out.strip() == report.strip()
+
+
+def test_the_table_leaves_out_what_cannot_be() -> None:
+    rows = [Row(2048, "tile", (80.04, 120.0), (79.0, 70.0)), Row(2048, "from scratch", (None, None), (900.0, 800.0))]
+    lines = table(rows, 512, 80.0, 1500, 200).splitlines()
+    assert lines[0] == "The checkpoint: 1500 updates at 512 tokens, perplexity 80.0. An update has 4,096 tokens."
+    assert lines[-2:] == [
+        "| 2048 | tile | 80.0 | 120.0 | 79.0 | 70.0 |",
+        "| 2048 | from scratch |  |  | 900.0 | 800.0 |",
+    ]
