@@ -91,9 +91,9 @@ def parser() -> argparse.ArgumentParser:
     extend.add_argument("--projected-length", metavar="K", help="new k, or one per layer")
     extend.add_argument(
         "--method",
-        default="tile",
-        choices=("tile", "interpolate"),
-        help="tile keeps what short inputs give (default); interpolate stretches positions, E and F",
+        default="keep",
+        choices=("keep", "interpolate", "tile"),
+        help="keep what short inputs give (default), or interpolate or tile positions, E and F",
     )
 
     to_hf = _command(commands, "to-hf", _to_hf, "a folder that transformers loads with trust_remote_code=True", "DIR")

@@ -1,8 +1,10 @@
 """Longer inputs and other projected lengths from a trained Linformer, ready for a short continued pretraining.
 
-`tile` leaves the first n positions and the first n columns of E and F as they are, so that inputs of up to the old
-length give what they gave, and repeats both behind them. `interpolate` stretches both over the new length, as one
-resizes a picture, and changes short inputs as well.
+`keep` leaves the first n positions and the first n columns of E and F as they are, so that inputs of up to the old
+length give what they gave; positions are repeated behind them, and the new columns start at zero: later tokens read
+the first n, and are read themselves as far as training moves those columns. `tile` repeats the columns, too: K then
+sums several inputs' worth of tokens, which a trained model has never seen. `interpolate` stretches positions, E and F
+over the new length, as one resizes a picture, and changes short inputs as well. docs/benchmarks/extend.md has figures.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from torch import Tensor
 from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, POSITIONS, Checkpoint, build, encoder_config
 from linformer_fairseq.compat.errors import UsageError
 
-METHODS = ("tile", "interpolate")
+METHODS = ("keep", "interpolate", "tile")
 
 
 def extend(
-    source: Checkpoint, max_positions: int | None = None, projected_length: str | None = None, method: str = "tile"
+    source: Checkpoint, max_positions: int | None = None, projected_length: str | None = None, method: str = "keep"
 ) -> Checkpoint:
     """The same model for inputs of `max_positions` tokens, or with another k.
 
@@ -29,7 +31,7 @@ def extend(
         max_positions: the new n, at least the old one; by default the old one.
         projected_length: the new k, as in `--projected-length`; by default the old one. Rows of E and F are averaged
             into fewer, or interpolated into more.
-        method: `tile` or `interpolate`, for positions and columns.
+        method: `keep`, `interpolate` or `tile`, see above.
 
     Raises:
         UsageError: another model, a smaller n, or a k that does not fit.
@@ -39,7 +41,7 @@ def extend(
     if n < config.max_positions:
         raise UsageError(f"--max-positions {n}: the checkpoint reads {config.max_positions} already; give more")
     if method not in METHODS:
-        raise UsageError(f"--method {method}: must be {' or '.join(METHODS)}")
+        raise UsageError(f"--method {method}: must be one of {', '.join(METHODS)}")
     model: dict[str, Any] = {**source.model, "max_positions": n}
     if projected_length is not None:
         model["projected_length"] = projected_length
@@ -63,7 +65,7 @@ def extend(
 def resize_positions(table: Tensor, n: int, method: str) -> Tensor:
     """(rows before the first position + old n, C) -> (the same rows + n, C)."""
     special, learned = table[:MAX_SPECIAL], table[MAX_SPECIAL:]
-    return torch.cat([special, _columns(learned.t(), n, method).t()])
+    return torch.cat([special, _columns(learned.t(), n, "tile" if method == "keep" else method).t()])
 
 
 def resize_matrix(matrix: Tensor, k: int, n: int, method: str) -> Tensor:
@@ -87,6 +89,8 @@ def _columns(matrix: Tensor, n: int, method: str) -> Tensor:
     """(…, old n) -> (…, n)"""
     if method == "interpolate":
         return _stretch(matrix, n)
+    if method == "keep":
+        return torch.cat([matrix, matrix.new_zeros(*matrix.shape[:-1], n - matrix.size(-1))], -1)
     times = -(-n // matrix.size(-1))
     return torch.cat([matrix] * times, -1)[..., :n]
 

@@ -47,6 +47,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096], help="new lengths (default: 2048 4096)")
     parser.add_argument("--updates", type=int, default=200, help="of 4,096 tokens at the new length (default: 200)")
+    parser.add_argument(
+        "--lr", type=float, default=3e-4, help="of the extended ones (default: 3e-4; from scratch 2e-3)"
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the table here")
     a = parser.parse_args(arguments)
     short = encoder_config(read(a.checkpoint)).max_positions
@@ -81,7 +84,7 @@ def train(a: argparse.Namespace, length: int, start: Path | None, folder: Path) 
         "dataset.batch_size": max(1, TOKENS_PER_UPDATE // length),
         "model.max_positions": length,
         "optimization.max_update": a.updates,
-        "optimization.lr": [1e-3] if start else [2e-3],
+        "optimization.lr": [a.lr] if start else [2e-3],
         "lr_scheduler.total_num_update": a.updates,
         "lr_scheduler.warmup_updates": a.updates // 10,
         "dataset.validate_interval_updates": a.updates,

@@ -19,13 +19,14 @@ VOCABULARY = 40
 
 
 @pytest.mark.parametrize("sharing", ["none", "headwise", "key-value", "layerwise"])
+@pytest.mark.parametrize("method", ["keep", "tile"])
 @torch.no_grad()
-def test_tiled_short_inputs_give_what_they_gave(
-    make_checkpoint: MakeCheckpoint, tokens: torch.Tensor, sharing: str
+def test_short_inputs_give_what_they_gave(
+    make_checkpoint: MakeCheckpoint, tokens: torch.Tensor, sharing: str, method: str
 ) -> None:
     source = make_checkpoint(projection_sharing=sharing)
     before = digest(source.state)
-    longer = extend(source, max_positions=100)
+    longer = extend(source, max_positions=100, method=method)
     torch.testing.assert_close(build(longer)(tokens)[0], build(source)(tokens)[0], rtol=0, atol=1e-6)
     assert digest(source.state) == before and encoder_config(longer).max_positions == 100
     long = torch.randint(4, VOCABULARY, (2, 100))
@@ -34,7 +35,7 @@ def test_tiled_short_inputs_give_what_they_gave(
 
 
 @pytest.mark.parametrize("projection", ["linear", "mean-pool", "max-pool", "conv"])
-@pytest.mark.parametrize("method", ["tile", "interpolate"])
+@pytest.mark.parametrize("method", ["keep", "tile", "interpolate"])
 def test_every_kind_can_be_made_longer_and_k_changed(
     make_checkpoint: MakeCheckpoint, projection: str, method: str
 ) -> None:
@@ -72,10 +73,10 @@ def test_rows_before_the_first_position_stay() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((16, None, "tile"), "--max-positions 16: the checkpoint reads 32 already"),
-        ((64, "128", "tile"), "--projected-length 128 does not lie between"),
-        ((64, "8,4", "tile"), "--projection-sharing layerwise"),
-        ((64, None, "fold"), "--method fold: must be tile or interpolate"),
+        ((16, None, "keep"), "--max-positions 16: the checkpoint reads 32 already"),
+        ((64, "128", "keep"), "--projected-length 128 does not lie between"),
+        ((64, "8,4", "keep"), "--projection-sharing layerwise"),
+        ((64, None, "fold"), "--method fold: must be one of keep"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -29,8 +29,8 @@ def test_every_way_is_measured_once(
     extend_positions.main([*arguments, "--report", str(tmp_path / "report.md")])
     report = (tmp_path / "report.md").read_text()
     rows = {line.split("|")[2].strip(): line for line in report.splitlines() if line.startswith("| 1024")}
-    assert set(rows) == {"tile", "interpolate", "from scratch"}
-    tiled = rows["tile"].split("|")
+    assert set(rows) == {"keep", "tile", "interpolate", "from scratch"}
+    tiled = rows["keep"].split("|")
     original = float(report.split("perplexity ")[1].split(". ")[0])
     assert float(tiled[3]) == original and all(float(cell) > 1 for cell in tiled[3:7])
 
