@@ -1,0 +1,1 @@
+"""Fine-tuning, from a table of texts and labels to a table of results. Read `tables.py` first."""
