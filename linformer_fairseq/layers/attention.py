@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from linformer_fairseq.layers.config import EncoderConfig
-from linformer_fairseq.layers.projection import Projection, build_projection, slot_mask
+from .config import EncoderConfig
+from .projection import Projection, build_projection, slot_mask
 
 
 class SelfAttention(nn.Module):

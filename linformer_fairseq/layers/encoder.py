@@ -9,10 +9,10 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from linformer_fairseq.layers.attention import LinformerSelfAttention, NoAttention, SelfAttention
-from linformer_fairseq.layers.config import EncoderConfig
-from linformer_fairseq.layers.norm import layer_norm
-from linformer_fairseq.layers.projection import Projection, build_projection
+from .attention import LinformerSelfAttention, NoAttention, SelfAttention
+from .config import EncoderConfig
+from .norm import layer_norm
+from .projection import Projection, build_projection
 
 
 class LinformerEncoderLayer(nn.Module):
@@ -66,12 +66,15 @@ class LinformerEncoder(nn.Module):
         self.layers = nn.ModuleList(LinformerEncoderLayer(cfg, i) for i in range(cfg.num_layers))
         self.layer_norm = layer_norm(cfg.embed_dim) if cfg.normalize_before else None
 
-    def forward(self, tokens: Tensor, return_all_hiddens: bool = False) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, tokens: Tensor, return_all_hiddens: bool = False, real: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Encodes a batch of token ids.
 
         Args:
-            tokens: (B, N) ids, padded on the right with `pad_index`; N at most `max_positions`.
+            tokens: (B, N) ids, padded on the right; N at most `max_positions`.
             return_all_hiddens: also return the input of the first layer and the output of every layer.
+            real: (B, N) bool, False for a pad; by default what is not `pad_index`.
 
         Returns:
             Features (B, N, C), and the hidden states (B, N, C) asked for.
@@ -84,8 +87,10 @@ class LinformerEncoder(nn.Module):
                 f"the input has {tokens.size(1)} tokens and this model reads at most --max-positions "
                 f"{self.cfg.max_positions}; shorten it (--tokens-per-sample, --truncate-sequence) or use a longer model"
             )
-        real = tokens.ne(self.cfg.pad_index)
-        keep = None if bool(real.all()) else real
+        if real is None:
+            real = tokens.ne(self.cfg.pad_index)
+        # Without pads there is nothing to mask. A compiled or exported graph cannot look, and masks always.
+        keep = real if torch.compiler.is_compiling() or not bool(real.all()) else None
         x = self._embed(tokens, real)
         hiddens = [x] if return_all_hiddens else []
         for layer in self.layers:

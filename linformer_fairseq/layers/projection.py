@@ -13,9 +13,10 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from linformer_fairseq.layers.config import EncoderConfig
+from .config import EncoderConfig
 
 
 def block_mean_matrix(k: int, n: int) -> Tensor:
@@ -87,7 +88,10 @@ class LinearProjection(LearnedProjection):
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, K, C); the pad rows of x must be zero."""
         batch, tokens, _ = x.shape
-        weight = self.weight[..., :tokens]
+        if torch.compiler.is_exporting():  # a slice that is the whole would be another graph
+            weight = self.weight.index_select(-1, torch.arange(tokens, device=x.device))
+        else:
+            weight = self.weight[..., :tokens]
         if weight.dim() == 2:
             return torch.bmm(weight.expand(batch, -1, -1), x) * self.lr_scale
         x_BHND = x.view(batch, tokens, weight.size(0), -1).transpose(1, 2)
@@ -102,7 +106,8 @@ class ConvProjection(LearnedProjection):
     """
 
     def __init__(self, cfg: EncoderConfig, k: int, per_head: bool) -> None:
-        stride = cfg.max_positions // k
+        self.n = cfg.max_positions
+        stride = self.n // k
         shape = (cfg.num_heads, cfg.head_dim, stride) if per_head else (cfg.embed_dim, stride)
         if cfg.projection_init == "normal":
             matrix = torch.randn(shape) / math.sqrt(stride)
@@ -113,7 +118,8 @@ class ConvProjection(LearnedProjection):
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, ceil(N/S), C); the pad rows of x must be zero."""
         taps_SC = self.weight.flatten(0, -2).t()
-        return (_blocks(x, taps_SC.size(0)) * taps_SC).sum(2) * self.lr_scale
+        blocks = _blocks(x, taps_SC.size(0), _full(self.n, keep))
+        return (blocks * taps_SC).sum(2) * self.lr_scale
 
 
 class PoolProjection(nn.Module):
@@ -121,15 +127,17 @@ class PoolProjection(nn.Module):
 
     def __init__(self, cfg: EncoderConfig, k: int) -> None:
         super().__init__()
-        self.stride = cfg.max_positions // k
+        self.n = cfg.max_positions
+        self.stride = self.n // k
         self.maximum = cfg.projection == "max-pool"
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, ceil(N/S), C); the pad rows of x must be zero. keep: (B, N), True for a real token."""
+        full = _full(self.n, keep)
         if keep is None:
             keep = x.new_ones(x.shape[:2], dtype=torch.bool)
-        blocks = _blocks(x, self.stride)
-        real = _blocks(keep.unsqueeze(-1), self.stride)
+        blocks = _blocks(x, self.stride, full)
+        real = _blocks(keep.unsqueeze(-1), self.stride, full)
         if self.maximum:
             pooled = blocks.masked_fill(~real, -torch.inf).amax(2)
             return pooled.masked_fill(~real.any(2), 0)
@@ -156,12 +164,19 @@ def slot_mask(cfg: EncoderConfig, k: int, keep: Tensor | None) -> Tensor | None:
     """
     if keep is None or cfg.projection == "linear":
         return None
-    return _blocks(keep.unsqueeze(-1), cfg.max_positions // k).any(2).transpose(1, 2).unsqueeze(1)
+    blocks = _blocks(keep.unsqueeze(-1), cfg.max_positions // k, _full(cfg.max_positions, keep))
+    return blocks.any(2).transpose(1, 2).unsqueeze(1)
 
 
-def _blocks(x: Tensor, size: int) -> Tensor:
-    """(B, N, C) -> (B, ceil(N/size), size, C), the last block filled up with zeros."""
-    missing = -x.size(1) % size
-    if missing:
-        x = torch.cat([x, x.new_zeros(x.size(0), missing, x.size(2))], 1)
+def _full(n: int, keep: Tensor | None) -> int | None:
+    """n while torch.export makes one graph for all lengths: it cannot tell one block from several, nor a last block
+    that is filled up from one that is not. `slot_mask` hides the blocks without a token, which takes a `keep`."""
+    return n if keep is not None and torch.compiler.is_exporting() else None
+
+
+def _blocks(x: Tensor, size: int, full: int | None) -> Tensor:
+    """(B, N, C) -> (B, ceil(N/size), size, C), the last block filled up with zeros; with `full` (B, full/size, …)."""
+    missing = -x.size(1) % size if full is None else full - x.size(1)
+    if full is not None or missing:
+        x = functional.pad(x, (0, 0, 0, missing))
     return x.reshape(x.size(0), -1, size, x.size(2))
