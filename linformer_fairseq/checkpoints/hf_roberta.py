@@ -1,0 +1,197 @@
+"""The folder of a Hugging Face RoBERTa, without transformers: config.json, weights, and the order of its ids."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linformer_fairseq.checkpoints.checkpoint import (
+    EMBEDDING,
+    HEADS,
+    MAX_SPECIAL,
+    OUTPUT,
+    PAD,
+    POSITIONS,
+    Checkpoint,
+    build,
+)
+from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_json, read_vocabulary
+from linformer_fairseq.compat.checkpoints import load
+from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.layers.config import ACTIVATIONS
+from linformer_fairseq.models.architectures import MODEL
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or the same with .index.json, which names several files
+HEAD = "sentence_classification_head"  # as fairseq's task sentence_prediction calls it
+EPS = 1e-5  # of every layer norm here and in fairseq
+_ENCODER = "encoder.sentence_encoder."
+_LM_HEAD = "encoder.lm_head."
+_NAMES = [
+    (re.compile(pattern), ours)
+    for pattern, ours in (
+        (r"embeddings\.word_embeddings\.weight", EMBEDDING),
+        (r"embeddings\.position_embeddings\.weight", POSITIONS),
+        (r"embeddings\.LayerNorm\.(\w+)", rf"{_ENCODER}layernorm_embedding.\1"),
+        (r"encoder\.layer\.(\d+)\.attention\.self\.query\.(\w+)", rf"{_ENCODER}layers.\1.self_attn.q_proj.\2"),
+        (r"encoder\.layer\.(\d+)\.attention\.self\.key\.(\w+)", rf"{_ENCODER}layers.\1.self_attn.k_proj.\2"),
+        (r"encoder\.layer\.(\d+)\.attention\.self\.value\.(\w+)", rf"{_ENCODER}layers.\1.self_attn.v_proj.\2"),
+        (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(\w+)", rf"{_ENCODER}layers.\1.self_attn.out_proj.\2"),
+        (
+            r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.(\w+)",
+            rf"{_ENCODER}layers.\1.self_attn_layer_norm.\2",
+        ),
+        (r"encoder\.layer\.(\d+)\.intermediate\.dense\.(\w+)", rf"{_ENCODER}layers.\1.fc1.\2"),
+        (r"encoder\.layer\.(\d+)\.output\.dense\.(\w+)", rf"{_ENCODER}layers.\1.fc2.\2"),
+        (r"encoder\.layer\.(\d+)\.output\.LayerNorm\.(\w+)", rf"{_ENCODER}layers.\1.final_layer_norm.\2"),
+        (r"lm_head\.(dense|layer_norm)\.(\w+)", rf"{_LM_HEAD}\1.\2"),
+        (r"lm_head\.bias", rf"{_LM_HEAD}bias"),
+        (r"lm_head\.decoder\.weight", OUTPUT),
+        (r"classifier\.(dense|out_proj)\.(\w+)", rf"{HEADS}{HEAD}.\1.\2"),
+    )
+]
+_TYPES = "embeddings.token_type_embeddings.weight"
+# A buffer; a copy of lm_head.bias; the pooler, which the masked-LM and the classification head do without.
+_DROPPED = re.compile(r"embeddings\.(position|token_type)_ids|lm_head\.decoder\.bias|pooler\..*")
+
+
+def from_hf_roberta(folder: Path) -> Checkpoint:
+    """Reads a RobertaModel, RobertaForMaskedLM or RobertaForSequenceClassification, or one of XLM-R.
+
+    Our ids are fairseq's, see `hf_vocabulary`. The embedding of the one token type becomes part of the positions. A
+    model without a masked-LM head gets a new one, as training from scratch has it.
+
+    Raises:
+        UsageError: not such a folder, or of a model that computes something else.
+    """
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder}: has no config.json, so it is not the folder of a Hugging Face model")
+    config = read_json(folder / "config.json")
+    _check(folder, config)
+    found = {re.sub(r"^roberta\.", "", key): value for key, value in _weights(folder).items()}
+    state = _renamed(folder, found)
+    pad = int(config.get("pad_token_id", PAD))
+    vocabulary = read_vocabulary(folder)
+    if vocabulary is None and pad != PAD:
+        raise UsageError(f"{folder}: <pad> is {pad} and fairseq's is {PAD}; put its tokenizer in the folder, too")
+    order = torch.tensor(id_order(vocabulary, state[EMBEDDING].size(0)))
+    learned = state[POSITIONS][pad + 1 :]  # as in fairseq, positions are numbered from there on
+    if _TYPES in found:
+        learned = learned + found[_TYPES][0]
+    state[POSITIONS] = torch.cat([learned.new_zeros(MAX_SPECIAL, learned.size(1)), learned])
+    state[EMBEDDING] = state[EMBEDDING][order]
+    new_head = f"{_LM_HEAD}bias" not in state
+    if new_head:
+        state |= _new_head(state[EMBEDDING])
+    else:
+        state[f"{_LM_HEAD}bias"] = state[f"{_LM_HEAD}bias"][order]
+    tied = bool(config.get("tie_word_embeddings", True)) or OUTPUT not in state
+    state[OUTPUT] = state[EMBEDDING] if tied else state[OUTPUT][order]
+    note = {"conversion": "from-roberta", "form": "Hugging Face", "new masked-LM head": new_head}
+    n = learned.size(0)
+    settings = _settings(config, n) | {"untie_weights_roberta": not tied}
+    result = Checkpoint(state, settings, {"_name": "masked_lm", "tokens_per_sample": n}, 0, [note])
+    result.state = build(result).state_dict()
+    return result
+
+
+def _check(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuses what our encoder does not compute."""
+    kind = config.get("model_type")
+    if kind not in ("roberta", "xlm-roberta"):
+        raise UsageError(f"{folder}: a model of type {kind!r} cannot be converted; it must be roberta or xlm-roberta")
+    if config.get("hidden_act", "gelu") not in ACTIVATIONS:
+        known = " and ".join(ACTIVATIONS)
+        raise UsageError(f"{folder}: its activation is {config['hidden_act']}; only {known} can be converted")
+    positions = config.get("position_embedding_type", "absolute")
+    if positions != "absolute" or config.get("is_decoder") or config.get("add_cross_attention"):
+        raise UsageError(f"{folder}: only encoders with absolute positions can be converted")
+    if config.get("layer_norm_eps", 1e-12) != EPS:
+        logger.warning(
+            "%s: its layer norms add %s and ours %s, so that the converted model differs a little",
+            folder,
+            config.get("layer_norm_eps", 1e-12),
+            EPS,
+        )
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """All parameters of the folder, from one file or several."""
+    for name in WEIGHTS:
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return _read(folder / name)
+        if index.is_file():
+            files = sorted(set(read_json(index).get("weight_map", {}).values()))
+            return {key: value for file in files for key, value in _read(folder / Path(file).name).items()}
+    raise UsageError(f"{folder}: has neither {' nor '.join(WEIGHTS)}")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UsageError(f"{path}: missing, though the index names it; download it again")
+    if path.suffix != ".safetensors":
+        with path.open("rb") as file:
+            return dict(load(file, map_location="cpu"))
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UsageError(f"{path}: not a whole safetensors file ({error}); download it again") from error
+
+
+def _renamed(folder: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters by our names."""
+    state: dict[str, Tensor] = {}
+    for key, value in found.items():
+        names = [match.expand(ours) for pattern, ours in _NAMES if (match := pattern.fullmatch(key))]
+        if names:
+            state[names[0]] = value.float()
+        elif key != _TYPES and not _DROPPED.fullmatch(key):
+            raise UsageError(f"{folder}: the parameter {key} has no place in a RoBERTa of fairseq")
+    for key in (EMBEDDING, POSITIONS):
+        if key not in state:
+            raise UsageError(f"{folder}: its weights lack {key.split('.')[-2]}, so it is not a whole RoBERTa")
+    return state
+
+
+def _new_head(embedding: Tensor) -> dict[str, Tensor]:
+    """A masked-LM head that has learnt nothing, the same in every run."""
+    size, channels = embedding.shape
+    return {
+        f"{_LM_HEAD}dense.weight": torch.randn(channels, channels, generator=torch.Generator().manual_seed(0)) * 0.02,
+        f"{_LM_HEAD}dense.bias": torch.zeros(channels),
+        f"{_LM_HEAD}layer_norm.weight": torch.ones(channels),
+        f"{_LM_HEAD}layer_norm.bias": torch.zeros(channels),
+        f"{_LM_HEAD}bias": torch.zeros(size),
+    }
+
+
+def _settings(config: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """config.json as our settings; what it leaves out has the values of roberta-base."""
+    dropout = float(config.get("hidden_dropout_prob", 0.1))
+    head = config.get("classifier_dropout")
+    return {
+        "_name": MODEL,
+        "attention": "exact",
+        "local_conv": 0,
+        "max_positions": n,
+        "encoder_layers": int(config.get("num_hidden_layers", 12)),
+        "encoder_embed_dim": int(config.get("hidden_size", 768)),
+        "encoder_ffn_embed_dim": int(config.get("intermediate_size", 3072)),
+        "encoder_attention_heads": int(config.get("num_attention_heads", 12)),
+        "encoder_normalize_before": False,
+        "activation_fn": str(config.get("hidden_act", "gelu")),
+        "dropout": dropout,
+        "attention_dropout": float(config.get("attention_probs_dropout_prob", 0.1)),
+        "pooler_dropout": dropout if head is None else float(head),
+    }

@@ -1,0 +1,129 @@
+"""The tokenizer of a Hugging Face RoBERTa as fairseq has it: encoder.json, vocab.bpe and dict.txt.
+
+fairseq numbers <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines of dict.txt, and its task masked_lm adds <mask> behind
+them. That is the order of the published RoBERTas, but a tokenizer trained with the library `tokenizers` often has
+<mask> at 4: `id_order` says which row of the Hugging Face tables is which of ours.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linformer_fairseq.checkpoints.checkpoint import atomically
+from linformer_fairseq.compat.errors import UsageError
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+MASK = "<mask>"
+ENCODER, MERGES, DICTIONARY = "encoder.json", "vocab.bpe", "dict.txt"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Attributes:
+    ids: token -> its Hugging Face id, special tokens included.
+    merges: of byte-level BPE, the most frequent first, as "left right"; None for another kind of tokenizer.
+    """
+
+    ids: dict[str, int]
+    merges: list[str] | None
+
+
+def read_vocabulary(folder: Path) -> Vocabulary | None:
+    """The tokenizer in a model's folder: tokenizer.json, or vocab.json and merges.txt; None if there is none.
+
+    Raises:
+        UsageError: a file that is not what its name says.
+    """
+    fast, slow, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
+    try:
+        if fast.is_file():
+            return _fast(read_json(fast))
+        if not (slow.is_file() and merges.is_file()):
+            return None
+        added = folder / "added_tokens.json"
+        ids = {**read_json(slow), **(read_json(added) if added.is_file() else {})}
+        lines = merges.read_text(encoding="utf-8").split("\n")
+        return Vocabulary(ids, [line for line in lines if line and not line.startswith("#version")])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{folder}: its tokenizer is in no known form ({type(error).__name__}: {error})") from error
+
+
+def _fast(content: dict[str, Any]) -> Vocabulary:
+    model = content["model"]
+    given = model["vocab"]
+    ids = dict(given) if isinstance(given, dict) else {token: i for i, (token, _) in enumerate(given)}
+    ids |= {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+    byte_level = model.get("type") == "BPE" and "ByteLevel" in json.dumps(content.get("pre_tokenizer"))
+    if not byte_level:
+        return Vocabulary(ids, None)
+    return Vocabulary(ids, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A table of a JSON file.
+
+    Raises:
+        UsageError: not JSON, or not a table.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: holds no table; download it again")
+    return content
+
+
+def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:
+    """The Hugging Face id of each of our `size` ids; without a vocabulary the same ids.
+
+    Raises:
+        UsageError: a special token is missing, or an id is outside the model's tables.
+    """
+    if vocabulary is None:
+        return list(range(size))
+    missing = [token for token in (*SPECIAL, MASK) if token not in vocabulary.ids]
+    if missing:
+        raise UsageError(f"the tokenizer has no {', '.join(missing)}, which a masked language model of fairseq needs")
+    if max(vocabulary.ids.values()) >= size:
+        raise UsageError(
+            f"the tokenizer has the id {max(vocabulary.ids.values())} and the model only {size} embeddings; "
+            "they do not belong together"
+        )
+    first, last = [vocabulary.ids[token] for token in SPECIAL], vocabulary.ids[MASK]
+    return [*first, *(i for i in range(size) if i not in (*first, last)), last]
+
+
+def tokenizer_files(folder: Path, out: Path, force: bool = False) -> None:
+    """Writes encoder.json, vocab.bpe and dict.txt, with which `--bpe gpt2` gives the ids of a converted model.
+
+    Args:
+        folder: of a Hugging Face RoBERTa, with config.json and its tokenizer.
+        out: folder to write to; it may exist.
+
+    Raises:
+        UsageError: no byte-level BPE tokenizer in the folder, or a file exists, and not `force`.
+    """
+    vocabulary = read_vocabulary(folder)
+    if vocabulary is None or vocabulary.merges is None:
+        raise UsageError(f"{folder}: holds no byte-level BPE tokenizer (tokenizer.json, or vocab.json and merges.txt)")
+    size = int(read_json(folder / "config.json").get("vocab_size") or max(vocabulary.ids.values()) + 1)
+    order = id_order(vocabulary, size)
+    tokens = {i: token for token, i in vocabulary.ids.items()}
+    encoder = {token: i for token, i in vocabulary.ids.items() if token not in (*SPECIAL, MASK)}
+    # Rows without a token only fill the table up, as fairseq's own made-up words do.
+    symbols = [str(i) if i in tokens else f"madeupword{i:05d}" for i in order[len(SPECIAL) : -1]]
+    content = {
+        ENCODER: json.dumps(encoder, ensure_ascii=False),
+        MERGES: "\n".join(["#version: 0.2", *vocabulary.merges, ""]),
+        DICTIONARY: "".join(f"{symbol} 1\n" for symbol in symbols),
+    }
+    for name in content:
+        if (out / name).exists() and not force:
+            raise UsageError(f"{out / name} exists; choose another target, or replace it with --force")
+    for name, text in content.items():
+        with atomically(out / name, force) as temporary:
+            temporary.write_text(text, encoding="utf-8")
