@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from tqdm import tqdm
 
 # train_inner: every --log-interval updates; valid: after each validation. "train" repeats these per epoch.
 _FIGURES = re.compile(r"\| (train_inner|valid) \| (\{.*\})$")
+# What a progress line shows: the first of these that the criterion reports.
+_SHOWN = {"ppl": "perplexity", "accuracy": "accuracy"}
 
 
 class RunError(Exception):
@@ -54,7 +57,8 @@ def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label:
             file.flush()
             figures = parse_line(line)
             if updates and figures is not None and figures["split"] == "train":
-                bar.set_postfix_str(f"perplexity {figures['ppl']:.1f}", refresh=False)
+                name = next((name for name in _SHOWN if name in figures), "loss")
+                bar.set_postfix_str(f"{_SHOWN.get(name, name)} {figures.get(name, math.nan):.1f}", refresh=False)
                 bar.update(int(figures["num_updates"]) - bar.n)
     if process.returncode != 0:
         end = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-12:])

@@ -1,0 +1,64 @@
+"""One fine-tuning through the real fairseq-train, from tables to a scored checkpoint."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from finetuning.predict import Labels, Predictor, tokenizer_of
+from finetuning.tables import Table
+from finetuning.train import MODEL, Run, finetune, targets
+from recipe import register_project
+from sklearn.metrics import accuracy_score
+
+from linformer_fairseq.checkpoints.checkpoint import read
+from linformer_fairseq.compat.errors import UsageError
+
+
+def table(name: str, rows: int, seed: int) -> Table:
+    """Whether a sentence has the word `good`, which two layers learn at once."""
+    chance = random.Random(seed)
+    found = Table(Path(name), [], [])
+    assert found.labels is not None
+    for _ in range(rows):
+        words = chance.choices("the river garden child teacher book city winter".split(), k=6)
+        label = chance.choice(("cold", "warm"))
+        words[chance.randrange(6)] = "good" if label == "warm" else "bad"
+        found.texts.append((" ".join(words),))
+        found.labels.append(label)
+    return found
+
+
+def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_project()
+    labels = Labels(("cold", "warm"), 1)
+    run = Run(checkpoint, labels, ("accuracy", "f1"), lr=2e-3, batch_size=16, epochs=3)
+    train, dev = table("train.tsv", 320, 1), table("dev.tsv", 61, 2)
+    result = finetune(run, train, dev, None, tmp_path)
+    assert result["rows"] == {"train": 320, "dev": 61, "broken": 0, "epochs": 3}
+    tuned = read(tmp_path / MODEL)
+    predicted = Predictor(tuned, tokenizer_of(tuned, None)).predict(dev.texts)
+    assert dev.labels is not None and len(predicted) == 61
+    assert result["scores"]["accuracy"] == pytest.approx(100 * accuracy_score(dev.labels, predicted)) and (
+        result["scores"]["accuracy"] > 90
+    )
+    monkeypatch.setattr("finetuning.train.run_logged", None)  # a second time nothing is run
+    assert finetune(run, train, dev, None, tmp_path) == result
+    with pytest.raises(UsageError, match="holds the result of other settings"):
+        finetune(Run(checkpoint, labels, ("accuracy",), seed=2), train, dev, None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (["cold", "hot"], ("cold", "warm"), "row 2 has the label 'hot', which is none of cold, warm"),
+        (["1.5", "much"], (), "a score is not a number.*much"),
+        (None, ("cold", "warm"), "dev.tsv: has no labels"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: list[str] | None, classes: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        targets(Table(Path("dev.tsv"), [("a",), ("b",)], labels), Labels(classes, 1))

@@ -1,0 +1,99 @@
+"""Fine-tuning on a table and predicting, by the command line."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import finetune_text
+import pytest
+import torch
+
+from data_prep.corpus import Document, write_file
+from data_prep.tokenizer import train_tokenizer
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols, write
+from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
+
+WORDS = "the river garden child teacher book city winter letter".split()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model of 32 positions, and its tokenizer where its task says."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    chance = random.Random(0)
+    rare = ["".join(chance.choices("aeioulmnrst", k=chance.randint(3, 8))) for _ in range(600)]
+    lines = [" ".join([*WORDS, "good bad", *chance.sample(rare, 8)]) for _ in range(400)]
+    write_file([Document("1", "text", "1", "\n".join(lines))], folder / "corpus/a.parquet")
+    train_tokenizer(folder / "corpus", folder / "tokenizer", 320)
+    model = {"_name": "linformer_roberta_tiny", "max_positions": 32, "projected_length": "8"}
+    settings = complete_settings(model)
+    torch.manual_seed(0)
+    built = LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(320)))
+    path = folder / "pretrained.pt"
+    write(Checkpoint(built.state_dict(), model, {"_name": "masked_lm", "data": str(folder / "tokenizer")}), path)
+    return path
+
+
+def table(path: Path, rows: int, seed: int, score: bool = False) -> Path:
+    chance = random.Random(seed)
+    lines = ["review\tverdict"]
+    for _ in range(rows):
+        good = chance.randrange(2)
+        words = [*chance.choices(WORDS, k=chance.randint(3, 40)), "good" if good else "bad"]
+        lines.append(f"{' '.join(reversed(words))}\t{float(good) if score else ('poor', 'fine')[good]}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("score", [False, True])
+def test_from_tables_to_predictions(
+    checkpoint: Path, score: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, dev = table(tmp_path / "a.tsv", 480, 1, score), table(tmp_path / "b.tsv", 50, 2, score)
+    columns = ["--text-column", "review"]
+    words = ["--checkpoint", str(checkpoint), "--train", str(train), "--dev", str(dev), *columns, "--lr", "2e-3"]
+    words += ["--label-column", "verdict", "--out", str(tmp_path / "tuned"), "--batch-size", "16", "--epochs", "4"]
+    assert finetune_text.main([*words, *(["--regression"] if score else [])]) == 0
+    result = json.loads((tmp_path / "tuned/result.json").read_text())
+    assert result["scores"]["pearson" if score else "accuracy"] > 85 and result["rows"]["dev"] == 50
+    assert "rows were longer than the model reads; of them the head was kept" in capsys.readouterr().out
+
+    (tmp_path / "new.tsv").write_text("review\ngood river garden\nbad city winter\n")
+    predict = ["predict", "--checkpoint", str(tmp_path / "tuned/model.pt"), "--input", str(tmp_path / "new.tsv")]
+    assert finetune_text.main([*predict, *columns, "--out", str(tmp_path / "found.tsv")]) == 0
+    found = (tmp_path / "found.tsv").read_text().splitlines()
+    assert found[0] == "prediction"
+    assert float(found[1]) > float(found[2]) + 0.5 if score else found[1:] == ["fine", "poor"]
+    assert finetune_text.main([*predict, *columns, "--out", str(tmp_path / "found.tsv")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "message"),
+    [
+        ("a\tyes\nb\tyes\n", [], "all rows have the label 'yes'; two classes are needed"),
+        ("a\t0.5\nb\t1\n", [], "labels such as 0.5 are scores, not classes; use --regression"),
+        ("a\t0.5\nb\tmuch\n", ["--regression"], "a score is not a number"),
+        ("a\t0\nb\t1\n", ["--label-column", "class"], "no column class; it has text, label"),
+        ("a\t0\nb\t1\n", ["--text-column", "text", "text", "text"], "one or two columns, not 3"),
+        ("a\t0\nb\t1\n", ["--checkpoint", "absent.pt"], "absent.pt: no such file"),
+    ],
+)
+def test_wrong_tables_and_flags_are_refused(
+    rows: str, flags: list[str], message: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(f"text\tlabel\n{rows}")
+    words = ["--checkpoint", str(checkpoint), "--train", str(path), "--dev", str(path), "--out", str(tmp_path / "out")]
+    assert finetune_text.main([*words, *flags]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
+
+
+def test_numbers_as_class_names_are_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"a\t{label}\n" for label in ("10", "2", "1")))
+    from finetuning.tables import Layout, read_table
+
+    assert finetune_text.classes(read_table(path, Layout(("text",), "label"))) == ("1", "2", "10")
