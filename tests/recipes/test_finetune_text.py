@@ -8,32 +8,8 @@ from pathlib import Path
 
 import finetune_text
 import pytest
-import torch
-
-from data_prep.corpus import Document, write_file
-from data_prep.tokenizer import train_tokenizer
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols, write
-from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
 
 WORDS = "the river garden child teacher book city winter letter".split()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model of 32 positions, and its tokenizer where its task says."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    chance = random.Random(0)
-    rare = ["".join(chance.choices("aeioulmnrst", k=chance.randint(3, 8))) for _ in range(600)]
-    lines = [" ".join([*WORDS, "good bad", *chance.sample(rare, 8)]) for _ in range(400)]
-    write_file([Document("1", "text", "1", "\n".join(lines))], folder / "corpus/a.parquet")
-    train_tokenizer(folder / "corpus", folder / "tokenizer", 320)
-    model = {"_name": "linformer_roberta_tiny", "max_positions": 32, "projected_length": "8"}
-    settings = complete_settings(model)
-    torch.manual_seed(0)
-    built = LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(320)))
-    path = folder / "pretrained.pt"
-    write(Checkpoint(built.state_dict(), model, {"_name": "masked_lm", "data": str(folder / "tokenizer")}), path)
-    return path
 
 
 def table(path: Path, rows: int, seed: int, score: bool = False) -> Path:
@@ -41,7 +17,7 @@ def table(path: Path, rows: int, seed: int, score: bool = False) -> Path:
     lines = ["review\tverdict"]
     for _ in range(rows):
         good = chance.randrange(2)
-        words = [*chance.choices(WORDS, k=chance.randint(3, 40)), "good" if good else "bad"]
+        words = [*chance.choices(WORDS, k=chance.randint(3, 80)), "good" if good else "bad"]
         lines.append(f"{' '.join(reversed(words))}\t{float(good) if score else ('poor', 'fine')[good]}")
     path.write_text("\n".join(lines) + "\n")
     return path
