@@ -27,7 +27,7 @@ def block_mean_matrix(k: int, n: int) -> Tensor:
     edges = torch.arange(k + 1, dtype=torch.float64) * (n / k)
     positions = torch.arange(n, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], positions + 1) - torch.maximum(edges[:-1, None], positions)
-    return (overlap.clamp_(min=0) / (n / k)).float()
+    return (overlap.clamp_(min=0) / (n / k)).to(torch.get_default_dtype())
 
 
 class LearnedProjection(nn.Module):

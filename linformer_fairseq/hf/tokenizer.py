@@ -1,0 +1,189 @@
+"""A fast tokenizer whose ids are those that the model was trained on.
+
+A tokenizer folder holds `dict.txt` beside `sentencepiece.model`, or beside GPT-2's `encoder.json` and `vocab.bpe`. The
+ids are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by its dictionary.
+
+Two things are made on purpose as Hugging Face has them: special symbols that stand in a text, such as `<mask>`, are
+read as symbols; and what follows `<mask>` starts a new word only after a space.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+DICTIONARY = "dict.txt"
+SENTENCEPIECE = "sentencepiece.model"
+GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+MASK = "<mask>"
+SPACE = "\u2581"  # how sentencepiece writes the space before a word
+BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+
+
+def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder.
+
+    Args:
+        folder: with dict.txt and the files of one model.
+        max_length: longest input of the model in tokens, `<s>` and `</s>` included.
+
+    Raises:
+        ValueError: a file is missing, the dictionary belongs to another model, or the model is of a kind that has no
+            fast tokenizer; one sentence with the remedy.
+    """
+    symbols = read_symbols(folder / DICTIONARY)
+    if (folder / SENTENCEPIECE).is_file():
+        tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols)
+    elif (folder / GPT2_VOCABULARY).is_file():
+        tokenizer = _gpt2(folder, symbols)
+    else:
+        raise ValueError(
+            f"{folder} holds neither {SENTENCEPIECE} nor {GPT2_VOCABULARY}; "
+            "give the folder of data that the model was trained on"
+        )
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[(name, symbols.index(name)) for name in ("<s>", "</s>")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        cls_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        mask_token=AddedToken(MASK, special=True, normalized=False, lstrip=True),
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def read_symbols(path: Path) -> list[str]:
+    """The symbols of a dict.txt in the order of fairseq's ids, `<mask>` included as the task `masked_lm` adds it.
+
+    Raises:
+        ValueError: the file is missing, or not such a dictionary.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; give the folder of data that the model was trained on")
+    symbols = list(SPECIALS)
+    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
+        name, _, count = line.rstrip().rpartition(" ")
+        if not name or not count.removeprefix("-").isdecimal() or name in SPECIALS:
+            raise ValueError(f"{path}: line {number} is not `symbol count` but {line[:60]!r}; repair it")
+        symbols.append(name)
+    if len(set(symbols)) < len(symbols):
+        raise ValueError(f"{path} lists a symbol twice; remove one of the two")
+    return symbols if MASK in symbols else [*symbols, MASK]
+
+
+def _sentencepiece(path: Path, symbols: list[str]) -> Tokenizer:
+    """A unigram or BPE model, its normalizer and its way with spaces."""
+    proto = _read_model(path)
+    kinds = type(proto).SentencePiece.Type
+    spec = proto.normalizer_spec
+    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == kinds.NORMAL}
+    own = [piece.piece for piece in proto.pieces if piece.type == kinds.USER_DEFINED]
+    produced = {*scores, *own, *(BYTES if proto.trainer_spec.byte_fallback else ())}
+    _check(path, symbols, produced)
+    # A name that no text has, since spaces have been replaced, for what encoding never gives.
+    names = [name if name in produced or name in (*SPECIALS, MASK) else f" {name}" for name in symbols]
+    byte_fallback = proto.trainer_spec.byte_fallback
+    if proto.trainer_spec.model_type == proto.trainer_spec.BPE:
+        vocabulary = {name: i for i, name in enumerate(names)}
+        model: Any = models.BPE(
+            vocabulary, _merges(scores), unk_token="<unk>", fuse_unk=True, byte_fallback=byte_fallback
+        )
+    elif proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM:
+        # The library takes names of bytes for pieces like others; no text may prefer them to its own pieces.
+        never = min(scores.values()) - 1000
+        model = models.Unigram(
+            [(name, scores.get(name, never)) for name in names], SPECIALS.index("<unk>"), byte_fallback
+        )
+    else:
+        raise ValueError(f"{path} is neither a unigram nor a BPE model; there is no fast tokenizer for it")
+    if not spec.escape_whitespaces or proto.trainer_spec.treat_whitespace_as_suffix:
+        raise ValueError(f"{path} does not write the space before a word as {SPACE}; there is no fast tokenizer for it")
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(_normalizers(spec))
+    spaces = pre_tokenizers.Metaspace(SPACE, prepend_scheme="first" if spec.add_dummy_prefix else "never", split=False)
+    # Where a text spells a byte's name and the model lacks one of its characters, that one must stay alone.
+    strangers = "".join(char for char in "<0x123456789ABCDEF>" if char not in scores)
+    alone = [pre_tokenizers.Split(Regex(f"[{strangers}]"), "isolated")] if strangers and byte_fallback else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spaces, *alone])
+    strip = [decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    tokenizer.add_tokens([AddedToken(name, normalized=True) for name in own])
+    return tokenizer
+
+
+def _read_model(path: Path) -> Any:
+    """The protocol buffer of a sentencepiece model."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    proto = import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ValueError(f"{path} is not a sentencepiece model; give the .model file of one") from error
+    return proto
+
+
+def _normalizers(spec: Any) -> list[Any]:
+    """What sentencepiece does to a text before it looks for pieces."""
+    found: list[Any] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    if spec.remove_extra_whitespaces:
+        found += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(f"[ {SPACE}]+\\z"), "")]
+    if spec.add_dummy_prefix:  # which Metaspace leaves out where the text itself starts with its symbol
+        found.append(normalizers.Replace(Regex(f"\\A{SPACE}"), SPACE * 2))
+    return found
+
+
+def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
+    """Every way to put a piece together from two others, best piece first."""
+    found = []
+    for piece, score in scores.items():
+        for cut in range(1, len(piece)):
+            if piece[:cut] in scores and piece[cut:] in scores:
+                found.append((-score, piece[:cut], piece[cut:]))
+    return [(left, right) for _, left, right in sorted(found, key=lambda merge: merge[0])]
+
+
+def _gpt2(folder: Path, symbols: list[str]) -> Tokenizer:
+    """GPT-2's byte-level BPE; the symbols of dict.txt are its ids, in any order."""
+    path = folder / GPT2_VOCABULARY
+    try:
+        own: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
+        tokens = {str(i): token for token, i in own.items()}
+        lines = (folder / GPT2_MERGES).read_text(encoding="utf-8").split("\n")[1:-1]
+        merges = [(left, right) for left, right in map(str.split, lines)]
+        models.BPE(own, merges)
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path} cannot be used with its {GPT2_MERGES} ({error}); download both again") from error
+    _check(path, symbols, {name for name, token in tokens.items() if token != "<|endoftext|>"})
+    tokenizer = Tokenizer(models.BPE({tokens.get(name, name): i for i, name in enumerate(symbols)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _check(path: Path, symbols: list[str], produced: set[str]) -> None:
+    missing = produced.difference(symbols)
+    if missing:
+        raise ValueError(
+            f"{path.with_name(DICTIONARY)} lacks {len(missing)} tokens of {path.name}, such as {min(missing)!r}; "
+            "give the dictionary that was made with this model"
+        )

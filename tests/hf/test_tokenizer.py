@@ -1,0 +1,132 @@
+"""Ids of the fast tokenizer beside those that data_prep gives for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from data_prep import encoders
+from linformer_fairseq.hf.tokenizer import SPECIALS, build_tokenizer, read_symbols
+
+TEXTS = [
+    "An ordinary sentence, with 2 numbers (1,234) and don't.",
+    "  two spaces before, two  within and one behind ",
+    "a\ttab, a\u00a0no-break space, an \u3000ideographic one, \x1c a separator \x85 and \u2028 two line ends",
+    "日本語のテキスト、漢字とかな。 한국어 텍스트 \U00020000\U0002ebf0 e\u0301 a\u0308",
+    "😀👩\u200d👩\u200d👧🇪🇺 \x00\x7f\ufffd\ufeff",
+    "literally <0x0A> <0xe2> madeupword0000 xmadeupword0000y <|endoftext|> ▁ Ġ",
+    *("▁x", "x▁", "▁ x", " ▁x", "a▁ b", "a ▁b", "▁", " ", "", "\n", "a\n\n b \n", "é", "<0xA1>" * 3),
+]
+
+
+def same(tokenizer: PreTrainedTokenizerFast, encoder: encoders.Encoder, text: str) -> bool:
+    ids: list[int] = encoder.encode([text])[0].tolist()
+    return ids == tokenizer.encode(text, add_special_tokens=False)
+
+
+def as_probable(folder: Path, one: list[str], two: list[str]) -> bool:
+    """Whether a unigram model scores both segmentations the same, when either may be the best one."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.model"))
+    first, second = (sum(processor.get_score(processor.piece_to_id(piece)) for piece in each) for each in (one, two))
+    return "".join(one) == "".join(two) and abs(first - second) < 1e-4
+
+
+def test_ids_are_those_of_training(tokenizer_folder: Path, docstrings: list[str]) -> None:
+    tokenizer, encoder = build_tokenizer(tokenizer_folder, 512), encoders.load(tokenizer_folder)
+    assert len(tokenizer) == encoder.symbols
+    assert [text for text in TEXTS if not same(tokenizer, encoder, text)] == []
+    different = [line for line in docstrings if not same(tokenizer, encoder, line)]
+    assert len(different) <= 5
+    for line in different:
+        ours = tokenizer.tokenize(line)
+        theirs = [encoder.names[i] for i in encoder.encode([line])[0]]
+        assert as_probable(tokenizer_folder, ours, theirs), line
+
+
+@given(st.text())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ids_of_any_text(loaded: tuple[PreTrainedTokenizerFast, encoders.Encoder], text: str) -> None:
+    assume(not any(name in text for name in (*SPECIALS, "<mask>")))
+    assert same(*loaded, text)
+
+
+@pytest.fixture(scope="session")
+def loaded(tokenizer_folder: Path) -> tuple[PreTrainedTokenizerFast, encoders.Encoder]:
+    return build_tokenizer(tokenizer_folder, 512), encoders.load(tokenizer_folder)
+
+
+def test_special_symbols_and_padding(tokenizer_folder: Path) -> None:
+    tokenizer = build_tokenizer(tokenizer_folder, 24)
+    mask = len(tokenizer) - 1
+    assert [tokenizer.convert_tokens_to_ids(name) for name in (*SPECIALS, "<mask>")] == [0, 1, 2, 3, mask]
+    single, pair = tokenizer("the"), tokenizer("the", "a")
+    the, a = (tokenizer.encode(word, add_special_tokens=False) for word in ("the", "a"))
+    assert single["input_ids"] == [0, *the, 2] and "token_type_ids" not in single
+    assert pair["input_ids"] == [0, *the, 2, 2, *a, 2]
+    padded = tokenizer(["the", "the a"], padding=True)
+    missing = len(padded["input_ids"][1]) - len(the) - 2
+    assert padded["input_ids"][0] == [0, *the, 2, *[1] * missing]
+    assert padded["attention_mask"][0][-missing:] == [0] * missing
+    assert len(tokenizer("the a " * 50, truncation=True)["input_ids"]) == 24
+
+
+def test_mask_takes_the_space_before_it(tokenizer_folder: Path) -> None:
+    tokenizer, encoder = build_tokenizer(tokenizer_folder, 512), encoders.load(tokenizer_folder)
+    mask = tokenizer.mask_token_id
+    ids = tokenizer.encode("one <mask> two <mask>.", add_special_tokens=False)
+    whole = tokenizer.encode("one two.", add_special_tokens=False)
+    assert [i for i in ids if i != mask] == whole == encoder.encode(["one two."])[0].tolist()
+    assert ids[-2] == mask
+
+
+def test_text_comes_back(tokenizer_folder: Path) -> None:
+    tokenizer = build_tokenizer(tokenizer_folder, 512)
+    text = "Hello wörld, 日本 😀 (the second)."
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_saved_and_loaded_by_auto_tokenizer(tokenizer_folder: Path, tmp_path: Path, docstrings: list[str]) -> None:
+    tokenizer = build_tokenizer(tokenizer_folder, 77)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.model_max_length == 77 and again.padding_side == "right"
+    assert again(docstrings[:50])["input_ids"] == tokenizer(docstrings[:50])["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "dict.txt").unlink(), "dict.txt is missing; give the folder"),
+        (lambda folder: (folder / "dict.txt").write_text("a\n"), "line 1 is not `symbol count`"),
+        (lambda folder: (folder / "dict.txt").write_text("a 1\na 1\n"), "lists a symbol twice"),
+        (lambda folder: (folder / "dict.txt").write_text("a 1\n"), "lacks .* tokens of .*, such as"),
+        (
+            lambda folder: (folder / "sentencepiece.model").write_bytes(b"no"),
+            "is not a sentencepiece model|holds neither",
+        ),
+        (lambda folder: (folder / "encoder.json").write_text("{"), "cannot be used with its vocab.bpe"),
+        (lambda folder: (folder / "vocab.bpe").write_text("x\na b c\n"), "cannot be used with its vocab.bpe"),
+    ],
+)
+def test_other_files_are_refused_in_a_sentence(
+    spoil: Callable[[Path], object], message: str, tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    gpt2 = (tokenizer_folder / "encoder.json").exists()
+    if ("sentencepiece" in message and gpt2) or ("vocab.bpe" in message and not gpt2):
+        pytest.skip("a file of another kind of tokenizer")
+    for path in tokenizer_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        build_tokenizer(tmp_path, 512)
+
+
+def test_dictionary_that_lists_mask_gets_no_second_one(tmp_path: Path) -> None:
+    (tmp_path / "dict.txt").write_text("a 5\n<mask> 0\nb 2\n")
+    assert read_symbols(tmp_path / "dict.txt") == ["<s>", "<pad>", "</s>", "<unk>", "a", "<mask>", "b"]
