@@ -13,11 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from linformer_fairseq.compat.errors import UsageError
+# It asks everybody to install a package that only speech needs.
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+
+from linformer_fairseq.compat.errors import UsageError  # noqa: E402
+
+if TYPE_CHECKING:  # --help does not wait for torch and fairseq
+    from torch import Tensor
+
+    from linformer_fairseq.checkpoints.checkpoint import Checkpoint
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -147,7 +157,38 @@ def _from_official(a: argparse.Namespace) -> None:
 
 
 def _from_roberta(a: argparse.Namespace) -> None:
-    raise UsageError("not there yet")
+    from linformer_fairseq.checkpoints.roberta import from_roberta, tokenizer_files
+    from linformer_fairseq.checkpoints.transfer import transfer
+    from linformer_fairseq.checkpoints.warm_start import longer, to_linformer
+
+    exact = from_roberta(a.source)
+    if a.init == "exact":
+        result = longer(exact, a.max_positions)
+    else:
+        sample = _sample(a, exact) if a.init == "svd" or a.transfer else None
+        result = to_linformer(
+            exact, a.projected_length, a.max_positions, a.projection_sharing, a.projection, a.init, sample
+        )
+        if a.transfer and sample is not None:
+            result, losses = transfer(exact, result, sample, a.transfer)
+            print(f"attention transfer: relative error {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
+    _write(a, result)
+    if a.source.is_dir():
+        tokenizer = a.target.with_suffix(".tokenizer")
+        tokenizer_files(a.source, tokenizer, a.force)
+        print(f"{tokenizer}: dict.txt and the tokenizer's files, for `data_prep tokenizer --import` and to-hf --data")
+
+
+def _sample(a: argparse.Namespace, exact: Checkpoint) -> list[Tensor]:
+    """Batches of text as long as the RoBERTa reads."""
+    from linformer_fairseq.checkpoints.checkpoint import encoder_config
+    from linformer_fairseq.checkpoints.sample import sample_blocks
+
+    if a.sample is None:
+        raise UsageError("--init svd and --transfer look at the model's attention on text: name it with --sample")
+    config = encoder_config(exact)
+    blocks = sample_blocks(a.sample, config.max_positions, 8 * max(8, min(a.transfer, 64)), config.vocab_size)
+    return [blocks[i : i + 8] for i in range(0, len(blocks), 8)]
 
 
 def _extend(a: argparse.Namespace) -> None:
@@ -160,11 +201,22 @@ def _extend(a: argparse.Namespace) -> None:
 
 
 def _to_hf(a: argparse.Namespace) -> None:
-    raise UsageError("not there yet")
+    from linformer_fairseq.checkpoints.huggingface import to_hf
+    from linformer_fairseq.checkpoints.safe_file import read_any
+
+    checkpoint = read_any(a.source)
+    # A training on shards has several folders, all with the same tokenizer.
+    data = a.data or Path(str(checkpoint.task.get("data") or "").split(":")[0])
+    if not (data / "dict.txt").is_file():
+        raise UsageError(f"{data / 'dict.txt'}: no such file; --data names the folder that the model was trained on")
+    to_hf(checkpoint, data, a.target, a.force, a.head, a.labels)
+    print(f"{a.target}: AutoModel.from_pretrained({str(a.target)!r}, trust_remote_code=True)")
 
 
 def _from_hf(a: argparse.Namespace) -> None:
-    raise UsageError("not there yet")
+    from linformer_fairseq.checkpoints.huggingface import from_hf
+
+    _write(a, from_hf(a.source))
 
 
 def _to_safetensors(a: argparse.Namespace) -> None:
@@ -183,10 +235,9 @@ def _from_safetensors(a: argparse.Namespace) -> None:
     _write(a, read_safetensors(a.source))
 
 
-def _write(a: argparse.Namespace, checkpoint: object) -> None:
-    from linformer_fairseq.checkpoints.checkpoint import Checkpoint, write
+def _write(a: argparse.Namespace, checkpoint: Checkpoint) -> None:
+    from linformer_fairseq.checkpoints.checkpoint import write
 
-    assert isinstance(checkpoint, Checkpoint)
     write(checkpoint, a.target, a.force)
     print(f"{a.target}: written; fairseq-train starts from it with --restore-file {a.target}")
 
