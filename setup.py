@@ -42,8 +42,11 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "hf": ["transformers", "safetensors", "tokenizers"],
+        "hf": ["transformers>=5", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models
         "slurm": ["submitit"],
-        "dev": ["mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+        "dev": [
+            *("mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"),
+            *("transformers>=5", "safetensors", "protobuf", "accelerate", "onnx", "onnxscript", "onnxruntime"),
+        ],
     },
 )
