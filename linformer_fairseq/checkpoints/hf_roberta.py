@@ -24,7 +24,6 @@ from linformer_fairseq.checkpoints.checkpoint import (
 from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_json, read_vocabulary
 from linformer_fairseq.compat.checkpoints import load
 from linformer_fairseq.compat.errors import UsageError
-from linformer_fairseq.layers.config import ACTIVATIONS
 from linformer_fairseq.models.architectures import MODEL
 
 logger = logging.getLogger(__name__)
@@ -58,8 +57,9 @@ _NAMES = [
     )
 ]
 _TYPES = "embeddings.token_type_embeddings.weight"
-# A buffer; a copy of lm_head.bias; the pooler, which the masked-LM and the classification head do without.
-_DROPPED = re.compile(r"embeddings\.(position|token_type)_ids|lm_head\.decoder\.bias|pooler\..*")
+_BIAS = "lm_head.decoder.bias"  # the one that counts; lm_head.bias is the same one or unused
+# Buffers, and the pooler, which the masked-LM and the classification head do without.
+_DROPPED = re.compile(r"embeddings\.(position|token_type)_ids|pooler\..*")
 
 
 def from_hf_roberta(folder: Path) -> Checkpoint:
@@ -107,9 +107,8 @@ def _check(folder: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("model_type")
     if kind not in ("roberta", "xlm-roberta"):
         raise UsageError(f"{folder}: a model of type {kind!r} cannot be converted; it must be roberta or xlm-roberta")
-    if config.get("hidden_act", "gelu") not in ACTIVATIONS:
-        known = " and ".join(ACTIVATIONS)
-        raise UsageError(f"{folder}: its activation is {config['hidden_act']}; only {known} can be converted")
+    if config.get("hidden_act", "gelu") != "gelu":  # its masked-LM head has gelu in any case, and ours has one for both
+        raise UsageError(f"{folder}: its activation is {config['hidden_act']}; only gelu can be converted")
     positions = config.get("position_embedding_type", "absolute")
     if positions != "absolute" or config.get("is_decoder") or config.get("add_cross_attention"):
         raise UsageError(f"{folder}: only encoders with absolute positions can be converted")
@@ -139,7 +138,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path}: missing, though the index names it; download it again")
     if path.suffix != ".safetensors":
         with path.open("rb") as file:
-            return dict(load(file, map_location="cpu"))
+            content = load(file, map_location="cpu")
+        if not isinstance(content, Mapping):
+            raise UsageError(f"{path}: holds no table of parameters")
+        return {key: value for key, value in content.items() if isinstance(value, Tensor)}
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -152,6 +154,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _renamed(folder: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters by our names."""
     state: dict[str, Tensor] = {}
+    if _BIAS in found:
+        found = {**{key: value for key, value in found.items() if key != _BIAS}, "lm_head.bias": found[_BIAS]}
     for key, value in found.items():
         names = [match.expand(ours) for pattern, ours in _NAMES if (match := pattern.fullmatch(key))]
         if names:
@@ -190,7 +194,7 @@ def _settings(config: Mapping[str, Any], n: int) -> dict[str, Any]:
         "encoder_ffn_embed_dim": int(config.get("intermediate_size", 3072)),
         "encoder_attention_heads": int(config.get("num_attention_heads", 12)),
         "encoder_normalize_before": False,
-        "activation_fn": str(config.get("hidden_act", "gelu")),
+        "activation_fn": "gelu",
         "dropout": dropout,
         "attention_dropout": float(config.get("attention_probs_dropout_prob", 0.1)),
         "pooler_dropout": dropout if head is None else float(head),
