@@ -14,10 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from linformer_fairseq import hf, layers
 from linformer_fairseq.checkpoints.checkpoint import (
@@ -31,11 +30,17 @@ from linformer_fairseq.checkpoints.checkpoint import (
     encoder_config,
 )
 from linformer_fairseq.checkpoints.describe import describe
+from linformer_fairseq.checkpoints.hf_names import (
+    fairseq_settings,
+    fresh_lm_head,
+    to_fairseq_names,
+    to_hf_names,
+    without_folders,
+)
 from linformer_fairseq.compat.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 from linformer_fairseq.hf.model_card import model_card
 from linformer_fairseq.hf.tokenizer import DICTIONARY, GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE, build_tokenizer
-from linformer_fairseq.models.architectures import MODEL
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer_config.json"
 TOKENIZER_FILES = (DICTIONARY, SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES)
@@ -46,15 +51,6 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_linformer.LinformerForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_linformer.LinformerForSequenceClassification",
 }
-# fairseq's names of parameters and transformers', by their beginnings.
-_NAMES = (
-    ("encoder.sentence_encoder.", "linformer.encoder."),
-    ("encoder.lm_head.weight", "lm_head.decoder.weight"),
-    ("encoder.lm_head.bias", "lm_head.decoder.bias"),
-    ("encoder.lm_head.", "lm_head."),
-    (HEADS, HEADS),
-)
-_CLASSIFIER = "classifier."
 
 
 def to_hf(
@@ -94,11 +90,11 @@ def to_hf(
             "give the dictionary that the model was trained with (--data)"
         )
     names = list(config.label2id) if head and config.label2id else None
-    about = describe(replace(checkpoint, task=_without_folders(checkpoint.task)), out)
+    about = describe(replace(checkpoint, task=without_folders(checkpoint.task)), out)
     with atomically(out, force) as folder:
         folder.mkdir()
         config.save_pretrained(folder)
-        save_file(_to_hf_names(checkpoint, head, config), folder / WEIGHTS, {"format": "pt"})
+        save_file(to_hf_names(checkpoint, head, config), folder / WEIGHTS, {"format": "pt"})
         tokenizer.save_pretrained(folder)
         _name_tokenizer_class(folder / TOKENIZER)
         for name in TOKENIZER_FILES:
@@ -148,40 +144,9 @@ def _config(checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | No
         dtype=checkpoint.state[EMBEDDING].dtype,
         architectures=[f"LinformerFor{'MaskedLM' if head is None else 'SequenceClassification'}"],
         auto_map=AUTO_MAP,
-        fairseq=_without_folders(json.loads(json.dumps(record, default=str))),
+        fairseq=without_folders(json.loads(json.dumps(record, default=str))),
         **own,
     )
-
-
-def _without_folders(value: Any) -> Any:
-    """The same with the last part only of every absolute path, which would tell about the machine."""
-    if isinstance(value, dict):
-        return {key: _without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(inner) for inner in value]
-    if isinstance(value, str) and value.startswith("/"):
-        return ":".join(Path(part).name for part in value.split(":"))
-    return value
-
-
-def _to_hf_names(checkpoint: Checkpoint, head: str | None, config: LinformerConfig) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for key, value in checkpoint.state.items():
-        if key.endswith(".version") or (key == OUTPUT and config.tie_word_embeddings):
-            continue
-        if head is not None and key.startswith(f"{HEADS}{head}."):
-            name = _CLASSIFIER + key.removeprefix(f"{HEADS}{head}.")
-        else:
-            name = _renamed(key, 0, 1)
-        state[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return state
-
-
-def _renamed(key: str, old: int, new: int) -> str:
-    for pair in _NAMES:
-        if key.startswith(pair[old]):
-            return pair[new] + key.removeprefix(pair[old])
-    raise UsageError(f"the parameter {key} belongs to no part of a Linformer")
 
 
 def _name_tokenizer_class(path: Path) -> None:
@@ -209,17 +174,38 @@ def from_hf(folder: Path) -> Checkpoint:
     """
     config = _read_config(folder)
     record: dict[str, Any] = getattr(config, "fairseq", None) or {}
-    state = _to_fairseq_names(_read_weights(folder), record.get("head") or DEFAULT_HEAD)
+    state = to_fairseq_names(_read_weights(folder), record.get("head") or DEFAULT_HEAD)
     notes = list(record.get("notes", []))
     if EMBEDDING in state and "encoder.lm_head.dense.weight" not in state:
-        state |= _fresh_lm_head(config)
+        state |= fresh_lm_head(config, state[EMBEDDING].dtype)
         notes.append({"conversion": "from-hf", "masked-LM head": "new, since the folder has none"})
     if EMBEDDING in state and config.tie_word_embeddings:
         state[OUTPUT] = state[EMBEDDING]
     task = dict(record.get("task", {}))
-    checkpoint = Checkpoint(state, _settings(config, record.get("model", {})), task, record.get("updates", 0), notes)
+    checkpoint = Checkpoint(
+        state, fairseq_settings(config, record.get("model", {})), task, record.get("updates", 0), notes
+    )
     build(checkpoint)
     return checkpoint
+
+
+def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
+    """Copies dict.txt and the tokenizer's files, which fairseq needs beside a model, out of an exported folder.
+
+    Args:
+        folder: that `to_hf` has written.
+        target: a folder; it is made if need be.
+        force: replace files of these names there.
+
+    Raises:
+        UsageError: the folder has no dict.txt, or a file exists in `target`, and not `force`.
+    """
+    if not (folder / DICTIONARY).is_file():
+        raise UsageError(f"{folder / DICTIONARY}: no such file; take it from the folder that to-hf has written")
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            with atomically(target / name, force) as temporary:
+                shutil.copyfile(folder / name, temporary)
 
 
 def _read_config(folder: Path) -> LinformerConfig:
@@ -247,60 +233,3 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         return {key: value for name in sorted(names) for key, value in load_file(folder / name).items()}
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise UsageError(f"{folder / WEIGHTS}: missing or not a whole safetensors file ({error})") from error
-
-
-def _to_fairseq_names(state: dict[str, Tensor], head: str) -> dict[str, Tensor]:
-    found = {}
-    for key, value in state.items():
-        if key.startswith("encoder."):  # AutoModel without a head has no prefix
-            key = f"linformer.{key}"
-        if key.startswith(_CLASSIFIER):
-            found[f"{HEADS}{head}.{key.removeprefix(_CLASSIFIER)}"] = value
-        else:
-            found[_renamed(key, 1, 0)] = value
-    return found
-
-
-def _fresh_lm_head(config: LinformerConfig) -> dict[str, Tensor]:
-    """The head that fairseq's model has in any case, as before training."""
-    channels = config.hidden_size
-    head = {"dense.weight": nn.init.normal_(torch.empty(channels, channels), std=0.02)}
-    head |= {"dense.bias": torch.zeros(channels), "bias": torch.zeros(config.vocab_size)}
-    head |= {"layer_norm.weight": torch.ones(channels), "layer_norm.bias": torch.zeros(channels)}
-    if not config.tie_word_embeddings:
-        head["weight"] = nn.init.normal_(torch.empty(config.vocab_size, channels), std=0.02)
-    return {f"encoder.lm_head.{name}": value for name, value in head.items()}
-
-
-def _settings(config: LinformerConfig, stored: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the fairseq model: those it had, where the configuration still says the same."""
-    k = config.projected_length
-    said: dict[str, Any] = {
-        "projected_length": str(k) if isinstance(k, int) else ",".join(map(str, k)),
-        "projection": config.projection,
-        "projection_sharing": config.projection_sharing,
-        "projection_init": config.projection_init,
-        "projection_lr_scale": config.projection_lr_scale,
-        "freeze_projection": config.freeze_projection,
-        "attention": config.attention,
-        "local_conv": config.local_conv,
-        "max_positions": config.max_position_embeddings,
-        "encoder_layers": config.num_hidden_layers,
-        "encoder_embed_dim": config.hidden_size,
-        "encoder_ffn_embed_dim": config.intermediate_size,
-        "encoder_attention_heads": config.num_attention_heads,
-        "encoder_normalize_before": config.normalize_before,
-        "activation_fn": config.hidden_act,
-        "dropout": config.hidden_dropout_prob,
-        "attention_dropout": config.attention_probs_dropout_prob,
-        "activation_dropout": config.activation_dropout,
-        "encoder_layerdrop": config.layerdrop,
-        "untie_weights_roberta": not config.tie_word_embeddings,
-        "pooler_activation_fn": config.classifier_act,
-        "pooler_dropout": config.classifier_dropout,
-    }
-    if not stored:
-        return {"_name": MODEL, **said}
-    had = vars(complete_settings(stored))
-    had["projected_length"] = str(had["projected_length"]).replace(" ", "")
-    return {**stored, **{key: value for key, value in said.items() if had.get(key) != value}}

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, digest
-from linformer_fairseq.checkpoints.huggingface import TOKENIZER_FILES, from_hf, to_hf
+from linformer_fairseq.checkpoints.checkpoint import OUTPUT, Checkpoint, build, digest
+from linformer_fairseq.checkpoints.huggingface import TOKENIZER_FILES, from_hf, to_hf, write_tokenizer
 from linformer_fairseq.compat.errors import UsageError
 from linformer_fairseq.hf.modeling_linformer import (
     LinformerForMaskedLM,
@@ -128,6 +128,19 @@ def test_what_is_in_the_folder(make_checkpoint: MakeCheckpoint, data: Path, tmp_
         assert (tmp_path / "hf" / name).read_bytes() == (layers / name).read_bytes()
     for name in TOKENIZER_FILES[:2]:
         assert (tmp_path / "hf" / name).read_bytes() == (data / name).read_bytes()
+
+
+def test_the_dictionary_comes_back(make_checkpoint: MakeCheckpoint, data: Path, tmp_path: Path) -> None:
+    to_hf(make_checkpoint(), data, tmp_path / "hf")
+    write_tokenizer(tmp_path / "hf", tmp_path / "fairseq")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "fairseq").iterdir()} == {
+        path.name: path.read_bytes() for path in data.iterdir()
+    }
+    with pytest.raises(UsageError, match="dict.txt exists"):
+        write_tokenizer(tmp_path / "hf", tmp_path / "fairseq")
+    (tmp_path / "hf/dict.txt").unlink()
+    with pytest.raises(UsageError, match="dict.txt: no such file"):
+        write_tokenizer(tmp_path / "hf", tmp_path / "other")
 
 
 def test_training_with_transformers_comes_back(
@@ -246,6 +259,7 @@ def test_loaded_where_there_is_no_fairseq(make_checkpoint: MakeCheckpoint, data:
         (lambda c, d: c.state.pop("encoder.lm_head.bias"), {}, "do not fit its settings"),
         (lambda c, d: (d / "dict.txt").open("a").write("extra 1\n"), {}, "makes 41 symbols and the checkpoint has 40"),
         (lambda c, d: (d / "dict.txt").unlink(), {}, "dict.txt is missing"),
+        (lambda c, d: c.state.update({OUTPUT: c.state[OUTPUT] + 1}), {}, "differs from the embedding"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_written(
