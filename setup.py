@@ -37,6 +37,7 @@ setup(
         "ftfy",
         "datasketch",
         "scipy",
+        "scikit-learn",
         "tokenizers",
         "tqdm",
         "matplotlib",
