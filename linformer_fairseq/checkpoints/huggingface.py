@@ -95,6 +95,7 @@ def to_hf(
         folder.mkdir()
         config.save_pretrained(folder)
         save_file(to_hf_names(checkpoint, head, config), folder / WEIGHTS, {"format": "pt"})
+        (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # the library makes it readable to its owner only
         tokenizer.save_pretrained(folder)
         _name_tokenizer_class(folder / TOKENIZER)
         for name in TOKENIZER_FILES:
