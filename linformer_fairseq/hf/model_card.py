@@ -31,6 +31,14 @@ Needs transformers 5 and torch, and nothing else. The folder has its own code, h
 {usage}
 ```
 
+```python
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
+model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
+features = model(**tokenizer("A sentence.", return_tensors="pt")).last_hidden_state
+```
+
 It reads up to {length} tokens, padded on the right. It returns no attention maps and takes no token types. It trains
 under `Trainer`, with gradient checkpointing and bf16.
 

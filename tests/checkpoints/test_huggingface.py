@@ -192,7 +192,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 
 folder, text, copy = sys.argv[1:]
 trust = {"trust_remote_code": True}
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
 ids = tokenizer([text, "the"], padding=True, return_tensors="pt")
 masked = AutoModelForMaskedLM.from_pretrained(folder, **trust)
 fill = pipeline("fill-mask", model=folder, **trust)
@@ -229,6 +229,7 @@ def test_loaded_where_there_is_no_fairseq(make_checkpoint: MakeCheckpoint, data:
         env=env,
         capture_output=True,
         text=True,
+        stdin=subprocess.DEVNULL,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
