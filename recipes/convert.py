@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"convert.py {arguments.command}: error: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        if error.name not in ("safetensors", "transformers", "tokenizers"):
+        if error.name not in ("safetensors", "transformers", "tokenizers", "google"):  # google.protobuf
             raise
-        needed = f"it needs the package {error.name}: pip install 'linformer-fairseq[hf]'"
+        needed = f"it needs packages that are not installed: pip install 'linformer-fairseq[hf]' ({error})"
         print(f"convert.py {arguments.command}: error: {needed}", file=sys.stderr)
         return 1
     return 0
@@ -176,7 +176,7 @@ def _from_roberta(a: argparse.Namespace) -> None:
     if a.source.is_dir():
         tokenizer = a.target.with_suffix(".tokenizer")
         tokenizer_files(a.source, tokenizer, a.force)
-        print(f"{tokenizer}: dict.txt and the tokenizer's files, for `data_prep tokenizer --import` and to-hf --data")
+        print(f"{tokenizer}: dict.txt and the tokenizer's files, for --data and `data_prep tokenizer --import`")
 
 
 def _sample(a: argparse.Namespace, exact: Checkpoint) -> list[Tensor]:
@@ -214,9 +214,12 @@ def _to_hf(a: argparse.Namespace) -> None:
 
 
 def _from_hf(a: argparse.Namespace) -> None:
-    from linformer_fairseq.checkpoints.huggingface import from_hf
+    from linformer_fairseq.checkpoints.huggingface import from_hf, write_tokenizer
 
     _write(a, from_hf(a.source))
+    tokenizer = a.target.with_suffix(".tokenizer")
+    write_tokenizer(a.source, tokenizer, a.force)
+    print(f"{tokenizer}: dict.txt and the tokenizer's files, for --data")
 
 
 def _to_safetensors(a: argparse.Namespace) -> None:

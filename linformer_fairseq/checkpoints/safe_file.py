@@ -35,8 +35,10 @@ def write_safetensors(checkpoint: Checkpoint, path: Path, force: bool = False) -
     about = {"model": checkpoint.model, "task": checkpoint.task, "updates": checkpoint.updates}
     about |= {"notes": checkpoint.notes, "same": same}
     with atomically(path, force) as temporary:
-        # save_file writes in place, but to a name of its own.
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(stored, temporary, {_FIELD: json.dumps(about, default=str), "format": "pt"})
+        temporary.chmod(mode)  # the library makes it readable to its owner only
 
 
 def read_safetensors(path: Path) -> Checkpoint:

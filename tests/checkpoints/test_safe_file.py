@@ -19,6 +19,8 @@ def test_every_tensor_comes_back(make_checkpoint: Callable[..., Checkpoint], unt
     checkpoint = make_checkpoint(heads={"topic": 3}, untie_weights_roberta=untied)
     path = tmp_path / "a.safetensors"
     write_safetensors(checkpoint, path)
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
     again = read_any(path)
     assert again.state.keys() == checkpoint.state.keys() and digest(again.state) == digest(checkpoint.state)
     assert (again.model, again.task, again.updates) == (checkpoint.model, checkpoint.task, 7)

@@ -41,5 +41,5 @@ def checkpoint(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     torch.manual_seed(0)
     built = LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(VOCABULARY)))
     path = tmp_path_factory.mktemp("checkpoint") / "pretrained.pt"
-    write(Checkpoint(built.state_dict(), model, {"_name": "masked_lm", "data": str(tokenizer)}), path)
+    write(Checkpoint(built.state_dict(), model, {"_name": "masked_lm", "data": str(tokenizer)}, 7), path)
     return path

@@ -7,28 +7,14 @@ from pathlib import Path
 
 import convert
 import pytest
-import torch
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, digest, read, symbols, write
-from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """A file with a small untrained model of 32 positions."""
-    model = {"_name": "linformer_roberta_tiny", "max_positions": 32, "projected_length": "8", "encoder_embed_dim": 16}
-    complete = complete_settings(model)
-    torch.manual_seed(0)
-    built = LinformerRobertaModel(complete, LinformerRobertaEncoder(complete, symbols(40)))
-    path = tmp_path / "source.pt"
-    write(Checkpoint(built.state_dict(), model, {"_name": "masked_lm", "data": "bin"}, 7), path)
-    return path
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, read, write
 
 
 def test_inspect_says_what_a_checkpoint_is(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert.main(["inspect", str(checkpoint), "--json"]) == 0
     about = json.loads(capsys.readouterr().out)
-    assert about["projected length k"] == 8 and about["sharing"] == "layerwise" and about["updates"] == 7
+    assert about["projected length k"] == 16 and about["sharing"] == "layerwise" and about["updates"] == 7
     state = read(checkpoint).state
     # The output matrix is the embedding, and counts once; lr_scale is no parameter.
     counted = sum(v.numel() for k, v in state.items() if not k.endswith(("lr_scale", "lm_head.weight")))
@@ -39,12 +25,35 @@ def test_inspect_says_what_a_checkpoint_is(checkpoint: Path, capsys: pytest.Capt
 
 def test_extend_and_the_way_through_safetensors(checkpoint: Path, tmp_path: Path) -> None:
     longer, safe, back = tmp_path / "longer.pt", tmp_path / "a.safetensors", tmp_path / "back.pt"
-    assert convert.main(["extend", str(checkpoint), str(longer), "--max-positions", "64"]) == 0
+    assert convert.main(["extend", str(checkpoint), str(longer), "--max-positions", "128"]) == 0
     assert convert.main(["to-safetensors", str(longer), str(safe)]) == 0
     assert convert.main(["from-safetensors", str(safe), str(back)]) == 0
-    assert read(back).model["max_positions"] == 64 and digest(read(back).state) == digest(read(longer).state)
+    assert read(back).model["max_positions"] == 128 and digest(read(back).state) == digest(read(longer).state)
     assert convert.main(["extend", str(safe), str(back), "--projected-length", "4", "--force"]) == 0
     assert read(back).model["projected_length"] == "4"
+
+
+def test_to_a_hugging_face_folder_and_back(checkpoint: Path, tmp_path: Path) -> None:
+    folder, back = tmp_path / "folder", tmp_path / "back.pt"
+    assert convert.main(["to-hf", str(checkpoint), str(folder)]) == 0
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} < {p.name for p in folder.iterdir()}
+    assert convert.main(["from-hf", str(folder), str(back)]) == 0
+    assert digest(read(back).state) == digest(read(checkpoint).state)
+    assert convert.main(["to-hf", str(back), str(tmp_path / "again"), "--data", str(tmp_path / "back.tokenizer")]) == 0
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_a_model_with_exact_attention_becomes_a_linformer(checkpoint: Path, tmp_path: Path) -> None:
+    source = read(checkpoint)
+    exact = {key: value for key, value in source.state.items() if ".E." not in key}
+    write(Checkpoint(exact, {**source.model, "attention": "exact"}, source.task, 7), tmp_path / "exact.pt")
+    words = ["from-roberta", str(tmp_path / "exact.pt"), str(tmp_path / "a.pt"), "--projected-length", "4"]
+    assert convert.main([*words, "--projection-sharing", "headwise", "--max-positions", "128"]) == 0
+    made = read(tmp_path / "a.pt")
+    kept = {key for key in exact if not key.endswith("embed_positions.weight")}
+    assert digest({key: made.state[key] for key in kept}) == digest({key: exact[key] for key in kept})
+    assert made.model["projected_length"] == "4" and made.model["max_positions"] == 128
+    assert sum(key.endswith((".E.weight", ".F.weight")) for key in made.state) == 4
 
 
 @pytest.mark.parametrize(
@@ -52,8 +61,11 @@ def test_extend_and_the_way_through_safetensors(checkpoint: Path, tmp_path: Path
     [
         (["inspect", "absent.pt"], "absent.pt: no such file"),
         (["extend", "SOURCE", "new.pt"], "nothing to do: give --max-positions"),
-        (["extend", "SOURCE", "SOURCE", "--max-positions", "64"], "source.pt exists"),
+        (["extend", "SOURCE", "SOURCE", "--max-positions", "128"], "pretrained.pt exists"),
         (["to-safetensors", "SOURCE", "new.pt"], "must end with .safetensors"),
+        (["to-hf", "SOURCE", "new", "--data", "absent"], "--data names the folder that the model was trained on"),
+        (["from-hf", "absent", "new.pt"], "give a folder that to-hf or save_pretrained has written"),
+        (["from-roberta", "SOURCE", "new.pt"], "use extend to change n or k"),
         (["from-official", "SOURCE", "new.pt"], "not a checkpoint of fairseq's examples/linformer"),
     ],
 )
@@ -70,4 +82,4 @@ def test_refusals_are_one_sentence_and_write_nothing(
     assert convert.main([str(checkpoint) if word == "SOURCE" else word for word in words]) == 1
     error = capsys.readouterr().err
     assert message in error and error.startswith(f"convert.py {words[0]}: error: ") and error.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["source.pt"] and checkpoint.read_bytes() == before
+    assert not list(tmp_path.iterdir()) and checkpoint.read_bytes() == before
