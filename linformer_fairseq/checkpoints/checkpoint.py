@@ -48,6 +48,7 @@ class Checkpoint:
         task: plain settings of the task.
         updates: that it was trained for.
         notes: of the conversions it went through, oldest first; plain values.
+        scores: what was measured of it on held-out data, by name.
     """
 
     state: dict[str, Tensor]
@@ -55,6 +56,7 @@ class Checkpoint:
     task: dict[str, Any] = field(default_factory=dict)
     updates: int = 0
     notes: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
 
     @property
     def heads(self) -> list[str]:
@@ -83,6 +85,7 @@ def read(path: Path) -> Checkpoint:
         task,
         int(history[-1].get("num_updates", 0)),
         list(own.get("notes", [])),
+        dict(own.get("scores") or _scores(content, task)),
     )
 
 
@@ -94,6 +97,14 @@ def _settings(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], d
     if cfg is None or "model" not in cfg:
         raise UsageError(f"{path}: holds no settings of its model, so it is not a checkpoint of fairseq")
     return _plain(cfg["model"]), _plain(cfg.get("task"))
+
+
+def _scores(content: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, float]:
+    """What fairseq measured when it saved: of masked-LM training, the loss, which it counts in bits."""
+    loss = (content.get("extra_state") or {}).get("val_loss")
+    metric = ((content.get("cfg") or {}).get("checkpoint") or {}).get("best_checkpoint_metric")
+    masked_lm = task.get("_name") == "masked_lm" and metric == "loss"
+    return {"validation perplexity": round(2**loss, 2)} if masked_lm and isinstance(loss, float) else {}
 
 
 def _plain(section: Any) -> dict[str, Any]:
@@ -131,7 +142,7 @@ def write(checkpoint: Checkpoint, path: Path, force: bool = False) -> None:
         "last_optimizer_state": None,
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "task_state": {},
-        "linformer_fairseq": {"notes": checkpoint.notes},
+        "linformer_fairseq": {"notes": checkpoint.notes, "scores": checkpoint.scores},
     }
     with atomically(path, force) as temporary, temporary.open("wb") as file:
         torch.save(content, file)

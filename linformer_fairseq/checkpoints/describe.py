@@ -39,6 +39,7 @@ def describe(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
         "dictionary": f"{config.vocab_size} symbols{f', of {data}' if data else ''}",
         "task": checkpoint.task.get("_name"),
         "updates": checkpoint.updates,
+        "scores": ", ".join(f"{name} {value:.2f}" for name, value in checkpoint.scores.items()) or "none",
         "classification heads": ", ".join(checkpoint.heads) or "none",
         "conversions": ", ".join(str(note.get("conversion")) for note in checkpoint.notes) or "none",
         "digest": digest(checkpoint.state),

@@ -136,7 +136,7 @@ def _config(checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | No
     elif labels:
         raise UsageError("--labels: the checkpoint has no classification head")
     record = {"model": checkpoint.model, "task": checkpoint.task, "updates": checkpoint.updates}
-    record |= {"notes": checkpoint.notes, "head": head}
+    record |= {"notes": checkpoint.notes, "scores": checkpoint.scores, "head": head}
     return LinformerConfig.of_encoder(
         encoder_config(checkpoint),
         tie_word_embeddings=not settings.untie_weights_roberta,
@@ -184,7 +184,12 @@ def from_hf(folder: Path) -> Checkpoint:
         state[OUTPUT] = state[EMBEDDING]
     task = dict(record.get("task", {}))
     checkpoint = Checkpoint(
-        state, fairseq_settings(config, record.get("model", {})), task, record.get("updates", 0), notes
+        state,
+        fairseq_settings(config, record.get("model", {})),
+        task,
+        record.get("updates", 0),
+        notes,
+        record.get("scores", {}),
     )
     build(checkpoint)
     return checkpoint

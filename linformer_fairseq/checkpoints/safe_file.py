@@ -33,7 +33,7 @@ def write_safetensors(checkpoint: Checkpoint, path: Path, force: bool = False) -
         else:
             same[key] = original
     about = {"model": checkpoint.model, "task": checkpoint.task, "updates": checkpoint.updates}
-    about |= {"notes": checkpoint.notes, "same": same}
+    about |= {"notes": checkpoint.notes, "scores": checkpoint.scores, "same": same}
     with atomically(path, force) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
@@ -56,7 +56,7 @@ def read_safetensors(path: Path) -> Checkpoint:
     if about is None:
         raise UsageError(f"{path} holds no settings of a checkpoint; it was not written by to-safetensors")
     state |= {key: state[original] for key, original in about["same"].items()}
-    return Checkpoint(state, about["model"], about["task"], about["updates"], about["notes"])
+    return Checkpoint(state, about["model"], about["task"], about["updates"], about["notes"], about["scores"])
 
 
 def read_any(path: Path) -> Checkpoint:

@@ -110,8 +110,9 @@ def finetune(run: Run, train: Table, dev: Table, data: Path | None, out: Path) -
     tuned = read(out / "checkpoints/checkpoint_best.pt")
     tuned.notes = [*source.notes, run.labels.note()]
     tuned.task = {**tuned.task, "data": str(folder)}
-    write(tuned, out / MODEL, force=True)
     scores = evaluate(Predictor(tuned, encoder), rows["valid"], wanted["valid"], run.metrics)
+    tuned.scores = {f"{dev.path.name} {name}": round(value, 2) for name, value in scores.items()}
+    write(tuned, out / MODEL, force=True)
     counts = {"train": len(train), "dev": len(dev), "broken": len(train.broken), "epochs": run.epochs}
     shortened = {name: found.shortened for name, found in rows.items()}
     result = {"settings": run.settings(), "scores": scores, "rows": counts, "shortened": shortened}

@@ -31,10 +31,12 @@ RunFairseq = Callable[..., CompletedProcess[str]]
 def test_what_is_written_is_read(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(heads={"topic": 3})
     checkpoint.notes.append({"conversion": "none"})
+    checkpoint.scores["accuracy"] = 81.5
     write(checkpoint, tmp_path / "a.pt")
     again = read(tmp_path / "a.pt")
     assert again.state.keys() == checkpoint.state.keys() and digest(again.state) == digest(checkpoint.state)
     assert (again.updates, again.notes, again.heads) == (7, [{"conversion": "none"}], ["topic"])
+    assert again.scores == {"accuracy": 81.5}
     assert again.model["projected_length"] == "8" and again.task["_name"] == "masked_lm"
     assert encoder_config(again) == encoder_config(checkpoint)
 
@@ -48,6 +50,7 @@ def test_fairseq_trains_on_from_a_written_checkpoint_which_reads_its_own(
     flags += ["--tokens-per-sample", "32", "--batch-size", "4", "--optimizer", "adam", "--lr", "0.01", "--cpu", *shape]
     run_fairseq("fairseq-train", tiny_data, *flags, "--max-update", "2", "--save-dir", tmp_path / "one")
     trained = read(tmp_path / "one/checkpoint_last.pt")
+    assert 2 < trained.scores["validation perplexity"] < 200
     assert trained.updates == 2 and trained.task["data"] == str(tiny_data)
     write(trained, tmp_path / "copy.pt")
     more = ["--restore-file", tmp_path / "copy.pt", "--save-dir", tmp_path / "two", "--max-update", "1"]

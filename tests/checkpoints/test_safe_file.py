@@ -17,6 +17,7 @@ from linformer_fairseq.compat.errors import UsageError
 @pytest.mark.parametrize("untied", [True, False])
 def test_every_tensor_comes_back(make_checkpoint: Callable[..., Checkpoint], untied: bool, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(heads={"topic": 3}, untie_weights_roberta=untied)
+    checkpoint.scores["accuracy"] = 81.5
     path = tmp_path / "a.safetensors"
     write_safetensors(checkpoint, path)
     (tmp_path / "other").touch()
@@ -24,6 +25,7 @@ def test_every_tensor_comes_back(make_checkpoint: Callable[..., Checkpoint], unt
     again = read_any(path)
     assert again.state.keys() == checkpoint.state.keys() and digest(again.state) == digest(checkpoint.state)
     assert (again.model, again.task, again.updates) == (checkpoint.model, checkpoint.task, 7)
+    assert again.scores == {"accuracy": 81.5}
     build(again)
     with pytest.raises(UsageError, match="exists"):
         write_safetensors(checkpoint, path)
