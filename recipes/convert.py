@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         "--sample, or N(0, 1/k); exact keeps RoBERTa's attention (default: block-mean)",
     )
     roberta.add_argument(
-        "--sample", type=Path, metavar="DIR", help="binarised data (train or valid) for svd and --transfer"
+        "--sample", type=Path, metavar="DIR", help="binarised data: for svd and --transfer, and to say the perplexity"
     )
     roberta.add_argument(
         "--transfer",
@@ -172,11 +172,28 @@ def _from_roberta(a: argparse.Namespace) -> None:
         if a.transfer and sample is not None:
             result, losses = transfer(exact, result, sample, a.transfer)
             print(f"attention transfer: relative error {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
+    if a.sample:
+        _compare(a, exact, result)
     _write(a, result)
     if a.source.is_dir():
         tokenizer = a.target.with_suffix(".tokenizer")
         tokenizer_files(a.source, tokenizer, a.force)
         print(f"{tokenizer}: dict.txt and the tokenizer's files, for --data and `data_prep tokenizer --import`")
+
+
+def _compare(a: argparse.Namespace, exact: Checkpoint, result: Checkpoint) -> None:
+    """Prints what the conversion costs, before any training."""
+    from linformer_fairseq.checkpoints.perplexity import masked_texts, perplexity
+    from linformer_fairseq.checkpoints.warm_start import to_linformer
+
+    split = "valid" if (a.sample / "valid.idx").is_file() else "train"
+    texts = masked_texts(exact, a.sample, split)
+    found = {"the RoBERTa": exact, "converted": result}
+    if a.init != "exact" and a.projection in ("linear", "conv"):
+        shape = (a.projected_length, a.max_positions, a.projection_sharing, a.projection)
+        found["with random E and F"] = to_linformer(exact, *shape, "random")
+    shown = ", ".join(f"{name} {perplexity(model, *texts):.1f}" for name, model in found.items())
+    print(f"perplexity on {len(texts[0])} {split} texts of {a.sample}: {shown}")
 
 
 def _sample(a: argparse.Namespace, exact: Checkpoint) -> list[Tensor]:

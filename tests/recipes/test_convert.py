@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import convert
 import pytest
 
+from data_prep.__main__ import main
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, read, write
 
 
@@ -43,17 +45,40 @@ def test_to_a_hugging_face_folder_and_back(checkpoint: Path, tmp_path: Path) -> 
     assert (tmp_path / "again/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-def test_a_model_with_exact_attention_becomes_a_linformer(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_model_with_exact_attention_becomes_a_linformer(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = read(checkpoint)
     exact = {key: value for key, value in source.state.items() if ".E." not in key}
     write(Checkpoint(exact, {**source.model, "attention": "exact"}, source.task, 7), tmp_path / "exact.pt")
     words = ["from-roberta", str(tmp_path / "exact.pt"), str(tmp_path / "a.pt"), "--projected-length", "4"]
     assert convert.main([*words, "--projection-sharing", "headwise", "--max-positions", "128"]) == 0
+    assert "perplexity" not in capsys.readouterr().out
     made = read(tmp_path / "a.pt")
     kept = {key for key in exact if not key.endswith("embed_positions.weight")}
     assert digest({key: made.state[key] for key in kept}) == digest({key: exact[key] for key in kept})
     assert made.model["projected_length"] == "4" and made.model["max_positions"] == 128
     assert sum(key.endswith((".E.weight", ".F.weight")) for key in made.state) == 4
+
+
+def test_what_a_conversion_costs_is_said_where_there_is_text(
+    checkpoint: Path, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = read(checkpoint)
+    exact = {key: value for key, value in source.state.items() if ".E." not in key}
+    write(Checkpoint(exact, {**source.model, "attention": "exact"}, source.task, 7), tmp_path / "exact.pt")
+    split = tmp_path / "split"
+    assert main(["split", str(tokenizer.parent / "corpus"), "--out", str(split), "--valid", "0"]) == 0
+    assert main(["binarize", str(split), "--tokenizer", str(tokenizer), "--out", str(tmp_path / "data")]) == 0
+    capsys.readouterr()
+    words = ["from-roberta", str(tmp_path / "exact.pt"), str(tmp_path / "a.pt"), "--projected-length", "16"]
+    assert convert.main([*words, "--sample", str(tmp_path / "data"), "--init", "svd", "--transfer", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert "attention transfer: relative error" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("perplexity on"))
+    # Untrained models guess evenly among 320 symbols, or nearly.
+    figures = [float(found) for found in re.findall(r"(?:RoBERTa|converted|E and F) ([\d.]+)", line)]
+    assert len(figures) == 3 and all(200 < figure < 600 for figure in figures)
 
 
 @pytest.mark.parametrize(
