@@ -222,8 +222,7 @@ def _to_hf(a: argparse.Namespace) -> None:
     from linformer_fairseq.checkpoints.safe_file import read_any
 
     checkpoint = read_any(a.source)
-    # A training on shards has several folders, all with the same tokenizer.
-    data = a.data or Path(str(checkpoint.task.get("data") or "").split(":")[0])
+    data = a.data or checkpoint.data
     if not (data / "dict.txt").is_file():
         raise UsageError(f"{data / 'dict.txt'}: no such file; --data names the folder that the model was trained on")
     to_hf(checkpoint, data, a.target, a.force, a.head, a.labels)

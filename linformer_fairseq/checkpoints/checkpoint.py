@@ -21,7 +21,7 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from linformer_fairseq.compat.checkpoints import load
 from linformer_fairseq.compat.errors import UsageError
@@ -30,8 +30,9 @@ from linformer_fairseq.models import architectures, linformer_roberta
 from linformer_fairseq.models.config import LinformerRobertaConfig
 from linformer_fairseq.models.config import encoder_config as config_of_settings
 
-EMBEDDING = "encoder.sentence_encoder.embed_tokens.weight"
-POSITIONS = "encoder.sentence_encoder.embed_positions.weight"
+ENCODER = "encoder.sentence_encoder."
+EMBEDDING = f"{ENCODER}embed_tokens.weight"
+POSITIONS = f"{ENCODER}embed_positions.weight"
 OUTPUT = "encoder.lm_head.weight"
 HEADS = "classification_heads."
 PAD = Dictionary().pad()
@@ -57,6 +58,11 @@ class Checkpoint:
     updates: int = 0
     notes: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Path:
+        """The folder that it was trained on, which has its dictionary and tokenizer; of shards, the first."""
+        return Path(str(self.task.get("data") or "").split(":")[0])
 
     @property
     def heads(self) -> list[str]:
@@ -220,16 +226,25 @@ def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     encoder = linformer_roberta.LinformerRobertaEncoder(settings, symbols(config.vocab_size))
     model = linformer_roberta.LinformerRobertaModel(settings, encoder)
     for name in checkpoint.heads:
-        out, inner = (checkpoint.state[f"{HEADS}{name}.{part}.weight"].size(0) for part in ("out_proj", "dense"))
+        out, inner = (_rows(checkpoint.state, f"{HEADS}{name}.{part}") for part in ("out_proj", "dense"))
         model.register_classification_head(name, num_classes=out, inner_dim=inner)
     state = {key: value for key, value in checkpoint.state.items() if not key.endswith(".version")}
     try:
-        model.load_state_dict(state, strict=True)
+        # Not the model's own method: fairseq's fills in what a head lacks with random values, and says nothing.
+        nn.Module.load_state_dict(model, state, strict=True)
     except RuntimeError as error:
         found = " ".join(str(error).split())
         raise UsageError(f"the parameters of the checkpoint do not fit its settings: {found[:400]}") from error
     model.eval()
     return model
+
+
+def _rows(state: Mapping[str, Tensor], layer: str) -> int:
+    """Outputs of a linear layer; with spectral norm its matrix has another name."""
+    for name in (f"{layer}.weight", f"{layer}.weight_orig"):
+        if name in state:
+            return state[name].size(0)
+    raise UsageError(f"the parameters of the checkpoint do not fit its settings: {layer}.weight is missing")
 
 
 def symbols(size: int) -> Dictionary:

@@ -34,8 +34,9 @@ def extend(
         method: `keep`, `interpolate` or `tile`, see above.
 
     Raises:
-        UsageError: another model, a smaller n, or a k that does not fit.
+        UsageError: another model or a part of one, a smaller n, or a k that does not fit.
     """
+    build(source)  # refuses what is not whole
     config = encoder_config(source)
     n = max_positions or config.max_positions
     if n < config.max_positions:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import (
     EMBEDDING,
+    ENCODER,
     HEADS,
     MAX_SPECIAL,
     OUTPUT,
@@ -31,25 +32,24 @@ logger = logging.getLogger(__name__)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or the same with .index.json, which names several files
 HEAD = "sentence_classification_head"  # as fairseq's task sentence_prediction calls it
 EPS = 1e-5  # of every layer norm here and in fairseq
-_ENCODER = "encoder.sentence_encoder."
 _LM_HEAD = "encoder.lm_head."
 _NAMES = [
     (re.compile(pattern), ours)
     for pattern, ours in (
         (r"embeddings\.word_embeddings\.weight", EMBEDDING),
         (r"embeddings\.position_embeddings\.weight", POSITIONS),
-        (r"embeddings\.LayerNorm\.(\w+)", rf"{_ENCODER}layernorm_embedding.\1"),
-        (r"encoder\.layer\.(\d+)\.attention\.self\.query\.(\w+)", rf"{_ENCODER}layers.\1.self_attn.q_proj.\2"),
-        (r"encoder\.layer\.(\d+)\.attention\.self\.key\.(\w+)", rf"{_ENCODER}layers.\1.self_attn.k_proj.\2"),
-        (r"encoder\.layer\.(\d+)\.attention\.self\.value\.(\w+)", rf"{_ENCODER}layers.\1.self_attn.v_proj.\2"),
-        (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(\w+)", rf"{_ENCODER}layers.\1.self_attn.out_proj.\2"),
+        (r"embeddings\.LayerNorm\.(\w+)", rf"{ENCODER}layernorm_embedding.\1"),
+        (r"encoder\.layer\.(\d+)\.attention\.self\.query\.(\w+)", rf"{ENCODER}layers.\1.self_attn.q_proj.\2"),
+        (r"encoder\.layer\.(\d+)\.attention\.self\.key\.(\w+)", rf"{ENCODER}layers.\1.self_attn.k_proj.\2"),
+        (r"encoder\.layer\.(\d+)\.attention\.self\.value\.(\w+)", rf"{ENCODER}layers.\1.self_attn.v_proj.\2"),
+        (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(\w+)", rf"{ENCODER}layers.\1.self_attn.out_proj.\2"),
         (
             r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.(\w+)",
-            rf"{_ENCODER}layers.\1.self_attn_layer_norm.\2",
+            rf"{ENCODER}layers.\1.self_attn_layer_norm.\2",
         ),
-        (r"encoder\.layer\.(\d+)\.intermediate\.dense\.(\w+)", rf"{_ENCODER}layers.\1.fc1.\2"),
-        (r"encoder\.layer\.(\d+)\.output\.dense\.(\w+)", rf"{_ENCODER}layers.\1.fc2.\2"),
-        (r"encoder\.layer\.(\d+)\.output\.LayerNorm\.(\w+)", rf"{_ENCODER}layers.\1.final_layer_norm.\2"),
+        (r"encoder\.layer\.(\d+)\.intermediate\.dense\.(\w+)", rf"{ENCODER}layers.\1.fc1.\2"),
+        (r"encoder\.layer\.(\d+)\.output\.dense\.(\w+)", rf"{ENCODER}layers.\1.fc2.\2"),
+        (r"encoder\.layer\.(\d+)\.output\.LayerNorm\.(\w+)", rf"{ENCODER}layers.\1.final_layer_norm.\2"),
         (r"lm_head\.(dense|layer_norm)\.(\w+)", rf"{_LM_HEAD}\1.\2"),
         (r"lm_head\.bias", rf"{_LM_HEAD}bias"),
         (r"lm_head\.decoder\.weight", OUTPUT),

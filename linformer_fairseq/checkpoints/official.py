@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, OUTPUT, Checkpoint, build
+from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, ENCODER, OUTPUT, Checkpoint, build
 from linformer_fairseq.checkpoints.names import modern_names
 from linformer_fairseq.compat.errors import UsageError
 from linformer_fairseq.models.config import LinformerRobertaConfig
 
-ENCODER = "encoder.sentence_encoder."
 _KEY = re.compile(re.escape(ENCODER) + r"layers\.(\d+)\.self_attn\.compress_([kv])\.weight")
 _DROPPED = re.compile(r"(^|\.)(version|compress_layer\.\w+|shared_compress_layer\.\w+|compress_[kv]\.\w+)$")
 
@@ -34,6 +33,9 @@ def from_official(source: Checkpoint) -> Checkpoint:
     keys = [found[index, "k"] for index in range(len(found)) if (index, "k") in found]
     if not keys:
         raise UsageError("not a checkpoint of fairseq's examples/linformer: it has no compress_k")
+    lacking = [key for key in (EMBEDDING, OUTPUT) if key not in state]
+    if lacking:
+        raise UsageError(f"not a whole checkpoint of fairseq's examples/linformer: {lacking[0]} is missing")
     values = [found.get((index, "v"), key) for index, key in enumerate(keys)]
     sharing = _sharing(keys, values, bool(source.model.get("shared_layer_kv_compressed")))
     ours = {key: value for key, value in state.items() if not _DROPPED.search(key)}

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from linformer_fairseq.checkpoints.checkpoint import POSITIONS, Checkpoint, build, encoder_config
+from linformer_fairseq.checkpoints.checkpoint import ENCODER, POSITIONS, Checkpoint, build, encoder_config
 from linformer_fairseq.checkpoints.extend import resize_matrix, resize_positions
 from linformer_fairseq.checkpoints.spectral import spectral_matrix
 from linformer_fairseq.compat.errors import UsageError
@@ -22,7 +22,6 @@ from linformer_fairseq.layers import EncoderConfig, SelfAttention
 from linformer_fairseq.layers.projection import block_mean_matrix
 
 INITS = ("block-mean", "svd", "random")
-_ENCODER = "encoder.sentence_encoder."
 
 
 def to_linformer(
@@ -102,10 +101,10 @@ def projection_names(config: EncoderConfig) -> Iterator[tuple[str, int]]:
     if not config.learns_projection:
         return
     if config.one_for_all_layers:
-        yield f"{_ENCODER}E.weight", config.lengths[0]
+        yield f"{ENCODER}E.weight", config.lengths[0]
     else:
         for index, k in enumerate(config.lengths):
-            yield f"{_ENCODER}layers.{index}.self_attn.E.weight", k
+            yield f"{ENCODER}layers.{index}.self_attn.E.weight", k
 
 
 def _start(config: EncoderConfig, k: int, init: str, generator: torch.Generator) -> Tensor:

@@ -64,7 +64,7 @@ def tokenizer_of(checkpoint: Checkpoint, data: Path | None) -> encoders.Encoder:
     Raises:
         UsageError: no tokenizer there, or one of another size.
     """
-    folder = data or Path(str(checkpoint.task.get("data", "")).split(":")[0])
+    folder = data or checkpoint.data
     try:
         encoder = encoders.load(folder)
     except DataPrepError as error:

@@ -103,7 +103,7 @@ def finetune(run: Run, train: Table, dev: Table, data: Path | None, out: Path) -
     longest = encoder_config(source).max_positions
     rows = {name: encode(t.texts, encoder, longest, run.labels.keep) for name, t in (("train", train), ("valid", dev))}
     wanted = {"train": targets(train, run.labels), "valid": targets(dev, run.labels)}
-    folder = data or Path(str(source.task["data"]).split(":")[0])
+    folder = data or source.data
     splits = {name: (rows[name], wanted[name]) for name in rows}
     write_data(out / "data", folder / "dict.txt", splits, run.labels.classes)
     _train(run, source, len(train), out)

@@ -20,6 +20,7 @@ from linformer_fairseq.checkpoints.checkpoint import (
     read,
     write,
 )
+from linformer_fairseq.checkpoints.extend import extend
 from linformer_fairseq.compat.errors import UsageError
 from linformer_fairseq.models import LinformerRobertaModel
 
@@ -142,3 +143,25 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
             temporary.mkdir()
             (temporary / word).touch()
     assert [p.name for p in target.iterdir()] == ["two"] and [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"projection": "conv", "projection_sharing": "headwise"}])
+def test_every_parameter_is_missed(make_checkpoint: MakeCheckpoint, settings: dict[str, str]) -> None:
+    whole = make_checkpoint(heads={"topic": 3}, **settings)
+    for key in whole.state:
+        if key.endswith("lr_scale"):  # without one, the matrices are as they stand
+            continue
+        part = Checkpoint({k: v for k, v in whole.state.items() if k != key}, whole.model)
+        for use in (build, lambda c: extend(c, 64)):
+            with pytest.raises(UsageError, match="do not fit its settings|none of this project's models"):
+                use(part)
+
+
+def test_a_head_with_spectral_norm_is_built(make_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = make_checkpoint(heads={"topic": 3}, spectral_norm_classification_head=True)
+    assert "classification_heads.topic.out_proj.weight_orig" in checkpoint.state
+    assert digest(build(checkpoint).state_dict()) == digest(checkpoint.state)
+
+
+def test_of_several_shards_the_first_has_the_dictionary() -> None:
+    assert Checkpoint({}, {}, {"data": "run/shard00:run/shard01"}).data == Path("run/shard00")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,16 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
     save(model, state, tmp_path / "a.pt")
     with pytest.raises(UsageError, match="not a checkpoint of fairseq's examples/linformer: it has no compress_k"):
         from_official(read(tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize("sharing", ["headwise", "layerwise"])
+def test_every_parameter_is_missed(sharing: str, tmp_path: Path) -> None:
+    model = example(sharing)
+    save(model, model.state_dict(), tmp_path / "a.pt")
+    whole = read(tmp_path / "a.pt")
+    from_official(whole)
+    for key in whole.state:
+        # The layers hold what is kept of a shared matrix; the other copies, and biases never added, are not needed.
+        if not key.endswith("version") and "compress" not in key:
+            with pytest.raises(UsageError, match="not fit|not a whole|none of this project's"):
+                from_official(replace(whole, state={k: v for k, v in whole.state.items() if k != key}))
