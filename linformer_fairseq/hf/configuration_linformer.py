@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -75,56 +76,34 @@ class LinformerConfig(PretrainedConfig):
 
     def encoder(self) -> EncoderConfig:
         """What the encoder is made of."""
+        found = {ours: getattr(self, theirs) for ours, theirs in _names().items()}
         k = self.projected_length
-        return EncoderConfig(
-            vocab_size=self.vocab_size,
-            pad_index=self.pad_token_id,
-            max_positions=self.max_position_embeddings,
-            embed_dim=self.hidden_size,
-            ffn_dim=self.intermediate_size,
-            num_heads=self.num_attention_heads,
-            num_layers=self.num_hidden_layers,
-            projected_length=k if isinstance(k, int) else tuple(k),
-            projection=self.projection,
-            sharing=self.projection_sharing,
-            projection_init=self.projection_init,
-            projection_lr_scale=self.projection_lr_scale,
-            freeze_projection=self.freeze_projection,
-            attention=self.attention,
-            local_conv=self.local_conv,
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-            activation_dropout=self.activation_dropout,
-            activation=self.hidden_act,
-            normalize_before=self.normalize_before,
-            layerdrop=self.layerdrop,
-        )
+        return EncoderConfig(**found | {"projected_length": k if isinstance(k, int) else tuple(k)})
 
     @classmethod
     def of_encoder(cls, encoder: EncoderConfig, **settings: Any) -> LinformerConfig:
         """The configuration with this encoder, and other settings by name; the inverse of `encoder`."""
+        found = {theirs: getattr(encoder, ours) for ours, theirs in _names().items()}
         k = encoder.projected_length
-        return cls(
-            vocab_size=encoder.vocab_size,
-            pad_token_id=encoder.pad_index,
-            max_position_embeddings=encoder.max_positions,
-            hidden_size=encoder.embed_dim,
-            intermediate_size=encoder.ffn_dim,
-            num_attention_heads=encoder.num_heads,
-            num_hidden_layers=encoder.num_layers,
-            projected_length=k if isinstance(k, int) else list(k),
-            projection=encoder.projection,
-            projection_sharing=encoder.sharing,
-            projection_init=encoder.projection_init,
-            projection_lr_scale=encoder.projection_lr_scale,
-            freeze_projection=encoder.freeze_projection,
-            attention=encoder.attention,
-            local_conv=encoder.local_conv,
-            hidden_dropout_prob=encoder.dropout,
-            attention_probs_dropout_prob=encoder.attention_dropout,
-            activation_dropout=encoder.activation_dropout,
-            hidden_act=encoder.activation,
-            normalize_before=encoder.normalize_before,
-            layerdrop=encoder.layerdrop,
-            **settings,
-        )
+        return cls(**found | {"projected_length": k if isinstance(k, int) else list(k)}, **settings)
+
+
+# Settings that transformers calls otherwise than the encoder does.
+_RENAMED = {
+    "pad_index": "pad_token_id",
+    "max_positions": "max_position_embeddings",
+    "embed_dim": "hidden_size",
+    "ffn_dim": "intermediate_size",
+    "num_heads": "num_attention_heads",
+    "num_layers": "num_hidden_layers",
+    "sharing": "projection_sharing",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "activation": "hidden_act",
+}
+
+
+def _names() -> dict[str, str]:
+    """Names here by the names of the encoder's settings; transformers has its own switch for checkpoint_activations."""
+    ours = [field.name for field in fields(EncoderConfig) if field.name != "checkpoint_activations"]
+    return {name: _RENAMED.get(name, name) for name in ours}
