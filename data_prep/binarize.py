@@ -1,10 +1,6 @@
 """The stage ``binarize``: from documents to fairseq's ``.bin`` and ``.idx`` files.
 
-The stream of tokens: every paragraph ends with </s>; every document ends with one more </s>, alone in its
-item, which is what ``--sample-break-mode complete_doc`` takes for a document's end. A paragraph longer than
-``--max-item-tokens`` is cut before a word into several items, of which only the last one has the </s>:
-fairseq's ``complete`` mode refuses items longer than ``--tokens-per-sample``, and so the stream is the same
-with and without cuts.
+What the stream of tokens is made of, `items.py` says.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, HEADS, OUTPUT, Checkpoint, complete_settings
 from linformer_fairseq.compat.errors import UsageError
@@ -74,18 +74,6 @@ def to_fairseq_names(state: dict[str, Tensor], head: str) -> dict[str, Tensor]:
         else:
             found[_renamed(key, 1, 0)] = value
     return found
-
-
-def fresh_lm_head(config: LinformerConfig, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The masked-LM head that fairseq's model has in any case, as before training and always the same."""
-    channels = config.hidden_size
-    random = torch.Generator().manual_seed(0)
-    head = {"dense.weight": nn.init.normal_(torch.empty(channels, channels), std=0.02, generator=random)}
-    head |= {"dense.bias": torch.zeros(channels), "bias": torch.zeros(config.vocab_size)}
-    head |= {"layer_norm.weight": torch.ones(channels), "layer_norm.bias": torch.zeros(channels)}
-    if not config.tie_word_embeddings:
-        head["weight"] = nn.init.normal_(torch.empty(config.vocab_size, channels), std=0.02, generator=random)
-    return {f"encoder.lm_head.{name}": value.to(dtype) for name, value in head.items()}
 
 
 def fairseq_settings(config: LinformerConfig, stored: dict[str, Any]) -> dict[str, Any]:

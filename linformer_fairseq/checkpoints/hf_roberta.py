@@ -22,6 +22,7 @@ from linformer_fairseq.checkpoints.checkpoint import (
     Checkpoint,
     build,
 )
+from linformer_fairseq.checkpoints.fresh_head import fresh_lm_head
 from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_json, read_vocabulary
 from linformer_fairseq.compat.checkpoints import load
 from linformer_fairseq.compat.errors import UsageError
@@ -89,7 +90,7 @@ def from_hf_roberta(folder: Path) -> Checkpoint:
     state[EMBEDDING] = state[EMBEDDING][order]
     new_head = f"{_LM_HEAD}bias" not in state
     if new_head:
-        state |= _new_head(state[EMBEDDING])
+        state |= fresh_lm_head(state[EMBEDDING])
     else:
         state[f"{_LM_HEAD}bias"] = state[f"{_LM_HEAD}bias"][order]
     tied = bool(config.get("tie_word_embeddings", True)) or OUTPUT not in state
@@ -166,18 +167,6 @@ def _renamed(folder: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if key not in state:
             raise UsageError(f"{folder}: its weights lack {key.split('.')[-2]}, so it is not a whole RoBERTa")
     return state
-
-
-def _new_head(embedding: Tensor) -> dict[str, Tensor]:
-    """A masked-LM head that has learnt nothing, the same in every run."""
-    size, channels = embedding.shape
-    return {
-        f"{_LM_HEAD}dense.weight": torch.randn(channels, channels, generator=torch.Generator().manual_seed(0)) * 0.02,
-        f"{_LM_HEAD}dense.bias": torch.zeros(channels),
-        f"{_LM_HEAD}layer_norm.weight": torch.ones(channels),
-        f"{_LM_HEAD}layer_norm.bias": torch.zeros(channels),
-        f"{_LM_HEAD}bias": torch.zeros(size),
-    }
 
 
 def _settings(config: Mapping[str, Any], n: int) -> dict[str, Any]:

@@ -30,9 +30,9 @@ from linformer_fairseq.checkpoints.checkpoint import (
     encoder_config,
 )
 from linformer_fairseq.checkpoints.describe import describe
+from linformer_fairseq.checkpoints.fresh_head import fresh_lm_head
 from linformer_fairseq.checkpoints.hf_names import (
     fairseq_settings,
-    fresh_lm_head,
     to_fairseq_names,
     to_hf_names,
     without_folders,
@@ -178,7 +178,7 @@ def from_hf(folder: Path) -> Checkpoint:
     state = to_fairseq_names(_read_weights(folder), record.get("head") or DEFAULT_HEAD)
     notes = list(record.get("notes", []))
     if EMBEDDING in state and "encoder.lm_head.dense.weight" not in state:
-        state |= fresh_lm_head(config, state[EMBEDDING].dtype)
+        state |= fresh_lm_head(state[EMBEDDING], config.tie_word_embeddings)
         notes.append({"conversion": "from-hf", "masked-LM head": "new, since the folder has none"})
     if EMBEDDING in state and config.tie_word_embeddings:
         state[OUTPUT] = state[EMBEDDING]
