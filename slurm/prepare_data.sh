@@ -6,8 +6,7 @@
 #
 # CONFIG   a YAML file, or the name of a configuration of data_prep          (default: folder)
 # OUT      folder that all nodes see                                         (default: data-run)
-# PYTHON   of the environment with this project                              (default: .venv/bin/python, or python)
-# SITE     a script to source first: modules, proxies                        (default: slurm/site.sh, if it is there)
+# SITE, PYTHON   see common.sh
 # Arguments are settings of the configuration, KEY=VALUE.
 #
 # Tasks may start late, be killed or requeued at any time: finished shards are skipped, and those of a dead task
@@ -25,14 +24,7 @@
 set -euo pipefail
 
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
-SITE=${SITE:-slurm/site.sh}
-if [ -f "$SITE" ]; then
-    # shellcheck source=/dev/null
-    source "$SITE"
-fi
-if [ -z "${PYTHON:-}" ]; then
-    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python; fi
-fi
-
+# shellcheck source=slurm/common.sh
+source slurm/common.sh
 exec "$PYTHON" -m data_prep run "${CONFIG:-folder}" "$@" --out "${OUT:-data-run}" \
     --workers "${SLURM_CPUS_PER_TASK:-1}"
