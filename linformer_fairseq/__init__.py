@@ -17,4 +17,6 @@ if sys.argv[:1] != ["-m"] and find_spec("fairseq") is not None:
 
     compat.apply()
 
-    from linformer_fairseq import models  # noqa: F401  (registers)
+    from linformer_fairseq import models, training  # noqa: F401  (models registers itself)
+
+    training.apply()

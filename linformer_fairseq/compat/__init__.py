@@ -3,7 +3,7 @@
 Importing `linformer_fairseq` applies them, so `--user-dir linformer_fairseq` is all that a command needs. Each
 repair is one function with its reason in its docstring, and touches nothing where fairseq's own way works:
 
-    checkpoints.py   load what fairseq wrote and nothing that could run code; never leave half a checkpoint
+    checkpoints.py   load what fairseq wrote and nothing that could run code
     launch.py        start or join the processes of one training (peers.py says which), with or without GPUs
     distributed.py   what these processes need on CPUs: the default DDP, gathering of logs
     precision.py     --bf16 and --amp on a CPU, --bf16 on CUDA, a clear no to --fp16 on a CPU
@@ -27,7 +27,6 @@ def apply() -> None:
     """Apply every repair, once per process."""
     checkpoints.allow_what_fairseq_writes()
     checkpoints.explain_refusals()
-    checkpoints.copy_atomically()
     launch.start_or_join_all_processes()
     launch.catch_up_in_hydra()
     distributed.wrap_cpu_modules_without_device_ids()

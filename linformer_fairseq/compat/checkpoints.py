@@ -1,16 +1,14 @@
-"""Checkpoints: load what fairseq wrote and nothing that could run code, and write whole files only."""
+"""Checkpoints: load what fairseq wrote and nothing that could run code."""
 
-import os
 import pickle
 import re
-import shutil
 from argparse import Namespace
 from collections import defaultdict
 from typing import IO, Any
 
 import numpy as np
 import torch
-from fairseq import checkpoint_utils, file_io
+from fairseq import checkpoint_utils
 from fairseq.distributed.utils import _TensorPlaceholder
 from fairseq.logging import meters
 from omegaconf import DictConfig, ListConfig, nodes
@@ -91,20 +89,3 @@ def _reason(name: str, error: Exception) -> str:
         f"was written ({type(error).__name__}{': ' + detail if detail else ''}): delete it, or take another one "
         "with --restore-file"
     )
-
-
-def copy_atomically() -> None:
-    """Let fairseq's copies of a checkpoint appear in one step.
-
-    fairseq writes the first file of a save (`checkpoint_best.pt`, `checkpoint_1_500.pt`) under a temporary name and
-    renames it, but copies it onto `checkpoint_last.pt` in place: a job killed at that moment cannot resume. With
-    iopath installed, fairseq leaves copying to iopath, and so does this.
-    """
-    if file_io.IOPathManager is None:
-        file_io.PathManager.copy = staticmethod(_copy_then_rename)
-
-
-def _copy_then_rename(src_path: str, dst_path: str, overwrite: bool = False) -> str:
-    shutil.copyfile(src_path, dst_path + ".tmp")
-    os.replace(dst_path + ".tmp", dst_path)
-    return dst_path

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from fairseq.file_io import PathManager
 from fairseq.logging import meters
 from omegaconf import OmegaConf
 
@@ -174,24 +173,6 @@ def test_memory_errors_are_not_taken_for_damage(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", exhausted)
     with pytest.raises(MemoryError):
         checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "big.pt"))
-
-
-def test_a_copy_appears_whole_or_not_at_all(tmp_path, monkeypatch):
-    source, target = tmp_path / "checkpoint_1_5.pt", tmp_path / "checkpoint_last.pt"
-    source.write_bytes(b"new" * 1000)
-    target.write_bytes(b"old")
-
-    def stopped_half_way(src: str, dst: str) -> None:
-        Path(dst).write_bytes(Path(src).read_bytes()[:100])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(shutil, "copyfile", stopped_half_way)
-    with pytest.raises(KeyboardInterrupt):
-        PathManager.copy(str(source), str(target), overwrite=True)
-    assert target.read_bytes() == b"old"
-    monkeypatch.undo()
-    assert PathManager.copy(str(source), str(target), overwrite=True)
-    assert target.read_bytes() == source.read_bytes()
 
 
 def test_refusal_is_a_value_error_that_pickles():

@@ -1,0 +1,22 @@
+"""What a training does beside fairseq's loop, so that it survives a cluster. `apply` hooks it all in:
+
+interrupt.py     a warning signal: every rank stops after the same update, saves, leaves with a status of its own
+signals.py       the signals, noted by a thread of each process and passed on by the one that has spawned ranks
+saving.py        checkpoints are written in the background, as whole files (files.py)
+resuming.py      one training in a folder (lock.py), from a whole checkpoint (damage.py), never past its end
+ranks.py         what the first rank finds out, told to all
+"""
+
+from functools import cache
+
+from linformer_fairseq.training import interrupt, resuming, saving
+
+__all__ = ["apply"]
+
+
+@cache
+def apply() -> None:
+    """Hook everything in, once per process, after `compat.apply`. The last one is the first to see a call."""
+    saving.save_whole_files()
+    resuming.go_on_from_whole_checkpoints()
+    interrupt.save_and_leave_when_asked()

@@ -1,0 +1,159 @@
+"""A training that is asked to leave saves the update it is at, and ends where an undisturbed one ends, to the bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from linformer_fairseq.training.interrupt import REQUEUE
+
+FLAGS = ("--max-update", 40, "--num-workers", 1)  # three epochs and a bit
+SAVED = re.compile(r"saved (\d+) updates in (\S+); the same command goes on from there")
+
+
+def leave(process: subprocess.Popen[str], send: Callable[[int], None], after: int = 4) -> str:
+    """Call `send` with the process id once update `after` is in the log; return the whole log."""
+    assert process.stdout is not None
+    log = ""
+    for line in process.stdout:
+        log += line
+        if f'"num_updates": "{after}"' in line:
+            send(process.pid)
+    process.wait(timeout=60)
+    return log
+
+
+def to_all(asking: signal.Signals) -> Callable[[int], None]:
+    return lambda pid: os.killpg(pid, asking)
+
+
+def to_one(asking: signal.Signals) -> Callable[[int], None]:
+    return lambda pid: os.kill(pid, asking)
+
+
+def second_rank(pid: int) -> int:
+    """The youngest child of a process that starts ranks."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
+
+
+def to_the_second_rank(pid: int) -> None:
+    os.kill(second_rank(pid), signal.SIGUSR1)
+
+
+def check(process: subprocess.Popen[str], log: str, status: int, save_dir: Path) -> int:
+    """The log ends with what was saved and how to go on; return the number of updates."""
+    assert process.returncode == status, log[-5000:]
+    assert "Traceback" not in log, log[-5000:]
+    said = SAVED.search(log.strip().splitlines()[-1])
+    assert said and Path(said[2]) == save_dir / "checkpoint_last.pt", log[-2000:]
+    assert 4 <= int(said[1]) < 40
+    return int(said[1])
+
+
+@pytest.fixture(scope="module")
+def whole(finish: Any, train_command: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Undisturbed trainings of one and two processes."""
+    folder = tmp_path_factory.mktemp("whole")
+    for processes in (1, 2):
+        finish(train_command(folder / str(processes), *FLAGS, "--distributed-world-size", processes))
+    return {processes: folder / str(processes) for processes in (1, 2)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "send", "status"),
+    [
+        (1, to_one(signal.SIGUSR1), REQUEUE),
+        (1, to_all(signal.SIGTERM), REQUEUE),
+        (1, to_all(signal.SIGINT), 130),
+        (2, to_one(signal.SIGUSR2), REQUEUE),
+        (2, to_all(signal.SIGTERM), REQUEUE),
+        (2, to_one(signal.SIGINT), 130),
+        (2, to_all(signal.SIGINT), 130),
+        (2, to_the_second_rank, REQUEUE),
+    ],
+    ids=["USR1", "TERM all", "Ctrl-C", "2 USR2", "2 TERM all", "2 INT parent", "2 Ctrl-C", "2 USR1 to a rank"],
+)
+def test_saves_and_goes_on(
+    processes: int,
+    send: Callable[[int], None],
+    status: int,
+    start: Any,
+    finish: Any,
+    train_command: Any,
+    same_end: Any,
+    parse_losses: Any,
+    whole: dict[int, Path],
+    tmp_path: Path,
+) -> None:
+    command = train_command(tmp_path / "run", *FLAGS, "--distributed-world-size", processes)
+    process = start(command)
+    log = leave(process, send)
+    saved = check(process, log, status, tmp_path / "run")
+    assert saved == parse_losses(log)[-1][0]  # no update is lost
+    assert parse_losses(finish(command))[0][0] == saved + 1
+    same_end(tmp_path / "run", whole[processes])
+
+
+@pytest.mark.slow
+def test_one_task_of_srun_hears_it(
+    start: Any, finish: Any, train_command: Any, same_end: Any, srun: Any, whole: dict[int, Path], tmp_path: Path
+) -> None:
+    launcher, environment = srun
+    command = train_command(tmp_path / "run", *FLAGS, launcher=launcher)
+    process = start(command, **environment)
+    log = leave(process, to_the_second_rank)
+    check(process, log, REQUEUE, tmp_path / "run")
+    finish(command, **environment)
+    same_end(tmp_path / "run", whole[2])
+
+
+@pytest.mark.slow
+def test_torchrun_passes_it_on(
+    start: Any, finish: Any, train_command: Any, same_end: Any, whole: dict[int, Path], tmp_path: Path
+) -> None:
+    """Its own exit status is 1, whatever the ranks say."""
+    launcher = ("torchrun", "--standalone", "--nproc-per-node", 2)
+    command = train_command(tmp_path / "run", *FLAGS, launcher=launcher)
+    process = start(command)
+    log = leave(process, to_one(signal.SIGTERM))
+    assert process.returncode == 1 and SAVED.search(log), log[-5000:]
+    finish(command)
+    same_end(tmp_path / "run", whole[2])
+
+
+def test_twice_stops_at_once(start: Any, train_command: Any, tmp_path: Path) -> None:
+    """Even where no update ends any more, because a rank hangs."""
+    process = start(train_command(tmp_path / "run", "--max-update", 100000, "--distributed-world-size", 2))
+
+    def send(pid: int) -> None:
+        os.kill(second_rank(pid), signal.SIGSTOP)
+        os.killpg(pid, signal.SIGINT)
+        # The second time counts from a second on; before, it may be the same key press.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        signal.setitimer(signal.ITIMER_REAL, 1.5)
+        signal.sigwait({signal.SIGALRM})
+        os.killpg(pid, signal.SIGINT)
+
+    log = leave(process, send)
+    assert process.returncode == 130, log[-3000:]
+    assert "stopping at once, without saving" in log and "Traceback" not in log
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_before_the_first_update_there_is_nothing_to_save(start: Any, train_command: Any, tmp_path: Path) -> None:
+    process = start(train_command(tmp_path / "run", "--max-update", 40))
+    log = ""
+    for line in process.stdout:
+        log += line
+        if "num. shared model params" in line:
+            process.terminate()
+    assert process.wait(timeout=60) == REQUEUE, log[-3000:]
+    assert not list((tmp_path / "run").glob("*.pt"))
