@@ -5,11 +5,14 @@ signals.py       the signals, noted by a thread of each process and passed on by
 saving.py        checkpoints are written in the background, as whole files (files.py)
 resuming.py      one training in a folder (lock.py), from a whole checkpoint (damage.py), never past its end
 ranks.py         what the first rank finds out, told to all
+metrics*.py      figures of each log interval and validation (flops.py, hardware.py)
+run_directory*.py   what each start was told, where it ran, what its processes said
+divergence*.py   an end, with the examples named, where the loss is no number or does not come back
 """
 
 from functools import cache
 
-from linformer_fairseq.training import interrupt, resuming, saving
+from linformer_fairseq.training import interrupt, metrics_hooks, resuming, run_directory_logs, saving
 
 __all__ = ["apply"]
 
@@ -20,3 +23,5 @@ def apply() -> None:
     saving.save_whole_files()
     resuming.go_on_from_whole_checkpoints()
     interrupt.save_and_leave_when_asked()
+    run_directory_logs.write_rank_logs()
+    metrics_hooks.observe_trainings()

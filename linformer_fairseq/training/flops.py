@@ -1,0 +1,65 @@
+"""Floating-point operations of one training step, counted from the model's dimensions.
+
+B inputs of N tokens (pads included, which are computed as well), C channels, F channels inside the feed-forward
+sublayer, H heads, V symbols, W width of the local convolution, K projected length (of a shorter input, where E and F
+pool, the blocks that it fills), M predicted tokens. A multiply-add counts as two operations. Forward, per input:
+
+    queries, output projection     4 N C²
+    E x and F x                    2 K N C, twice where E is not F      linear, paper equation 7
+                                   2 N C, likewise                      conv; pooling multiplies nothing
+    keys and values                4 K C²                               of what E and F have compressed
+                                   4 N C²                               sharing `none` (before E and F), exact attention
+    scores and their mixture       4 N K C                              paper section 4: O(N K); exact attention: K = N
+    local convolution              2 N W C, and 2 N C² for its values where they were not computed anyway
+    feed forward                   4 N C F
+    masked-LM head                 2 C² + 2 C V for each of the M predicted tokens
+
+The backward pass computes two products for each one of the forward pass, one where E and F are frozen. What
+`--checkpoint-activations` computes a second time is not counted: these are the operations that the model needs ("model
+FLOPs", Chowdhery et al. 2022, appendix B), whichever way they are computed. Embeddings, layer norms, softmax, dropout,
+activations and the optimizer, all linear in the activations or parameters, are left out, as usual.
+"""
+
+from __future__ import annotations
+
+import math
+
+from linformer_fairseq.layers.config import EncoderConfig
+
+FORWARD_AND_BACKWARD = 3
+
+
+def encoder_flops(cfg: EncoderConfig, batch: int, tokens: int) -> float:
+    """Operations of forward and backward pass of the encoder for `batch` inputs of `tokens` tokens, pads included."""
+    layers = sum(_layer(cfg, cfg.lengths[min(i, len(cfg.lengths) - 1)], tokens) for i in range(cfg.num_layers))
+    return batch * layers * (1 - cfg.layerdrop)
+
+
+def head_flops(cfg: EncoderConfig, predicted: float) -> float:
+    """Operations of forward and backward pass of the masked-LM head for `predicted` masked tokens."""
+    return FORWARD_AND_BACKWARD * predicted * 2 * cfg.embed_dim * (cfg.embed_dim + cfg.vocab_size)
+
+
+def _layer(cfg: EncoderConfig, k: int, n: int) -> float:
+    c = cfg.embed_dim
+    usual = 2 * n * c * c + 4 * n * c * cfg.ffn_dim + 2 * n * cfg.local_conv * c  # W_o, feed forward, convolution
+    if cfg.attention == "none":
+        return FORWARD_AND_BACKWARD * (usual + 2 * n * c * c)
+    usual += 2 * n * c * c  # W_q
+    if cfg.attention == "exact":
+        return FORWARD_AND_BACKWARD * (usual + 4 * n * c * c + 4 * n * n * c)
+    if cfg.projection != "linear":
+        k = math.ceil(n / (cfg.max_positions // k))
+    usual += 4 * n * k * c
+    if cfg.one_per_head:
+        usual += 4 * n * c * c
+    else:
+        usual += 4 * k * c * c + (2 * n * c * c if cfg.local_conv else 0)
+    frozen = cfg.freeze_projection and cfg.learns_projection
+    return FORWARD_AND_BACKWARD * usual + (FORWARD_AND_BACKWARD - frozen) * _projection(cfg, k, n)
+
+
+def _projection(cfg: EncoderConfig, k: int, n: int) -> float:
+    """E x, and F x where F is another matrix."""
+    each = {"linear": 2 * k * n * cfg.embed_dim, "conv": 2 * n * cfg.embed_dim}.get(cfg.projection, 0)
+    return each * (2 if cfg.separate_e_and_f else 1)

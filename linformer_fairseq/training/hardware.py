@@ -1,0 +1,110 @@
+"""What the hardware could do and what it has used: peak FLOP/s, memory, energy."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+PEAK_TFLOPS: dict[str, dict[str, float]] = {
+    "v100-sxm2": {"fp32": 15.7, "fp16": 125},
+    "v100-pcie": {"fp32": 14, "fp16": 112},
+    "v100s": {"fp32": 16.4, "fp16": 130},
+    "t4": {"fp32": 8.1, "fp16": 65},
+    "a100": {"fp32": 19.5, "tf32": 156, "fp16": 312, "bf16": 312},
+    "h100 80gb hbm3": {"fp32": 67, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4},
+    "h100 pcie": {"fp32": 51, "tf32": 378, "fp16": 756, "bf16": 756},
+    "h200 nvl": {},
+    "h200": {"fp32": 67, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4},
+    "l40s": {"fp32": 91.6, "tf32": 183, "fp16": 362, "bf16": 362},
+    "l40": {"fp32": 90.5, "tf32": 90.5, "fp16": 181, "bf16": 181},
+    "l4": {"fp32": 30.3, "tf32": 60, "fp16": 121, "bf16": 121},
+}
+"""10^12 FLOP/s of matrix products without sparsity, from NVIDIA's data sheets, by words of the device's name.
+
+fp16 and bf16 are those of the tensor cores. The first entry that occurs counts. A precision that is missing here is one
+that the device does not compute in hardware, or of which we have no figure.
+"""
+
+_LARGE, _SMALL = 1024, 256  # sides of the matrices that are multiplied to measure a CPU
+_LONGEST = 0.25  # seconds for one product of the large ones
+
+
+def peak_flops(device: torch.device, precision: Precision) -> float | None:
+    """FLOP/s that one device, or this process on its CPUs, could do at best; None where that is not known.
+
+    Of a GPU in `PEAK_TFLOPS`, from there, with `tf32` for fp32 where PyTorch may use it. Of a CPU, measured.
+    """
+    if device.type == "cuda":
+        return peak_of_gpu(torch.cuda.get_device_name(device), precision, torch.backends.cuda.matmul.allow_tf32)
+    return measured_peak(precision) if device.type == "cpu" else None
+
+
+def peak_of_gpu(name: str, precision: Precision, allow_tf32: bool = False) -> float | None:
+    """As `peak_flops`, for the GPU that CUDA calls `name`."""
+    known = next((peaks for words, peaks in PEAK_TFLOPS.items() if re.search(rf"\b{words}\b", name.lower())), {})
+    tflops = known.get(precision)
+    if precision == "fp32" and allow_tf32:
+        tflops = known.get("tf32", tflops)
+    return None if tflops is None else tflops * 1e12
+
+
+def measured_peak(precision: Precision) -> float | None:
+    """FLOP/s of this process in a product of square matrices: the best of three, in well under a second.
+
+    None where that would take longer, as in bfloat16 on a CPU without instructions for it. Draws no random numbers.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    small, large = (torch.ones(side, side, dtype=dtype) for side in (_SMALL, _LARGE))
+    _seconds(small)  # the first product also sets up threads
+    if _seconds(small) * (_LARGE / _SMALL) ** 3 > _LONGEST:
+        return None
+    seconds = min(_seconds(large) for _ in range(3))
+    return 2.0 * _LARGE**3 / seconds
+
+
+def _seconds(matrix: torch.Tensor) -> float:
+    start = time.perf_counter()
+    torch.mm(matrix, matrix)
+    return time.perf_counter() - start
+
+
+def peak_memory() -> int:
+    """Bytes that this process has occupied in main memory at most (resident set)."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def energy_meter(device: torch.device) -> Callable[[], float] | None:
+    """A function that gives the joules which a GPU has drawn since this call.
+
+    None without a GPU, without the package `nvidia-ml-py` (the module `pynvml`), or where the GPU has no such counter
+    (Volta and later ones have it). The device is found by its UUID: NVML numbers all GPUs of the machine,
+    CUDA those that CUDA_VISIBLE_DEVICES names.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        pynvml = importlib.import_module("pynvml")
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        start = _joules(pynvml, handle)
+    except Exception:  # pynvml has its own class of errors for every reason that NVML knows
+        return None
+    return lambda: _joules(pynvml, handle) - start
+
+
+def _joules(pynvml: Any, handle: Any) -> float:
+    """What NVML's counter says, which is in millijoules since the driver was loaded."""
+    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000

@@ -1,0 +1,80 @@
+"""The formula gives what PyTorch counts while it really computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
+from linformer_fairseq.training.flops import encoder_flops, head_flops
+
+CONFIG = EncoderConfig(
+    vocab_size=50, max_positions=32, embed_dim=16, ffn_dim=48, num_heads=2, num_layers=3, projected_length=8
+)
+
+
+def counted(cfg: EncoderConfig, batch: int, tokens: int) -> float:
+    """What PyTorch counts in forward and backward pass of the encoder."""
+    torch.manual_seed(1)
+    encoder = LinformerEncoder(cfg)
+    # With the math kernel, attention is plain matrix products, and nothing is computed a second time.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        encoder(torch.randint(4, cfg.vocab_size, (batch, tokens)))[0].sum().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sharing": "layerwise"},
+        {"sharing": "key-value", "projected_length": (8, 4, 2)},
+        {"sharing": "headwise"},
+        {"sharing": "none"},
+        {"sharing": "headwise", "freeze_projection": True},
+        {"projection": "mean-pool"},
+        {"projection": "max-pool"},
+        {"attention": "exact"},
+        {"attention": "none"},
+        {"checkpoint_activations": False, "normalize_before": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tokens", [32, 21])
+def test_formula_equals_what_pytorch_counts(changes: dict[str, object], tokens: int) -> None:
+    cfg = replace(CONFIG, **changes)  # type: ignore[arg-type]
+    assert encoder_flops(cfg, 5, tokens) == counted(cfg, 5, tokens)
+
+
+@pytest.mark.parametrize("sharing", ["layerwise", "none"])
+@pytest.mark.parametrize("attention", ["linformer", "exact", "none"])
+def test_local_convolution_counts(sharing: str, attention: str) -> None:
+    """PyTorch takes the gradients of a depthwise convolution for those of a dense one, so only the rest is compared."""
+    without = replace(CONFIG, sharing=sharing, attention=attention)
+    with_it = replace(without, local_conv=3)
+    tokens, c = 20, CONFIG.embed_dim
+    values = 2 * tokens * c * c if attention == "linformer" and sharing == "layerwise" else 0
+    extra = encoder_flops(with_it, 1, tokens) - encoder_flops(without, 1, tokens)
+    assert extra == 3 * CONFIG.num_layers * (2 * tokens * 3 * c + values)
+
+
+def test_convolution_as_projection_is_linear_in_tokens() -> None:
+    """Its taps are multiplied element by element, which PyTorch does not count."""
+    pooled, conv = replace(CONFIG, projection="mean-pool"), replace(CONFIG, projection="conv")
+    extra = encoder_flops(conv, 1, 32) - encoder_flops(pooled, 1, 32)
+    assert extra == 3 * CONFIG.num_layers * 2 * 32 * CONFIG.embed_dim
+
+
+def test_head_of_each_predicted_token() -> None:
+    one = torch.nn.Linear(16, 16)
+    out = torch.nn.Linear(16, 50)
+    with FlopCounterMode(display=False) as counter:
+        out(one(torch.randn(7, 16, requires_grad=True))).sum().backward()
+    assert head_flops(CONFIG, 7) == counter.get_total_flops()
+
+
+def test_layerdrop_leaves_layers_out() -> None:
+    assert encoder_flops(replace(CONFIG, layerdrop=0.25), 1, 32) == 0.75 * encoder_flops(CONFIG, 1, 32)
