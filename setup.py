@@ -46,7 +46,7 @@ setup(
         "hf": ["transformers>=5", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models
         "slurm": ["submitit"],
         "dev": [
-            *("mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"),
+            *("mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "submitit"),
             *("transformers>=5", "safetensors", "protobuf", "accelerate", "onnx", "onnxscript", "onnxruntime"),
         ],
     },

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from checks import ROOT, Pretraining, from_environment, number
+from jobstate import job_name, still_ours
 from rank import REQUEUE
 
 from linformer_fairseq.compat.errors import UsageError, as_one_sentence
@@ -133,20 +134,11 @@ def parse_death(line: str) -> Death | None:
     return Death(int(re.split("[,-]", found["tasks"])[0]), found["node"], found["how"].strip())
 
 
-def still_ours(environ: Mapping[str, str]) -> bool:
-    """Whether Slurm takes this start of the job as running: neither cancelled nor queued or started once more."""
-    command = ["scontrol", "show", "job", "-o", environ["SLURM_JOB_ID"]]
-    shown = subprocess.run(command, capture_output=True, text=True).stdout
-    fields = dict(word.split("=", 1) for word in shown.split() if "=" in word)
-    restarts = environ.get("SLURM_RESTART_COUNT") or "0"
-    return (fields.get("JobState"), fields.get("Restarts")) == ("RUNNING", restarts)
-
-
 def requeue(environ: Mapping[str, str]) -> int:
     """Put this job back into the queue; return REQUEUE if Slurm does not do that, or else wait for the end."""
     _say("back to the queue")
     sys.stdout.flush()
-    if subprocess.run(["scontrol", "requeue", environ["SLURM_JOB_ID"]]).returncode != 0:
+    if subprocess.run(["scontrol", "requeue", job_name(environ)]).returncode != 0:
         _say("Slurm does not queue this job again: submit it once more, and the run goes on")
         return REQUEUE
     time.sleep(60)  # Slurm ends this script

@@ -172,14 +172,12 @@ class Cluster:
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
     def tasks(self, job: str) -> dict[int, int]:
-        """The process of each rank of a job that runs."""
-        return {
-            int(environ["SLURM_PROCID"]): pid
-            for pid, environ in self._processes()
-            if environ.get("SLURM_JOB_ID") == job
-            and "SLURM_STEP_NUM_TASKS" in environ
-            and b"slurmstepd" not in _read(f"/proc/{pid}/cmdline")
-        }
+        """The process of each rank of a job that runs, without those that it has started."""
+        found: dict[int, int] = {}
+        for pid, environ in sorted(self._processes(), key=lambda item: item[0]):
+            if environ.get("SLURM_JOB_ID") == job and "SLURM_STEP_NUM_TASKS" in environ:
+                found.setdefault(int(environ["SLURM_PROCID"]), pid)
+        return found
 
     def _processes(self) -> Iterator[tuple[int, dict[str, str]]]:
         """All processes that belong to this cluster, with their environment."""
