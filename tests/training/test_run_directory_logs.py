@@ -1,0 +1,65 @@
+"""Each process has a log, and one that dies leaves its traceback there; TensorBoard works or is refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from fairseq.logging import progress_bar
+from omegaconf import OmegaConf
+
+from linformer_fairseq.compat import UsageError
+from linformer_fairseq.training.run_directory_logs import refuse_missing_tensorboard
+
+# Spawned processes read this file again, and so have the failure too.
+RANK_1_FAILS = """
+import torch
+from fairseq.criterions.masked_lm import MaskedLmLoss
+
+forward, calls = MaskedLmLoss.forward, []
+
+def fail_on_rank_1(self, *arguments, **named):
+    calls.append(1)
+    if torch.distributed.get_rank() == 1 and len(calls) == 3:
+        raise RuntimeError("the third batch of rank 1")
+    return forward(self, *arguments, **named)
+
+MaskedLmLoss.forward = fail_on_rank_1
+
+if __name__ == "__main__":
+    from fairseq_cli.train import cli_main
+    cli_main()
+"""
+
+
+def test_a_rank_that_dies_leaves_its_own_traceback(
+    train_command: Callable[..., list[str]], finish: Callable[..., str], tmp_path: Path
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(RANK_1_FAILS)
+    command = train_command(tmp_path / "run", "--max-update", 5, "--distributed-world-size", 2)
+    finish([sys.executable, str(script), *command[1:]], status=1)
+    logs = [(tmp_path / "run" / "run" / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1)]
+    assert "RuntimeError: the third batch of rank 1" in logs[1] and "in fail_on_rank_1" in logs[1]
+    assert "the third batch" not in logs[0]
+    assert '"num_updates": "2"' in logs[0] and '"num_updates": "2"' in logs[1]
+
+
+def test_tensorboard_is_refused_where_nothing_could_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_bar, "SummaryWriter", None)
+    refuse_missing_tensorboard(OmegaConf.create({"common": {"tensorboard_logdir": None}}))
+    with pytest.raises(UsageError, match="--tensorboard-logdir .* pip install tensorboard"):
+        refuse_missing_tensorboard(OmegaConf.create({"common": {"tensorboard_logdir": "logs"}}))
+
+
+@pytest.mark.skipif(
+    not (find_spec("tensorboard") or find_spec("tensorboardX")), reason="neither tensorboard nor tensorboardX is here"
+)
+def test_tensorboard_gets_the_figures(
+    train_command: Callable[..., list[str]], finish: Callable[..., str], tmp_path: Path
+) -> None:
+    finish(train_command(tmp_path, "--max-update", 2, "--tensorboard-logdir", tmp_path / "board"))
+    assert [path for path in (tmp_path / "board" / "train_inner").iterdir() if path.stat().st_size > 200]
