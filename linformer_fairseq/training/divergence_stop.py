@@ -193,12 +193,14 @@ def _saved_tensors(trainer: Trainer) -> Iterator[Tensor]:
 
 
 def _all_finite(tensors: Iterator[Tensor]) -> bool:
-    """Waits for each device once."""
-    finite: dict[torch.device, list[Tensor]] = {}
-    for tensor in tensors:
-        if tensor.is_floating_point():
-            finite.setdefault(tensor.device, []).append(torch.isfinite(tensor.detach()).all())
-    return all(bool(torch.stack(flags).all()) for flags in finite.values())
+    """Waits for each device once. A sum is finite only if all of it is, and takes far less time than isfinite."""
+    sums: dict[torch.device, list[Tensor]] = {}
+    kept = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+    for tensor in kept:
+        sums.setdefault(tensor.device, []).append(tensor.sum(dtype=torch.float32))
+    if all(bool(torch.isfinite(torch.stack(each)).all()) for each in sums.values()):
+        return True
+    return all(bool(torch.isfinite(tensor).all()) for tensor in kept)  # or else only their sum was too large
 
 
 def shorten_nan_detector() -> None:

@@ -138,3 +138,11 @@ def test_which_errors_of_fairseq_mean_that_it_has_diverged() -> None:
     while_handled = RuntimeError("in the second pass of NanDetector")
     while_handled.__context__ = gradient
     assert divergence_stop._reason(while_handled) is not None
+
+
+@pytest.mark.parametrize(("value", "finite"), [(1.0, True), (3e38, True), (math.inf, False), (math.nan, False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_is_not_infinite(value: float, finite: bool, dtype: torch.dtype) -> None:
+    """The sum of a thousand values of 3e38 is infinite, none of them is."""
+    tensors = [torch.zeros(3), torch.full((1000,), value, dtype=dtype), torch.ones(2, dtype=torch.int64)]
+    assert divergence_stop._all_finite(iter(tensors)) is finite
