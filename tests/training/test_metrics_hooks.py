@@ -47,7 +47,7 @@ def test_figures_of_a_training_that_goes_on_from_an_older_checkpoint(
             assert line["gradient_norm"] == pytest.approx(own["gnorm"], abs=6e-4)
             assert line["lr"] == own["lr"] and line["loss_scale"] is None and line["joules"] is None
             assert line["tokens_per_second"] > 0 and line["flops_per_second"] > 0
-            assert line["hardware_share"] is None or 0 < line["hardware_share"] < 1.5  # the clock is not to be trusted
+            assert line["hardware_share"] is None or line["hardware_share"] > 0
             assert line["memory_bytes"] > 2**27  # PyTorch alone takes more
         assert line["tokens"] == tokens
         assert line["loss_unit"] == "bits per masked token"
