@@ -16,19 +16,19 @@ PATIENCE = 20.0  # seconds; a job that is started again may meet the last proces
 _held: dict[Path, int] = {}
 
 
-def take(folder: Path, patience: float = PATIENCE) -> None:
+def take(folder: Path) -> None:
     """Keeps other trainings out of `folder` until this process ends, in whatever way.
 
     The lock is the kernel's, so that a kill leaves none behind; what the file says is for people.
 
     Raises:
-        UsageError: another training has it and does not end within `patience` seconds.
+        UsageError: another training has it and does not end within `PATIENCE` seconds.
     """
     folder = folder.resolve()
     if folder in _held:
         return
     descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     said = False
     while True:
         try:
@@ -43,7 +43,7 @@ def take(folder: Path, patience: float = PATIENCE) -> None:
                     "give this one another --save-dir"
                 ) from None
             if not said:
-                logger.info(f"{folder} is in use ({holder}); waiting up to {patience:.0f} seconds for it")
+                logger.info(f"{folder} is in use ({holder}); waiting up to {PATIENCE:.0f} seconds for it")
                 said = True
             time.sleep(0.2)
         except OSError as error:

@@ -53,9 +53,10 @@ def save_whole_files() -> None:
 
     @functools.wraps(save)
     def save_checkpoint(cfg: Any, trainer: Trainer, epoch_itr: Any, val_loss: float | None) -> Any:
+        since = time.monotonic()
         path = save(cfg, trainer, epoch_itr, val_loss)
-        if path is not None and _is_local(cfg.save_dir):  # fairseq has removed old ones, but not their checksums
-            _after_the_others(functools.partial(files.remove_lone_checksums, Path(cfg.save_dir)))
+        if path is not None and _is_local(cfg.save_dir):
+            _after_the_others(functools.partial(_end, Path(path), trainer.get_num_updates(), since))
         return path
 
     distributed_utils.call_main = call_main
@@ -93,16 +94,16 @@ def _save(self: Trainer, filename: str, extra_state: dict[str, Any]) -> str | No
     in_background = _may_wait and _is_local(filename) and _bytes(state) >= LARGE
     if not in_background:
         checkpoint_utils.torch_persistent_save(fairseq_utils.move_to_cpu(state), str(filename))
-        logger.info(f"Saved {path}")
-        return str(path)
-    logger.info(f"Saving {path} in the background")
-    _jobs.append(_writer.submit(_write, snapshot(state), path, time.monotonic()))
+    else:
+        logger.info(f"Saving {path} in the background")
+        _jobs.append(_writer.submit(files.write, snapshot(state), path))
     return str(path)
 
 
-def _write(state: dict[str, Any], path: Path, since: float) -> None:
-    files.write(state, path)
-    logger.info(f"Saved {path}, {time.monotonic() - since:.1f} seconds after the update")
+def _end(path: Path, updates: int, since: float) -> None:
+    """All files of a save are there. fairseq has removed old ones, but not their checksums."""
+    files.remove_lone_checksums(path.parent)
+    logger.info(f"Saved {updates} updates, {time.monotonic() - since:.2f} seconds after the last one: {path}")
 
 
 def _after_the_others(job: Callable[[], None]) -> None:

@@ -1,0 +1,131 @@
+"""A training starts from a whole checkpoint or says why not, and never goes past its end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.training import resuming
+
+SAVES = ("--save-interval-updates", 4)
+
+
+@pytest.fixture(scope="module")
+def trained(finish: Any, train_command: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight updates, saved after four and eight."""
+    folder: Path = tmp_path_factory.mktemp("trained") / "run"
+    finish(train_command(folder, *SAVES, "--max-update", 8))
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it, as another file system would have it: no hard links."""
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    before = path.stat()
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_goes_on_from_the_newest_whole_one(run: Path, finish: Any, train_command: Any, parse_losses: Any) -> None:
+    damage(run / "checkpoint_last.pt")
+    damage(run / "checkpoint_1_8.pt")
+    log = finish(train_command(run, *SAVES, "--max-update", 10))
+    last, other = run / "checkpoint_last.pt", run / "checkpoint_1_4.pt"
+    assert f"{last} is damaged (it does not match checkpoint_last.pt.sha256); going on from the newest whole" in log
+    assert f"one, {other}" in log
+    assert parse_losses(log)[0][0] == 5
+    assert log.count("is damaged") == 1
+
+
+def test_without_a_whole_one_it_says_so(run: Path, finish: Any, train_command: Any) -> None:
+    """Once, though both ranks end."""
+    for path in run.glob("*.pt"):
+        os.truncate(path, 1000)
+    log = finish(train_command(run, "--max-update", 10, "--distributed-world-size", 2), status=1)
+    (error,) = (line for line in log.splitlines() if line.startswith("error: "))
+    assert error.endswith(f"and {run} has no other whole one: delete it to start anew")
+    assert "Traceback" not in log
+
+
+def test_a_damaged_file_that_was_named_is_refused(run: Path, finish: Any, train_command: Any) -> None:
+    name = run / "checkpoint_1_4.pt"
+    damage(name)
+    log = finish(train_command(run, "--restore-file", name, "--max-update", 10), status=1)
+    refusal = f"error: --restore-file {name} is damaged (it does not match checkpoint_1_4.pt.sha256)"
+    assert log.strip().splitlines()[-1].startswith(refusal)
+    assert "Traceback" not in log
+
+
+def test_a_missing_file_that_was_named_is_refused(tmp_path: Path) -> None:
+    """fairseq would start anew."""
+    cfg = OmegaConf.create({"save_dir": f"{tmp_path}", "no_save": True, "restore_file": f"{tmp_path}/best.pt"})
+    with pytest.raises(UsageError, match=r"--restore-file .*/best.pt: no such file"):
+        resuming.prepare(cfg, "")
+
+
+def test_what_has_ended_does_nothing(run: Path, finish: Any, train_command: Any) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in run.glob("*.pt*")}
+    (run / ".checkpoint_last.pt.12345.partial").write_bytes(b"of a killed write")
+    log = finish(train_command(run, "--max-update", 8))
+    assert f"{run}: this training has ended (8 updates, --max-update 8), so there is nothing to do" in log
+    assert {path.name: path.stat().st_mtime_ns for path in run.glob("*.pt*")} == before
+    assert not list(run.glob(".*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "ended"),
+    [
+        ({"max_update": 0}, None),
+        ({"max_update": 9}, None),
+        ({"max_update": 7}, "8 updates, --max-update 7"),
+        ({"max_epoch": 3}, None),
+        ({"max_epoch": 2}, "--max-epoch 2"),
+        ({"stop_time_hours": 2}, None),
+        ({"stop_time_hours": 0.5}, "--stop-time-hours 0.5"),
+    ],
+)
+def test_limits(limits: dict[str, float], ended: str | None) -> None:
+    """After 8 updates, one hour and two epochs."""
+    optimization = SimpleNamespace(**{"max_update": 0, "max_epoch": 0, "stop_time_hours": 0, **limits})
+    trainer = SimpleNamespace(
+        cfg=SimpleNamespace(optimization=optimization),
+        get_num_updates=lambda: 8,
+        cumulative_training_time=lambda: 3600,
+    )
+    assert resuming.why_ended(trainer, SimpleNamespace(next_epoch_idx=3)) == ended
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes(
+    before: int, after: int, finish: Any, train_command: Any, parse_losses: Any, tmp_path: Path
+) -> None:
+    """Batches of the epoch that were done do not come again; the rest of the state is the one that was saved."""
+    flags = ("--max-update", 6, "--save-interval-updates", 2)
+    finish(train_command(tmp_path, *flags, "--distributed-world-size", before))
+    saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)
+    log = finish(train_command(tmp_path, "--max-update", 7, "--lr", 0, "--distributed-world-size", after))
+    assert f"Going on with {after} processes instead of {before}" in log
+    assert f"{6 * before} batches of the epoch are done, 0 of them come again" in log
+    assert parse_losses(log)[0][0] == 7
+    resumed = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)
+    # With a learning rate of 0 the update leaves the parameters as they were loaded.
+    assert all(torch.equal(value, resumed["model"][name]) for name, value in saved["model"].items())
+    assert resumed["last_optimizer_state"]["state"][0]["step"] == 7
+    position = resumed["extra_state"]["train_iterator"]["iterations_in_epoch"]
+    assert position == 6 * before // after + 1
