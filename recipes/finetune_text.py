@@ -6,20 +6,25 @@
         --out predictions.tsv
 
 Tables are .tsv, .csv, .jsonl or .parquet, with one or two columns of text. Without --regression the labels are
-classes, whose names the checkpoint keeps. A training that was killed goes on; a finished one is not done again.
+classes, whose names the checkpoint keeps. Without --dev, every tenth row of --train is kept for it. The epoch is
+chosen by the dev rows, so their score flatters a little; --test rows are scored only at the end. All are scored on
+every row, and OUT/dev.tsv and test.tsv hold each row's label and prediction. A training that was killed goes on; a
+finished one is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections import Counter
 from pathlib import Path
 
+from finetuning.grid import Job, best, do, results
 from finetuning.predict import Labels, Predictor, labels_of, tokenizer_of
+from finetuning.report import write_table
+from finetuning.sequences import KEEPS
 from finetuning.tables import Layout, Table, read_table
-from finetuning.train import Run, finetune, targets
+from finetuning.train import Run, targets
 from progress import RunError
 from recipe import register_project
 
@@ -55,14 +60,19 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", parents=[shared], help="fine-tune and score")
     train.set_defaults(run=_train)
     train.add_argument("--train", type=Path, required=True, metavar="TABLE", help="rows to learn from")
-    train.add_argument("--dev", type=Path, required=True, metavar="TABLE", help="rows to choose and score by")
+    train.add_argument(
+        "--dev", type=Path, metavar="TABLE", help="rows to choose the epoch by (default: some of --train)"
+    )
+    train.add_argument("--dev-share", type=float, default=0.1, metavar="X", help="without --dev (default: %(default)s)")
+    train.add_argument("--test", type=Path, metavar="TABLE", help="labelled rows to score at the end")
     train.add_argument("--label-column", default="label", metavar="NAME", help="default: label")
     train.add_argument("--regression", action="store_true", help="labels are numbers to be predicted as such")
     train.add_argument(
         "--keep",
-        choices=("head", "head-tail"),
+        choices=KEEPS,
         default="head",
-        help="of texts longer than the model reads: head (default), or a quarter from there and the rest from the end",
+        help="of texts longer than the model reads: head (default); head-tail, a quarter from there, the rest from the "
+        "end; or chunks, all of it: each chunk learns the text's label, and a text's answer is the mean of its chunks'",
     )
     defaults = Run(Path(), Labels((), 1), ())
     train.add_argument("--epochs", type=int, default=defaults.epochs, help="default: %(default)s")
@@ -70,7 +80,10 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--batch-size", type=int, default=defaults.batch_size, help="rows (default: %(default)s)")
     train.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings, each in its folder (default: 1)")
     train.add_argument("--from-scratch", action="store_true", help="the same model untrained, to compare with")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="model.pt and result.json")
+    train.add_argument("--name", metavar="NAME", help="in the table of results (default: that of the --train file)")
+    train.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="model.pt, result.json, results.md, .png …"
+    )
 
     predict = commands.add_parser("predict", parents=[shared], help="apply a fine-tuned checkpoint")
     predict.set_defaults(run=_predict)
@@ -83,26 +96,30 @@ def parser() -> argparse.ArgumentParser:
 def _train(a: argparse.Namespace) -> None:
     register_project()
     layout = _layout(a, a.label_column)
-    train, dev = read_table(a.train, layout), read_table(a.dev, layout)
-    labels = Labels(() if a.regression else classes(train), len(layout.text), a.keep)
-    targets(train, labels)
-    targets(dev, labels)
+    tables = {name: read_table(path, layout) for name in ("train", "dev", "test") if (path := getattr(a, name))}
+    labels = Labels(() if a.regression else classes(tables["train"]), len(layout.text), a.keep)
+    for table in tables.values():
+        targets(table, labels)
+    tokenizer_of(read_any(a.checkpoint), a.data)
+    train, evaluations = tables.pop("train"), tables
+    if a.dev is None:
+        if not 0 < a.dev_share < 1:
+            raise UsageError(f"--dev-share {a.dev_share}: must be above 0 and below 1")
+        train, dev = train.split(a.dev_share)
+        if not (len(train) and len(dev)):
+            raise UsageError(
+                f"--dev-share {a.dev_share}: leaves no rows of {a.train} to learn or to choose by; name --dev"
+            )
+        evaluations = {"dev": dev, **evaluations}
     metrics = ("pearson", "spearman") if a.regression else ("accuracy",)
-    results = []
+    jobs = []
     for seed in range(1, a.seeds + 1):
-        out = a.out if a.seeds == 1 else a.out / f"seed{seed}"
         run = Run(a.checkpoint, labels, metrics, seed, a.lr, a.batch_size, a.epochs, not a.from_scratch)
-        result = finetune(run, train, dev, a.data, out)
-        results.append(result)
-        for name, count in result["shortened"].items():
-            if count:
-                print(f"{name}: {count:,} rows were longer than the model reads; of them the {a.keep} was kept")
-        print(f"{out}: " + ", ".join(f"{name} {value:.2f}" for name, value in result["scores"].items()))
-    if a.seeds > 1:
-        for name in metrics:
-            values = [result["scores"][name] for result in results]
-            middle = statistics.median(values)
-            print(f"{name}: median {middle:.2f}, from {min(values):.2f} to {max(values):.2f} over {a.seeds} seeds")
+        out = a.out if a.seeds == 1 else a.out / f"seed{seed}"
+        jobs.append(Job(a.name or a.train.stem, run.in_words(), run, train, evaluations, a.data, out))
+    do(jobs)
+    rows = best(jobs, results(jobs) or [])
+    print(write_table([row for row, _ in rows.values()], a.out))
 
 
 def classes(train: Table) -> tuple[str, ...]:

@@ -36,3 +36,4 @@ def apply() -> None:
     numpy2.restore_removed_names()
     exiting.stop_loading_before_exit()
     noise.silence_known_warnings()
+    noise.quiet_root_logger()

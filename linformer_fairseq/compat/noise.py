@@ -1,5 +1,7 @@
-"""Warnings that say nothing to the person who trains."""
+"""Warnings and messages that say nothing to the person who trains."""
 
+import logging
+import os
 import warnings
 
 # (start of the message, category, module that causes it). fairseq works in spite of them, and only a change in
@@ -24,3 +26,13 @@ def silence_known_warnings() -> None:
     """Filter the warnings above, which would bury a training log, and no others."""
     for message, category, module in _FUTILE:
         warnings.filterwarnings("ignore", message, category, module)
+
+
+def quiet_root_logger() -> None:
+    """Take back that a model of fairseq (wav2vec2_classification), when imported, sets the root logger to DEBUG.
+
+    Every library would tell its own after that, Matplotlib each font that it knows. `fairseq-train` has set up logging
+    before it imports models, and LOGLEVEL=DEBUG asks for all of it; both are left alone.
+    """
+    if logging.root.level == logging.DEBUG and os.environ.get("LOGLEVEL", "").upper() != "DEBUG":
+        logging.root.setLevel(logging.WARNING)

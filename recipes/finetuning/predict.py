@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +31,17 @@ class Labels:
     Attributes:
         classes: names in the order of their ids; empty for a score.
         columns: texts in a row, 1 or 2.
-        keep: of rows that are too long, `head` or `head-tail`.
+        keep: of rows that are too long, see `sequences.encode`.
     """
 
     classes: tuple[str, ...]
     columns: int
     keep: str = "head"
 
-    def note(self) -> dict[str, Any]:
-        """As an entry of `Checkpoint.notes`."""
-        return {"conversion": NOTE, "classes": list(self.classes), "columns": self.columns, "keep": self.keep}
+    def note(self, tokenizer: Path) -> dict[str, Any]:
+        """As an entry of `Checkpoint.notes`, with the digest of the tokenizer's dictionary."""
+        kept = {"classes": list(self.classes), "columns": self.columns, "keep": self.keep}
+        return {"conversion": NOTE, **kept, "dictionary": _digest(tokenizer)}
 
 
 def labels_of(checkpoint: Checkpoint) -> Labels:
@@ -62,7 +64,7 @@ def tokenizer_of(checkpoint: Checkpoint, data: Path | None) -> encoders.Encoder:
         data: folder with dict.txt and tokenizer; by default that of the training.
 
     Raises:
-        UsageError: no tokenizer there, or one of another size.
+        UsageError: no tokenizer there, or one of another size, or not the one that it was fine-tuned with.
     """
     folder = data or checkpoint.data
     try:
@@ -75,7 +77,14 @@ def tokenizer_of(checkpoint: Checkpoint, data: Path | None) -> encoders.Encoder:
             f"{folder}: its dictionary has {encoder.symbols} symbols and the checkpoint {size}; --data must name the "
             "folder that the checkpoint was pretrained on"
         )
+    for note in checkpoint.notes:
+        if note.get("dictionary", digest := _digest(folder)) != digest:
+            raise UsageError(f"{folder}: dict.txt is not the one of the fine-tuning; --data must name its folder")
     return encoder
+
+
+def _digest(tokenizer: Path) -> str:
+    return hashlib.sha256((tokenizer / "dict.txt").read_bytes()).hexdigest()
 
 
 class Predictor:
@@ -100,7 +109,7 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, rows: Sequences, batch_tokens: int = 16384) -> Logits:
-        """(rows, classes), or (rows, 1) of scores, in the order of the rows.
+        """(rows, classes), or (rows, 1) of scores, in the order of the rows; of several chunks of a row, the mean.
 
         Args:
             rows: made by `sequences`.
@@ -118,11 +127,21 @@ class Predictor:
                 for i, values in zip(batch, out.float().cpu().numpy(), strict=True):
                     found[i] = values
                 batch = []
-        return np.stack([values for values in found if values is not None])
+        answers: Logits = np.stack([values for values in found if values is not None])
+        starts = np.flatnonzero(np.diff(rows.owners, prepend=-1))
+        chunks = np.diff(starts, append=len(answers)).astype(np.float32)
+        sums: Logits = np.add.reduceat(answers, starts)
+        return np.divide(sums, chunks[:, None], dtype=np.float32)
+
+    def values(self, logits: Logits) -> list[float]:
+        """The class id of each row, or its score."""
+        return [float(value) for value in (logits.argmax(1) if self.labels.classes else logits[:, 0])]
+
+    def words(self, values: Sequence[float]) -> list[str]:
+        """The names of classes, or scores as text."""
+        return [self.labels.classes[int(value)] if self.labels.classes else str(value) for value in values]
 
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[str] | list[float]:
         """Names of classes, or scores."""
-        logits = self.logits(self.sequences(texts))
-        if not self.labels.classes:
-            return [float(value) for value in logits[:, 0]]
-        return [self.labels.classes[i] for i in logits.argmax(1)]
+        values = self.values(self.logits(self.sequences(texts)))
+        return self.words(values) if self.labels.classes else values

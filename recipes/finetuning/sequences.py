@@ -13,9 +13,11 @@ import torch
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from data_prep.encoders import Encoder
+from linformer_fairseq.compat.errors import UsageError
 
 BOS, EOS = 0, 2
-KEEPS = ("head", "head-tail")
+KEEPS = ("head", "head-tail", "chunks")
+POOL = 50  # batches whose rows are sorted by length together
 _SPECIAL = 4  # symbols before the first class in fairseq's dictionary of labels
 Ids = npt.NDArray[np.int64]
 
@@ -25,12 +27,18 @@ class Sequences:
     """Encoded rows.
 
     Attributes:
-        ids: of each row, special symbols included.
-        shortened: rows that were longer than the model reads.
+        ids: of each sequence, special symbols included.
+        owners: (sequences,) the row that each belongs to, ascending; several of one row with `chunks`.
+        longer: rows that were longer than the model reads.
     """
 
     ids: list[Ids]
-    shortened: int
+    owners: Ids
+    longer: int
+
+    def of_rows(self, values: Sequence[float]) -> list[float]:
+        """A value of each row, for each sequence."""
+        return [values[row] for row in self.owners]
 
 
 def encode(texts: Sequence[tuple[str, ...]], encoder: Encoder, longest: int, keep: str = "head") -> Sequences:
@@ -41,22 +49,60 @@ def encode(texts: Sequence[tuple[str, ...]], encoder: Encoder, longest: int, kee
         encoder: of the checkpoint's tokenizer.
         longest: tokens that the model reads; of a longer row `keep` says what stays. Of two texts the longer one is
             shortened first.
-        keep: `head`, or `head-tail`, a quarter from the beginning and the rest from the end (Sun et al. 2019, who took
-            128 and 382 of 510 tokens).
+        keep: `head`; `head-tail`, a quarter from the beginning and the rest from the end (Sun et al. 2019, who took
+            128 and 382 of 510 tokens); or `chunks`, all of it, as sequences of equal length.
+
+    Raises:
+        UsageError: chunks of two texts.
     """
-    parts = [_parts([row[column] for row in texts], encoder) for column in range(len(texts[0]))]
-    rows: list[Ids] = []
-    shortened = 0
-    for row in zip(*parts, strict=True):
-        room = longest - 2 * len(row)
+    columns = len(texts[0])
+    if keep == "chunks" and columns > 1:
+        raise UsageError("--keep chunks is for one text a row; with two, choose head or head-tail")
+    parts = [_parts([row[column] for row in texts], encoder) for column in range(columns)]
+    room = longest - 2 * columns
+    ids: list[Ids] = []
+    owners: list[int] = []
+    longer = 0
+    for number, row in enumerate(zip(*parts, strict=True)):
         lengths = fit([len(part) for part in row], room)
-        shortened += any(length < len(part) for length, part in zip(lengths, row, strict=True))
-        pieces: list[Ids] = []
-        for number, (part, length) in enumerate(zip(row, lengths, strict=True)):
-            first = np.array([BOS if number == 0 else EOS], dtype=np.int64)
-            pieces += [first, _kept(part, length, keep), np.array([EOS], dtype=np.int64)]
-        rows.append(np.concatenate(pieces))
-    return Sequences(rows, shortened)
+        too_long = any(length < len(part) for length, part in zip(lengths, row, strict=True))
+        longer += too_long
+        if too_long and keep == "chunks":
+            chunks = [[piece] for piece in np.array_split(row[0], -(-len(row[0]) // room))]
+        else:
+            chunks = [[_kept(part, length, keep) for part, length in zip(row, lengths, strict=True)]]
+        ids += [_sequence(chunk) for chunk in chunks]
+        owners += [number] * len(chunks)
+    return Sequences(ids, np.array(owners, dtype=np.int64), longer)
+
+
+def _sequence(parts: Sequence[Ids]) -> Ids:
+    pieces: list[Ids] = []
+    for number, part in enumerate(parts):
+        first = np.array([BOS if number == 0 else EOS], dtype=np.int64)
+        pieces += [first, part, np.array([EOS], dtype=np.int64)]
+    return np.concatenate(pieces)
+
+
+def batches_of_like_length(lengths: Sequence[int], batch_size: int, seed: int) -> Ids:
+    """An order in which neighbours have about the same length, so that batches of it hold few pads.
+
+    Rows are shuffled, and each `POOL` batches of them sorted by length; fairseq shuffles the batches every epoch. On
+    IMDB a batch of 32 rows at random is always as long as the model reads.
+
+    Args:
+        lengths: of the sequences.
+        batch_size: sequences in a batch.
+        seed: of the order.
+
+    Returns:
+        (sequences,) a permutation.
+    """
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    pool = batch_size * POOL
+    sizes = np.asarray(lengths)
+    pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+    return np.concatenate([part[np.argsort(sizes[part], kind="stable")] for part in pools]).astype(np.int64)
 
 
 def fit(lengths: Sequence[int], room: int) -> list[int]:
@@ -88,25 +134,30 @@ def write_data(
     dictionary: Path,
     splits: Mapping[str, tuple[Sequences, Sequence[float]]],
     classes: Sequence[str],
+    batch_size: int = 1,
+    seed: int = 1,
 ) -> None:
-    """Writes what fairseq's task `sentence_prediction` reads.
+    """Writes what fairseq's task `sentence_prediction` reads with `--no-shuffle`, in batches of like length.
 
     Args:
         folder: to be made.
         dictionary: dict.txt of the tokenizer.
         splits: rows and targets of train and valid; a target is a class id, or a score where there are no classes.
         classes: names of the classes; without any, it is a regression.
+        batch_size, seed: see `batches_of_like_length`.
     """
     for name in ("input0", "label"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(dictionary, folder / "input0/dict.txt")
     (folder / "label/dict.txt").write_text("".join(f"class{i} 1\n" for i in range(len(classes))))
-    for split, (rows, targets) in splits.items():
-        _write_items(folder / "input0" / split, rows.ids)
+    for split, (rows, of_rows) in splits.items():
+        order = batches_of_like_length([len(ids) for ids in rows.ids], batch_size, seed)
+        targets = rows.of_rows(of_rows)
+        _write_items(folder / "input0" / split, [rows.ids[i] for i in order])
         if classes:
-            _write_items(folder / "label" / split, [np.array([int(t) + _SPECIAL, EOS]) for t in targets])
+            _write_items(folder / "label" / split, [np.array([int(targets[i]) + _SPECIAL, EOS]) for i in order])
         else:
-            (folder / f"label/{split}.label").write_text("".join(f"{target}\n" for target in targets))
+            (folder / f"label/{split}.label").write_text("".join(f"{targets[i]}\n" for i in order))
 
 
 def _write_items(prefix: Path, items: Sequence[Ids]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,20 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def split(self, share: float) -> tuple[Table, Table]:
+        """Two tables: the rest, and about that share of the rows; rows with the same texts stay together.
+
+        A row's place depends on its texts alone, not on other rows or on chance.
+        """
+        parts = tuple(Table(self.path, labels=None if self.labels is None else []) for _ in range(2))
+        for row, texts in enumerate(self.texts):
+            digest = hashlib.sha256("\t".join(texts).encode()).digest()
+            part = parts[int.from_bytes(digest[:8], "big") < share * 2**64]
+            part.texts.append(texts)
+            if part.labels is not None and self.labels is not None:
+                part.labels.append(self.labels[row])
+        return parts[0], parts[1]
 
 
 def read_table(path: Path, layout: Layout, skip_broken: bool = False) -> Table:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from progress import run_logged
 from recipe import fairseq_train_argv
 
 from finetuning.metrics import score
 from finetuning.predict import Labels, Predictor, tokenizer_of
-from finetuning.sequences import Sequences, encode, write_data
+from finetuning.sequences import encode, write_data
 from finetuning.tables import Table
 from linformer_fairseq.checkpoints.checkpoint import (
     Checkpoint,
@@ -30,6 +30,7 @@ from linformer_fairseq.compat.errors import UsageError
 RECIPE = Path(__file__).resolve().parents[1] / "finetune/classification.yaml"
 RESULT = "result.json"
 MODEL = "model.pt"
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,11 @@ class Run:
     """What one fine-tuning depends on.
 
     Attributes:
-        checkpoint: a pretrained one; None to train the same architecture from nothing (`shape` says which).
+        checkpoint: a pretrained one.
         labels: classes or score, and what is kept of long rows.
         metrics: names in `metrics.py`; the first one counts.
         seed, lr, batch_size, epochs: of the training.
+        pretrained: start from its parameters, not only with its architecture and tokenizer.
         overrides: settings of the recipe that differ.
     """
 
@@ -53,6 +55,10 @@ class Run:
     epochs: int = 3
     pretrained: bool = True
     overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def in_words(self) -> str:
+        """What a table says of its setting."""
+        return f"lr {self.lr:g}, batch {self.batch_size}, epochs {self.epochs}"
 
     def settings(self) -> dict[str, Any]:
         """As they are kept beside the result; a finished run is not done again while they are the same."""
@@ -80,67 +86,86 @@ def targets(table: Table, labels: Labels) -> list[float]:
         raise UsageError(f"{table.path}: a score is not a number ({error}); is it a classification?") from error
 
 
-def finetune(run: Run, train: Table, dev: Table, data: Path | None, out: Path) -> dict[str, Any]:
-    """Trains, scores every row of `dev`, and leaves `model.pt` and `result.json`; a finished run is read instead.
+def finetune(run: Run, train: Table, evaluations: Mapping[str, Table], data: Path | None, out: Path) -> Result:
+    """Trains, scores every row of each evaluation, and leaves `model.pt`, `result.json` and predictions.
+
+    A finished run is read instead, and a run that was stopped goes on.
 
     Args:
         run: its settings.
-        train, dev: labelled tables.
+        train: labelled rows to learn from.
+        evaluations: name -> labelled rows to score; the epoch is chosen by the first. Predictions go to `NAME.tsv`.
         data: folder with the tokenizer, see `tokenizer_of`.
         out: folder of the run; with another run's result in it, it is refused.
 
     Returns:
-        The content of `result.json`: settings, metrics, rows and rows shortened.
+        The content of `result.json`: `settings`; `scores`, by evaluation and metric; `constant`, the same for the
+        best answer that is the same for every row; `rows`; `longer`, rows that were longer than the model reads.
     """
-    done = out / RESULT
-    if done.exists():
-        result: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        if result["settings"] != run.settings():
-            raise UsageError(f"{out} holds the result of other settings; choose another --out")
-        return result
+    if (done := read_result(run, out)) is not None:
+        return done
     source = read_any(run.checkpoint)
     encoder = tokenizer_of(source, data)
     longest = encoder_config(source).max_positions
-    rows = {name: encode(t.texts, encoder, longest, run.labels.keep) for name, t in (("train", train), ("valid", dev))}
-    wanted = {"train": targets(train, run.labels), "valid": targets(dev, run.labels)}
+    rows = {name: encode(t.texts, encoder, longest, run.labels.keep) for name, t in evaluations.items()}
+    wanted = {name: targets(table, run.labels) for name, table in evaluations.items()}
+    learnt, taught = encode(train.texts, encoder, longest, run.labels.keep), targets(train, run.labels)
     folder = data or source.data
-    splits = {name: (rows[name], wanted[name]) for name in rows}
-    write_data(out / "data", folder / "dict.txt", splits, run.labels.classes)
-    _train(run, source, len(train), out)
+    first = next(iter(evaluations))
+    splits = {"train": (learnt, taught), "valid": (rows[first], wanted[first])}
+    write_data(out / "data", folder / "dict.txt", splits, run.labels.classes, run.batch_size, run.seed)
+    _train(run, source, len(learnt.ids), out)
     tuned = read(out / "checkpoints/checkpoint_best.pt")
-    tuned.notes = [*source.notes, run.labels.note()]
+    tuned.notes = [*source.notes, run.labels.note(folder)]
     tuned.task = {**tuned.task, "data": str(folder)}
-    scores = evaluate(Predictor(tuned, encoder), rows["valid"], wanted["valid"], run.metrics)
-    tuned.scores = {f"{dev.path.name} {name}": round(value, 2) for name, value in scores.items()}
+    predictor = Predictor(tuned, encoder)
+    answer = statistics.mode(taught) if run.labels.classes else statistics.mean(taught)
+    scores, constant = {}, {}
+    for name, table in evaluations.items():
+        found = predictor.values(predictor.logits(rows[name]))
+        write_predictions(table, predictor.words(found), out / f"{name}.tsv")
+        scores[name] = {metric: score(metric, wanted[name], found) for metric in run.metrics}
+        constant[name] = {metric: score(metric, wanted[name], [answer] * len(table)) for metric in run.metrics}
+    tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
     write(tuned, out / MODEL, force=True)
-    counts = {"train": len(train), "dev": len(dev), "broken": len(train.broken), "epochs": run.epochs}
-    shortened = {name: found.shortened for name, found in rows.items()}
-    result = {"settings": run.settings(), "scores": scores, "rows": counts, "shortened": shortened}
-    with atomically(done, force=True) as temporary:
+    result = {
+        "settings": run.settings(),
+        "scores": scores,
+        "constant": constant,
+        "rows": {"train": len(train), **{name: len(table) for name, table in evaluations.items()}},
+        "broken": len(train.broken),
+        "longer": {"train": learnt.longer, **{name: found.longer for name, found in rows.items()}},
+    }
+    with atomically(out / RESULT, force=True) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
 
-def score_table(
-    model: Path, table: Table, labels: Labels, metrics: Sequence[str], data: Path | None
-) -> dict[str, float]:
-    """Scores a fine-tuned checkpoint on another table, every row of it."""
-    checkpoint = read(model)
-    predictor = Predictor(checkpoint, tokenizer_of(checkpoint, data))
-    return evaluate(predictor, predictor.sequences(table.texts), targets(table, labels), metrics)
+def read_result(run: Run, out: Path) -> Result | None:
+    """What `finetune` has left of a finished run.
+
+    Raises:
+        UsageError: it had other settings.
+    """
+    done = out / RESULT
+    if not done.exists():
+        return None
+    result: Result = json.loads(done.read_text(encoding="utf-8"))
+    if result["settings"] != run.settings():
+        raise UsageError(f"{out} holds the result of other settings; choose another --out")
+    return result
 
 
-def evaluate(
-    predictor: Predictor, rows: Sequences, wanted: Sequence[float], metrics: Sequence[str]
-) -> dict[str, float]:
-    """Each metric over all rows."""
-    logits = predictor.logits(rows)
-    found = logits.argmax(1) if predictor.labels.classes else logits[:, 0]
-    return {name: score(name, list(wanted), [float(value) for value in np.asarray(found)]) for name in metrics}
+def write_predictions(table: Table, words: Sequence[str], path: Path) -> None:
+    """Writes a line for each row of a labelled table: label, prediction."""
+    assert table.labels is not None
+    lines = [f"{label}\t{word}\n" for label, word in zip(table.labels, words, strict=True)]
+    with atomically(path, force=True) as temporary:
+        temporary.write_text("label\tprediction\n" + "".join(lines), encoding="utf-8")
 
 
-def _train(run: Run, source: Checkpoint, rows: int, out: Path) -> None:
-    updates = max(1, -(-rows // run.batch_size)) * run.epochs
+def _train(run: Run, source: Checkpoint, sequences: int, out: Path) -> None:
+    updates = max(1, -(-sequences // run.batch_size)) * run.epochs
     model = {key: value for key, value in vars(complete_settings(source.model)).items() if value is not None}
     known = {key: value for key, value in model.items() if key in _SHAPE}
     overrides = {
@@ -154,7 +179,8 @@ def _train(run: Run, source: Checkpoint, rows: int, out: Path) -> None:
         "optimization.max_update": updates,
         "lr_scheduler.total_num_update": updates,
         "lr_scheduler.warmup_updates": max(1, updates * 6 // 100),
-        "checkpoint.best_checkpoint_metric": "accuracy" if run.labels.classes else "loss",
+        "criterion.report_mcc": run.metrics[0] == "matthews",
+        "checkpoint.best_checkpoint_metric": _BEST.get(run.metrics[0], "accuracy"),
         "checkpoint.maximize_best_checkpoint_metric": bool(run.labels.classes),
         **run.overrides,
     }
@@ -168,6 +194,10 @@ def _train(run: Run, source: Checkpoint, rows: int, out: Path) -> None:
         argv += ["--restore-file", str(start)]
     run_logged(argv, out / "train.log", range(updates), out.name)
 
+
+# Name in fairseq's log of the metric that chooses the epoch, where that is not accuracy. It has pearson as well, which
+# is not a number for a model that says the same of everything.
+_BEST = {"matthews": "mcc", "pearson": "loss"}
 
 # Settings that make the network what it is; dropouts and the like are the recipe's.
 _SHAPE = (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 
 import pytest
 
-from linformer_fairseq.compat.noise import silence_known_warnings
+from linformer_fairseq.compat.noise import quiet_root_logger, silence_known_warnings
 
 AUTOCAST = "`torch.cuda.amp.autocast(args...)` is deprecated."
 PIN_MEMORY = "'pin_memory' argument is set as true but no accelerator is found."
@@ -54,3 +57,16 @@ def test_another_warning_is_seen(
 ) -> None:
     warnings.warn_explicit(message, category, "file.py", 1, module)
     assert [str(warning.message) for warning in seen] == [message]
+
+
+def test_importing_the_project_does_not_make_every_library_talk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOGLEVEL", raising=False)
+    code = "import linformer_fairseq, logging, sys; sys.exit(logging.root.level)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == logging.WARNING
+
+
+def test_who_asks_for_debug_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGLEVEL", "debug")
+    monkeypatch.setattr(logging.root, "level", logging.DEBUG)
+    quiet_root_logger()
+    assert logging.root.level == logging.DEBUG

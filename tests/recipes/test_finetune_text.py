@@ -28,14 +28,17 @@ def table(path: Path, rows: int, seed: int, score: bool = False) -> Path:
 def test_from_tables_to_predictions(
     checkpoint: Path, score: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train, dev = table(tmp_path / "a.tsv", 480, 1, score), table(tmp_path / "b.tsv", 50, 2, score)
+    train, test = table(tmp_path / "a.tsv", 520, 1, score), table(tmp_path / "b.tsv", 50, 2, score)
     columns = ["--text-column", "review"]
-    words = ["--checkpoint", str(checkpoint), "--train", str(train), "--dev", str(dev), *columns, "--lr", "2e-3"]
+    words = ["--checkpoint", str(checkpoint), "--train", str(train), "--test", str(test), *columns, "--lr", "2e-3"]
     words += ["--label-column", "verdict", "--out", str(tmp_path / "tuned"), "--batch-size", "16", "--epochs", "4"]
     assert finetune_text.main([*words, *(["--regression"] if score else [])]) == 0
     result = json.loads((tmp_path / "tuned/result.json").read_text())
-    assert result["scores"]["pearson" if score else "accuracy"] > 85 and result["rows"]["dev"] == 50
-    assert "rows were longer than the model reads; of them the head was kept" in capsys.readouterr().out
+    assert result["scores"]["test"]["pearson" if score else "accuracy"] > 85
+    assert sum(result["rows"].values()) == 570 and 30 < result["rows"]["dev"] < 80 and result["rows"]["test"] == 50
+    printed = capsys.readouterr().out
+    assert f"train: {result['longer']['train']:,} rows were longer than the model reads; of them the head" in printed
+    assert "| a | 4" in printed and (tmp_path / "tuned/results.png").exists()
 
     (tmp_path / "new.tsv").write_text("review\ngood river garden\nbad city winter\n")
     predict = ["predict", "--checkpoint", str(tmp_path / "tuned/model.pt"), "--input", str(tmp_path / "new.tsv")]
@@ -55,14 +58,26 @@ def test_from_tables_to_predictions(
         ("a\t0\nb\t1\n", ["--label-column", "class"], "no column class; it has text, label"),
         ("a\t0\nb\t1\n", ["--text-column", "text", "text", "text"], "one or two columns, not 3"),
         ("a\t0\nb\t1\n", ["--checkpoint", "absent.pt"], "absent.pt: no such file"),
+        ("a\t0\nb\t1\n", ["--dev", "unlabelled.tsv"], "unlabelled.tsv: no column label; it has text"),
+        ("a\t0\nb\t1\n", ["--dev", "other.tsv"], "other.tsv: row 2 has the label '2', which is none of 0, 1"),
+        ("a\t0\nb\t1\n", ["--dev-share", "1.5"], "--dev-share 1.5: must be above 0 and below 1"),
     ],
 )
 def test_wrong_tables_and_flags_are_refused(
-    rows: str, flags: list[str], message: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rows: str,
+    flags: list[str],
+    message: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "a.tsv"
     path.write_text(f"text\tlabel\n{rows}")
-    words = ["--checkpoint", str(checkpoint), "--train", str(path), "--dev", str(path), "--out", str(tmp_path / "out")]
+    monkeypatch.chdir(tmp_path)
+    Path("unlabelled.tsv").write_text("text\na\n")
+    Path("other.tsv").write_text("text\tlabel\na\t1\nb\t2\n")
+    words = ["--checkpoint", str(checkpoint), "--train", str(path), "--out", str(tmp_path / "out")]
     assert finetune_text.main([*words, *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
 

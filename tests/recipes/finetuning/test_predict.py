@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from finetuning.predict import HEAD, Labels, Predictor, labels_of, tokenizer_of
+from finetuning.sequences import Sequences
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
 from linformer_fairseq.compat.errors import UsageError
@@ -24,7 +26,7 @@ def tuned(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpo
     torch.manual_seed(1)
     model.register_classification_head(HEAD, num_classes=2)
     path = tmp_path_factory.mktemp("tuned") / "model.pt"
-    write(Checkpoint(model.state_dict(), source.model, source.task, 3, [LABELS.note()]), path)
+    write(Checkpoint(model.state_dict(), source.model, source.task, 3, [LABELS.note(source.data)]), path)
     return read(path)
 
 
@@ -35,7 +37,7 @@ def test_batches_order_and_padding_change_nothing(tuned: Checkpoint) -> None:
     ]
     predictor = Predictor(tuned, tokenizer_of(tuned, None))
     rows = predictor.sequences(texts)
-    assert 0 < rows.shortened < 60
+    assert 0 < rows.longer < 60
     together, alone = predictor.logits(rows), predictor.logits(rows, batch_tokens=1)
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
     order = chance.sample(range(60), 60)
@@ -43,6 +45,15 @@ def test_batches_order_and_padding_change_nothing(tuned: Checkpoint) -> None:
     np.testing.assert_allclose(shuffled, together[order], rtol=0, atol=1e-5)
     names = predictor.predict(texts)
     assert names == [LABELS.classes[i] for i in together.argmax(1)]
+
+
+def test_the_answer_to_a_text_in_chunks_is_the_mean_of_theirs(tuned: Checkpoint) -> None:
+    predictor = Predictor(tuned, tokenizer_of(tuned, None), Labels(("no", "yes"), 1, "chunks"))
+    rows = predictor.sequences([("river",), (" ".join(["garden book city"] * 60),), ("winter",)])
+    single = Sequences(rows.ids, np.arange(len(rows.ids)), 0)
+    each, pooled = predictor.logits(single), predictor.logits(rows)
+    assert len(pooled) == 3 and len(each) > 4
+    np.testing.assert_allclose(pooled, [each[0], each[1:-1].mean(0), each[-1]], rtol=0, atol=1e-6)
 
 
 def test_what_a_checkpoint_predicts_is_in_it(tuned: Checkpoint, checkpoint: Path) -> None:
@@ -54,6 +65,12 @@ def test_what_a_checkpoint_predicts_is_in_it(tuned: Checkpoint, checkpoint: Path
 def test_a_tokenizer_that_does_not_fit_is_refused(tuned: Checkpoint, tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--data names the folder that the checkpoint was pretrained on"):
         tokenizer_of(tuned, tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(tokenizer, other)
+    lines = (other / "dict.txt").read_text().splitlines(keepends=True)
+    (other / "dict.txt").write_text("".join([*lines[:-1], lines[-1].replace(" ", " 9")]))
+    with pytest.raises(UsageError, match="dict.txt is not the one of the fine-tuning"):
+        tokenizer_of(tuned, other)
     tuned.state = {k: v[:-1] if v.size()[:1] == (320,) else v for k, v in tuned.state.items()}
     with pytest.raises(UsageError, match="its dictionary has 320 symbols and the checkpoint 319"):
         tokenizer_of(tuned, tokenizer)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fairseq.tasks import setup_task
-from finetuning.sequences import encode, fit, write_data
+from finetuning.sequences import batches_of_like_length, encode, fit, write_data
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import encoders
+from linformer_fairseq.compat.errors import UsageError
 
 
 @given(lengths=st.lists(st.integers(0, 200), min_size=1, max_size=2), room=st.integers(4, 120))
@@ -38,8 +39,37 @@ def test_what_is_kept_of_a_long_text(keep: str, head: int, tokenizer: Path) -> N
     text = " ".join(f"{word} river" for word in "the a garden child teacher book city winter letter good bad".split())
     whole = encoder.encode([text])[0].tolist()
     rows = encode([(text,), ("a book",)], encoder, 16, keep)
-    assert rows.shortened == 1 and len(rows.ids[0]) == 16
+    assert rows.longer == 1 and len(rows.ids[0]) == 16
     assert rows.ids[0].tolist() == [0, *whole[:head], *whole[len(whole) - (14 - head) :][: 14 - head], 2]
+
+
+def test_chunks_hold_all_of_a_long_text(tokenizer: Path) -> None:
+    encoder = encoders.load(tokenizer)
+    text = " ".join(f"{word} river" for word in "the a garden child teacher book city winter letter good bad".split())
+    whole = encoder.encode([text])[0].tolist()
+    rows = encode([("a book",), (text,), ("winter",)], encoder, 16, "chunks")
+    chunks = [ids.tolist() for ids, owner in zip(rows.ids, rows.owners, strict=True) if owner == 1]
+    assert rows.longer == 1 and len(chunks) == -(-len(whole) // 14) and rows.owners.tolist()[-1] == 2
+    assert all(chunk[0] == 0 and chunk[-1] == 2 and len(chunk) <= 16 for chunk in chunks)
+    assert [token for chunk in chunks for token in chunk[1:-1]] == whole
+    assert max(map(len, chunks)) - min(map(len, chunks)) <= 1
+    assert rows.of_rows([0.0, 1.0, 0.0]) == [0.0, *[1.0] * len(chunks), 0.0]
+    with pytest.raises(UsageError, match="--keep chunks is for one text a row"):
+        encode([("a", "b")], encoder, 16, "chunks")
+
+
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=300), batch=st.integers(1, 8), seed=st.integers(0, 9))
+def test_batches_of_like_length_lose_no_row_and_save_pads(lengths: list[int], batch: int, seed: int) -> None:
+    order = batches_of_like_length(lengths, batch, seed)
+    assert sorted(order) == list(range(len(lengths)))
+    np.testing.assert_array_equal(order, batches_of_like_length(lengths, batch, seed))
+
+    def padded(order: np.typing.NDArray[np.int64]) -> int:
+        cut = [order[i : i + batch] for i in range(0, len(order), batch)]
+        return sum(len(part) * max(lengths[i] for i in part) for part in cut)
+
+    by_chance = padded(np.random.default_rng(seed).permutation(len(lengths)))
+    assert padded(order) <= by_chance + batch * max(lengths)  # the last batch may be a small one
 
 
 @pytest.mark.parametrize("classes", [("no", "yes", "perhaps"), ()])
@@ -57,8 +87,8 @@ def test_fairseq_reads_every_row_and_target(classes: tuple[str, ...], tokenizer:
     task = setup_task(cfg)
     task.load_dataset("train")
     dataset = task.dataset("train")
-    assert len(dataset) == 3
-    for i in range(3):
+    found = []
+    for i in range(len(dataset)):
         sample = dataset.collater([dataset[i]])
-        np.testing.assert_array_equal(sample["net_input"]["src_tokens"][0].numpy(), rows.ids[i])
-        assert float(sample["target"].view(-1)[0]) == targets[i]
+        found.append((sample["net_input"]["src_tokens"][0].tolist(), float(sample["target"].view(-1)[0])))
+    assert sorted(found) == sorted((ids.tolist(), target) for ids, target in zip(rows.ids, targets, strict=True))

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from finetuning.tables import Layout, Table, read_table
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linformer_fairseq.compat.errors import UsageError
 
@@ -89,3 +91,19 @@ def test_bad_input_is_refused_with_file_row_and_reason(name: str, content: bytes
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="absent.tsv: no such file"):
         read_table(tmp_path / "absent.tsv", LAYOUT)
+
+
+@given(words=st.lists(st.sampled_from("abcdefghijklmnop"), min_size=1, max_size=60), share=st.floats(0.05, 0.95))
+def test_a_split_loses_no_row_and_keeps_equal_texts_together(words: list[str], share: float) -> None:
+    table = Table(Path("a.tsv"), [(word, "x") for word in words], [word.upper() for word in words])
+    parts = table.split(share)
+    assert all(part.labels == [first.upper() for first, _ in part.texts] for part in parts)
+    assert sorted(text for part in parts for text in part.texts) == sorted(table.texts)
+    assert not set(parts[0].texts) & set(parts[1].texts)
+    again = Table(table.path, table.texts[::-1]).split(share)  # the same rows whatever their order
+    assert [sorted(part.texts) for part in again] == [sorted(part.texts) for part in parts]
+
+
+def test_a_split_has_about_the_share_that_was_asked() -> None:
+    table = Table(Path("a.tsv"), [(f"text {i}",) for i in range(4000)])
+    assert 340 < len(table.split(0.1)[1]) < 460

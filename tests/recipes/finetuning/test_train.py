@@ -37,18 +37,26 @@ def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
     labels = Labels(("cold", "warm"), 1)
     run = Run(checkpoint, labels, ("accuracy", "f1"), lr=2e-3, batch_size=16, epochs=3)
     train, dev = table("train.tsv", 320, 1), table("dev.tsv", 61, 2)
-    result = finetune(run, train, dev, None, tmp_path)
-    assert result["rows"] == {"train": 320, "dev": 61, "broken": 0, "epochs": 3}
+    sets = {"dev": dev, "test": table("test.tsv", 30, 3)}
+    result = finetune(run, train, sets, None, tmp_path)
+    assert result["rows"] == {"train": 320, "dev": 61, "test": 30}
     tuned = read(tmp_path / MODEL)
-    predicted = Predictor(tuned, tokenizer_of(tuned, None)).predict(dev.texts)
-    assert dev.labels is not None and len(predicted) == 61
-    assert result["scores"]["accuracy"] == pytest.approx(100 * accuracy_score(dev.labels, predicted)) and (
-        result["scores"]["accuracy"] > 90
-    )
+    for name, rows in sets.items():
+        predicted = Predictor(tuned, tokenizer_of(tuned, None)).predict(rows.texts)
+        assert rows.labels is not None and len(predicted) == len(rows)
+        accuracy = 100 * accuracy_score(rows.labels, predicted)
+        assert result["scores"][name]["accuracy"] == pytest.approx(accuracy) and accuracy > 90
+        lines = [line.split("\t") for line in (tmp_path / f"{name}.tsv").read_text().splitlines()]
+        assert lines == [["label", "prediction"], *map(list, zip(rows.labels, predicted, strict=True))]
+        most = max(rows.labels.count(label) for label in ("cold", "warm"))
+        assert result["constant"][name]["accuracy"] in (
+            pytest.approx(100 * most / len(rows)),
+            pytest.approx(100 - 100 * most / len(rows)),
+        )
     monkeypatch.setattr("finetuning.train.run_logged", None)  # a second time nothing is run
-    assert finetune(run, train, dev, None, tmp_path) == result
+    assert finetune(run, train, sets, None, tmp_path) == result
     with pytest.raises(UsageError, match="holds the result of other settings"):
-        finetune(Run(checkpoint, labels, ("accuracy",), seed=2), train, dev, None, tmp_path)
+        finetune(Run(checkpoint, labels, ("accuracy",), seed=2), train, sets, None, tmp_path)
 
 
 @pytest.mark.parametrize(
