@@ -70,7 +70,6 @@ def whole(finish: Any, train_command: Any, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize(
     ("processes", "send", "status"),
     [
-        (1, to_one(signal.SIGUSR1), REQUEUE),
         (1, to_all(signal.SIGTERM), REQUEUE),
         (1, to_all(signal.SIGINT), 130),
         (2, to_one(signal.SIGUSR2), REQUEUE),
@@ -79,7 +78,7 @@ def whole(finish: Any, train_command: Any, tmp_path_factory: pytest.TempPathFact
         (2, to_all(signal.SIGINT), 130),
         (2, to_the_second_rank, REQUEUE),
     ],
-    ids=["USR1", "TERM all", "Ctrl-C", "2 USR2", "2 TERM all", "2 INT parent", "2 Ctrl-C", "2 USR1 to a rank"],
+    ids=["TERM all", "Ctrl-C", "2 USR2", "2 TERM all", "2 INT parent", "2 Ctrl-C", "2 USR1 to a rank"],
 )
 def test_saves_and_goes_on(
     processes: int,
@@ -146,6 +145,29 @@ def test_twice_stops_at_once(start: Any, train_command: Any, tmp_path: Path) -> 
     assert process.returncode == 130, log[-3000:]
     assert "stopping at once, without saving" in log and "Traceback" not in log
     assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_saves_within_a_validation(start: Any, train_command: Any, tiny_data: Path, tmp_path: Path) -> None:
+    """It may take longer than a pre-empted job has left. What it finds is still seen."""
+    (tmp_path / "dict.txt").symlink_to(tiny_data / "dict.txt")
+    for suffix in ("bin", "idx"):
+        for split in ("train", "valid"):  # 400 examples: long enough for the signal to come in time
+            (tmp_path / f"{split}.{suffix}").symlink_to(tiny_data / f"train.{suffix}")
+    validation = ("--batch-size-valid", 1, "--validate-interval-updates", 3)
+    command = train_command(tmp_path / "run", "--max-update", 40, *validation)
+    words = [f"{tmp_path}" if word == f"{tiny_data}" else word for word in command if word != "--disable-validation"]
+    process = start(words)
+    log = ""
+    dry_run = True
+    for line in process.stdout:
+        log += line
+        dry_run &= '"num_updates": "1"' not in line
+        if 'begin validation on "valid" subset' in line and not dry_run:
+            process.terminate()
+    assert process.wait(timeout=60) == REQUEUE, log[-3000:]
+    within = log[log.rindex('begin validation on "valid" subset') :]
+    assert 0 < within.index("Saved 3 updates") < within.index('"valid_loss"'), within
+    assert SAVED.search(log.strip().splitlines()[-1])
 
 
 def test_before_the_first_update_there_is_nothing_to_save(start: Any, train_command: Any, tmp_path: Path) -> None:
