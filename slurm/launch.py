@@ -1,7 +1,7 @@
 """Pretraining, fine-tuning and data preparation as Slurm jobs, through submitit; or the same here, without Slurm.
 
     python slurm/launch.py pretrain --data DATA --save-dir RUNS --sweep model.projected_length=64,128 common.seed=1,2
-    python slurm/launch.py finetune --checkpoint C.pt --glue-dir glue --tasks RTE,MRPC --out tuned
+    python slurm/launch.py finetune --parts 6 --checkpoint C.pt --glue-dir glue --tasks RTE,MRPC --out tuned
     python slurm/launch.py prepare wikipedia_books --out data-run --copies 16
     python slurm/launch.py status | logs --follow | cancel        of the newest submission, or of the one that is named
 
@@ -47,9 +47,9 @@ def pretrain(a: argparse.Namespace, more: list[str]) -> list[Part]:
 
 
 def finetune(a: argparse.Namespace, more: list[str]) -> list[Part]:
-    """One job a task of GLUE; the same command over all tasks then finds the runs done and makes the table."""
-    script = [sys.executable, str(ROOT / "recipes/finetune_glue.py"), "--out", str(a.out)]
-    return [Part(task, Work((*script, "--tasks", task, *more))) for task in a.tasks.split(",")]
+    """Jobs that share the runs of recipes/finetune_glue.py among them; the last makes the table."""
+    argv = (sys.executable, "-u", str(ROOT / "recipes/finetune_glue.py"), *more, "--part")
+    return [Part(f"part {part}", Work((*argv, f"{part}/{a.parts_of_grid}"))) for part in range(1, a.parts_of_grid + 1)]
 
 
 def prepare(a: argparse.Namespace, more: list[str]) -> list[Part]:
@@ -164,8 +164,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--sweep", nargs="+", default=[], metavar="KEY=V,V", help="settings of the recipe to vary")
     one.add_argument("--free-gb", type=float, default=10, help="disk that must be free (default: %(default)s)")
     one = starts("finetune", finetune, nodes=1, gpus=1, cpus=4)
-    one.add_argument("--tasks", required=True, metavar="A,B", help="tasks of GLUE, a job each")
-    one.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    one.add_argument("--parts", dest="parts_of_grid", type=int, default=27, metavar="N", help="jobs (default: 27)")
     one = starts("prepare", prepare, nodes=1, gpus=0, cpus=4)
     one.add_argument("config", help="YAML file, or name of a configuration of data_prep")
     one.add_argument("--out", type=Path, required=True, help="folder that all nodes see")

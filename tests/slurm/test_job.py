@@ -193,7 +193,10 @@ def test_elements_of_an_array_are_told_apart(programs: Callable[..., Path]) -> N
     assert job_name(element) == "7_1" and job_name({"SLURM_JOB_ID": "6"}) == "6"
 
 
-@pytest.mark.parametrize("script", ["slurm/pretrain.sh", "slurm/prepare_data.sh", "slurm/common.sh", ".ci/run"])
+@pytest.mark.parametrize(
+    "script",
+    [".ci/run", *(f"slurm/{name}" for name in ("common.sh", "pretrain.sh", "prepare_data.sh", "finetune_glue.sh"))],
+)
 def test_scripts_are_clean(script: str) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed")

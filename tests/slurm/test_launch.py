@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import finetune_glue
 import pytest
-from launch import combinations, main
+from launch import combinations, finetune, main, parser
 from submission import Submitted, new_folder, read_submission
 from work import Work
 
@@ -65,11 +66,15 @@ def test_data_preparation_as_an_array(capsys: pytest.CaptureFixture[str]) -> Non
     assert "#SBATCH --array=0-2%3\n" in file and "gres" not in file
 
 
-def test_fine_tuning_is_a_job_for_each_task(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["finetune", "--tasks", "RTE,MRPC", "--out", "tuned", "--checkpoint", "c.pt", "--glue-dir", "glue"]
+def test_fine_tuning_shares_its_runs_among_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["finetune", "--parts", "2", "--checkpoint", "c.pt", "--glue-dir", "glue", "--tasks", "RTE", "--out", "o"]
     assert main([*command, "--dry-run"]) == 0
     file = capsys.readouterr().out
     assert "#SBATCH --array=0-1%2\n" in file and "#SBATCH --gres=gpu:1\n" in file
+    arguments, more = parser().parse_known_args(command)
+    for number, part in enumerate(finetune(arguments, more), start=1):
+        glue = finetune_glue.parser().parse_args(part.work.argv[3:])
+        assert (glue.part, glue.tasks, glue.out) == (f"{number}/2", "RTE", Path("o"))
 
 
 @pytest.mark.slow
