@@ -88,17 +88,19 @@ def run(flags: Sequence[str], environ: Mapping[str, str]) -> int:
     status, death = _srun(argv, logs, environ)
     if status == 0 and death is None:
         return 0
+    # srun's own status is the highest of all, and processes that are taken down may still save and leave with REQUEUE
+    first = status if death is None or death.status is None else death.status
     if not still_ours(environ):
         _say("the job was cancelled, or Slurm has queued it again")
-        return status or 1
-    if status == REQUEUE or death is not None and death.status == REQUEUE:
+        return first or 1
+    if first == REQUEUE and (death is None or death.status is not None):
         _say("the run is saved")
         return requeue(environ)
     if death is not None:
         print(_tail(death, logs))
         if death.status is None and forgiven(training, retries):
             return requeue(environ)
-    return status or 1
+    return first or 1
 
 
 def _srun(argv: Sequence[str], logs: Path, environ: Mapping[str, str]) -> tuple[int, Death | None]:

@@ -102,7 +102,8 @@ RUNNING = "echo JobId=7 JobName=pretrain JobState=RUNNING Restarts=0"
 CANCELLED = "echo JobId=7 JobName=pretrain JobState=CANCELLED Restarts=0"
 SAVED = 'echo "srun: error: node1: task 0: Exited with exit code 75" >&2; exit 75'
 KILLED = 'echo "srun: error: node1: task 1: Killed" >&2; echo "srun: error: node2: tasks 2-3: Killed" >&2; exit 137'
-FAILED = 'echo "srun: error: node1: task 1: Exited with exit code 1" >&2; exit 1'
+# The processes that are taken down along with it may save and ask for a requeue; srun ends with the highest status.
+FAILED = 'echo "srun: error: node1: task 1: Exited with exit code 1" >&2; ' + SAVED
 
 
 @pytest.fixture
