@@ -149,7 +149,7 @@ def write_data(
     for name in ("input0", "label"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(dictionary, folder / "input0/dict.txt")
-    (folder / "label/dict.txt").write_text("".join(f"class{i} 1\n" for i in range(len(classes))))
+    (folder / "label/dict.txt").write_text("".join(f"{i} 1\n" for i in range(len(classes))))
     for split, (rows, of_rows) in splits.items():
         order = batches_of_like_length([len(ids) for ids in rows.ids], batch_size, seed)
         targets = rows.of_rows(of_rows)
