@@ -81,6 +81,7 @@ def pretrain(name: str, data: Path, run: Path, updates: int) -> dict[str, Any]:
         "lr_scheduler.warmup_updates": max(1, updates // 10),
         "dataset.validate_interval_updates": max(1, updates // 10),
         "checkpoint.save_interval_updates": max(1, updates // 10),
+        "common.log_interval": max(1, min(10, updates // 10)),
         **PRETRAINING[name],
     }
     if not (last.exists() and read(last).updates >= updates):

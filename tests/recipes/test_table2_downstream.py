@@ -1,0 +1,75 @@
+"""Table 2 at small scale: one short run of it, and a report of what is finished."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+from finetuning.report import Row, write_table
+from reproduce import table2_downstream
+
+from linformer_fairseq.compat.errors import UsageError
+
+WORDS = "the a river garden child teacher book city winter letter good bad warm cold likes sees reads".split()
+LINFORMER, SCRATCH = "tiny Linformer", "Linformer, not pretrained"
+
+
+@pytest.fixture
+def data(tokenizer: Path, tmp_path: Path, run_fairseq: Callable[..., Any]) -> Path:
+    """Binarised text with its tokenizer, as `data_prep run` leaves it."""
+    chance = random.Random(0)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer / "sentencepiece.model"))
+    for split, lines in (("train", 200), ("valid", 20)):
+        pieces = (model.encode(" ".join(chance.choices(WORDS, k=40)), out_type=str) for _ in range(lines))
+        (tmp_path / split).write_text("".join(" ".join(line) + "\n" for line in pieces))
+    run_fairseq(
+        *("fairseq-preprocess", "--only-source", "--srcdict", tokenizer / "dict.txt", "--destdir", tmp_path / "data"),
+        *("--trainpref", tmp_path / "train", "--validpref", tmp_path / "valid", "--workers", 1),
+    )
+    shutil.copy(tokenizer / "sentencepiece.model", tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.mark.slow
+def test_pretrained_and_untrained_are_in_one_table(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "glue/QNLI").mkdir(parents=True)
+    lines = [f"{i}\t{WORDS[i % 10]}\tgood {i}\t{('not_', '')[i % 2]}entailment\n" for i in range(60)]
+    (tmp_path / "glue/QNLI/dev.tsv").write_text("index\tquestion\tsentence\tlabel\n" + "".join(lines))
+    arguments = [str(data), "--glue-dir", str(tmp_path / "glue"), "--imdb-dir", str(tmp_path), "--updates", "2"]
+    arguments += ["--tasks", table2_downstream.QNLI, "--seeds", "1", "--out", str(tmp_path / "out")]
+    arguments += ["--models", LINFORMER, SCRATCH, "--report", str(tmp_path / "report")]
+    table2_downstream.main(arguments)
+    text = (tmp_path / "report/results.md").read_text()
+    assert f"| constant answer | {LINFORMER} | {SCRATCH} | RoBERTa-base (paper)" in text
+    assert text.count("(one seed)") == 2
+    figures = json.loads((tmp_path / "report/pretraining.json").read_text())
+    assert [figures[name]["attention"] for name in ("linformer", "exact")] == ["linformer", "exact"]
+    assert figures["linformer"]["tokens"] == 2 * 4096 and figures["exact"]["perplexity"] > 1
+
+    monkeypatch.setattr(table2_downstream, "run_logged", None)  # a second time nothing is run
+    monkeypatch.setattr("finetuning.train.run_logged", None)
+    table2_downstream.main(arguments)
+    assert (tmp_path / "report/results.md").read_text() == text
+
+
+def test_a_report_is_of_what_is_finished(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run in it is finished"):
+        table2_downstream.report(tmp_path, {}, tmp_path / "report")
+    row = Row("RTE", "lr 1", {"train": 9, "dev": 4}, {"accuracy": [50.0]}, {"accuracy": 50.0})
+    write_table([row], table2_downstream.folder(tmp_path, SCRATCH, "RTE"))
+    table2_downstream.report(tmp_path, {}, tmp_path / "report")
+    assert "| RTE | 9 | 4 |" in (tmp_path / "report/results.md").read_text()
+
+
+def test_models_and_tasks_have_folders_of_their_own() -> None:
+    tasks = [*table2_downstream.GLUE, table2_downstream.QNLI, table2_downstream.IMDB]
+    found = {table2_downstream.folder(Path("o"), model, task) for model in table2_downstream.MODELS for task in tasks}
+    assert len(found) == 3 * 7
