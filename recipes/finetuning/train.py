@@ -187,7 +187,7 @@ def _train(run: Run, source: Checkpoint, sequences: int, out: Path) -> None:
     argv = fairseq_train_argv(RECIPE, out / "data", out / "checkpoints", overrides)
     last = out / "checkpoints/checkpoint_last.pt"
     if last.exists() and read(last).updates >= updates:
-        return  # fairseq would train one more update
+        return
     if run.pretrained and not last.exists():
         start = out / "start.pt"
         write(Checkpoint(source.state, source.model, source.task), start, force=True)
