@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label:
 
     Raises:
         RunError: the program failed.
+        KeyboardInterrupt: Ctrl-C, after a training has saved what it has done.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -52,14 +54,20 @@ def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label:
         tqdm(initial=updates.start, total=updates.stop, desc=label, unit=" updates", disable=not updates) as bar,
     ):
         assert process.stdout is not None
-        for line in process.stdout:
-            file.write(line)
-            file.flush()
-            figures = parse_line(line)
-            if updates and figures is not None and figures["split"] == "train":
-                name = next((name for name in _SHOWN if name in figures), "loss")
-                bar.set_postfix_str(f"{_SHOWN.get(name, name)} {figures.get(name, math.nan):.1f}", refresh=False)
-                bar.update(int(figures["num_updates"]) - bar.n)
+        try:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                figures = parse_line(line)
+                if updates and figures is not None and figures["split"] == "train":
+                    name = next((name for name in _SHOWN if name in figures), "loss")
+                    bar.set_postfix_str(f"{_SHOWN.get(name, name)} {figures.get(name, math.nan):.1f}", refresh=False)
+                    bar.update(int(figures["num_updates"]) - bar.n)
+        except KeyboardInterrupt:
+            # A training saves and ends, whether or not the terminal has told it too. Until then somebody reads it.
+            process.send_signal(signal.SIGINT)
+            file.writelines(process.stdout)
+            raise
     if process.returncode != 0:
         end = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-12:])
         raise RunError(f"{argv[0]} failed (exit status {process.returncode}); the end of {log}:\n{end}")

@@ -35,7 +35,7 @@ def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
 ) -> None:
     register_project()
     labels = Labels(("cold", "warm"), 1)
-    run = Run(checkpoint, labels, ("accuracy", "f1"), lr=2e-3, batch_size=16, epochs=3)
+    run = Run(checkpoint, labels, ("accuracy", "f1"), lr=2e-3, batch_size=16, epochs=8)
     train, dev = table("train.tsv", 320, 1), table("dev.tsv", 61, 2)
     sets = {"dev": dev, "test": table("test.tsv", 30, 3)}
     result = finetune(run, train, sets, None, tmp_path)
