@@ -42,6 +42,12 @@ class Row:
     scores: dict[str, list[float]]
     constant: dict[str, float]
 
+    @property
+    def headline(self) -> str:
+        """The metric to look at: the first one, on the last evaluation, which is the test set where there is one."""
+        first = next(iter(self.scores)).split()[-1]
+        return [metric for metric in self.scores if metric.split()[-1] == first][-1]
+
     def scored(self, metric: str) -> int:
         """Rows behind a metric."""
         evaluations = [name for name in self.rows if name != "train"]
@@ -68,9 +74,9 @@ def table(grids: Grids) -> str:
     head = ["task", "train", "scored", "metric", "constant answer", *grids, *PAPER, "setting"]
     lines = [f"| {' | '.join(head)} |", "|---|---:|---:|---|---:|" + "---:|" * (len(head) - 6) + "---|"]
     for row in _rows(grids):
-        for number, metric in enumerate(row.scores):
+        for metric in row.scores:
             found = [_cell(_find(rows, row.task), metric) for rows in grids.values()]
-            paper = [f"{p[row.task]:.1f}" if not number and row.task in p else "" for p in PAPER.values()]
+            paper = [f"{p[row.task]:.1f}" if metric == row.headline and row.task in p else "" for p in PAPER.values()]
             sizes = [f"{row.rows['train']:,}", f"{row.scored(metric):,}"]
             cells = [row.task, *sizes, metric, f"{row.constant[metric]:.1f}", *found, *paper, row.setting]
             lines.append(f"| {' | '.join(cells)} |")
@@ -127,7 +133,7 @@ def write_table(rows: Sequence[Row], out: Path, name: str = "median (range)", be
 
 
 def _plot(grids: Grids, path: Path) -> None:
-    """The first metric of each task: a bar from the lowest to the highest seed, a point at the median."""
+    """The headline of each task: a bar from the lowest to the highest seed, a point at the median."""
     rows = _rows(grids)
     figure, axes = plt.subplots(figsize=(max(5.0, 1.3 * len(rows)), 4.2), dpi=110, layout="constrained")
     for number, (name, found) in enumerate(grids.items()):
@@ -135,15 +141,15 @@ def _plot(grids: Grids, path: Path) -> None:
             own = _find(found, row.task)
             if own is None:
                 continue
-            values = next(iter(own.scores.values()))
+            values = own.scores[own.headline]
             x = place + 0.7 * ((number + 0.5) / len(grids) - 0.5)
             axes.vlines(x, min(values), max(values), color=f"C{number}", linewidth=3, alpha=0.4)
             axes.plot(x, median(values), "o", color=f"C{number}", label=name if own is found[0] else "")
     for place, row in enumerate(rows):
-        constant = next(iter(row.constant.values()))
+        constant = row.constant[row.headline]
         label = "" if place else "the same answer for every row"
         axes.hlines(constant, place - 0.4, place + 0.4, color="gray", linestyle="--", label=label)
-    labels = [f"{row.task}\n{next(iter(row.scores))}" for row in rows]
+    labels = [f"{row.task}\n{row.headline}" for row in rows]
     axes.set_xticks(range(len(rows)), labels, fontsize=8)
     axes.set_ylabel("percent")
     axes.grid(axis="y", alpha=0.3)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from finetuning.report import Row, read_rows, write_table
+from finetuning.report import Row, read_rows, table, write_table
 from matplotlib.image import imread
 
 from linformer_fairseq.compat.errors import UsageError
@@ -43,6 +43,15 @@ def test_median_and_spread_stand_beside_other_models_and_the_papers_figures(tmp_
     assert rows[2] == ["ours", "SST-2", "lr 1", "accuracy", "2", "84.0"] and len(rows) == 11
     assert rows[-1] == ["theirs", "SST-2", "lr 3", "accuracy", "1", "77.0"]
     assert imread(tmp_path / "results.png").std() > 0.01  # not an empty page
+
+
+def test_the_papers_figure_is_of_the_test_set_where_there_is_one() -> None:
+    scores = {"dev accuracy": [90.0], "test accuracy": [88.0]}
+    row = Row("IMDB", "lr 1", {"train": 9, "dev": 4, "test": 5}, scores, dict.fromkeys(scores, 50.0))
+    dev, test = table({"ours": [row]}).splitlines()[2:]
+    assert dev == "| IMDB | 9 | 4 | dev accuracy | 50.0 | 90.0 (one seed) |  |  | lr 1 |"
+    assert test == "| IMDB | 9 | 5 | test accuracy | 50.0 | 88.0 (one seed) | 94.1 | 94.0 | lr 1 |"
+    assert ROWS[1].headline == "accuracy" and ROWS[2].headline == "dev_mismatched accuracy"
 
 
 def test_a_table_can_stand_beside_another_one(tmp_path: Path) -> None:
