@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
+import torch
 from hypothesis import settings
 from progress import parse_line
 
@@ -114,3 +115,33 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory, run_fairseq: RunFairseq)
         *("--trainpref", folder / "train.txt", "--validpref", folder / "valid.txt"),
     )
     return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def same_end() -> Callable[[Path, Path], None]:
+    """Assert that two trainings have ended in the same state, bit by bit."""
+
+    def compare(one: Path, other: Path) -> None:
+        ones, others = (torch.load(folder / "checkpoint_last.pt", weights_only=False) for folder in (one, other))
+        for part in ("model", "last_optimizer_state"):
+            assert_same(ones[part], others[part], part)
+        assert ones["extra_state"]["train_iterator"] == others["extra_state"]["train_iterator"]
+
+    return compare
+
+
+def assert_same(one: Any, other: Any, where: str) -> None:
+    """The two values are equal, and their tensors bit by bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}.{number}")
+    else:
+        assert one == other, where

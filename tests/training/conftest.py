@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 USER_DIR = Path(__file__).resolve().parents[2] / "linformer_fairseq"
 TINY = [
@@ -62,41 +61,6 @@ def finish(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., str]:
         return output
 
     return run
-
-
-def read(save_dir: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(save_dir / name, weights_only=False)
-    return state
-
-
-@pytest.fixture(scope="session")
-def same_end() -> Callable[[Path, Path], None]:
-    """Assert that two trainings have ended in the same state, bit by bit."""
-
-    def compare(one: Path, other: Path) -> None:
-        ones, others = read(one), read(other)
-        for part in ("model", "last_optimizer_state"):
-            assert_same(ones[part], others[part], part)
-        assert ones["extra_state"]["train_iterator"] == others["extra_state"]["train_iterator"]
-
-    return compare
-
-
-def assert_same(one: Any, other: Any, where: str) -> None:
-    """The two values are equal, and their tensors bit by bit."""
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), where
-        for number, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{where}.{number}")
-    else:
-        assert one == other, where
 
 
 # Starts its arguments once for each of two ranks, as srun would, and passes no signal on.
