@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 
 from finetuning.glue import DIAGNOSTIC, DIAGNOSTIC_FILES, TASKS, Task, find_task, read_split, write_submission
-from finetuning.grid import Job, best, command_line, do, do_on_processes, parse_part, results
+from finetuning.grid import Job, best, do, do_on_processes, parse_part, results
 from finetuning.predict import Labels, Predictor, tokenizer_of
 from finetuning.report import read_rows, write_table
 from finetuning.tables import Table, read_table
@@ -63,17 +63,16 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--beside", nargs="+", default=[], metavar="NAME=DIR", help="other models in it: --out of their grids"
     )
-    shared = top.add_mutually_exclusive_group()
-    shared.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="processes (default: 1); logs in OUT/part-*.log"
-    )
-    shared.add_argument("--part", default="1/1", metavar="I/N", help="do the I-th of N parts; the last makes the table")
+    top.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1); logs in OUT/part-*.log")
+    top.add_argument("--part", default="1/1", metavar="I/N", help="do the I-th of N parts; the last makes the table")
     top.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
     return top
 
 
 def run(a: argparse.Namespace, words: list[str]) -> None:
     """All runs, the table, and the zip."""
+    if a.jobs > 1 and a.part != "1/1":
+        raise UsageError(f"--part {a.part} is done by one process; leave --jobs {a.jobs} out")
     tasks = [find_task(name) for name in a.tasks.split(",")]
     beside = {name: read_rows(Path(folder)) for name, _, folder in (item.partition("=") for item in a.beside)}
     # Everything is read before anything is trained: a wrong file must not stop the last task of a night.
@@ -82,7 +81,7 @@ def run(a: argparse.Namespace, words: list[str]) -> None:
     tests = {task.name: _tests(a.glue_dir, task) if a.test else {} for task in tasks}
     register_project()
     if a.jobs > 1:
-        do_on_processes(command_line(Path(__file__), words), jobs, a.jobs, a.out)
+        do_on_processes([sys.executable, __file__, *words, "--jobs", "1"], jobs, a.jobs, a.out)
     else:
         do(jobs, parse_part(a.part))
     found = results(jobs)

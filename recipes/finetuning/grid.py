@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,8 +57,8 @@ def do(jobs: Sequence[Job], part: tuple[int, int] = (1, 1)) -> None:
         result = finetune(job.run, job.train, job.evaluations, job.data, job.out)
         for name, count in result["longer"].items():
             if count:
-                whole = "all of it was read, in chunks" if job.run.labels.keep == "chunks" else "of them the "
-                kept = whole if job.run.labels.keep == "chunks" else f"{whole}{job.run.labels.keep} was kept"
+                keep = job.run.labels.keep
+                kept = "all of it was read, in chunks" if keep == "chunks" else f"of them the {keep} was kept"
                 print(f"{job.task} {name}: {count:,} rows were longer than the model reads; {kept}")
         print(f"{job.out}: {in_words(result)}", flush=True)
 
@@ -146,10 +145,3 @@ def _flat(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         for name, found in scores.items()
         for metric, value in found.items()
     }
-
-
-def command_line(script: Path, arguments: Sequence[str]) -> list[str]:
-    """The command that runs a script of this folder again, without `--jobs`."""
-    words = list(arguments)
-    kept = [w for i, w in enumerate(words) if w != "--jobs" and not (i and words[i - 1] == "--jobs")]
-    return [sys.executable, str(script), *(w for w in kept if not w.startswith("--jobs="))]

@@ -182,6 +182,13 @@ def test_mnli_is_scored_twice_and_answers_the_diagnostic_set(checkpoint: Path, t
         assert [len(archive.read(name).splitlines()) for name in archive.namelist()] == [3, 10, 10]
 
 
+def test_a_part_is_not_shared_again(
+    checkpoint: Path, glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune_glue.main([*arguments(checkpoint, glue, tmp_path), "--jobs", "2", "--part", "1/3"]) == 1
+    assert "--part 1/3 is done by one process; leave --jobs 2 out" in capsys.readouterr().err
+
+
 def test_every_file_is_read_before_anything_is_trained(
     checkpoint: Path, glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from finetuning.grid import Job, best, command_line, do_on_processes, parse_part, results
+from finetuning.grid import Job, best, do_on_processes, parse_part, results
 from finetuning.predict import Labels
 from finetuning.tables import Table
 from finetuning.train import Result, Run
@@ -47,12 +47,6 @@ def test_parts_are_checked() -> None:
 
 def test_a_grid_is_finished_when_all_its_runs_are(tmp_path: Path) -> None:
     assert results([job("RTE", "lr 1", 1, tmp_path)]) is None
-
-
-def test_a_child_gets_the_same_arguments_but_its_part() -> None:
-    words = ["--tasks", "RTE", "--jobs", "2", "--out", "o"]
-    assert command_line(Path("g.py"), words) == [sys.executable, "g.py", "--tasks", "RTE", "--out", "o"]
-    assert command_line(Path("g.py"), ["--jobs=2", "--test"]) == [sys.executable, "g.py", "--test"]
 
 
 def test_a_part_that_fails_ends_the_others_and_shows_its_last_words(tmp_path: Path) -> None:
