@@ -33,7 +33,7 @@ class Row:
         setting: learning rate, batch size and epochs.
         rows: of train and of each evaluation.
         scores: each metric, one value a seed, in percent; a metric of several evaluations has their name before it.
-        constant: each metric of the best answer that is the same for every row.
+        constant: each metric of the most frequent answer in training, given to every row.
     """
 
     task: str

@@ -100,7 +100,8 @@ def finetune(run: Run, train: Table, evaluations: Mapping[str, Table], data: Pat
 
     Returns:
         The content of `result.json`: `settings`; `scores`, by evaluation and metric; `constant`, the same for the
-        best answer that is the same for every row; `rows`; `longer`, rows that were longer than the model reads.
+        answer that is most frequent in training (of scores, their mean), given to every row; `rows`; `longer`, rows
+        that were longer than the model reads.
     """
     if (done := read_result(run, out)) is not None:
         return done
