@@ -17,6 +17,6 @@ if sys.argv[:1] != ["-m"] and find_spec("fairseq") is not None:
 
     compat.apply()
 
-    from linformer_fairseq import models, training  # noqa: F401  (models registers itself)
+    from linformer_fairseq import models, tasks, training  # noqa: F401  (models and tasks register themselves)
 
     training.apply()

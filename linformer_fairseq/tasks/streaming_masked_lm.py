@@ -1,0 +1,172 @@
+"""The task `streaming_masked_lm`: fairseq's `masked_lm` for corpora of any size and blocks of any length.
+
+Start and memory do not depend on the size of the corpus. As with `masked_lm`, an epoch is one pass over one folder of
+DATA, in turn, and a row is <s> with a block of at most --tokens-per-sample - 1 tokens. Which blocks there are is said in
+blocks.py and complete_blocks.py, in which order they come in batches.py, what is masked in masking.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.tasks import register_task
+from fairseq.tasks.masked_lm import MaskedLMTask
+from omegaconf import II, MISSING
+
+from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.tasks.batches import BlockDataset, BlockIterator
+from linformer_fairseq.tasks.blocks import Blocks, Sentences, Windows
+from linformer_fairseq.tasks.complete_blocks import CompleteBlocks
+from linformer_fairseq.tasks.masking import Masking
+from linformer_fairseq.tasks.token_files import TokenFile
+
+_BLOCKS: dict[str, Callable[[TokenFile, int], Blocks]] = {"none": Windows, "complete": CompleteBlocks, "eos": Sentences}
+
+
+@dataclass
+class StreamingMaskedLMConfig(FairseqDataclass):
+    """Settings of the task; those of fairseq's `masked_lm` have its names."""
+
+    data: str = field(
+        default=MISSING,
+        metadata={"help": "folder of binarised text, or several joined by colons, each of which is an epoch in turn"},
+    )
+    sample_break_mode: ChoiceEnum(list(_BLOCKS)) = field(  # type: ignore[valid-type]
+        default="none",
+        metadata={
+            "help": '"none" fills each sample with tokens-per-sample tokens; "complete" lets it begin and end with '
+            'sentences wherever they are short enough; "eos" makes a sample of each sentence, and drops what is longer '
+            "than tokens-per-sample"
+        },
+    )
+    tokens_per_sample: int = field(
+        default=512, metadata={"help": "most tokens in a sample, <s> counted; the model needs as many positions"}
+    )
+    mask_prob: float = field(default=0.15, metadata={"help": "share of each sample's tokens that is to be predicted"})
+    leave_unmasked_prob: float = field(
+        default=0.1, metadata={"help": "share of the tokens to be predicted that the model sees as they are"}
+    )
+    random_token_prob: float = field(
+        default=0.1,
+        metadata={"help": "share of the tokens to be predicted that are replaced by random ones, not <mask>"},
+    )
+    seed: int = II("common.seed")
+
+
+@register_task("streaming_masked_lm", dataclass=StreamingMaskedLMConfig)
+class StreamingMaskedLMTask(MaskedLMTask):
+    """Masked language modelling straight from the files; dictionary and inference are those of `masked_lm`."""
+
+    cfg: StreamingMaskedLMConfig
+
+    @classmethod
+    def setup_task(cls, cfg: StreamingMaskedLMConfig, **kwargs: Any) -> StreamingMaskedLMTask:
+        """Checks the settings and reads the dictionary.
+
+        Raises:
+            UsageError: a setting out of its range, no dictionary, or folders with different ones.
+        """
+        if cfg.tokens_per_sample < 3:
+            raise UsageError(f"--tokens-per-sample {cfg.tokens_per_sample}: must be at least 3")
+        kept, drawn = cfg.leave_unmasked_prob, cfg.random_token_prob
+        if not 0 < cfg.mask_prob < 1:
+            raise UsageError(f"--mask-prob {cfg.mask_prob}: must lie between 0 and 1")
+        if min(kept, drawn) < 0 or kept + drawn > 1:
+            raise UsageError(f"--leave-unmasked-prob {kept} and --random-token-prob {drawn}: must add up to 1 at most")
+        first = None
+        for folder in _folders(cfg):
+            try:
+                content = (folder / "dict.txt").read_bytes()
+            except OSError as error:
+                raise UsageError(
+                    f"{folder / 'dict.txt'}: {error.strerror}; DATA has to be a folder made by `python -m data_prep "
+                    "binarize` or fairseq-preprocess, or several joined by colons"
+                ) from None
+            if first not in (None, content):
+                raise UsageError(
+                    f"{folder / 'dict.txt'} differs from that of {_folders(cfg)[0]}: the folders of DATA have to be "
+                    "binarised with the same dictionary"
+                )
+            first = content
+        task: StreamingMaskedLMTask = super().setup_task(cfg, **kwargs)
+        return task
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
+        """Opens a split; nothing is read but the header and a sample.
+
+        Args:
+            split: name of its files.
+            epoch: decides which folder's.
+            combine: fairseq's, for a split in several files; that is refused.
+
+        Raises:
+            UsageError: the split is missing, empty, damaged or in several files.
+        """
+        folders = _folders(self.cfg)
+        prefix = folders[(epoch - 1) % len(folders)] / split
+        if combine and prefix.with_name(f"{split}1.idx").exists():
+            raise UsageError(
+                f"{prefix}1.idx: a split in several files; put each into a folder, and join them by colons"
+            )
+        file = TokenFile(prefix)
+        blocks = _BLOCKS[str(self.cfg.sample_break_mode)](file, self.cfg.tokens_per_sample - 1)
+        masking = Masking(
+            probability=self.cfg.mask_prob,
+            leave=self.cfg.leave_unmasked_prob,
+            random=self.cfg.random_token_prob,
+            special=self.dictionary.nspecial,
+            mask=self.mask_idx,
+            pad=self.dictionary.pad(),
+            symbols=len(self.dictionary),
+            seed=self.cfg.seed,
+        )
+        self.datasets[split] = BlockDataset(file, blocks, masking, self.dictionary.bos())
+
+    def get_batch_iterator(
+        self,
+        dataset: BlockDataset,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        seed: int = 1,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        epoch: int = 1,
+        data_buffer_size: int = 0,
+        skip_remainder_batch: bool = False,
+        **unused: Any,
+    ) -> BlockIterator:
+        """An iterator over the batches of an epoch; the arguments are fairseq's.
+
+        Samples all count as --tokens-per-sample long, so --max-tokens is a number of samples. Of fairseq's other flags,
+        --required-batch-size-multiple and the sorting by length have no meaning here.
+
+        Raises:
+            UsageError: no size of a batch, or one in which no sample has room.
+        """
+        length = self.cfg.tokens_per_sample
+        sizes = [size for size in (max_sentences, max_tokens and max_tokens // length) if size is not None]
+        if not sizes or min(sizes) < 1:
+            given = f"--batch-size {max_sentences} and --max-tokens {max_tokens}"
+            raise UsageError(f"{given}: give one of them, with room for a sample of --tokens-per-sample {length}")
+        dataset.set_epoch(epoch)
+        return BlockIterator(
+            dataset,
+            min(sizes),
+            seed=seed,
+            num_shards=num_shards,
+            shard_id=shard_id,
+            num_workers=num_workers,
+            epoch=epoch,
+            buffer_size=data_buffer_size,
+            skip_remainder_batch=skip_remainder_batch,
+        )
+
+
+def _folders(cfg: StreamingMaskedLMConfig) -> list[Path]:
+    return [Path(folder) for folder in str(cfg.data).split(os.pathsep)]
