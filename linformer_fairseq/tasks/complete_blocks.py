@@ -2,7 +2,7 @@
 
 The stream is cut into chunks of `_CHUNK` blocks. Chunk c begins at the first sentence that starts at c·W or behind, W
 being the tokens that a chunk has on average, and is divided into exactly `_CHUNK` blocks: each ends where the sentence
-does that is nearest to an even share of what is left of the chunk. A sentence is cut only where no end of one leaves all
+does that is nearest to an even share of what is left of the chunk. A sentence is cut only where none of them leaves all
 blocks of the chunk between one and `room` tokens. How full blocks get, and with it W, is measured on a sample of the
 sentences. Every token is in one block; the last chunk has up to twice as many blocks.
 

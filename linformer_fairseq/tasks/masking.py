@@ -71,9 +71,10 @@ class Masking:
         count = (self.probability * ordinary.sum(1) + rounding).astype(np.int64)
         draws32 = np.where(ordinary, draws.astype(np.uint32), np.uint32(0xFFFFFFFF))
         highest = np.take_along_axis(np.sort(draws32, 1), np.maximum(count - 1, 0)[:, None], 1)
-        return ordinary & (draws32 <= highest) & (count > 0)[:, None]
+        chosen: npt.NDArray[np.bool_] = ordinary & (draws32 <= highest) & (count > 0)[:, None]
+        return chosen
 
 
 def _fractions(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1)."""
-    return (hashes >> np.uint64(64 - _BITS)) * 2.0**-_BITS
+    return (hashes >> np.uint64(64 - _BITS)).astype(np.float64) * 2.0**-_BITS

@@ -1,11 +1,9 @@
 """The task `streaming_masked_lm`: fairseq's `masked_lm` for corpora of any size and blocks of any length.
 
 Start and memory do not depend on the size of the corpus. As with `masked_lm`, an epoch is one pass over one folder of
-DATA, in turn, and a row is <s> with a block of at most --tokens-per-sample - 1 tokens. Which blocks there are is said in
-blocks.py and complete_blocks.py, in which order they come in batches.py, what is masked in masking.py.
+DATA, in turn, and a row is <s> with a block of at most --tokens-per-sample - 1 tokens. blocks.py and complete_blocks.py
+say which blocks there are, batches.py in which order they come, masking.py what is masked.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Callable
@@ -65,7 +63,7 @@ class StreamingMaskedLMTask(MaskedLMTask):
     cfg: StreamingMaskedLMConfig
 
     @classmethod
-    def setup_task(cls, cfg: StreamingMaskedLMConfig, **kwargs: Any) -> StreamingMaskedLMTask:
+    def setup_task(cls, cfg: StreamingMaskedLMConfig, **kwargs: Any) -> "StreamingMaskedLMTask":
         """Checks the settings and reads the dictionary.
 
         Raises:
