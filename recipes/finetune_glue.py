@@ -18,9 +18,10 @@ from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
+from encoding.tokenizer import tokenizer_of
 from finetuning.glue import DIAGNOSTIC, DIAGNOSTIC_FILES, TASKS, Task, find_task, read_split, write_submission
 from finetuning.grid import Job, best, do, do_on_processes, parse_part, results
-from finetuning.predict import Labels, Predictor, tokenizer_of
+from finetuning.predict import Labels, Predictor
 from finetuning.report import read_rows, write_table
 from finetuning.tables import Table, read_table
 from finetuning.train import MODEL, Run, targets

@@ -19,10 +19,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from encoding.sequences import KEEPS
+from encoding.tokenizer import tokenizer_of
 from finetuning.grid import Job, best, do, results
-from finetuning.predict import Labels, Predictor, labels_of, tokenizer_of
+from finetuning.predict import Labels, Predictor, labels_of
 from finetuning.report import write_table
-from finetuning.sequences import KEEPS
 from finetuning.tables import Layout, Table, read_table
 from finetuning.train import Run, targets
 from progress import RunError

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from encoding.sequences import encode
+from encoding.tokenizer import tokenizer_of
 from progress import run_logged
 from recipe import fairseq_train_argv
 
+from finetuning.data import write_data
 from finetuning.metrics import score
-from finetuning.predict import Labels, Predictor, tokenizer_of
-from finetuning.sequences import encode, write_data
+from finetuning.predict import Labels, Predictor
 from finetuning.tables import Table
 from linformer_fairseq.checkpoints.checkpoint import (
     Checkpoint,

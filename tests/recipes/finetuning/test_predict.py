@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finetuning.predict import HEAD, Labels, Predictor, labels_of, tokenizer_of
-from finetuning.sequences import Sequences
+from encoding.engine import Compute
+from encoding.sequences import Sequences
+from encoding.tokenizer import tokenizer_of
+from finetuning.predict import HEAD, Labels, Predictor, labels_of
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
 from linformer_fairseq.compat.errors import UsageError
@@ -38,7 +40,8 @@ def test_batches_order_and_padding_change_nothing(tuned: Checkpoint) -> None:
     predictor = Predictor(tuned, tokenizer_of(tuned, None))
     rows = predictor.sequences(texts)
     assert 0 < rows.longer < 60
-    together, alone = predictor.logits(rows), predictor.logits(rows, batch_tokens=1)
+    single = Predictor(tuned, predictor.encoder, compute=Compute(batch_tokens=1))
+    together, alone = predictor.logits(rows), single.logits(rows)
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
     order = chance.sample(range(60), 60)
     shuffled = predictor.logits(predictor.sequences([texts[i] for i in order]))

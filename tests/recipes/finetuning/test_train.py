@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
-from finetuning.predict import Labels, Predictor, tokenizer_of
+from encoding.tokenizer import tokenizer_of
+from finetuning.predict import Labels, Predictor
 from finetuning.tables import Table
 from finetuning.train import MODEL, Run, finetune, targets
 from recipe import register_project

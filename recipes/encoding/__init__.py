@@ -1,0 +1,1 @@
+"""Texts to vectors or scores in batches of like length; fine-tuning and encode.py score alike."""
