@@ -57,12 +57,14 @@ class Engine:
         compute: see there.
 
     Raises:
-        UsageError: a device that is not there, or a way of computing that does not go with it.
+        UsageError: no such head, a device that is not there, or a way of computing that does not go with it.
     """
 
     def __init__(self, checkpoint: Checkpoint, output: str, compute: Compute | None = None) -> None:
         self.compute = compute or Compute()
         self.device = device_of(self.compute)
+        if output not in (*POOLINGS, *checkpoint.heads):
+            raise UsageError(f"the checkpoint has no head {output}; make one with recipes/finetune_text.py")
         model = build(checkpoint)
         self.encoder = model.encoder.sentence_encoder
         self._head = None if output in POOLINGS else model.classification_heads[output].to(self.device)

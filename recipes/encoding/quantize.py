@@ -43,7 +43,7 @@ class Int8Linear(nn.Module):
         """(…, in) -> (…, out) of the same type."""
         rows = x.reshape(-1, x.size(-1)).float()
         out = rows.new_empty(rows.size(0), self.values.size(1))
-        for part, result in zip(rows.split(ROWS), out.split(ROWS), strict=True):
+        for part, result in zip(torch.split(rows, ROWS), torch.split(out, ROWS), strict=True):
             scales = _scales(part)
             torch.mul(torch._int_mm(torch.round(part / scales).to(torch.int8), self.values), scales, out=result)
             torch.addcmul(self.bias, result, self.scales, out=result)
@@ -52,7 +52,8 @@ class Int8Linear(nn.Module):
 
 def _scales(rows: Tensor) -> Tensor:
     """(rows, 1): what 1 stands for in each row; of a row of zeros anything above zero."""
-    return (torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True) / LARGEST).clamp_(min=1e-30)
+    scales: Tensor = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True) / LARGEST
+    return scales.clamp_(min=1e-30)
 
 
 def quantize(module: nn.Module) -> nn.Module:
