@@ -17,6 +17,6 @@ if sys.argv[:1] != ["-m"] and find_spec("fairseq") is not None:
 
     compat.apply()
 
-    from linformer_fairseq import models, tasks, training  # noqa: F401  (models and tasks register themselves)
+    from linformer_fairseq import criterions, models, optim, tasks, training  # noqa: F401  (they register themselves)
 
     training.apply()

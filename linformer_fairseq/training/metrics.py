@@ -34,6 +34,7 @@ FILE = "metrics.jsonl"
 
 LOSS_UNITS = {
     "masked_lm": "bits per masked token",
+    "fused_masked_lm": "bits per masked token",
     "cross_entropy": "bits per token",
     "label_smoothed_cross_entropy": "bits per token",
     "adaptive_loss": "bits per token",

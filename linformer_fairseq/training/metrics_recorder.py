@@ -132,7 +132,7 @@ class Recorder:
         encoder = sum(
             times * encoder_flops(self.config, batch, tokens) for (batch, tokens), times in interval.shapes.items()
         )
-        predicted = _count("loss") - interval.restored_predicted if self.criterion == "masked_lm" else 0.0
+        predicted = _count("loss") - interval.restored_predicted if self.criterion.endswith("masked_lm") else 0.0
         return encoder * int(self.trainer.data_parallel_world_size) + head_flops(self.config, predicted)
 
     def _memory(self) -> int:

@@ -1,0 +1,5 @@
+"""Losses for `--criterion`; importing this registers them."""
+
+from linformer_fairseq.criterions import fused_masked_lm
+
+__all__ = ["fused_masked_lm"]
