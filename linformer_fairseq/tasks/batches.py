@@ -9,6 +9,7 @@ any number of workers, and a position in the epoch is the number of batches that
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,13 +76,17 @@ class BlockDataset(FairseqDataset):
         }
 
 
+@dataclass
 class Requests:
     """One rank's batches of an epoch, from its batch `offset` on; DataLoader takes it for a sampler."""
 
-    def __init__(self, count: int, batch_size: int, ranks: int, rank: int, epoch: int, mask_epoch: int) -> None:
-        self.count, self.batch_size, self.ranks, self.rank = count, batch_size, ranks, rank
-        self.mask_epoch, self.epoch, self.offset = mask_epoch, epoch, 0
-        self.order: Permutation | None = None
+    count: int  # blocks
+    batch_size: int
+    ranks: int
+    rank: int
+    epoch: int  # of the masks
+    offset: int = 0
+    order: Permutation | None = None
 
     def __len__(self) -> int:
         """Batches, the same for all ranks: one that is a batch short gets an empty one."""
@@ -91,7 +96,7 @@ class Requests:
         for turn in range(self.offset, self.offset + len(self)):
             first = (turn * self.ranks + self.rank) * self.batch_size
             places = np.arange(first, min(first + self.batch_size, self.count))
-            yield Request(self.order(places) if self.order else places, self.mask_epoch)
+            yield Request(self.order(places) if self.order else places, self.epoch)
 
 
 class BlockIterator(EpochBatchIterator):
@@ -104,12 +109,11 @@ class BlockIterator(EpochBatchIterator):
         super().__init__(dataset=dataset, collate_fn=None, batch_sampler=(), **options)
         self._batch_size = batch_size
 
-    def _requests(self, epoch: int) -> Requests:
-        size, ranks = (len(self.dataset), self._batch_size), (self.num_shards, self.shard_id)
-        return Requests(*size, *ranks, epoch, self.dataset.epoch)
+    def _requests(self) -> Requests:
+        return Requests(len(self.dataset), self._batch_size, self.num_shards, self.shard_id, self.dataset.epoch)
 
     def __len__(self) -> int:
-        return len(self._requests(self.epoch))
+        return len(self._requests())
 
     @property
     def first_batch(self) -> dict[str, Any]:
@@ -124,7 +128,7 @@ class BlockIterator(EpochBatchIterator):
     def _get_iterator_for_epoch(
         self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0
     ) -> CountingIterator | None:
-        requests = self._requests(epoch)
+        requests = self._requests()
         if offset >= len(requests):
             return None
         requests.offset = offset

@@ -1,0 +1,32 @@
+"""The measurement of the streaming task at small scale: all lines are there, resuming is exact, no corpus is left."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+from reproduce.streaming_speed import main, make_corpus
+
+
+def test_the_report_has_every_line_and_the_corpora_are_gone(tmp_path: Path) -> None:
+    sizes = ["--tokens", "400000", "--fairseq-tokens", "100000", "--tokens-per-sample", "64", "--seconds", "0.1"]
+    argv = ["--out", str(tmp_path / "out"), *sizes, "--batch-size", "4", "--report", str(tmp_path / "report.md")]
+    assert main(argv) == 0
+    report = (tmp_path / "report.md").read_text()
+    rows = re.findall(
+        r"^\| \d.* \| (\S+) \| (\S+) \| ([\d.]+) \| (\d+) \| (\d+) \| (\d+) \| ([\d,]+) \|$", report, re.M
+    )
+    assert len(rows) == 8 and all(int(row[-1].replace(",", "")) > 0 for row in rows)
+    assert report.count("are the same to the bit") == 2
+    assert " ".join(argv) in report and "torch 2" in report
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_the_corpora_are_what_fairseq_reads(tmp_path: Path) -> None:
+    for name, sparse in (("sparse", True), ("random", False)):
+        make_corpus(tmp_path / name, 5000, sparse)
+        data = MMapIndexedDataset(str(tmp_path / name / "train"))
+        assert data.sizes.tolist() == [500] * 10
+        assert (np.unique(data[9]).tolist() == [0]) == sparse
