@@ -24,8 +24,10 @@ POOLINGS = ("mean", "first", "max")
 DTYPES = ("float32", "bfloat16")
 # Larger batches are no faster, on a CPU since what lies between the layers leaves its cache.
 BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
+# What a batch costs by itself, as tokens that could be computed meanwhile: to start kernels, to read the parameters.
+OVERHEAD = {"cpu": 64, "cuda": 2048}
 Values = npt.NDArray[np.float32]
-Batching = Callable[[Sequence[int], int], list[Order]]
+Batching = Callable[[Sequence[int], int, int], list[Order]]
 Tick = Callable[[Order, int], None]
 
 
@@ -92,10 +94,11 @@ class Engine:
             (sequences, C) vectors, or (sequences, classes) scores.
         """
         lengths = [len(part) for part in ids]
+        batches = batching(lengths, self.batch_tokens, OVERHEAD.get(self.device.type, 64))
         found: Values | None = None
         # Around all batches: within one autocast the parameters are turned into bfloat16 once.
         with torch.autocast(self.device.type, torch.bfloat16) if self.compute.dtype == "bfloat16" else nullcontext():
-            for batch in batching(lengths, self.batch_tokens):
+            for batch in batches:
                 tokens = pad_sequence([torch.from_numpy(ids[i]) for i in batch], True, PAD).to(self.device)
                 values = self._values(tokens).float().cpu().numpy()
                 if found is None:

@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 import numpy as np
 import torch
 from encoding.batches import as_they_come, like_length
-from encoding.engine import Batching, Compute, Engine, Values
+from encoding.engine import OVERHEAD, Batching, Compute, Engine, Values
 from encoding.sequences import BOS, EOS, Ids
 from tqdm import tqdm
 
@@ -44,7 +44,7 @@ from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, 
 
 VOCABULARY = 1000  # the embedding takes no time
 WAYS: dict[str, Batching] = {
-    "one at a time": lambda lengths, _: as_they_come(lengths, 1),
+    "one at a time": lambda lengths, *_: as_they_come(lengths, 1),
     "in order, padded": as_they_come,
     "like length": like_length,
 }
@@ -125,7 +125,7 @@ def measure(plan: Plan) -> dict[str, Any]:
                 elif way == "like length":
                     vectors[attention, precision] = values
                 bar.update()
-    batch_tokens = next(iter(engines.values())).batch_tokens
+    any_engine = next(iter(engines.values()))
     return {
         "device": torch.cuda.get_device_name(plan.device) if plan.device.startswith("cuda") else cpu(),
         "threads": torch.get_num_threads(),
@@ -133,8 +133,8 @@ def measure(plan: Plan) -> dict[str, Any]:
         "model": {**plan.model, "weights": "random"},
         "documents": len(ids),
         "tokens": sum(map(len, ids)),
-        "batch_tokens": batch_tokens,
-        "computed_tokens": {name: padded(ids, way, batch_tokens) for name, way in WAYS.items()},
+        "batch_tokens": any_engine.batch_tokens,
+        "computed_tokens": {name: padded(ids, way, any_engine) for name, way in WAYS.items()},
         "rounds": plan.rounds,
         "runs": [dict(zip(("attention", "precision", "way"), k, strict=True), seconds=s) for k, s in runs.items()],
         "agreement": [
@@ -162,10 +162,11 @@ def engine(plan: Plan, attention: str, compute: Compute) -> Engine:
     return Engine(Checkpoint(built.state_dict(), model), "mean", how)
 
 
-def padded(ids: Sequence[Ids], batching: Batching, batch_tokens: int) -> int:
+def padded(ids: Sequence[Ids], batching: Batching, engine: Engine) -> int:
     """Tokens that are computed, pads counted."""
     lengths = [len(part) for part in ids]
-    return sum(len(batch) * max(lengths[i] for i in batch) for batch in batching(lengths, batch_tokens))
+    batches = batching(lengths, engine.batch_tokens, OVERHEAD.get(engine.device.type, 64))
+    return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
 
 
 def agreement(wanted: Values, found: Values) -> dict[str, float]:
@@ -200,9 +201,9 @@ def report(found: Mapping[str, Any]) -> str:
         "",
         f"`{found['command']}`: {model['_name']} with n = {model['max_positions']:,}, k = {model['projected_length']} "
         f"and random weights; {found['documents']} documents, {found['tokens']:,} tokens, lengths log-uniform from 16 "
-        f"to n; batches of {found['batch_tokens']:,} tokens. {found['device']}, {found['threads']} threads, {versions}. "
-        f"Medians of {found['rounds']} rounds in which all take turns; the last column is how many times as fast it is "
-        "as one at a time with the same attention and precision.",
+        f"to n; at most {found['batch_tokens']:,} tokens a batch. {found['device']}, threads: {found['threads']}, "
+        f"{versions}. Medians of {found['rounds']} rounds in which all take turns; the last column is how many times as "
+        "fast it is as one at a time with the same attention and precision.",
         "",
         "| attention | precision | batches | pads | documents/s | tokens/s | |",
         "|---|---|---|---:|---:|---:|---:|",

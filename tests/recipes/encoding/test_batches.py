@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from encoding.batches import as_they_come, like_length
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,10 +23,29 @@ def test_every_sequence_is_in_one_batch_within_the_limit(lengths: list[int], bat
             assert [b.tolist() for b in batches] == [b.tolist() for b in way(lengths, batch_tokens)]
 
 
-def test_sequences_of_like_length_have_few_pads() -> None:
-    lengths = np.exp(np.random.default_rng(0).uniform(np.log(16), np.log(4096), 1000)).astype(int).tolist()
+def pads(lengths: list[int], batches: list[np.typing.NDArray[np.int64]]) -> float:
+    return sum(len(b) * max(lengths[i] for i in b) for b in batches) / sum(lengths) - 1
 
-    def pads(batches: list[np.typing.NDArray[np.int64]]) -> float:
-        return sum(len(b) * max(lengths[i] for i in b) for b in batches) / sum(lengths) - 1
 
-    assert pads(like_length(lengths, 8192)) < 0.03 and pads(as_they_come(lengths, 8192)) > 0.3
+@pytest.mark.parametrize("count", [8, 64, 1000])
+def test_sequences_of_like_length_have_few_pads(count: int) -> None:
+    lengths = np.exp(np.random.default_rng(0).uniform(np.log(16), np.log(4096), count)).astype(int).tolist()
+    assert pads(lengths, like_length(lengths, 8192)) < 0.04 < 0.3 < pads(lengths, as_they_come(lengths, 8192))
+
+
+@pytest.mark.parametrize(
+    "lengths, overhead, batches",
+    [
+        ([500] * 5, 0, 1),
+        ([500, 16], 64, 2),
+        ([500, 16], 1000, 1),
+        ([500, 490, 20, 16], 64, 2),
+        ([], 64, 0),
+        ([9000, 20], 64, 2),
+        ([2000] * 5, 64, 2),
+    ],
+)
+def test_a_batch_is_split_where_its_pads_cost_more_than_another_batch(
+    lengths: list[int], overhead: int, batches: int
+) -> None:
+    assert len(like_length(lengths, 8192, overhead)) == batches
