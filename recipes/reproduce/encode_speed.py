@@ -202,8 +202,8 @@ def report(found: Mapping[str, Any]) -> str:
         f"`{found['command']}`: {model['_name']} with n = {model['max_positions']:,}, k = {model['projected_length']} "
         f"and random weights; {found['documents']} documents, {found['tokens']:,} tokens, lengths log-uniform from 16 "
         f"to n; at most {found['batch_tokens']:,} tokens a batch. {found['device']}, threads: {found['threads']}, "
-        f"{versions}. Medians of {found['rounds']} rounds in which all take turns; the last column is how many times as "
-        "fast it is as one at a time with the same attention and precision.",
+        f"{versions}. Medians of {found['rounds']} rounds in which all take turns; the last column: how many times as "
+        "fast as one at a time with the same attention and precision.",
         "",
         "| attention | precision | batches | pads | documents/s | tokens/s | |",
         "|---|---|---|---:|---:|---:|---:|",
