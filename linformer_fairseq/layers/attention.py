@@ -11,6 +11,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from .config import EncoderConfig
+from .fused import attend
 from .projection import Projection, build_projection, slot_mask
 
 
@@ -46,12 +47,12 @@ class SelfAttention(nn.Module):
         # Values of all tokens, without their bias, so that pads stay zero; only the convolution needs them.
         values = functional.linear(x_real, self.v_proj.weight) if self.local_conv else None
         k_BKC, v_BKC, mask = self.keys_values(x_real, values, keep, shared)
-        attended = functional.scaled_dot_product_attention(
+        attended = attend(
             self._heads(self.q_proj(x)),
             self._heads(k_BKC),
             self._heads(v_BKC),
-            attn_mask=mask,
-            dropout_p=self.cfg.attention_dropout if self.training else 0.0,
+            mask,
+            self.cfg.attention_dropout if self.training else 0.0,
         )
         out = attended.transpose(1, 2).flatten(-2)
         if self.local_conv is not None and values is not None:

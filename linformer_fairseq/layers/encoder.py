@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import LinformerSelfAttention, NoAttention, SelfAttention
 from .config import EncoderConfig
+from .fused import add_dropped, dropout, feed_forward
 from .norm import layer_norm
 from .projection import Projection, build_projection
 
@@ -21,28 +22,32 @@ class LinformerEncoderLayer(nn.Module):
     def __init__(self, cfg: EncoderConfig, index: int) -> None:
         super().__init__()
         self.normalize_before = cfg.normalize_before
-        self.activation = getattr(functional, cfg.activation)
+        self.activation = cfg.activation
         self.self_attn = build_attention(cfg, index)
         self.self_attn_layer_norm = layer_norm(cfg.embed_dim)
         self.fc1 = nn.Linear(cfg.embed_dim, cfg.ffn_dim)
         self.fc2 = nn.Linear(cfg.ffn_dim, cfg.embed_dim)
         self.final_layer_norm = layer_norm(cfg.embed_dim)
-        self.dropout = nn.Dropout(cfg.dropout)
-        self.activation_dropout = nn.Dropout(cfg.activation_dropout)
+        self.dropout, self.activation_dropout = cfg.dropout, cfg.activation_dropout
 
     def forward(self, x: Tensor, keep: Tensor | None = None, shared: Projection | None = None) -> Tensor:
         """(B, N, C) -> (B, N, C); arguments as in `SelfAttention.forward`."""
         if self.normalize_before:
-            x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), keep, shared))
-            out: Tensor = x + self.dropout(self._feed_forward(self.final_layer_norm(x)))
-            return out
-        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, keep, shared)))
-        out = self.final_layer_norm(x + self.dropout(self._feed_forward(x)))
+            x = self._add(x, self.self_attn(self.self_attn_layer_norm(x), keep, shared))
+            return self._add(x, self._feed_forward(self.final_layer_norm(x)))
+        x = self.self_attn_layer_norm(self._add(x, self.self_attn(x, keep, shared)))
+        out: Tensor = self.final_layer_norm(self._add(x, self._feed_forward(x)))
         return out
 
+    def _add(self, residual: Tensor, x: Tensor) -> Tensor:
+        return add_dropped(residual, x, self.dropout, self.training)
+
     def _feed_forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.activation_dropout(self.activation(self.fc1(x))))
-        return out
+        if self.training and self.activation_dropout:
+            inner = getattr(functional, self.activation)(self.fc1(x))
+            out: Tensor = self.fc2(dropout(inner, self.activation_dropout, training=True))
+            return out
+        return feed_forward(x, self.fc1, self.fc2, self.activation)
 
 
 class LinformerEncoder(nn.Module):
@@ -61,7 +66,6 @@ class LinformerEncoder(nn.Module):
         # fairseq numbers positions from pad_index + 1 on, so its table has that many rows more.
         self.embed_positions = nn.Embedding(cfg.max_positions + cfg.pad_index + 1, cfg.embed_dim, cfg.pad_index)
         self.layernorm_embedding = layer_norm(cfg.embed_dim)
-        self.dropout = nn.Dropout(cfg.dropout)
         self.E = build_projection(cfg, cfg.lengths[0]) if cfg.one_for_all_layers else None
         self.layers = nn.ModuleList(LinformerEncoderLayer(cfg, i) for i in range(cfg.num_layers))
         self.layer_norm = layer_norm(cfg.embed_dim) if cfg.normalize_before else None
@@ -103,8 +107,8 @@ class LinformerEncoder(nn.Module):
 
     def _embed(self, tokens: Tensor, real: Tensor) -> Tensor:
         positions = real.cumsum(1) * real + self.cfg.pad_index
-        x: Tensor = self.dropout(self.layernorm_embedding(self.embed_tokens(tokens) + self.embed_positions(positions)))
-        return x
+        x = self.layernorm_embedding(self.embed_tokens(tokens) + self.embed_positions(positions))
+        return dropout(x, self.cfg.dropout, self.training)
 
     def _run(self, layer: nn.Module, x: Tensor, keep: Tensor | None) -> Tensor:
         if self.training and self.cfg.layerdrop and torch.rand(()).item() < self.cfg.layerdrop:
