@@ -52,7 +52,7 @@ class CompleteBlocks:
             for stretch in zip(low.tolist(), (high + self._reach).tolist(), strict=True)
         ]
         # With sentinels, so that there always is a sentence before and one behind.
-        sentences = np.unique(np.concatenate([[-1], *near, [self._file.tokens + 1]]))
+        sentences = np.sort(np.concatenate([[-1], *near, [self._file.tokens + 1]]))
 
         def at_a_sentence(edges: Ints) -> Ints:
             starts = sentences[np.searchsorted(sentences, edges)]

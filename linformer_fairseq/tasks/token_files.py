@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,12 @@ class TokenFile:
                 raise UsageError(f"{self.prefix}.bin has become shorter; binarise the data again")
         return rows
 
-    def starts(self, first: int, count: int) -> Ints:
-        """Places in the stream, (count,), where the sentences from `first` on start; the end of the last one counts."""
-        stop = min(first + count, self.sentences)
+    def starts(self, first: int, number: int) -> Ints:
+        """Where the sentences from `first` on start in the stream, (number,); behind the last one, where it ends."""
+        stop = min(first + number, self.sentences)
         content = os.pread(self._index.fileno(), 8 * (stop - first), self._pointers + 8 * first)
         places = np.frombuffer(content, "<i8") // self.dtype.itemsize
-        return np.append(places, self.tokens) if first + count > self.sentences else places
+        return np.append(places, self.tokens) if first + number > self.sentences else places
 
     def starts_between(self, low: int, high: int) -> Ints:
         """All places from `low` to `high`, both included, where a sentence starts, in order."""
@@ -104,12 +105,25 @@ class TokenFile:
         """The first sentence that starts at `place` or later, or the number of sentences."""
         marked, places = self._marks
         mark = int(np.searchsorted(places, place))
-        low = int(marked[mark - 1]) if mark else 0
-        high = int(marked[mark]) if mark < len(marked) else self.sentences
-        while high - low > _WINDOW:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self.starts(middle, 1)[0] >= place else (middle, high)
-        return low + int(np.searchsorted(self.starts(low, high - low), place)) if high > low else low
+        if not mark:
+            return 0
+        # All sentences before `low` start before `place`, and those from `high` on do not.
+        low, before = int(marked[mark - 1]) + 1, int(places[mark - 1])
+        high, behind = (int(marked[mark]), int(places[mark])) if mark < len(marked) else (self.sentences, self.tokens)
+        for turn in count():
+            size = min(_WINDOW, high - low)
+            # Where it would be if all were equally long; every other turn the middle, in case that they are not.
+            share = (place - before) / max(behind - before, 1) if turn % 2 == 0 else 0.5
+            first = min(max(low + int((high - low) * share) - size // 2, low), high - size)
+            window = self.starts(first, size)
+            found = int(np.searchsorted(window, place))
+            if (found or first == low) and (found < size or first + size == high):
+                return first + found
+            if found:
+                low, before = first + size, int(window[-1])
+            else:
+                high, behind = first, int(window[0])
+        raise AssertionError("each turn leaves less to search")
 
     @cached_property
     def _marks(self) -> tuple[Ints, Ints]:
