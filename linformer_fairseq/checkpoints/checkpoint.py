@@ -109,7 +109,7 @@ def _scores(content: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, fl
     """What fairseq measured when it saved: of masked-LM training, the loss, which it counts in bits."""
     loss = (content.get("extra_state") or {}).get("val_loss")
     metric = ((content.get("cfg") or {}).get("checkpoint") or {}).get("best_checkpoint_metric")
-    masked_lm = task.get("_name") == "masked_lm" and metric == "loss"
+    masked_lm = task.get("_name") in ("masked_lm", "streaming_masked_lm") and metric == "loss"
     return {"validation perplexity": round(2**loss, 2)} if masked_lm and isinstance(loss, float) else {}
 
 

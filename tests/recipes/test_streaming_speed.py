@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from reproduce.streaming_speed import main, make_corpus
 
 
+@pytest.mark.slow
 def test_the_report_has_every_line_and_the_corpora_are_gone(tmp_path: Path) -> None:
     sizes = ["--tokens", "400000", "--fairseq-tokens", "100000", "--tokens-per-sample", "64", "--seconds", "0.1"]
     argv = ["--out", str(tmp_path / "out"), *sizes, "--batch-size", "4", "--report", str(tmp_path / "report.md")]
