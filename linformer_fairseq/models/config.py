@@ -92,6 +92,11 @@ class LinformerRobertaConfig(FairseqDataclass):
         False,
         "keep only the input of each layer and compute the rest again in the backward pass: less memory",
     )
+    compile: bool = setting(
+        False,
+        "compile the layers with torch.compile: few graphs for all lengths, a minute or two at the start. For GPUs; on "
+        "a CPU the layers train faster without. Needs a C++ compiler",
+    )
     untie_weights_roberta: bool = setting(False, "give the masked-LM head its own output matrix")
     pooler_activation_fn: PoolerActivation = setting("tanh", "activation of classification heads")
     pooler_dropout: float = setting(0.0, "dropout of classification heads")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
 from typing import Any
@@ -71,9 +73,25 @@ class LinformerRobertaEncoder(FairseqEncoder):
         return self.cfg.max_positions
 
 
+def require_compiler() -> None:
+    """Stop where torch.compile would end the first update with a traceback.
+
+    Raises:
+        UsageError: there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        raise UsageError(
+            f"--compile needs a C++ compiler and there is no {compiler} on PATH: install one (Debian: apt-get install "
+            "g++), name it in CXX, or leave --compile out"
+        )
+
+
 @register_model(MODEL, dataclass=LinformerRobertaConfig)
 class LinformerRobertaModel(RobertaModel):
     """RoBERTa whose encoder is a Linformer (Wang et al. 2020)."""
+
+    _compiled = False
 
     @classmethod
     def hub_models(cls) -> dict[str, str]:
@@ -111,6 +129,15 @@ class LinformerRobertaModel(RobertaModel):
         if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
             x = touch(x, self._idle_parameters(features_only, classification_head_name))
         return x, extra
+
+    def train(self, mode: bool = True) -> LinformerRobertaModel:
+        """As nn.Module's; with `--compile`, training compiles the layers, and loading a checkpoint for use does not."""
+        if mode and self.args.compile and not self._compiled:
+            require_compiler()
+            self.encoder.sentence_encoder.compile_layers()
+            self._compiled = True
+        super().train(mode)
+        return self
 
     def _idle_parameters(self, features_only: bool, head: str | None) -> list[nn.Parameter]:
         idle = [p for name, other in self.classification_heads.items() if name != head for p in other.parameters()]

@@ -7,12 +7,13 @@ resuming.py      one training in a folder (lock.py), from a whole checkpoint (da
 ranks.py         what the first rank finds out, told to all
 metrics*.py      figures of each log interval and validation (flops.py, hardware.py)
 run_directory*.py   what each start was told, where it ran, what its processes said
+memory.py        on a CPU, memory that is freed is kept for the next update
 divergence*.py   an end, with the examples named, where the loss is no number or does not come back
 """
 
 from functools import cache
 
-from linformer_fairseq.training import interrupt, metrics_hooks, resuming, run_directory_logs, saving
+from linformer_fairseq.training import interrupt, memory, metrics_hooks, resuming, run_directory_logs, saving
 
 __all__ = ["apply"]
 
@@ -20,6 +21,7 @@ __all__ = ["apply"]
 @cache
 def apply() -> None:
     """Hook everything in, once per process, after `compat.apply`. The last one is the first to see a call."""
+    memory.keep_freed_memory()
     saving.save_whole_files()
     resuming.go_on_from_whole_checkpoints()
     interrupt.save_and_leave_when_asked()

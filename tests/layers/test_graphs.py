@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
 
@@ -46,6 +47,24 @@ def test_compiled_without_a_break(attention: str, kind: str) -> None:
         tokens = batch(2, length, pads)
         real = tokens.ne(1)
         torch.testing.assert_close(compiled(tokens)[0][real], model(tokens)[0][real], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sharing, kind", [("layerwise", "linear"), ("none", "linear"), ("layerwise", "max-pool")])
+def test_more_lengths_compile_nothing_more(sharing: str, kind: str) -> None:
+    torch.compiler.reset()
+    model = encoder(num_layers=3, sharing=sharing, projection=kind)
+    counter = CompileCounterWithBackend("aot_eager")
+    names = list(model.state_dict())
+    tokens = [batch(rows, length, pads) for rows, length, pads in ((2, 21, 5), (3, 64, 0), (5, 9, 3), (4, 33, 0))]
+    expected = [model(each)[0][each.ne(1)] for each in tokens]
+    model.compile_layers(backend=counter)
+    for each, features in zip(tokens, expected, strict=True):
+        torch.testing.assert_close(model(each)[0][each.ne(1)], features, atol=1e-5, rtol=1e-5)
+    graphs = counter.frame_count
+    for length in range(10, 60, 7):
+        model(batch(2, length, length % 2))
+    assert counter.frame_count == graphs <= 6  # with pads and without, shorter and full
+    assert list(model.state_dict()) == names
 
 
 @pytest.mark.parametrize("kind", KINDS)

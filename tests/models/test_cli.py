@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -145,3 +146,31 @@ def test_a_wrong_flag_ends_in_one_sentence(
     assert refused.returncode != 0
     assert sentence in refused.stdout.strip().splitlines()[-1]
     assert "Traceback" not in refused.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_compiled_training_gives_the_same_and_loads_without_compiling(
+    tiny_data: Path, tmp_path: Path, run_fairseq: RunFairseq
+) -> None:
+    flags = [*SMALL, *PRETRAIN, *OPTIMIZER, "--max-update", "2", "--dropout", "0", "--attention-dropout", "0"]
+    for name, more in (("eager", []), ("compiled", ["--compile"])):
+        run_fairseq("fairseq-train", tiny_data, *flags, *more, "--save-dir", tmp_path / name)
+    eager, compiled = (
+        torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"] for name in ("eager", "compiled")
+    )
+    torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+    hub = LinformerRobertaModel.from_pretrained(
+        str(tmp_path / "compiled"), "checkpoint_last.pt", str(tiny_data), bpe=None
+    )
+    assert hub.model.args.compile and not hub.model._compiled
+
+
+def test_compiling_without_a_compiler_is_one_sentence(
+    tiny_data: Path, tmp_path: Path, run_fairseq: RunFairseq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    flags = [*SMALL, *PRETRAIN, *OPTIMIZER, "--max-update", "2", "--compile", "--save-dir", tmp_path]
+    refused = run_fairseq("fairseq-train", tiny_data, *flags, check=False)
+    assert refused.returncode != 0 and "Traceback" not in refused.stdout
+    assert "--compile needs a C++ compiler" in refused.stdout.strip().splitlines()[-1]
