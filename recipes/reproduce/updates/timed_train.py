@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq.trainer import Trainer
-from fairseq_cli import train
+from fairseq_cli import train  # before the rest of fairseq, which would set up logging in its place
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -38,10 +37,10 @@ class Clock:
 
     def watch(self, recorder: Recorder | None) -> None:
         """Stamp the end of every call of Trainer.train_step, before anything else wraps it."""
-        step: Callable[..., Any] = Trainer.train_step
+        step: Callable[..., Any] = train.Trainer.train_step
 
         @wraps(step)
-        def train_step(trainer: Trainer, samples: Any, *arguments: Any, **named: Any) -> Any:
+        def train_step(trainer: Any, samples: Any, *arguments: Any, **named: Any) -> Any:
             logged = step(trainer, samples, *arguments, **named)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
@@ -53,7 +52,7 @@ class Clock:
                 recorder.after_update(trainer)
             return logged
 
-        Trainer.train_step = train_step
+        train.Trainer.train_step = train_step
 
     def result(self) -> dict[str, Any]:
         """Seconds of each update but the first, which has no beginning; all else is of every update."""
