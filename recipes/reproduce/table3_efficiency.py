@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     options = Sizes(0, 0, a.embed_dim, a.heads, a.ffn_dim, a.dropout, a.attention_dropout)
     todo = chosen(a, tokens, options)
     sizes = {key: value for key, value in asdict(options).items() if key not in ("n", "k", "attention_dropout")}
-    settings = processes.isolated(processes.machine, device, threads) | {"tokens": tokens} | sizes
+    settings = processes.isolated(processes.machine, device, threads) | {"tokens": tokens, "malloc": a.malloc} | sizes
     same_settings(settings, a.out)
     for name in sorted({entry.contestant for cell in todo for entry in cell.entries}):
         if (reason := missing(name)) is not None:
@@ -102,6 +102,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--linear-k", type=int, default=256, metavar="K", help="of kind linear (default: 256)")
     top.add_argument("--attention-dropout", type=float, default=0.0, help="for all that obey it (default: 0)")
     top.add_argument("--dropout", type=float, default=0.1, help="default: 0.1")
+    top.add_argument(
+        "--malloc",
+        choices=["each", "kept"],
+        default="each",
+        help="on a CPU, what malloc does with freed memory: for each contestant what its users get, or for all what "
+        "this project's trainings set, which keep it (default: each)",
+    )
     top.add_argument("--rounds", type=int, default=5, help="after one for warming up (default: 5)")
     top.add_argument(
         "--budget",
@@ -150,7 +157,7 @@ def run(
         done = 0.0
         for number, cell in enumerate(work, 1):
             bar.set_description(f"{number}/{len(work)} {cell.name}")
-            how = partial(measure.measure_times, rounds=a.rounds, budget=budget)
+            how = partial(measure.measure_times, rounds=a.rounds, budget=budget, malloc=a.malloc)
             try:
                 entries = processes.isolated(
                     measure.measure_memory if cell.kind == "memory" else how, cell, device, threads, told=bar.update

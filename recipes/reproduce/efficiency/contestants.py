@@ -96,7 +96,8 @@ def official(sharing: str, attention_dropout: bool) -> Callable[[Sizes], nn.Modu
         assert isinstance(layers, nn.ModuleList)
         layer = layers[0]
         if attention_dropout:
-            layers[0].get_submodule("self_attn").dropout = sizes.attention_dropout
+            attention: Any = layer.get_submodule("self_attn")
+            attention.dropout = sizes.attention_dropout
         return TimeFirst(layer)
 
     return build
@@ -120,6 +121,7 @@ class Contestant:
         nxn: it holds N x N matrices, always or (with `sdpa`) where the fused kernel knows no dropout.
         core: it has an attention core.
         time_first: its input is (N, B, C).
+        ours: it is of this project, whose trainings have a malloc that keeps what is freed.
     """
 
     build: Callable[[Sizes], nn.Module]
@@ -129,12 +131,15 @@ class Contestant:
     sdpa: bool = False
     core: bool = True
     time_first: bool = False
+    ours: bool = False
 
 
 CONTESTANTS = {
-    "ours": Contestant(ours, "this project's layer, layerwise sharing"),
+    "ours": Contestant(ours, "this project's layer, layerwise sharing", ours=True),
     "exact": Contestant(exact, "exact attention by SDPA in plain PyTorch", linear=False, sdpa=True),
-    "exact-ours": Contestant(exact_ours, "this project's layer with `--attention exact`", linear=False, sdpa=True),
+    "exact-ours": Contestant(
+        exact_ours, "this project's layer with `--attention exact`", linear=False, sdpa=True, ours=True
+    ),
     "plain": Contestant(
         plain, "exact attention with the n x n softmax in memory, the paper's baseline", linear=False, nxn=True
     ),
@@ -152,7 +157,7 @@ CONTESTANTS = {
     "lucidrains": Contestant(lucidrains, "attention of the package linformer 0.2.3 in the plain layer"),
     "bound": Contestant(bound, "ours without its attention core, in plain PyTorch", core=False),
     "products": Contestant(Products, "the matrix products of the bound alone", core=False),
-    "ours-compiled": Contestant(compiled, "this project's layer through torch.compile"),
+    "ours-compiled": Contestant(compiled, "this project's layer through torch.compile", ours=True),
 }
 DEFAULT = tuple(name for name in CONTESTANTS if name != "ours-compiled")
 

@@ -7,7 +7,6 @@ parameters and input exist, to the peak within one step.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
 import time
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reproduce.efficiency import allocator
 from reproduce.efficiency.cells import Cell, Entry, step_work
 from reproduce.efficiency.contestants import CONTESTANTS, missing
 from torch import Tensor, nn
 
 ROUND_SECONDS = 0.1  # the least that is timed at once
 REFUSALS = {"missing", "skipped"}
-MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 
 
 class Runner:
@@ -54,8 +53,9 @@ class Runner:
             self.layer.zero_grad(set_to_none=True)
 
     def small_step(self) -> None:
-        """A step with one input of 8 tokens: everything is loaded then, and the parameters have gradients."""
-        part = (slice(8), slice(1)) if CONTESTANTS[self.entry.contestant].time_first else (slice(1), slice(8))
+        """A step with one input of k tokens: everything is loaded then, and the parameters have gradients."""
+        one, few = slice(1), slice(self.entry.sizes.k)
+        part = (few, one) if CONTESTANTS[self.entry.contestant].time_first else (one, few)
         self._step(self.x.detach()[part].clone().requires_grad_(self.train), self.grad[part])
 
     def _step(self, x: Tensor, grad: Tensor) -> None:
@@ -99,8 +99,9 @@ class Timed:
 
 def warmed_up(runner: Runner, rounds: int, budget: float) -> Timed:
     """A runner after its first step, which counts as one of its rounds if another one would be too dear."""
+    runner.small_step()
     first = runner.seconds(1)
-    # The very first step loads kernels; where it is short, the second one says how long a step takes.
+    # The first step still sets kernels up; where it is short, the second one says how long a step takes.
     usual = first if first > 1 else runner.seconds(1)
     seconds: list[float | None] = [None] * rounds
     if first > budget / 2:
@@ -109,7 +110,7 @@ def warmed_up(runner: Runner, rounds: int, budget: float) -> Timed:
 
 
 def measure_times(
-    cell: Cell, device: str, threads: int, rounds: int, budget: float, told: Callable[[float], None]
+    cell: Cell, device: str, threads: int, rounds: int, budget: float, malloc: str, told: Callable[[float], None]
 ) -> dict[str, Any]:
     """Results of all entries by label: `seconds` of a step in each round, None where the budget was spent.
 
@@ -118,6 +119,7 @@ def measure_times(
         rounds: after one for warming up.
         budget: seconds after which an entry takes part in no further round. One whose single step takes more than
             half of it has no warm-up.
+        malloc: each (as each contestant finds it) or kept (for all as this project's trainings have it).
         told: is called with the work of each step that is done.
     """
     torch.set_num_threads(threads)
@@ -128,6 +130,7 @@ def measure_times(
         result = results[entry.label]
         if not result.keys() & REFUSALS:
             with _out_of_memory(result):
+                set_malloc(malloc, CONTESTANTS[entry.contestant].ours)
                 field.append(warmed_up(Runner(entry, cell, device, values), rounds, budget))
                 result["seconds"] = field[-1].seconds
         told(step_work(entry, cell.mode, cell.dtype))
@@ -136,11 +139,20 @@ def measure_times(
         for timed in field[turn:] + field[:turn]:
             if timed.seconds[number] is None and timed.spent < budget:
                 gc.collect()
+                set_malloc(malloc, CONTESTANTS[timed.runner.entry.contestant].ours)
                 seconds = timed.runner.seconds(timed.steps)
                 timed.seconds[number] = seconds
                 timed.spent += seconds * timed.steps
                 told(step_work(timed.runner.entry, cell.mode, cell.dtype))
     return results
+
+
+def set_malloc(malloc: str, ours: bool) -> None:
+    """Before a contestant's turn."""
+    if ours or malloc == "kept":
+        allocator.keep_freed()
+    else:
+        allocator.as_usual()
 
 
 def measure_memory(cell: Cell, device: str, threads: int, told: Callable[[float], None]) -> dict[str, Any]:
@@ -167,11 +179,7 @@ def _cuda_growth(entry: Entry, cell: Cell) -> int:
 
 
 def _resident_growth(entry: Entry, cell: Cell) -> int:
-    # Every tensor is given back to the operating system at once, so that the resident set is what lives.
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc's
-        library.mallopt(MALLOC_MMAP_THRESHOLD, 1 << 16)
-        library.mallopt(MALLOC_TRIM_THRESHOLD, 0)
+    allocator.give_back_at_once()
     runner = Runner(entry, cell, "cpu", _values(entry.tokens * entry.sizes.embed_dim, "cpu"))
     runner.small_step()
     gc.collect()

@@ -14,6 +14,10 @@ from reproduce.efficiency.plot import plot
 from reproduce.efficiency.results import Conditions, Entry, Results, seconds, speed, time_ratio
 
 OTHERS = tuple(name for name in CONTESTANTS if name != "ours")
+MALLOC = {
+    "each": "On a CPU freed memory is kept for ours, as in its trainings, and given back for others, as glibc does.",
+    "kept": "On a CPU freed memory is kept for all, as in this project's trainings.",
+}
 MIB, KIB = 2**20, 2**10
 
 
@@ -77,7 +81,7 @@ def _head(results: Results) -> Iterator[str]:
     yield f"{s['device']}; {s['threads']} threads; Python {s['python']}, {packages}."
     yield (
         f"d = {s['embed_dim']}, {s['heads']} heads, ffn {s['ffn_dim']}, post-LN, GELU, dropout {s['dropout']:g}; "
-        f"{s['tokens']:,} tokens a step, or n if that is more; bf16 is autocast. Measured by"
+        f"{s['tokens']:,} tokens a step, or n if that is more; bf16 is autocast. {MALLOC[s['malloc']]} Measured by"
     )
     commands = sorted({cell["command"] for cell in results.cells})
     yield from ("", *(f"    {command}" for command in commands), "")
@@ -101,7 +105,8 @@ def _contract(results: Results, attention_dropout: float) -> Iterator[str]:
         sign = "≥" if line.least else "≤"
         seen = "" if line.seen is None else f"{line.seen:.2f}"
         met = {True: "met", False: "**not met**", None: "not measured"}[line.met]
-        yield f"| {line.text} | {sign} {line.required:.2f} | {seen} | {met} |"
+        required = "" if line.required is None else f"{sign} {line.required:.2f}"
+        yield f"| {line.text} | {required} | {seen} | {met} |"
 
 
 def _time_table(results: Results, conditions: Conditions) -> Iterator[str]:
