@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from encoding.quantize import quantize
 from encoding.sequences import Ids
 from linformer_fairseq.checkpoints.checkpoint import PAD, Checkpoint, build
 from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.models.linformer_roberta import require_compiler
 
 POOLINGS = ("mean", "first", "max")
 DTYPES = ("float32", "bfloat16")
@@ -75,10 +74,7 @@ class Engine:
             quantize(self.encoder)
         self.encoder.to(self.device)
         if self.compute.compile:
-            # The layers, not the encoder: they are all alike, so one is compiled for all. With sizes left open, what is
-            # compiled serves every batch; there are a few variants of it (pads or none, one row or more).
-            for layer in self.encoder.layers:
-                layer.compile(dynamic=True)
+            self.encoder.compile_layers()
         self.batch_tokens = self.compute.batch_tokens or BATCH_TOKENS.get(self.device.type, 16384)
 
     @torch.inference_mode()
@@ -166,9 +162,6 @@ def device_of(compute: Compute) -> torch.device:
         raise UsageError(f"--quantize is for a CPU and the device is {device}; use --dtype bfloat16, or --device cpu")
     if compute.quantize and compute.compile:
         raise UsageError("--quantize and --compile do not go together; choose one")
-    if compute.compile and not shutil.which(compiler := os.environ.get("CXX") or "g++"):
-        raise UsageError(
-            f"--compile needs a C++ compiler and {compiler} is not found; install one, name it in the environment "
-            "variable CXX, or leave --compile out"
-        )
+    if compute.compile:
+        require_compiler()
     return device

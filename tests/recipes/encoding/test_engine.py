@@ -95,7 +95,7 @@ def test_chunks_become_rows() -> None:
         (Compute("tpu"), "--device tpu: not to be had here"),
         (Compute("meta", quantize=True), "--quantize is for a CPU and the device is meta; use --dtype bfloat16"),
         (Compute("cpu", quantize=True, compile=True), "--quantize and --compile do not go together"),
-        (Compute("cpu", compile=True), r"--compile needs a C\+\+ compiler and no-such-compiler is not found"),
+        (Compute("cpu", compile=True), r"--compile needs a C\+\+ compiler and there is no no-such-compiler"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(
