@@ -21,7 +21,7 @@ __all__ = ["apply"]
 @cache
 def apply() -> None:
     """Hook everything in, once per process, after `compat.apply`. The last one is the first to see a call."""
-    memory.keep_freed_memory()
+    memory.keep_freed_memory_of_trainings()
     saving.save_whole_files()
     resuming.go_on_from_whole_checkpoints()
     interrupt.save_and_leave_when_asked()

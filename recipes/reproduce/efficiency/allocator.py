@@ -15,7 +15,7 @@ MMAPS = 65536  # its default for MMAP_MAX
 
 
 def keep_freed() -> None:
-    """As after `import linformer_fairseq`."""
+    """As in this project's trainings."""
     _set({MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1})
 
 
