@@ -30,7 +30,7 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     "fused_masked_lm and fused_adamw, --bf16": (*OURS, "--bf16"),
 }
 COMPARED = 100  # updates
-LARGEST_DIFFERENCE = 1e-4  # of a loss, relative: rounding that training has amplified for 100 updates
+LARGEST_DIFFERENCE = 1e-5  # of a loss, relative
 LARGEST_RATIO = 1.01  # of perplexities
 
 

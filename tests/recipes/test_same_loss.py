@@ -30,5 +30,5 @@ def test_a_curve_that_departs_is_seen(tmp_path: Path) -> None:
     options = same_loss.argparse.Namespace(updates=2, batch_size=8)
     found = {"plain": lines([10.0, 9.0], 60.0), "ours": lines([10.0, 9.01], 60.0), "bf16": lines([10.0, 9.0], 61.0)}
     text = same_loss.report(found, options, "command")
-    assert "over 2 updates | 1e-04 | 1.1e-03 | **not met** |" in text
+    assert "over 2 updates | 1e-05 | 1.1e-03 | **not met** |" in text
     assert "| 1.01 | 1.0167 | **not met** |" in text
