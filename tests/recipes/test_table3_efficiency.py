@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from reproduce import table3_efficiency
 from reproduce.efficiency import cells, contestants, contract, measure, paper, results
 from reproduce.efficiency.layers import Sizes
 from reproduce.efficiency.results import Conditions, Results
+
+from linformer_fairseq.compat.errors import UsageError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "recipes/reproduce/table3_efficiency.py"
 TINY = "--embed-dim 32 --heads 4 --ffn-dim 64 --tokens 128 --threads 1 --device cpu --rounds 2 --dtypes fp32".split()
@@ -69,8 +72,23 @@ def test_a_cell_is_measured_once_and_again_with_all_its_contestants_for_a_new_on
     assert more.returncode == 0 and changed == {"time-n64-k16-fp32-train-a0.json"}
     entries = json.loads((out / "time-n64-k16-fp32-train-a0.json").read_text())["entries"]
     assert set(entries) == {"products", "ours", "exact", "plain", "fairseq", "bound"}
-    other = script(out, "--ffn-dim", "32")
-    assert other.returncode == 1 and "has figures with another ffn_dim (64, now 32)" in other.stderr
+
+
+def test_figures_of_other_sizes_are_not_mixed(tmp_path: Path) -> None:
+    table3_efficiency.same_settings({"ffn_dim": 64, "linformer": None}, tmp_path)
+    table3_efficiency.same_settings({"ffn_dim": 64, "linformer": "0.2.3"}, tmp_path)
+    with pytest.raises(UsageError, match=r"has figures with another ffn_dim \(64, now 32\)"):
+        table3_efficiency.same_settings({"ffn_dim": 32, "linformer": None}, tmp_path)
+
+
+def test_quick_has_all_cells_that_a_requirement_names(tmp_path: Path) -> None:
+    a = table3_efficiency.parser().parse_args(["--quick", "--out", str(tmp_path)])
+    names = [cell.name for cell in table3_efficiency.chosen(a, 4096, Sizes(0, 0))]
+    assert len(names) == len(set(names))
+    for dtype in ("fp32", "bf16"):
+        assert f"linear-k256-65536-tokens-{dtype}-train-a0" in names
+        assert f"memory-exact-n16384-16384-tokens-{dtype}-train-a0" in names
+        assert f"time-n32768-k256-{dtype}-train-a0" in names
 
 
 @pytest.mark.parametrize("name", contestants.DEFAULT)
