@@ -1,7 +1,7 @@
 """The paper's Table 3 measured anew: time and memory of one encoder layer, beside exact attention and other Linformers.
 
-    python recipes/reproduce/table3_efficiency.py --quick --out table3 --report REPORT     15 to 20 minutes on 2 cores
-    python recipes/reproduce/table3_efficiency.py --out table3 --report REPORT             the whole grid: hours
+    python recipes/reproduce/table3_efficiency.py --quick --out table3 --report REPORT     about 20 minutes on 2 cores
+    python recipes/reproduce/table3_efficiency.py --out table3 --report REPORT             the whole grid: most of a day
     python recipes/reproduce/table3_efficiency.py --out table3 --lengths 4096 --k 256 --contestants ours exact bound
 
 Every cell (n, k, dtype, mode) is a process in which its contestants take turns; each memory figure is a process of
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the cells")
     top.add_argument("--report", type=Path, metavar="DIR", help="for results.json, table.md, speed.png (OUT/report)")
-    top.add_argument("--quick", action="store_true", help="a part that takes 15 to 20 minutes on 2 cores")
+    top.add_argument("--quick", action="store_true", help="a part that takes about 20 minutes on 2 cores")
     top.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), metavar="N", help="default: the paper's")
     top.add_argument("--k", type=int, nargs="+", default=list(KS), metavar="K", help="default: the paper's, below n")
     top.add_argument(
