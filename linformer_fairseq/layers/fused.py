@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 ROWS = 4096  # tokens of which the feed-forward sublayer's backward pass holds the activations at once
-SCORES = 2**20  # attention weights held at once: 4 MiB in float32, which the caches of a CPU take
+# Attention weights, or gradients of E, held at once: 4 MiB in float32, which the caches of a CPU take.
+SCORES = 2**20
 
 
 def fuses(x: Tensor) -> bool:
@@ -107,6 +108,42 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Te
     with torch.autocast("cpu", enabled=False):
         out: Tensor = _Attend.apply(q, k, v, mask, p)  # type: ignore[no-untyped-call]
     return out
+
+
+def project(weight: Tensor, x: Tensor) -> Tensor:
+    """weight x for each sample: (K, N) and (B, N, C) to (B, K, C), without holding B gradients of a large weight."""
+    if not fuses(x):
+        return torch.bmm(weight.expand(x.size(0), -1, -1), x)
+    if torch.is_autocast_enabled("cpu"):
+        weight, x = (t.to(torch.get_autocast_dtype("cpu")) for t in (weight, x))
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor = _Project.apply(weight, x)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, x)
+        return torch.bmm(weight.expand(x.size(0), -1, -1), x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        weight, x = ctx.saved_tensors
+        grad_x = torch.bmm(weight.t().expand(x.size(0), -1, -1), grad)
+        if not ctx.needs_input_grad[0]:
+            return None, grad_x
+        if len(x) * weight.numel() <= SCORES:
+            return torch.bmm(grad, x.transpose(1, 2)).sum(0), grad_x
+        # Of 16-bit products, too, the sum is one of 32 bit.
+        of_weight = torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32))
+        for grad_KC, x_NC in zip(grad, x, strict=True):
+            if weight.dtype == of_weight.dtype:
+                of_weight.addmm_(grad_KC, x_NC.t())
+            else:
+                of_weight += grad_KC @ x_NC.t()
+        return of_weight, grad_x
 
 
 class _AddDropped(torch.autograd.Function):

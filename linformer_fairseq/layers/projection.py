@@ -17,6 +17,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from .config import EncoderConfig
+from .fused import project
 
 
 def block_mean_matrix(k: int, n: int) -> Tensor:
@@ -93,7 +94,7 @@ class LinearProjection(LearnedProjection):
         else:
             weight = self.weight[..., :tokens]
         if weight.dim() == 2:
-            return torch.bmm(weight.expand(batch, -1, -1), x) * self.lr_scale
+            return project(weight, x) * self.lr_scale
         x_BHND = x.view(batch, tokens, weight.size(0), -1).transpose(1, 2)
         out: Tensor = (weight @ x_BHND * self.lr_scale).transpose(1, 2).flatten(-2)
         return out

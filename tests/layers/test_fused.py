@@ -87,6 +87,14 @@ def test_gradients_of_a_dropped_sum() -> None:
     )
 
 
+@pytest.mark.parametrize("scores", (1, 2**20))
+def test_gradients_of_a_projection(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "SCORES", scores)
+    assert torch.autograd.gradcheck(fused.project, doubles((3, 5), (4, 5, 2)))
+    weight, x = doubles((3, 5), (4, 5, 2))
+    assert torch.autograd.gradcheck(lambda x: fused.project(weight.detach(), x), (x,))
+
+
 @pytest.mark.parametrize("activation", ("gelu", "relu"))
 @pytest.mark.parametrize("rows", (2, 4096))
 def test_gradients_of_the_feed_forward_sublayer(activation: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
