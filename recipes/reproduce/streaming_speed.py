@@ -1,6 +1,6 @@
 """The task `streaming_masked_lm` on a corpus of 10 billion tokens: time to the first batch, memory, tokens/s, resuming.
 
-    python recipes/reproduce/streaming_speed.py --out /tmp/streaming --report docs/benchmarks/streaming.md
+    python recipes/reproduce/streaming_speed.py --out corpus --report docs/benchmarks/streaming.md
 
 Makes corpora below --out and deletes them in the end: a large one whose .bin is a sparse file (every token reads as
 <s>, so that it takes no disk, and nothing of it can be masked) and a small one of random tokens. Each line of the table
