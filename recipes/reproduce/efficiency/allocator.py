@@ -10,18 +10,20 @@ import ctypes
 import platform
 from typing import Any
 
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # glibc's names for mallopt
-MMAPS = 65536  # its default for MMAP_MAX
+from linformer_fairseq.training.memory import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
+
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h, as the two others
+MMAPS = 65536  # its default for M_MMAP_MAX
 
 
 def keep_freed() -> None:
     """As in this project's trainings."""
-    _set({MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1})
+    keep_freed_memory()
 
 
 def as_usual() -> None:
     """As glibc has it in a process that computes on large tensors: its thresholds have grown to their limits then."""
-    _set({MMAP_MAX: MMAPS, MMAP_THRESHOLD: 2**25, TRIM_THRESHOLD: 2**26})
+    _set({M_MMAP_MAX: MMAPS, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26})
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
@@ -29,7 +31,7 @@ def as_usual() -> None:
 
 def give_back_at_once() -> None:
     """So that the resident set is what lives."""
-    _set({MMAP_MAX: MMAPS, MMAP_THRESHOLD: 2**16, TRIM_THRESHOLD: 0})
+    _set({M_MMAP_MAX: MMAPS, M_MMAP_THRESHOLD: 2**16, M_TRIM_THRESHOLD: 0})
 
 
 def _set(options: dict[int, int]) -> None:
