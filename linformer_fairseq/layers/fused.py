@@ -136,13 +136,9 @@ class _Project(torch.autograd.Function):
             return None, grad_x
         if len(x) * weight.numel() <= SCORES:
             return torch.bmm(grad, x.transpose(1, 2)).sum(0), grad_x
-        # Of 16-bit products, too, the sum is one of 32 bit.
-        of_weight = torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32))
+        of_weight = None
         for grad_KC, x_NC in zip(grad, x, strict=True):
-            if weight.dtype == of_weight.dtype:
-                of_weight.addmm_(grad_KC, x_NC.t())
-            else:
-                of_weight += grad_KC @ x_NC.t()
+            of_weight = _add_product(of_weight, grad_KC, x_NC.t())
         return of_weight, grad_x
 
 
@@ -178,20 +174,30 @@ class _FeedForward(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, weight1, weight2 = ctx.saved_tensors
         grad_x = torch.empty(x.shape, dtype=x.dtype)
-        of_weight1, of_weight2 = torch.zeros_like(weight1), torch.zeros_like(weight2)
-        of_bias1 = weight1.new_zeros(weight1.size(0))
+        of_weight1 = of_weight2 = None
+        of_bias1 = torch.zeros(weight1.size(0), dtype=torch.promote_types(weight1.dtype, torch.float32))
         grads, xs, hiddens, outs = (t.flatten(0, -2).split(ROWS) for t in (grad, x, hidden, grad_x))
         for grad_RC, x_RC, hidden_RC, out_RC in zip(grads, xs, hiddens, outs, strict=True):
-            of_weight2.addmm_(grad_RC.t(), getattr(functional, ctx.activation)(hidden_RC))
+            outer = getattr(functional, ctx.activation)(hidden_RC)
+            of_weight2 = _add_product(of_weight2, grad_RC.t(), outer)
             inner = grad_RC @ weight2
             if ctx.activation == "gelu":
                 torch.ops.aten.gelu_backward.grad_input(inner, hidden_RC, grad_input=inner)
             else:
                 inner.masked_fill_(hidden_RC <= 0, 0)
-            of_weight1.addmm_(inner.t(), x_RC)
+            of_weight1 = _add_product(of_weight1, inner.t(), x_RC)
             of_bias1 += inner.sum(0)
             torch.mm(inner, weight1, out=out_RC)
         return grad_x, of_weight1, of_bias1, of_weight2, grad.flatten(0, -2).sum(0), None
+
+
+def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """total + a b; of 16-bit products, too, the sum is one of 32 bit."""
+    if total is None:
+        return a @ b
+    if a.dtype in (torch.bfloat16, torch.float16):
+        return total.float().add_(a @ b)
+    return total.addmm_(a, b)
 
 
 class _Attend(torch.autograd.Function):

@@ -172,7 +172,12 @@ def test_an_encoder_gives_what_the_plain_one_gives(
     torch.testing.assert_close(ours, outputs_and_gradients(cfg), rtol=1e-5, atol=1e-5)
 
 
-def test_autocast_computes_in_16_bit_what_the_plain_one_does(plain: Callable[[], None]) -> None:
+@pytest.mark.parametrize("size", (4, 2**20))
+def test_autocast_computes_in_16_bit_what_the_plain_one_does(
+    size: int, plain: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "ROWS", size)  # many parts, whose sums must not be rounded one by one
+    monkeypatch.setattr(fused, "SCORES", size)
     cfg = EncoderConfig(**SIZES, max_positions=48, projected_length=12, dropout=0.0, attention_dropout=0.0)
     ours = outputs_and_gradients(cfg, autocast=True)
     plain()
