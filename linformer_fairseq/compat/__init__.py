@@ -14,13 +14,7 @@ repair is one function with its reason in its docstring, and touches nothing whe
 `../hydra_plugins/fairseq_user_dir.py` belongs to them: it brings them to `fairseq-hydra-train` in time.
 """
 
-# ruff: noqa: E402 (fairseq is told what not to say before it is imported)
-
-import logging
 from functools import cache
-
-# It asks everybody to install a package that only speech needs.
-logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 from linformer_fairseq.compat import checkpoints, distributed, exiting, launch, noise, numpy2, precision
 from linformer_fairseq.compat.errors import UsageError

@@ -71,3 +71,8 @@ def test_who_asks_for_debug_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.root, "level", logging.DEBUG)
     quiet_root_logger()
     assert logging.root.level == logging.DEBUG
+
+
+def test_the_report_on_a_machine_asks_for_nothing_that_is_not_needed() -> None:
+    report = subprocess.run([sys.executable, "-m", "linformer_fairseq"], capture_output=True, text=True)
+    assert "fairseq" in report.stdout and "tensorboardX" not in report.stdout + report.stderr
