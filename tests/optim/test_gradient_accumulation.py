@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def test_gradients_are_summed_once_an_update(
     script.write_text(COUNTING.format(user_dir=str(USER_DIR)))
     launcher = ("torchrun", "--standalone", "--nproc-per-node", 2, script)
     ended = run_fairseq(*launcher, tiny_data, *TRAINING, "--update-freq", 3, *more)
-    told = [line for line in ended.stdout.splitlines() if line.startswith("rank ")]
+    # Both processes write into one stream, and not always a line at a time.
+    told = re.findall(r"rank \d: \d batches, \d+ numbers", ended.stdout)
     (parameters,) = {
         line.split("num. shared model params: ")[1].split(" ")[0].replace(",", "")
         for line in ended.stdout.splitlines()
