@@ -178,8 +178,8 @@ class _FeedForward(torch.autograd.Function):
         of_bias1 = torch.zeros(weight1.size(0), dtype=torch.promote_types(weight1.dtype, torch.float32))
         grads, xs, hiddens, outs = (t.flatten(0, -2).split(ROWS) for t in (grad, x, hidden, grad_x))
         for grad_RC, x_RC, hidden_RC, out_RC in zip(grads, xs, hiddens, outs, strict=True):
-            outer = getattr(functional, ctx.activation)(hidden_RC)
-            of_weight2 = _add_product(of_weight2, grad_RC.t(), outer)
+            # The activations have no name: nothing holds them when `inner`, of the same size, is made.
+            of_weight2 = _add_product(of_weight2, grad_RC.t(), getattr(functional, ctx.activation)(hidden_RC))
             inner = grad_RC @ weight2
             if ctx.activation == "gelu":
                 torch.ops.aten.gelu_backward.grad_input(inner, hidden_RC, grad_input=inner)
@@ -188,6 +188,7 @@ class _FeedForward(torch.autograd.Function):
             of_weight1 = _add_product(of_weight1, inner.t(), x_RC)
             of_bias1 += inner.sum(0)
             torch.mm(inner, weight1, out=out_RC)
+            del inner
         return grad_x, of_weight1, of_bias1, of_weight2, grad.flatten(0, -2).sum(0), None
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder, LinformerEncoderLayer, fused
 from linformer_fairseq.layers.projection import build_projection
@@ -224,3 +225,23 @@ def test_a_layer_keeps_ten_values_a_channel_where_plain_operations_keep_more(pla
     assert ours <= 11 * x.numel() * 4
     plain()
     assert ours <= 0.6 * bytes_kept(layer, projection, x)
+
+
+def bytes_of_backward(out: Tensor) -> int:
+    """The most that a backward pass takes at a time, besides what the forward pass has kept."""
+    grad = torch.randn_like(out)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        torch.autograd.backward([out], [grad])
+    events: Any = profiler.profiler
+    return max(itertools.accumulate(e.nbytes() for e in events.kineto_results.events() if e.name() == "[memory]"))
+
+
+@pytest.mark.parametrize("rows", (250, 1000))
+def test_the_backward_pass_of_the_feed_forward_sublayer_holds_one_array_of_its_size(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "ROWS", rows)
+    fc1, fc2 = nn.Linear(32, 128), nn.Linear(128, 32)
+    x = torch.randn(1000, 32, requires_grad=True)
+    activations, of_x, weights = rows * 128, x.numel(), 3 * fc1.weight.numel()
+    assert bytes_of_backward(fused.feed_forward(x, fc1, fc2, "gelu")) <= 1.1 * 4 * (activations + of_x + weights)

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from reproduce import update_speed
 from reproduce.updates import report
-from reproduce.updates.anatomy import GROUPS
+from reproduce.updates.anatomy import _CORE_FUNCTIONS, GROUPS, sort
 from reproduce.updates.contestants import CONTESTANTS
 from reproduce.updates.vocabulary import with_symbols
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from linformer_fairseq.layers import fused
 
 TINY = "--n 32 --k 8 --tokens 128 --updates 3 --warm-up 1 --rounds 1 --profile 1 --symbols 100 --threads 1 --workers 0"
 SIZES = "--layers 1 --embed-dim 32 --ffn-dim 64 --heads 2"
@@ -45,6 +49,18 @@ def test_the_contract_is_judged_by_the_median_ratio_of_rounds() -> None:
     assert [line["ratio"] for line in lines] == pytest.approx([1.0, 1.25, 2 / 1.1])
     assert [line["met"] for line in lines] == [None, True, False]
     assert lines[1]["ratios"] == pytest.approx([1.25, 1.6, 1.25]) and lines[0]["seconds"] == 2.0
+
+
+def test_all_that_our_attention_does_counts_as_its_core() -> None:
+    """Its random numbers and masks, too, whose shapes do not tell."""
+    q, k, v = (torch.randn(1, 2, size, 8, requires_grad=True) for size in (64, 16, 16))
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        with record_function("anatomy:encoder"):
+            out = fused.attend(q, k, v, None, 0.1)
+        torch.autograd.backward([out], [out.detach()])
+    events = list(profiler.events() or ())
+    assert set(sort(events, head_dim=8, projected_length=16)) == {"attention core"}
+    assert {event.name for event in events} >= set(_CORE_FUNCTIONS)
 
 
 @pytest.mark.slow

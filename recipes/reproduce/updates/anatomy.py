@@ -5,8 +5,8 @@ Each operation's own time, without that of the operations that it calls, belongs
     optimizer, clipping     what runs while fairseq's trainer says "optimizer" (its step), or "multiply-grads" and
                             "clip-grads"
     head and loss           what the criterion computes outside of the encoder, and its backward pass
-    attention core          in the encoder: softmax and products that have a head's dimension, fused attention, and all
-                            that is computed on scores (H x N x K)
+    attention core          in the encoder: softmax and products that have a head's dimension, fused attention, all
+                            that is computed on scores (H x N x K), and all within our own function for it
     matrix products         the others in the encoder: of W_q, W_k, W_v, W_o, E, F and the feed-forward layers
     element-wise            all else in the encoder: norms, activations, dropout, residuals, copies, embeddings; and the
                             sums of gradients
@@ -48,6 +48,7 @@ _PHASES = {
 }
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "mkldnn_linear", "_addmm_activation")
 _CORE = ("softmax", "scaled_dot_product", "flash_attention")
+_CORE_FUNCTIONS = ("_Attend", "_AttendBackward")  # of layers/fused.py
 
 
 class Recorder:
@@ -141,6 +142,8 @@ def _backward_place(event: Any, place: dict[int, str]) -> str:
 
 
 def _encoder_group(event: Any, head_dim: int, projected_length: int) -> str:
+    if _within_core(event):
+        return "attention core"
     name = event.name.removeprefix("aten::").removesuffix("_")
     shapes = [shape for shape in event.input_shapes if shape]
     if name in _PRODUCTS:
@@ -150,6 +153,14 @@ def _encoder_group(event: Any, head_dim: int, projected_length: int) -> str:
         return "attention core"
     on_scores = bool(shapes) and len(shapes[0]) >= 3 and shapes[0][-1] == projected_length  # B x H x N x K
     return "attention core" if on_scores else "element-wise"
+
+
+def _within_core(event: Any) -> bool:
+    while event is not None and event.name not in _PHASES:
+        if event.name in _CORE_FUNCTIONS:
+            return True
+        event = event.cpu_parent
+    return False
 
 
 def _mark(module: torch.nn.Module, name: str) -> None:
