@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from linformer_fairseq.compat import UsageError
 from linformer_fairseq.criterions.linear_cross_entropy import linear_cross_entropy
+from linformer_fairseq.models.picked import Picked, pick
 
 
 @register_criterion("fused_masked_lm", dataclass=MaskedLmConfig)
@@ -36,17 +37,17 @@ class FusedMaskedLm(MaskedLmLoss):
         head = getattr(getattr(model, "encoder", None), "lm_head", None)
         if not all(hasattr(head, name) for name in ("dense", "activation_fn", "layer_norm", "weight", "bias")):
             raise UsageError("--criterion fused_masked_lm needs a model with RoBERTa's head: use --criterion masked_lm")
-        target = sample["target"].flatten()
-        masked = target.ne(self.padding_idx).nonzero().squeeze(1)
-        with _predicting(head, masked, target.index_select(0, masked)):
-            loss = model(**sample["net_input"], masked_tokens=masked)[0]
+        target = sample["target"]
+        picked = pick(target.ne(self.padding_idx))
+        with _predicting(head, picked, target.flatten().index_select(0, picked.tokens)):
+            loss = model(**sample["net_input"], masked_tokens=picked)[0]
         logging_output = {
             "loss": loss.detach(),
             "ntokens": sample["ntokens"],
             "nsentences": sample["nsentences"],
-            "sample_size": len(masked),
+            "sample_size": len(picked.tokens),
         }
-        return loss, len(masked), logging_output
+        return loss, len(picked.tokens), logging_output
 
 
 # fairseq goes on from a checkpoint only with a criterion of the same name, and this one keeps nothing of its own.
@@ -54,17 +55,17 @@ FusedMaskedLm.__name__ = MaskedLmLoss.__name__
 
 
 @contextmanager
-def _predicting(head: Any, masked: Tensor, targets: Tensor) -> Iterator[None]:
+def _predicting(head: Any, picked: Picked, targets: Tensor) -> Iterator[None]:
     """Have the head return the loss instead of logits: within the model, where DDP sees which parameters it uses."""
-    head.forward = partial(_loss, head, masked, targets)
+    head.forward = partial(_loss, head, picked, targets)
     try:
         yield
     finally:
         del head.forward
 
 
-def _loss(head: Any, masked: Tensor, targets: Tensor, features: Tensor, masked_tokens: Any = None) -> Tensor:
-    """Features (B, N, C) -> the summed loss of M targets, at the places `masked` (M,) of the flattened B x N."""
-    x = features.flatten(0, 1).index_select(0, masked)
+def _loss(head: Any, picked: Picked, targets: Tensor, features: Tensor, masked_tokens: Any = None) -> Tensor:
+    """Features (T, C), or of all tokens (B, N, C) as fairseq's RoBERTa has them -> the summed loss of T targets."""
+    x = features if features.dim() == 2 else features.flatten(0, 1).index_select(0, picked.tokens)
     x = head.layer_norm(head.activation_fn(head.dense(x)))
     return linear_cross_entropy(x, head.weight, head.bias, targets)

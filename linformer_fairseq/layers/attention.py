@@ -31,7 +31,13 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(cfg.embed_dim, cfg.embed_dim)
         self.local_conv = LocalConv(cfg) if cfg.local_conv else None
 
-    def forward(self, x: Tensor, keep: Tensor | None = None, shared: Projection | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        keep: Tensor | None = None,
+        shared: Projection | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
         """Attends from every token to all real tokens.
 
         Args:
@@ -39,16 +45,17 @@ class SelfAttention(nn.Module):
             keep: (B, N), True for a real token, False for a pad; None where there are no pads. What comes out at
                 real tokens does not depend on what the pads hold, nor on how many there are.
             shared: the encoder's one projection, with layerwise sharing.
+            wanted: (B, M), the places of the tokens to attend from; None for all.
 
         Returns:
-            (B, N, C). Rows of pads are meaningless.
+            (B, N, C), or (B, M, C). Rows of pads are meaningless.
         """
         x_real = x if keep is None else x * keep.unsqueeze(-1)
         # Values of all tokens, without their bias, so that pads stay zero; only the convolution needs them.
         values = functional.linear(x_real, self.v_proj.weight) if self.local_conv else None
         k_BKC, v_BKC, mask = self.keys_values(x_real, values, keep, shared)
         attended = attend(
-            self._heads(self.q_proj(x)),
+            self._heads(self.q_proj(at(x, wanted))),
             self._heads(k_BKC),
             self._heads(v_BKC),
             mask,
@@ -56,7 +63,7 @@ class SelfAttention(nn.Module):
         )
         out = attended.transpose(1, 2).flatten(-2)
         if self.local_conv is not None and values is not None:
-            out = out + self.local_conv(values)
+            out = out + at(self.local_conv(values), wanted)
         result: Tensor = self.out_proj(out)
         return result
 
@@ -117,13 +124,23 @@ class NoAttention(nn.Module):
         self.out_proj = nn.Linear(cfg.embed_dim, cfg.embed_dim)
         self.local_conv = LocalConv(cfg) if cfg.local_conv else nn.Identity()
 
-    def forward(self, x: Tensor, keep: Tensor | None = None, shared: Projection | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C); arguments as in `SelfAttention.forward`."""
+    def forward(
+        self,
+        x: Tensor,
+        keep: Tensor | None = None,
+        shared: Projection | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """(B, N, C) -> (B, N, C) or (B, M, C); arguments as in `SelfAttention.forward`."""
         x_real = x if keep is None else x * keep.unsqueeze(-1)
-        result: Tensor = self.out_proj(
-            self.local_conv(functional.linear(x_real, self.v_proj.weight)) + self.v_proj.bias
-        )
+        mixed = self.local_conv(functional.linear(x_real, self.v_proj.weight))
+        result: Tensor = self.out_proj(at(mixed, wanted) + self.v_proj.bias)
         return result
+
+
+def at(x: Tensor, places: Tensor | None) -> Tensor:
+    """x (B, N, C) at the places (B, M) of each sample, (B, M, C); all of it for None."""
+    return x if places is None else x.gather(1, places.unsqueeze(-1).expand(-1, -1, x.size(-1)))
 
 
 class LocalConv(nn.Module):

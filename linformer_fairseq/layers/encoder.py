@@ -10,7 +10,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import LinformerSelfAttention, NoAttention, SelfAttention
+from .attention import LinformerSelfAttention, NoAttention, SelfAttention, at
 from .config import EncoderConfig
 from .fused import add_dropped, dropout, feed_forward
 from .norm import layer_norm
@@ -31,12 +31,18 @@ class LinformerEncoderLayer(nn.Module):
         self.final_layer_norm = layer_norm(cfg.embed_dim)
         self.dropout, self.activation_dropout = cfg.dropout, cfg.activation_dropout
 
-    def forward(self, x: Tensor, keep: Tensor | None = None, shared: Projection | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C); arguments as in `SelfAttention.forward`."""
+    def forward(
+        self,
+        x: Tensor,
+        keep: Tensor | None = None,
+        shared: Projection | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """(B, N, C) -> (B, N, C) or (B, M, C); arguments as in `SelfAttention.forward`."""
         if self.normalize_before:
-            x = self._add(x, self.self_attn(self.self_attn_layer_norm(x), keep, shared))
+            x = self._add(at(x, wanted), self.self_attn(self.self_attn_layer_norm(x), keep, shared, wanted))
             return self._add(x, self._feed_forward(self.final_layer_norm(x)))
-        x = self.self_attn_layer_norm(self._add(x, self.self_attn(x, keep, shared)))
+        x = self.self_attn_layer_norm(self._add(at(x, wanted), self.self_attn(x, keep, shared, wanted)))
         out: Tensor = self.final_layer_norm(self._add(x, self._feed_forward(x)))
         return out
 
@@ -84,7 +90,11 @@ class LinformerEncoder(nn.Module):
             layer.compile(dynamic=True, **options)
 
     def forward(
-        self, tokens: Tensor, return_all_hiddens: bool = False, real: Tensor | None = None
+        self,
+        tokens: Tensor,
+        return_all_hiddens: bool = False,
+        real: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Encodes a batch of token ids.
 
@@ -92,9 +102,11 @@ class LinformerEncoder(nn.Module):
             tokens: (B, N) ids, padded on the right; N at most `max_positions`.
             return_all_hiddens: also return the input of the first layer and the output of every layer.
             real: (B, N) bool, False for a pad; by default what is not `pad_index`.
+            wanted: (B, M), places of the tokens whose features are asked for; None for all. The last layer leaves the
+                others out, but for their part in keys and values.
 
         Returns:
-            Features (B, N, C), and the hidden states (B, N, C) asked for.
+            Features (B, N, C) or (B, M, C), and the hidden states (B, N, C) asked for.
 
         Raises:
             ValueError: the input is longer than `max_positions`.
@@ -111,7 +123,7 @@ class LinformerEncoder(nn.Module):
         x = self._embed(tokens, real)
         hiddens = [x] if return_all_hiddens else []
         for layer in self.layers:
-            x = self._run(layer, x, keep)
+            x = self._run(layer, x, keep, wanted if layer is self.layers[-1] else None)
             if return_all_hiddens:
                 hiddens.append(x)
         if self.layer_norm is not None:
@@ -123,13 +135,13 @@ class LinformerEncoder(nn.Module):
         x = self.layernorm_embedding(self.embed_tokens(tokens) + self.embed_positions(positions))
         return dropout(x, self.cfg.dropout, self.training)
 
-    def _run(self, layer: nn.Module, x: Tensor, keep: Tensor | None) -> Tensor:
+    def _run(self, layer: nn.Module, x: Tensor, keep: Tensor | None, wanted: Tensor | None) -> Tensor:
         if self.training and self.cfg.layerdrop and torch.rand(()).item() < self.cfg.layerdrop:
-            return touch(x, [*layer.parameters(), *(self.E.parameters() if self.E is not None else ())])
+            return touch(at(x, wanted), [*layer.parameters(), *(self.E.parameters() if self.E is not None else ())])
         if self.training and self.cfg.checkpoint_activations:
-            out = checkpoint(layer, x, keep, self.E, use_reentrant=False)
+            out = checkpoint(layer, x, keep, self.E, wanted, use_reentrant=False)
         else:
-            out = layer(x, keep, self.E)
+            out = layer(x, keep, self.E, wanted)
         assert isinstance(out, Tensor)
         return out
 

@@ -23,6 +23,7 @@ from linformer_fairseq.layers import LinformerEncoder
 from linformer_fairseq.layers.encoder import touch
 from linformer_fairseq.models.architectures import MODEL, complete, register_architectures
 from linformer_fairseq.models.config import LinformerRobertaConfig, encoder_config
+from linformer_fairseq.models.picked import Picked, pick
 
 
 class LinformerRobertaEncoder(FairseqEncoder):
@@ -49,7 +50,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
         src_tokens: Tensor,
         features_only: bool = False,
         return_all_hiddens: bool = False,
-        masked_tokens: Tensor | None = None,
+        masked_tokens: Tensor | Picked | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, list[Tensor] | None]]:
         """Encodes (B, N) token ids.
@@ -57,15 +58,24 @@ class LinformerRobertaEncoder(FairseqEncoder):
         Args:
             features_only: return features (B, N, C) and leave the masked-LM head out.
             return_all_hiddens: also return hidden states, as fairseq has them: (N, B, C).
-            masked_tokens: (B, N), True where the head is to predict; then logits are (M, V) for those M tokens only.
+            masked_tokens: (B, N), True where the head is to predict; then logits are (T, V) for those T tokens only,
+                and the last layer computes no others.
 
         Returns:
-            Logits (B, N, V) or (M, V), or features; and `inner_states`.
+            Logits (B, N, V) or (T, V), or features; and `inner_states`.
         """
-        x, hiddens = self.sentence_encoder(src_tokens, return_all_hiddens)
+        picked = pick(masked_tokens) if isinstance(masked_tokens, Tensor) else masked_tokens
+        if features_only or return_all_hiddens:
+            x, hiddens = self.sentence_encoder(src_tokens, return_all_hiddens)
+            if picked is not None and not features_only:
+                x = x.flatten(0, 1).index_select(0, picked.tokens)
+        else:
+            x, hiddens = self.sentence_encoder(src_tokens, wanted=None if picked is None else picked.places)
+            if picked is not None:
+                x = x.flatten(0, 1).index_select(0, picked.slots)
         states = [h.transpose(0, 1) for h in hiddens] if return_all_hiddens else None
         if not features_only:
-            x = self.lm_head(x, masked_tokens)
+            x = self.lm_head(x)
         return x, {"inner_states": states}
 
     def max_positions(self) -> int:

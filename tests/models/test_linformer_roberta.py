@@ -130,14 +130,31 @@ def test_masked_lm_head_is_tied_unless_asked() -> None:
         assert (encoder.lm_head.weight is encoder.sentence_encoder.embed_tokens.weight) is same
 
 
-def test_head_sees_only_masked_tokens() -> None:
-    model = build().eval()
+@pytest.mark.parametrize("local_conv", (0, 3))
+@pytest.mark.parametrize("pre_ln", (False, True))
+@pytest.mark.parametrize("attention", ("linformer", "exact", "none"))
+def test_head_and_last_layer_see_only_masked_tokens(attention: str, pre_ln: bool, local_conv: int) -> None:
+    settings = {"attention": attention, "encoder_normalize_before": pre_ln, "local_conv": local_conv}
+    model = build(**settings, dropout=0.0, attention_dropout=0.0)
     tokens = torch.randint(4, 60, (3, 20))
-    masked = torch.rand(3, 20) < 0.3
-    everything, _ = model(tokens)
-    some, _ = model(tokens, masked_tokens=masked)
-    assert everything.shape == (3, 20, len(model.encoder.dictionary))
-    torch.testing.assert_close(some, everything[masked])
+    tokens[2, 15:] = model.encoder.dictionary.pad()
+    masked = (torch.rand(3, 20) < 0.3) & tokens.ne(model.encoder.dictionary.pad())
+    seen = []
+    last = model.encoder.sentence_encoder.layers[-1]
+    last.final_layer_norm.register_forward_hook(lambda module, inputs, output: seen.append(output.size(1)))
+
+    def computed(**arguments: Any) -> list[torch.Tensor]:
+        model.zero_grad()
+        logits, extra = model(tokens, **arguments)
+        logits = logits if "masked_tokens" in arguments else logits[masked]
+        logits.logsumexp(-1).sum().backward()
+        return [logits.detach(), *(p.grad.clone() for p in model.parameters())]
+
+    everything = computed()
+    for arguments in ({}, {"return_all_hiddens": True}):
+        some = computed(masked_tokens=masked, **arguments)
+        torch.testing.assert_close(some, everything, rtol=1e-5, atol=1e-5)
+    assert seen == [20, int(masked.sum(1).max()), 20]
 
 
 def test_features_hidden_states_and_classification() -> None:
