@@ -96,7 +96,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--profile", type=int, default=2, metavar="N", help="updates of which the parts are timed")
     parser.add_argument("--symbols", type=int, default=50265, help="fewest symbols of the models; RoBERTa's by default")
-    parser.add_argument("--sharing", choices=["headwise", "key-value", "layerwise"], default="headwise")
+    parser.add_argument("--sharing", choices=["headwise", "key-value", "layerwise"], default="layerwise", help="of all")
     parser.add_argument("--task", default="masked_lm", help="of ours: masked_lm or streaming_masked_lm")
     parser.add_argument("--attention-dropout", type=float, default=0.1)
     parser.add_argument("--clip-norm", type=float, default=1.0)
