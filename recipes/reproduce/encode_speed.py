@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ import torch
 from encoding.batches import as_they_come, like_length
 from encoding.engine import OVERHEAD, Batching, Compute, Engine, Values
 from encoding.sequences import BOS, EOS, Ids
+from reproduce.command import as_typed
 from tqdm import tqdm
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, atomically, complete_settings, symbols
@@ -96,7 +96,7 @@ def main(words: Sequence[str]) -> None:
         a.device,
         a.batch_tokens,
     )
-    found = {"command": shlex.join(["python", "recipes/reproduce/encode_speed.py", *words]), **measure(plan)}
+    found = {"command": as_typed(__file__, words), **measure(plan)}
     for name, text in (("speed.json", json.dumps(found, indent=1) + "\n"), ("speed.md", report(found))):
         with atomically(a.out / name, force=True) as temporary:
             temporary.write_text(text, encoding="utf-8")

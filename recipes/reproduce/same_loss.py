@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 
 from progress import run_logged  # noqa: E402
+from reproduce.command import as_typed  # noqa: E402
 
 from linformer_fairseq.training.metrics import read_metrics  # noqa: E402
 
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="rows of 512 tokens in an update")
     options = parser.parse_args(argv)
     lines = {name: train(name, options) for name in TRAININGS}
-    command = " ".join(["python recipes/reproduce/same_loss.py", *(sys.argv[1:] if argv is None else argv)])
+    command = as_typed(__file__, sys.argv[1:] if argv is None else argv)
     text = report(lines, options, command)
     print(text)
     file = options.report or options.out / "same_loss.md"

@@ -26,7 +26,9 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
+
+from reproduce.command import as_typed  # noqa: E402
 
 SENTENCE = 500  # tokens
 SYMBOLS = 32_000
@@ -192,7 +194,7 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     versions = [f"{module.__name__} {module.__version__}" for module in (__import__("torch"), np)]
-    command = f"python recipes/reproduce/streaming_speed.py {' '.join(arguments)}"
+    command = as_typed(__file__, arguments)
     report = "\n".join(
         [
             "# The task streaming_masked_lm on a large corpus",

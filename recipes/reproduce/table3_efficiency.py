@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,6 +30,7 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 import torch
+from reproduce.command import as_typed
 from reproduce.efficiency import cells, measure, processes, report
 from reproduce.efficiency.contestants import CONTESTANTS, DEFAULT, missing
 from reproduce.efficiency.layers import Sizes
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     for name in sorted({entry.contestant for cell in todo for entry in cell.entries}):
         if (reason := missing(name)) is not None:
             print(f"{name}: {reason}; its column stays empty", file=sys.stderr)
-    provenance = {"command": command(arguments), "layers": processes.layer_digest()}
+    provenance = {"command": as_typed(__file__, arguments), "layers": processes.layer_digest()}
     failures = run(todo, a, device, threads, provenance)
     print(report.write(a.out, a.report or a.out / "report"))
     if failures:
@@ -197,13 +197,6 @@ def same_settings(settings: dict[str, Any], out: Path) -> None:
             "choose another folder"
         )
     cells.keep(out / "settings.json", settings)
-
-
-def command(arguments: Sequence[str]) -> str:
-    """The command as one types it, without the folders."""
-    words = iter(arguments)
-    shown = [word for word in words if not (word in ("--out", "--report") and next(words, None))]
-    return shlex.join(["python", "recipes/reproduce/table3_efficiency.py", *shown])
 
 
 if __name__ == "__main__":

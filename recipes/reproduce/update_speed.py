@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 sys.path.insert(0, str(ROOT))
 
+from reproduce.command import as_typed  # noqa: E402
 from reproduce.efficiency.processes import machine  # noqa: E402
 from reproduce.updates import report  # noqa: E402
 from reproduce.updates.contestants import CONTESTANTS, Contestant, Sizes, arguments  # noqa: E402
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             run = measured(contestant, Sizes.of(options, n), data, options, "profile", profile=options.profile)
             anatomy.setdefault(n, {})[contestant.folder] = [run]
     lines = report.summary(results, options.warm_up)
-    command = shlex.join(["python", "recipes/reproduce/update_speed.py", *(sys.argv[1:] if argv is None else argv)])
+    command = as_typed(__file__, sys.argv[1:] if argv is None else argv)
     about = {"command": command, "machine": machine(options.device, options.threads)}
     text = report.markdown(lines, anatomy, about, options)
     print(text)
