@@ -51,6 +51,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
         features_only: bool = False,
         return_all_hiddens: bool = False,
         masked_tokens: Tensor | Picked | None = None,
+        wanted: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, list[Tensor] | None]]:
         """Encodes (B, N) token ids.
@@ -60,19 +61,18 @@ class LinformerRobertaEncoder(FairseqEncoder):
             return_all_hiddens: also return hidden states, as fairseq has them: (N, B, C).
             masked_tokens: (B, N), True where the head is to predict; then logits are (T, V) for those T tokens only,
                 and the last layer computes no others.
+            wanted: (B, M), places of the tokens whose features are asked for; None for all.
 
         Returns:
             Logits (B, N, V) or (T, V), or features; and `inner_states`.
         """
         picked = pick(masked_tokens) if isinstance(masked_tokens, Tensor) else masked_tokens
-        if features_only or return_all_hiddens:
-            x, hiddens = self.sentence_encoder(src_tokens, return_all_hiddens)
-            if picked is not None and not features_only:
-                x = x.flatten(0, 1).index_select(0, picked.tokens)
-        else:
-            x, hiddens = self.sentence_encoder(src_tokens, wanted=None if picked is None else picked.places)
-            if picked is not None:
-                x = x.flatten(0, 1).index_select(0, picked.slots)
+        chosen = None
+        if picked is not None and not features_only:
+            wanted, chosen = (None, picked.tokens) if return_all_hiddens else (picked.places, picked.slots)
+        x, hiddens = self.sentence_encoder(src_tokens, return_all_hiddens, wanted=wanted)
+        if chosen is not None:
+            x = x.flatten(0, 1).index_select(0, chosen)
         states = [h.transpose(0, 1) for h in hiddens] if return_all_hiddens else None
         if not features_only:
             x = self.lm_head(x)
@@ -135,6 +135,8 @@ class LinformerRobertaModel(RobertaModel):
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, list[Tensor] | None]]:
         """As RobertaModel.forward: masked-LM logits, features, or the scores of a classification head."""
+        if classification_head_name is not None and not return_all_hiddens:
+            kwargs["wanted"] = src_tokens.new_zeros(len(src_tokens), 1)  # a head reads <s>, the first token
         x, extra = super().forward(src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs)
         if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
             x = touch(x, self._idle_parameters(features_only, classification_head_name))

@@ -164,7 +164,15 @@ def test_features_hidden_states_and_classification() -> None:
     features, extra = model(tokens, features_only=True, return_all_hiddens=True)
     assert [h.shape for h in extra["inner_states"]] == [(20, 3, 16)] * 3  # fairseq has time first
     torch.testing.assert_close(extra["inner_states"][-1].transpose(0, 1), features)
-    assert model(tokens, classification_head_name="topic")[0].shape == (3, 3)
+    scores, _ = model(tokens, classification_head_name="topic")
+    torch.testing.assert_close(scores, model.classification_heads["topic"](features))
+    # Of the last layer only the token that the head reads is computed.
+    seen: list[int] = []
+    last = model.encoder.sentence_encoder.layers[-1]
+    last.final_layer_norm.register_forward_hook(lambda module, inputs, output: seen.append(output.size(1)))
+    model(tokens, classification_head_name="topic")
+    _, extra = model(tokens, classification_head_name="topic", return_all_hiddens=True)
+    assert seen == [1, 20] and extra["inner_states"][-1].shape == (20, 3, 16)
 
 
 @pytest.mark.parametrize("head", [None, "topic"])
