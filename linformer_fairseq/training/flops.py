@@ -2,7 +2,8 @@
 
 B inputs of N tokens (pads included, which are computed as well), C channels, F channels inside the feed-forward
 sublayer, H heads, V symbols, W width of the local convolution, K projected length (of a shorter input, where E and F
-pool, the blocks that it fills), M predicted tokens. A multiply-add counts as two operations. Forward, per input:
+pool, the blocks that it fills), M predicted tokens of all inputs. A multiply-add counts as two operations. Forward,
+per input:
 
     queries, output projection     4 N C²
     E x and F x                    2 K N C, twice where E is not F      linear, paper equation 7
@@ -13,6 +14,9 @@ pool, the blocks that it fills), M predicted tokens. A multiply-add counts as tw
     local convolution              2 N W C, and 2 N C² for its values where they were not computed anyway
     feed forward                   4 N C F
     masked-LM head                 2 C² + 2 C V for each of the M predicted tokens
+
+In the last layer, queries, output projection, scores and feed forward count only for tokens whose features are used: the
+predicted ones, or the one that a classification head reads.
 
 The backward pass computes two products for each one of the forward pass, one where E and F are frozen. What
 `--checkpoint-activations` computes a second time is not counted: these are the operations that the model needs ("model
@@ -29,9 +33,14 @@ from linformer_fairseq.layers.config import EncoderConfig
 FORWARD_AND_BACKWARD = 3
 
 
-def encoder_flops(cfg: EncoderConfig, batch: int, tokens: int) -> float:
-    """Operations of forward and backward pass of the encoder for `batch` inputs of `tokens` tokens, pads included."""
-    layers = sum(_layer(cfg, cfg.lengths[min(i, len(cfg.lengths) - 1)], tokens) for i in range(cfg.num_layers))
+def encoder_flops(cfg: EncoderConfig, batch: int, tokens: int, used: float | None = None) -> float:
+    """Operations of forward and backward pass of the encoder for `batch` inputs of `tokens` tokens, pads included.
+
+    Args:
+        used: tokens of an input whose features are used, as a mean; None for all.
+    """
+    outputs = [float(tokens)] * (cfg.num_layers - 1) + [tokens if used is None else used]
+    layers = sum(_layer(cfg, cfg.lengths[min(i, len(cfg.lengths) - 1)], tokens, m) for i, m in enumerate(outputs))
     return batch * layers * (1 - cfg.layerdrop)
 
 
@@ -40,17 +49,18 @@ def head_flops(cfg: EncoderConfig, predicted: float) -> float:
     return FORWARD_AND_BACKWARD * predicted * 2 * cfg.embed_dim * (cfg.embed_dim + cfg.vocab_size)
 
 
-def _layer(cfg: EncoderConfig, k: int, n: int) -> float:
+def _layer(cfg: EncoderConfig, k: int, n: int, m: float) -> float:
+    """Of a layer that reads n tokens and gives m."""
     c = cfg.embed_dim
-    usual = 2 * n * c * c + 4 * n * c * cfg.ffn_dim + 2 * n * cfg.local_conv * c  # W_o, feed forward, convolution
+    usual = 2 * m * c * c + 4 * m * c * cfg.ffn_dim + 2 * n * cfg.local_conv * c  # W_o, feed forward, convolution
     if cfg.attention == "none":
         return FORWARD_AND_BACKWARD * (usual + 2 * n * c * c)
-    usual += 2 * n * c * c  # W_q
+    usual += 2 * m * c * c  # W_q
     if cfg.attention == "exact":
-        return FORWARD_AND_BACKWARD * (usual + 4 * n * c * c + 4 * n * n * c)
+        return FORWARD_AND_BACKWARD * (usual + 4 * n * c * c + 4 * m * n * c)
     if cfg.projection != "linear":
         k = math.ceil(n / (cfg.max_positions // k))
-    usual += 4 * n * k * c
+    usual += 4 * m * k * c
     if cfg.one_per_head:
         usual += 4 * n * c * c
     else:

@@ -129,11 +129,17 @@ class Recorder:
         """Of all ranks; the batches of the others are taken to have the shapes of this one's."""
         if self.config is None:
             return None
-        encoder = sum(
-            times * encoder_flops(self.config, batch, tokens) for (batch, tokens), times in interval.shapes.items()
-        )
+        world = int(self.trainer.data_parallel_world_size)
         predicted = _count("loss") - interval.restored_predicted if self.criterion.endswith("masked_lm") else 0.0
-        return encoder * int(self.trainer.data_parallel_world_size) + head_flops(self.config, predicted)
+        used = 1.0 if self.criterion == "sentence_prediction" else None
+        rows = world * sum(batch * times for (batch, _), times in interval.shapes.items())
+        if predicted and rows:
+            used = predicted / rows
+        encoder = sum(
+            times * encoder_flops(self.config, batch, tokens, used)
+            for (batch, tokens), times in interval.shapes.items()
+        )
+        return encoder * world + head_flops(self.config, predicted)
 
     def _memory(self) -> int:
         """fairseq resets CUDA's peak after each update, and keeps how much it left free of all memory."""

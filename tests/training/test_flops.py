@@ -24,7 +24,7 @@ CONFIG = EncoderConfig(
 )
 
 
-def counted(cfg: EncoderConfig, batch: int, tokens: int) -> float:
+def counted(cfg: EncoderConfig, batch: int, tokens: int, used: int | None = None) -> float:
     """What PyTorch counts in forward and backward pass of the encoder."""
     torch.manual_seed(1)
     encoder = LinformerEncoder(cfg)
@@ -36,7 +36,8 @@ def counted(cfg: EncoderConfig, batch: int, tokens: int) -> float:
         sdpa_kernel(SDPBackend.MATH),
     ):
         patch.setattr(fused, "fuses", lambda x: False)
-        encoder(torch.randint(4, cfg.vocab_size, (batch, tokens)))[0].sum().backward()
+        wanted = None if used is None else torch.arange(used).expand(batch, -1)
+        encoder(torch.randint(4, cfg.vocab_size, (batch, tokens)), wanted=wanted)[0].sum().backward()
     return counter.get_total_flops()
 
 
@@ -60,6 +61,7 @@ def counted(cfg: EncoderConfig, batch: int, tokens: int) -> float:
 def test_formula_equals_what_pytorch_counts(changes: dict[str, object], tokens: int) -> None:
     cfg = replace(CONFIG, **changes)  # type: ignore[arg-type]
     assert encoder_flops(cfg, 5, tokens) == counted(cfg, 5, tokens)
+    assert encoder_flops(cfg, 5, tokens, used=6) == counted(cfg, 5, tokens, used=6)
 
 
 @pytest.mark.parametrize("sharing", ["layerwise", "none"])
