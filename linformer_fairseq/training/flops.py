@@ -15,8 +15,8 @@ per input:
     feed forward                   4 N C F
     masked-LM head                 2 C² + 2 C V for each of the M predicted tokens
 
-In the last layer, queries, output projection, scores and feed forward count only for tokens whose features are used: the
-predicted ones, or the one that a classification head reads.
+In the last layer, queries, output projection, scores and feed forward count only for tokens whose features are used:
+the predicted ones, or the one that a classification head reads.
 
 The backward pass computes two products for each one of the forward pass, one where E and F are frozen. What
 `--checkpoint-activations` computes a second time is not counted: these are the operations that the model needs ("model
