@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import resource
 import sys
@@ -89,6 +90,10 @@ def main() -> None:
     part = options.result.with_suffix(".part")
     part.write_text(json.dumps(result, indent=1))
     os.replace(part, options.result)
+    # fairseq's loader thread sometimes aborts an interpreter that ends; all is written.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
