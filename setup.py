@@ -25,6 +25,7 @@ setup(
         "hydra_plugins",  # the namespace package where hydra looks for plugins
     ],
     package_dir={"hydra_plugins": "linformer_fairseq/hydra_plugins"},
+    entry_points={"console_scripts": ["linformer = linformer_fairseq.cli:main"]},
     package_data={"linformer_fairseq": ["py.typed"], "data_prep": ["py.typed", "configs/*.yaml"]},
     install_requires=[
         "torch>=2.13",

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 
 from data_prep.cli import parser, run_stage
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 AGAIN = "the same command goes on from here"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         top.error(f"unrecognized arguments: {' '.join(further)}")
     try:
         run_stage(arguments)
-    except DataPrepError as error:
+    except UsageError as error:
         return _failed(arguments.stage, str(error))
     except BrokenProcessPool:
         return _failed(

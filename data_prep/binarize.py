@@ -20,8 +20,11 @@ from data_prep.filters import corpus_settings
 from data_prep.indexed import smallest_dtype, write_joined
 from data_prep.parts import encode_part, write_part
 from data_prep.split import SPLITS
-from data_prep.stage import WORK, DataPrepError, begun, fingerprint, finish, prepare_pool, replace_when_done
-from data_prep.work import Done, Shard, run_shards
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import fingerprint, replace_when_done
+from linformer_fairseq.io.pool import prepare_pool
+from linformer_fairseq.io.records import WORK, begun, finish
+from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 # Of the histogram of document lengths: half powers of two, to 2^24 tokens.
 LENGTH_EDGES = tuple(round(2 ** (half / 2)) for half in range(4, 49))
@@ -45,15 +48,15 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
         The stage's record: documents, items and tokens of each split, and the histogram of document lengths.
     """
     if config.max_item_tokens < 4:
-        raise DataPrepError(f"--max-item-tokens {config.max_item_tokens}: must be at least 4")
+        raise UsageError(f"--max-item-tokens {config.max_item_tokens}: must be at least 4")
     if config.shards < 1:
-        raise DataPrepError(f"--shards {config.shards}: must be at least 1")
+        raise UsageError(f"--shards {config.shards}: must be at least 1")
     if not (corpus / "train").is_dir():
-        raise DataPrepError(f"{corpus}: no folder train here; make it with `python -m data_prep split`")
+        raise UsageError(f"{corpus}: no folder train here; make it with `python -m data_prep split`")
     splits = [split for split in SPLITS if (corpus / split).is_dir()]
     files = {split: corpus_files(corpus / split) for split in splits}
     if config.shards > len(files["train"]):
-        raise DataPrepError(
+        raise UsageError(
             f"--shards {config.shards}: the corpus has only {len(files['train'])} files, and a file goes to one shard; "
             "ask for fewer shards, or make smaller files with extract --file-characters"
         )
@@ -86,7 +89,7 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     result = _result(splits, files, encoded, encoder.symbols)
     for split in splits:
         if not result[f"{split}_documents"]:
-            raise DataPrepError(f"{corpus / split}: no documents")
+            raise UsageError(f"{corpus / split}: no documents")
     for folder in shard_folders(out, config.shards):
         for name in encoder.files:
             with replace_when_done(folder / name) as temporary:

@@ -146,9 +146,9 @@ def run_stage(arguments: argparse.Namespace) -> None:
     """Runs what the arguments say. Stages are imported when they run, so that --help does not wait for them."""
     a = arguments
     if getattr(a, "workers", 1) < 1:
-        from data_prep.stage import DataPrepError
+        from linformer_fairseq.errors import UsageError
 
-        raise DataPrepError(f"--workers {a.workers}: must be at least 1")
+        raise UsageError(f"--workers {a.workers}: must be at least 1")
     if a.stage == "run":
         from data_prep.run import run
 

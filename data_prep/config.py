@@ -16,9 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load
 
 from data_prep.corpus import FILE_CHARACTERS
-from data_prep.stage import DataPrepError
 from data_prep.text.minhash import NearDuplicates
 from data_prep.text.rules import CleanConfig
+from linformer_fairseq.errors import UsageError
 
 SHIPPED = Path(__file__).parent / "configs"
 
@@ -94,7 +94,7 @@ def load_config(config: str, changes: Sequence[str] = ()) -> PipelineConfig:
         changes: ``KEY=VALUE``, applied in order.
 
     Raises:
-        DataPrepError: no such file, or a key or value that does not belong in it.
+        UsageError: no such file, or a key or value that does not belong in it.
     """
     return cast(PipelineConfig, _load(config, changes))
 
@@ -103,7 +103,7 @@ def load_section(config: str, section: str) -> Any:
     """One stage's settings in a configuration, whose other sections need not be complete.
 
     Raises:
-        DataPrepError: as :func:`load_config`, or the section is null.
+        UsageError: as :func:`load_config`, or the section is null.
     """
     return _load(config, (), section)
 
@@ -111,20 +111,20 @@ def load_section(config: str, section: str) -> Any:
 def _load(config: str, changes: Sequence[str], section: str | None = None) -> Any:
     path = SHIPPED / f"{config}.yaml" if config in shipped() else Path(config)
     if not path.is_file():
-        raise DataPrepError(f"{config}: no such file; give a YAML file, or one of {', '.join(shipped())}")
+        raise UsageError(f"{config}: no such file; give a YAML file, or one of {', '.join(shipped())}")
     for change in changes:
         if "=" not in change:
-            raise DataPrepError(f"{change}: expected KEY=VALUE, such as tokenizer.vocab_size=50048")
+            raise UsageError(f"{change}: expected KEY=VALUE, such as tokenizer.vocab_size=50048")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(PipelineConfig), OmegaConf.load(path))
         for change in changes:
             key, _, value = change.partition("=")
             OmegaConf.update(merged, key, safe_load(value))
         if section is None and merged.input is None and "${input}" in path.read_text(encoding="utf-8"):
-            raise DataPrepError(f"{config}: needs input=PATH, a file or folder")
+            raise UsageError(f"{config}: needs input=PATH, a file or folder")
         chosen = merged if section is None else OmegaConf.select(merged, section)
         if chosen is None:
-            raise DataPrepError(f"{config}: its section {section} is null, so that stage has no settings")
+            raise UsageError(f"{config}: its section {section} is null, so that stage has no settings")
         return OmegaConf.to_object(chosen)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise DataPrepError(f"{path}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from error

@@ -15,7 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.stage import DataPrepError, replace_when_done
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import replace_when_done
 
 COLUMNS = ("id", "source", "title", "text", "sha256")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
@@ -118,14 +119,14 @@ def corpus_files(corpus: Path) -> list[Path]:
     """The Parquet files of a corpus folder, in the order in which every stage reads them."""
     paths = sorted(corpus.glob("*.parquet"))
     if not paths:
-        raise DataPrepError(f"{corpus}: no .parquet files here; make them with `python -m data_prep extract`")
+        raise UsageError(f"{corpus}: no .parquet files here; make them with `python -m data_prep extract`")
     for path in paths:
         try:
             missing = set(COLUMNS) - set(pq.read_schema(path).names)
         except (pa.ArrowException, OSError) as error:
-            raise DataPrepError(f"{path}: not a Parquet file ({error}); delete it and make it again") from error
+            raise UsageError(f"{path}: not a Parquet file ({error}); delete it and make it again") from error
         if missing:
-            raise DataPrepError(
+            raise UsageError(
                 f"{path}: no column {', '.join(sorted(missing))}; "
                 "bring foreign Parquet in with `python -m data_prep extract --source parquet`"
             )

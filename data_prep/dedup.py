@@ -18,10 +18,11 @@ import numpy as np
 
 from data_prep.corpus import Document, corpus_files, read_file
 from data_prep.filters import Dropped, filter_corpus, filter_file
-from data_prep.stage import WORK, replace_when_done
 from data_prep.text.duplicates import duplicate_groups
 from data_prep.text.minhash import NearDuplicates, band_hashes, signatures
-from data_prep.work import Done, Shard, run_shards
+from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.io.records import WORK
+from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 BATCH = 256  # documents whose text is in memory at once
 BLOCK = 1 << 16  # signatures whose band is hashed at once

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep.stage import DataPrepError
 from data_prep.transfer import NotFound, fetch, read_page
+from linformer_fairseq.errors import UsageError
 
 MIRROR = "https://dumps.wikimedia.org"
 LATEST = "latest"
@@ -48,15 +48,15 @@ def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST)
         Path of the file.
 
     Raises:
-        DataPrepError: no such Wikipedia or dump, no room, no connection, or damaged twice.
+        UsageError: no such Wikipedia or dump, no room, no connection, or damaged twice.
     """
     code = language.lower()
     if not _CODE.fullmatch(code):
-        raise DataPrepError(f"language {language!r}: no such Wikipedia; {_CODES}")
+        raise UsageError(f"language {language!r}: no such Wikipedia; {_CODES}")
     if not re.match(r"https?://[^/]", mirror):
-        raise DataPrepError(f"--mirror {mirror}: must begin with https:// or http://, for example {MIRROR}")
+        raise UsageError(f"--mirror {mirror}: must begin with https:// or http://, for example {MIRROR}")
     if not re.fullmatch(rf"{LATEST}|\d{{8}}", date):
-        raise DataPrepError(f"--date {date}: must be like 20260101, or {LATEST}")
+        raise UsageError(f"--date {date}: must be like 20260101, or {LATEST}")
     wiki = _DATABASES.get(code, code).replace("-", "_") + "wiki"
     folder = f"{mirror.rstrip('/')}/{wiki}"
     name, sha1 = _listed(folder, wiki, date)
@@ -69,7 +69,7 @@ def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST)
             try:
                 fetch(f"{folder}/{name.split('-')[1]}/{name}", file, state)
             except NotFound as error:
-                raise DataPrepError(f"{error}: listed, but not on this server; choose another --mirror") from error
+                raise UsageError(f"{error}: listed, but not on this server; choose another --mirror") from error
             if _is_right(path, sha1):
                 break
             file.truncate(0)
@@ -77,11 +77,11 @@ def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST)
             found = f"{name}: arrived damaged (its SHA-1 is not {sha1})"
             if last:
                 path.unlink()
-                raise DataPrepError(f"{found} twice and was deleted; choose another --mirror, or try again later")
+                raise UsageError(f"{found} twice and was deleted; choose another --mirror, or try again later")
             print(f"download: {found} and was deleted; fetching it once more")
             name_now, sha1 = _listed(folder, wiki, date)
             if name_now != name:
-                raise DataPrepError(f"{name}: replaced by {name_now} just now; run the same command again")
+                raise UsageError(f"{name}: replaced by {name_now} just now; run the same command again")
         os.replace(path, target)
         state.unlink(missing_ok=True)
     print(f"download: {target} is complete, its checksum is right")
@@ -95,11 +95,11 @@ def _listed(folder: str, wiki: str, date: str) -> tuple[str, str]:
         page = read_page(url)
     except NotFound as error:
         dumps = "" if date == LATEST else f", or no dump of this date: see {folder}/"
-        raise DataPrepError(f"{url}: not found, so there is no such Wikipedia{dumps}; {_CODES}") from error
+        raise UsageError(f"{url}: not found, so there is no such Wikipedia{dumps}; {_CODES}") from error
     pattern = rf"^([0-9a-f]{{40}})\s+\*?({wiki}-\d{{8}}-pages-articles-multistream\.xml\.bz2)\s*$"
     found = re.search(pattern, page, re.MULTILINE)
     if found is None:
-        raise DataPrepError(
+        raise UsageError(
             f"{url}: lists no pages-articles-multistream.xml.bz2, so this dump is not finished; "
             f"choose an earlier one of {folder}/ with --date"
         )
@@ -114,16 +114,16 @@ def _partial(target: Path) -> Iterator[tuple[io.FileIO, Path, Path]]:
         target.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab", buffering=0)
     except OSError as error:
-        raise DataPrepError(f"{target.parent}: cannot be written ({error.strerror}); choose another --out") from error
+        raise UsageError(f"{target.parent}: cannot be written ({error.strerror}); choose another --out") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataPrepError(f"{target}: another process is downloading it; wait for that one") from error
+            raise UsageError(f"{target}: another process is downloading it; wait for that one") from error
         except OSError:
             pass  # a file system without locks
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise DataPrepError(f"{target}: another process has just finished it; run the same command again")
+            raise UsageError(f"{target}: another process has just finished it; run the same command again")
         yield file, path, path.with_name(path.name + ".json")
 
 

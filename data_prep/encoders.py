@@ -19,7 +19,7 @@ import sentencepiece
 from data_prep import fairseq_dict
 from data_prep.fairseq_dict import MASK, SPECIALS, UNK, SymbolTable
 from data_prep.indexed import smallest_dtype
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 SENTENCEPIECE = "sentencepiece.model"
 GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
@@ -60,13 +60,13 @@ def load(folder: Path) -> Encoder:
     """The encoder of a tokenizer folder.
 
     Raises:
-        DataPrepError: a file is missing or broken, or dict.txt belongs to another model.
+        UsageError: a file is missing or broken, or dict.txt belongs to another model.
     """
     if (folder / SENTENCEPIECE).is_file():
         return SentencePieceEncoder(folder)
     if (folder / GPT2_VOCABULARY).is_file():
         return Gpt2Encoder(folder)
-    raise DataPrepError(
+    raise UsageError(
         f"{folder}: neither {SENTENCEPIECE} nor {GPT2_VOCABULARY} here; make it with `python -m data_prep tokenizer`"
     )
 
@@ -161,19 +161,19 @@ def load_model(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Loads a sentencepiece model.
 
     Raises:
-        DataPrepError: not such a file.
+        UsageError: not such a file.
     """
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
-        raise DataPrepError(f"{path}: not a sentencepiece model; give the .model file of one") from error
+        raise UsageError(f"{path}: not a sentencepiece model; give the .model file of one") from error
 
 
 def pieces(processor: sentencepiece.SentencePieceProcessor, path: Path) -> list[str]:
     """The pieces that encoding can produce, in the model's order.
 
     Raises:
-        DataPrepError: a piece that fairseq would read as something else.
+        UsageError: a piece that fairseq would read as something else.
     """
     found = []
     for i in range(len(processor)):
@@ -181,9 +181,9 @@ def pieces(processor: sentencepiece.SentencePieceProcessor, path: Path) -> list[
         if processor.is_control(i) or processor.is_unknown(i):
             continue
         if piece in SPECIALS or piece == MASK:
-            raise DataPrepError(f"{path}: piece {i}, {piece!r}, is a special symbol of fairseq's; {_RETRAIN}")
+            raise UsageError(f"{path}: piece {i}, {piece!r}, is a special symbol of fairseq's; {_RETRAIN}")
         if piece.split() != [piece]:
-            raise DataPrepError(f"{path}: piece {i}, {piece!r}, has white space and fairseq splits it; {_RETRAIN}")
+            raise UsageError(f"{path}: piece {i}, {piece!r}, has white space and fairseq splits it; {_RETRAIN}")
         found.append(piece)
     return found
 
@@ -195,14 +195,14 @@ def read_gpt2_vocabulary(path: Path) -> dict[str, int]:
     """Token -> id of an encoder.json.
 
     Raises:
-        DataPrepError: not such a file.
+        UsageError: not such a file.
     """
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataPrepError(f"{path}: not JSON ({error}); download it again") from error
+        raise UsageError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(content, dict) or not content or not all(isinstance(i, int) for i in content.values()):
-        raise DataPrepError(f"{path}: not a table from token to id; give GPT-2's {GPT2_VOCABULARY}")
+        raise UsageError(f"{path}: not a table from token to id; give GPT-2's {GPT2_VOCABULARY}")
     return content
 
 
@@ -210,7 +210,7 @@ def load_table(folder: Path) -> SymbolTable:
     """fairseq's dictionary of a tokenizer folder."""
     path = folder / fairseq_dict.NAME
     if not path.is_file():
-        raise DataPrepError(f"{path}: missing; make it with `python -m data_prep tokenizer --import {folder}`")
+        raise UsageError(f"{path}: missing; make it with `python -m data_prep tokenizer --import {folder}`")
     return SymbolTable.load(path)
 
 

@@ -12,8 +12,10 @@ from typing import Any
 from data_prep.corpus import FILE_CHARACTERS, Document, write_files
 from data_prep.problems import Problems
 from data_prep.sources import Piece, books, doc, docstrings, files, jsonl, tables, text, wikipedia
-from data_prep.stage import DataPrepError, begun, fingerprint, finish, write_text
-from data_prep.work import Done, Shard, run_shards, sha256_of
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import digest, fingerprint, write_text
+from linformer_fairseq.io.records import begun, finish
+from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 READERS: dict[str, ModuleType] = {
     "wikipedia": wikipedia,
@@ -62,11 +64,11 @@ def extract(
     reader = _reader(source)
     name = name or source
     if text_column is not None and source not in WITH_COLUMNS:
-        raise DataPrepError(f"--text-column: --source {source} has no columns; it is for jsonl and parquet")
+        raise UsageError(f"--text-column: --source {source} has no columns; it is for jsonl and parquet")
     if on_error not in ("stop", "skip"):
-        raise DataPrepError(f"--on-error {on_error}: must be stop or skip")
+        raise UsageError(f"--on-error {on_error}: must be stop or skip")
     if not inputs and source != "docstrings":
-        raise DataPrepError(f"--source {source} needs at least one IN: a file, a folder or a tar archive")
+        raise UsageError(f"--source {source} needs at least one IN: a file, a folder or a tar archive")
     problems = Problems(on_error == "skip")
     paths = _paths(source, inputs, reader, problems)
     settings: dict[str, Any] = {
@@ -98,7 +100,7 @@ def extract(
     hashed = _hash_inputs(paths, out, name, workers) if source != "docstrings" else []
     result = _result(done.values(), problems)
     if not result["documents"]:
-        raise DataPrepError(f"--source {source}: no text found in {', '.join(map(str, inputs))}")
+        raise UsageError(f"--source {source}: no text found in {', '.join(map(str, inputs))}")
     return finish(record, settings, result, [*done.values(), *hashed])
 
 
@@ -139,7 +141,7 @@ def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> l
 
 def hash_files(paths: Sequence[Path]) -> Done:
     """A line per file, as ``sha256sum`` prints it."""
-    return Done({"lines": [f"{sha256_of(path)}  {path}" for path in paths]})
+    return Done({"lines": [f"{digest(path)}  {path}" for path in paths]})
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> Done:
@@ -150,7 +152,7 @@ def write_lines(path: Path, lines: Sequence[str]) -> Done:
 
 def _reader(source: str) -> ModuleType:
     if source not in READERS:
-        raise DataPrepError(f"--source {source}: unknown; choose one of {', '.join(READERS)}")
+        raise UsageError(f"--source {source}: unknown; choose one of {', '.join(READERS)}")
     return READERS[source]
 
 
@@ -159,7 +161,7 @@ def _paths(source: str, inputs: Sequence[str | Path], reader: ModuleType, proble
     for given in map(str, inputs):
         found = sorted(glob(given)) if any(mark in given for mark in "*?[") else [given]
         if not found:
-            raise DataPrepError(f"{given}: no file matches")
+            raise UsageError(f"{given}: no file matches")
         expanded += map(Path, found)
     if source == "docstrings":
         return expanded or docstrings.installed_roots()

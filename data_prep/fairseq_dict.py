@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 NAME = "dict.txt"
 BOS, PAD, EOS, UNK = range(4)
@@ -40,7 +40,7 @@ class SymbolTable:
         """Reads dict.txt as fairseq does.
 
         Raises:
-            DataPrepError: a line that fairseq would refuse, with its number.
+            UsageError: a line that fairseq would refuse, with its number.
         """
         symbols = list(SPECIALS)
         index = {name: i for i, name in enumerate(symbols)}
@@ -48,13 +48,13 @@ class SymbolTable:
         try:
             content = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise DataPrepError(f"{path}: byte {error.start} is not UTF-8; make the dictionary anew") from error
+            raise UsageError(f"{path}: byte {error.start} is not UTF-8; make the dictionary anew") from error
         for number, line in enumerate(content.removesuffix("\n").split("\n") if content else [], start=1):
             name, _, count = line.rstrip().removesuffix(OVERWRITE).rstrip().rpartition(" ")
             if not name or not count.removeprefix("-").isdecimal():
-                raise DataPrepError(f"{path}: line {number} is not `symbol count` but {line[:60]!r}; repair it")
+                raise UsageError(f"{path}: line {number} is not `symbol count` but {line[:60]!r}; repair it")
             if name in index and not line.rstrip().endswith(OVERWRITE):
-                raise DataPrepError(f"{path}: line {number} lists {name!r} a second time; remove one of the two")
+                raise UsageError(f"{path}: line {number} lists {name!r} a second time; remove one of the two")
             index[name] = len(symbols)
             lines[name] = number
             symbols.append(name)
@@ -73,16 +73,16 @@ class SymbolTable:
             model: its file.
 
         Raises:
-            DataPrepError: names the first line of dict.txt that does not fit.
+            UsageError: names the first line of dict.txt that does not fit.
         """
         produced = list(produced)
         known = {*produced, *unused, *SPECIALS, MASK}
         for name, number in self.lines.items():
             if name not in known and not name.startswith(MADE_UP):
-                raise DataPrepError(f"{path}: line {number}, {name!r}, is no token of {model.name}; {_REMEDY}")
+                raise UsageError(f"{path}: line {number}, {name!r}, is no token of {model.name}; {_REMEDY}")
         for position, name in enumerate(produced):
             if name not in self.index:
-                raise DataPrepError(
+                raise UsageError(
                     f"{path}: ends at line {len(self.lines)} without {name!r}, "
                     f"token {position} of {model.name}; {_REMEDY}"
                 )

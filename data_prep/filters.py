@@ -16,12 +16,14 @@ from typing import Any
 from data_prep.config import DecontaminateConfig
 from data_prep.corpus import Document, corpus_files, read_file, write_file
 from data_prep.problems import Problems
-from data_prep.stage import WORK, DataPrepError, begun, fingerprint, finish, replace_when_done
 from data_prep.text.benchmarks import benchmark_examples
 from data_prep.text.ngrams import NgramIndex
 from data_prep.text.rules import CleanConfig
 from data_prep.text.rules import clean as clean_text
-from data_prep.work import Done, Shard, run_shards
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import fingerprint, replace_when_done
+from linformer_fairseq.io.records import WORK, begun, finish
+from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 EXAMPLES = 3  # dropped documents named per file and reason
 
@@ -76,7 +78,7 @@ def filter_corpus(
     """
     paths = corpus_files(corpus)
     if corpus.resolve() == out.resolve():
-        raise DataPrepError(f"--out {out}: is the corpus itself; choose another folder")
+        raise UsageError(f"--out {out}: is the corpus itself; choose another folder")
     settings = {**settings, "corpus": corpus_settings(corpus)}
     record = out / f"{stage}.json"
     finished = begun(record, settings)
@@ -88,7 +90,7 @@ def filter_corpus(
     done = run_shards(out, shards, function, workers, stage, unit="B")
     result = filter_result([shard["result"] for shard in done.values()])
     if not result["documents"]:
-        raise DataPrepError(f"{stage}: drops all documents ({result['dropped']}); loosen its rules")
+        raise UsageError(f"{stage}: drops all documents ({result['dropped']}); loosen its rules")
     return finish(record, settings, result, done.values())
 
 
@@ -138,10 +140,10 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
     """Drops documents that contain an example of a benchmark's dev or test files."""
     folders = [Path(folder) for folder in config.folders]
     if not folders:
-        raise DataPrepError("--benchmarks: name at least one folder of dev and test files, such as GLUE's")
+        raise UsageError("--benchmarks: name at least one folder of dev and test files, such as GLUE's")
     for folder in folders:
         if not folder.is_dir():
-            raise DataPrepError(f"--benchmarks {folder}: no such folder")
+            raise UsageError(f"--benchmarks {folder}: no such folder")
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
     settings = {"benchmarks": [[path.name, fingerprint(path)] for path in files]}
     index = out / WORK / "ngrams.npz"
@@ -150,7 +152,7 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
         if not index.exists():
             texts = [text for folder in folders for _, text in benchmark_examples(folder, Problems())]
             if not texts:
-                raise DataPrepError(f"--benchmarks: no dev or test examples of 8 words or more in {folders[0]}")
+                raise UsageError(f"--benchmarks: no dev or test examples of 8 words or more in {folders[0]}")
             with replace_when_done(index) as temporary:
                 NgramIndex.build(texts).save(temporary)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 try:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
 except ImportError as error:
-    raise DataPrepError("GPT-2's BPE needs the package tokenizers; install it with `pip install tokenizers`") from error
+    raise UsageError("GPT-2's BPE needs the package tokenizers; install it with `pip install tokenizers`") from error
 
 
 class Gpt2Tokenizer:
@@ -37,10 +37,10 @@ def build_tokenizer(vocabulary: Mapping[str, int], path: Path) -> Gpt2Tokenizer:
     """The tokenizer of a vocabulary and of the merges in the file ``path``.
 
     Raises:
-        DataPrepError: the merges are missing, broken, or of another vocabulary.
+        UsageError: the merges are missing, broken, or of another vocabulary.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[1:-1]
         return Gpt2Tokenizer(vocabulary, [(left, right) for left, right in map(str.split, lines)])
     except Exception as error:  # tokenizers raises nothing narrower
-        raise DataPrepError(f"{path}: cannot be used with its encoder.json ({error}); download both again") from error
+        raise UsageError(f"{path}: cannot be used with its encoder.json ({error}); download both again") from error

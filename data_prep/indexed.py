@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.stage import replace_when_done
+from linformer_fairseq.io.files import replace_when_done
 
 DTYPE_CODES: dict[type, int] = {np.uint16: 8, np.uint32: 9}
 

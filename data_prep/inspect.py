@@ -11,7 +11,7 @@ import numpy as np
 from data_prep import encoders
 from data_prep.corpus import Document, corpus_files, read_file
 from data_prep.fairseq_dict import EOS, MADE_UP, UNK
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 PERCENTILES = (1, 10, 50, 90, 99)
 SHOWN = 600  # characters
@@ -39,7 +39,7 @@ def inspect(folder: Path, samples: int, seed: int) -> None:
     elif (folder / "train").is_dir():
         inspect_corpus(folder / "train", samples, seed)
     else:
-        raise DataPrepError(f"{folder}: neither a corpus (.parquet) nor fairseq's data (.idx) here")
+        raise UsageError(f"{folder}: neither a corpus (.parquet) nor fairseq's data (.idx) here")
 
 
 def inspect_corpus(folder: Path, samples: int, seed: int) -> None:

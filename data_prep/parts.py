@@ -12,7 +12,7 @@ import numpy.typing as npt
 from data_prep.encoders import Encoder
 from data_prep.indexed import part_files, smallest_dtype
 from data_prep.items import item_sizes, stream_of
-from data_prep.stage import replace_when_done
+from linformer_fairseq.io.files import replace_when_done
 
 # Characters that are encoded at a time: bounds the memory that a book of any size takes.
 BATCH_CHARACTERS = 1_000_000

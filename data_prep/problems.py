@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 REMEDY = "; repair or remove it, or leave such input out with --on-error skip"
 
@@ -28,8 +28,8 @@ class Problems:
         """Notes that what stands at ``where`` (file and position) cannot be read because of ``what``.
 
         Raises:
-            DataPrepError: unless ``skip``.
+            UsageError: unless ``skip``.
         """
         if not self.skip:
-            raise DataPrepError(f"{where}: {what}{REMEDY}")
+            raise UsageError(f"{where}: {what}{REMEDY}")
         self.skipped.append(f"{where}: {what}")

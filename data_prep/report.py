@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_prep.stage import replace_when_done, write_text
+from linformer_fairseq.io.files import replace_when_done, write_text
 
 # Packages on which the bytes of the output depend.
 PACKAGES = ("ftfy", "datasketch", "numpy", "pyarrow", "sentencepiece", "tokenizers")

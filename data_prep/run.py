@@ -21,8 +21,9 @@ from data_prep.extract import extract
 from data_prep.filters import clean, decontaminate
 from data_prep.report import write_report
 from data_prep.split import split
-from data_prep.stage import DataPrepError, sweep
 from data_prep.tokenizer import make_tokenizer
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import sweep
 
 FOLDERS = {
     "extract": "corpus",
@@ -69,7 +70,7 @@ def _stages(settings: PipelineConfig, out: Path, workers: int) -> list[tuple[str
     corpus = out / FOLDERS["extract"]
     names = [source.name or source.source for source in settings.sources]
     if len(set(names)) < len(names):
-        raise DataPrepError(f"sources: two are named {max(names, key=names.count)}; give one another `name`")
+        raise UsageError(f"sources: two are named {max(names, key=names.count)}; give one another `name`")
     for source, name in zip(settings.sources, names, strict=True):
         record = extract(
             source.source,
@@ -101,6 +102,6 @@ def _stages(settings: PipelineConfig, out: Path, workers: int) -> list[tuple[str
 
 def _delete_from(stage: str, out: Path) -> None:
     if stage not in FOLDERS:
-        raise DataPrepError(f"--redo {stage}: no such stage; choose one of {', '.join(FOLDERS)}")
+        raise UsageError(f"--redo {stage}: no such stage; choose one of {', '.join(FOLDERS)}")
     for name in list(FOLDERS)[list(FOLDERS).index(stage) :]:
         shutil.rmtree(out / FOLDERS[name], ignore_errors=True)

@@ -13,8 +13,9 @@ from typing import Any
 from data_prep.config import SplitConfig
 from data_prep.corpus import Document, corpus_files, read_file, write_file
 from data_prep.filters import corpus_settings
-from data_prep.stage import DataPrepError, begun, finish
-from data_prep.work import Done, Shard, run_shards
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.records import begun, finish
+from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 SPLITS = ("train", "valid", "test")
 
@@ -23,9 +24,9 @@ def split(corpus: Path, out: Path, config: SplitConfig, workers: int = 1) -> dic
     """Writes ``out/{train,valid,test}/``, each a corpus, with one file for each file of ``corpus``."""
     for flag, share in (("--valid", config.valid), ("--test", config.test)):
         if not 0 <= share < 1:
-            raise DataPrepError(f"{flag} {share}: must be at least 0 and below 1")
+            raise UsageError(f"{flag} {share}: must be at least 0 and below 1")
     if config.valid + config.test >= 1:
-        raise DataPrepError(f"--valid {config.valid} and --test {config.test}: leave nothing to train on")
+        raise UsageError(f"--valid {config.valid} and --test {config.test}: leave nothing to train on")
     paths = corpus_files(corpus)
     settings = {**vars(config), "corpus": corpus_settings(corpus)}
     record = out / "split.json"
@@ -38,7 +39,7 @@ def split(corpus: Path, out: Path, config: SplitConfig, workers: int = 1) -> dic
     result: dict[str, Any] = {key: sum(c[key] for c in counts) for key in counts[0]}
     for name, share in (("train", 1.0), ("valid", config.valid), ("test", config.test)):
         if share > 0 and not result[f"{name}_documents"]:
-            raise DataPrepError(f"split: no document in {name}; choose another share than {share} (--{name})")
+            raise UsageError(f"split: no document in {name}; choose another share than {share} (--{name})")
     return finish(record, settings, result, done.values())
 
 

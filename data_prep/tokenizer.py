@@ -33,8 +33,10 @@ from data_prep.encoders import (
 from data_prep.fairseq_dict import MASK, SPECIALS, VOCAB_MULTIPLE, dictionary_text
 from data_prep.fairseq_dict import NAME as DICTIONARY
 from data_prep.filters import corpus_settings
-from data_prep.stage import DataPrepError, begun, fingerprint, finish, replace_when_done, write_text
-from data_prep.work import Done, Shard, run_shards
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import fingerprint, replace_when_done, write_text
+from linformer_fairseq.io.records import begun, finish
+from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 # Trains in under a minute; a larger sample hardly changes the vocabulary.
 SAMPLE_CHARACTERS = 20_000_000
@@ -54,13 +56,13 @@ def train_tokenizer(corpus: Path, out: Path, vocab_size: int, model_type: str = 
         model_type: ``unigram`` or ``bpe``.
 
     Raises:
-        DataPrepError: a vocabulary that is no multiple of 64, or too large or small for the corpus.
+        UsageError: a vocabulary that is no multiple of 64, or too large or small for the corpus.
     """
     if vocab_size < SMALLEST:
-        raise DataPrepError(f"--vocab-size {vocab_size}: must be at least {SMALLEST}, for its 256 bytes and letters")
+        raise UsageError(f"--vocab-size {vocab_size}: must be at least {SMALLEST}, for its 256 bytes and letters")
     if vocab_size % VOCAB_MULTIPLE:
         near = round(vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-        raise DataPrepError(f"--vocab-size {vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
+        raise UsageError(f"--vocab-size {vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
     settings = {"vocab_size": vocab_size, "model": model_type, "corpus": corpus_settings(corpus)}
     record = out / "tokenizer.json"
     finished = begun(record, settings)
@@ -100,7 +102,7 @@ def import_tokenizer(existing: Path, out: Path) -> dict[str, Any]:
         out: folder of the tokenizer.
 
     Raises:
-        DataPrepError: no tokenizer there, or one that fairseq cannot use.
+        UsageError: no tokenizer there, or one that fairseq cannot use.
     """
     names = {existing: SENTENCEPIECE} if existing.is_file() else {}
     if existing.is_dir():
@@ -108,7 +110,7 @@ def import_tokenizer(existing: Path, out: Path) -> dict[str, Any]:
         names = {existing / name: name for name in wanted}
     missing = [path for path in names or [existing] if not path.is_file()]
     if missing:
-        raise DataPrepError(
+        raise UsageError(
             f"{missing[0]}: missing; give a sentencepiece model, or a folder with {SENTENCEPIECE}, or with "
             f"{GPT2_VOCABULARY} and {GPT2_MERGES}"
         )
@@ -180,7 +182,7 @@ def _train(sample: list[str], vocab_size: int, model_type: str) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise DataPrepError(
+        raise UsageError(
             f"--vocab-size {vocab_size} does not suit this corpus of {len(sample):,} sample paragraphs; "
             f"choose another one (sentencepiece says: {str(error).strip().splitlines()[-1]})"
         ) from error
@@ -196,7 +198,7 @@ def fairseq_dictionary(processor: sentencepiece.SentencePieceProcessor, sample: 
     names = [processor.id_to_piece(i) for i in range(1, len(processor))]
     bad = [p for p in names if p in (*SPECIALS, MASK) or p.split() != [p]]
     if bad or processor.unk_id() != 0 or len(set(names)) != len(names):
-        raise DataPrepError(f"the sentencepiece model cannot be numbered as fairseq does (pieces {bad[:3]})")
+        raise UsageError(f"the sentencepiece model cannot be numbered as fairseq does (pieces {bad[:3]})")
     return dictionary_text(names, counts[1:].tolist())
 
 
@@ -205,5 +207,5 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
     if config.existing is not None:
         return import_tokenizer(Path(config.existing), out)
     if corpus is None:
-        raise DataPrepError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
+        raise UsageError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
     return train_tokenizer(corpus, out, config.vocab_size, config.model)

@@ -19,7 +19,8 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from data_prep.stage import DataPrepError, write_text
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import write_text
 
 ATTEMPTS = 7  # in a row without a byte of progress: two minutes
 FIRST_WAIT = 2.0  # seconds; doubled with every such attempt
@@ -58,7 +59,7 @@ def fetch(url: str, file: io.FileIO, state: Path) -> None:
 
     Raises:
         NotFound: no such file.
-        DataPrepError: the disk is full, the server refuses, or the connection breaks again and again.
+        UsageError: the disk is full, the server refuses, or the connection breaks again and again.
     """
     _patiently(lambda: _fetch_rest(url, file, state), url, lambda: _size(file))
 
@@ -83,9 +84,7 @@ def _patiently(attempt: Callable[[], T], url: str, progress: Callable[[], int]) 
             if error.code == 404:
                 raise NotFound(url) from error
             if error.code not in _PASSING:
-                raise DataPrepError(
-                    f"{url}: the server refuses ({error}); see if a browser or --mirror helps"
-                ) from error
+                raise UsageError(f"{url}: the server refuses ({error}); see if a browser or --mirror helps") from error
             reason = str(error)
             asked = error.headers.get("Retry-After", "")
             wait = float(asked) if asked.isdecimal() else 0.0
@@ -96,7 +95,7 @@ def _patiently(attempt: Callable[[], T], url: str, progress: Callable[[], int]) 
         failures = 1 if now > furthest else failures + 1
         furthest = max(furthest, now)
         if failures == ATTEMPTS:
-            raise DataPrepError(
+            raise UsageError(
                 f"{url}: {reason}, {ATTEMPTS} times in a row; check the connection or choose another --mirror, "
                 "then run the same command again: it goes on from here"
             )
@@ -176,7 +175,7 @@ def _copy(response: HTTPResponse, file: io.FileIO, size: int | None, folder: Pat
     have = _size(file)
     free = shutil.disk_usage(folder).free
     if size is not None and size - have > free:
-        raise DataPrepError(f"{folder}: {size - have:,} bytes needed, {free:,} free; make room or choose another --out")
+        raise UsageError(f"{folder}: {size - have:,} bytes needed, {free:,} free; make room or choose another --out")
     with tqdm(desc="download", total=size, initial=have, unit="B", unit_scale=True) as bar:
         while block := response.read(BLOCK):
             rest = memoryview(block)
@@ -191,7 +190,7 @@ def _write(file: io.FileIO, block: memoryview, folder: Path) -> int:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "make room and run the same command again: it goes on from here" if full else "choose another --out"
-        raise DataPrepError(f"{folder}: cannot be written ({error.strerror}); {remedy}") from error
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); {remedy}") from error
 
 
 def _size(file: io.FileIO) -> int:

@@ -20,9 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.version import __version__
-
-USER_DIR = Path(__file__).resolve().parent
 
 FAIRSEQ = "ve-fairseq==0.12.3"
 """The distribution that provides the module `fairseq`: its main branch, repaired for Python 3.11 and 3.12."""

@@ -27,5 +27,5 @@ cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 # shellcheck source=slurm/common.sh
 source slurm/common.sh
 part=$((${SLURM_ARRAY_TASK_ID:-1} - ${SLURM_ARRAY_TASK_MIN:-1} + 1))
-exec "$PYTHON" -u recipes/finetune_glue.py --checkpoint "${CHECKPOINT:?names a pretrained checkpoint}" \
+exec "$PYTHON" -u -m linformer_fairseq glue --checkpoint "${CHECKPOINT:?names a pretrained checkpoint}" \
     --glue-dir "${GLUE:-glue}" --out "${OUT:-tuned}" --part "$part/${SLURM_ARRAY_TASK_COUNT:-1}" "$@"

@@ -30,4 +30,4 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 # shellcheck source=slurm/common.sh
 source slurm/common.sh
-exec "$PYTHON" -u slurm/job.py "$@"
+exec "$PYTHON" -u -m linformer_fairseq.launch.job "$@"

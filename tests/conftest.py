@@ -14,7 +14,8 @@ from typing import Any, Literal
 import pytest
 import torch
 from hypothesis import settings
-from progress import parse_line
+
+from linformer_fairseq.training.progress import parse_line
 
 # A busy machine is no failure.
 settings.register_profile("without a clock", deadline=None)

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from data_prep.problems import Problems
 from data_prep.sources import Piece
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 STDIN = Path("-")
 COMPRESSIONS = frozenset({".gz", ".bz2", ".xz", ".zst"})
@@ -53,7 +53,7 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Pro
         problems: gets the folders without such files, too.
 
     Raises:
-        DataPrepError: a path does not exist.
+        UsageError: a path does not exist.
     """
     files: list[Path] = []
     for path in inputs:
@@ -69,7 +69,7 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Pro
         elif path == STDIN or path.exists():
             files.append(path)
         else:
-            raise DataPrepError(f"{path}: no such file or folder; check the path")
+            raise UsageError(f"{path}: no such file or folder; check the path")
     return files
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.problems import Problems
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 # Parts of a file's or folder's name, such as dev_matched.tsv or validation/0.parquet; what is not among them,
 # as train.tsv, is no benchmark.
@@ -28,7 +28,7 @@ def benchmark_examples(folder: Path, problems: Problems) -> Iterator[tuple[str, 
     Reads .tsv (no quoting, as GLUE), .csv, .jsonl and .parquet, anywhere below the folder, with or without header.
 
     Raises:
-        DataPrepError: the folder holds no such file.
+        UsageError: the folder holds no such file.
     """
     found = False
     for path in sorted(folder.rglob("*")):
@@ -40,7 +40,7 @@ def benchmark_examples(folder: Path, problems: Problems) -> Iterator[tuple[str, 
                     if len(cell.split()) >= SHORTEST_EXAMPLE:
                         yield f"{path}:{row}", cell
     if not found:
-        raise DataPrepError(
+        raise UsageError(
             f"{folder}: no dev or test files here ({', '.join(_READERS)}); unpack the benchmark into this folder, "
             "with dev, valid or test in the files' names"
         )

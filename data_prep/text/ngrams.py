@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.stage import DataPrepError, replace_when_done
 from data_prep.text.words import Hashes, Words, ngram_hashes, words
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import replace_when_done
 
 LONGEST, SHORTEST = 13, 8
 
@@ -147,14 +148,14 @@ class NgramIndex:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            DataPrepError: the file is no index.
+            UsageError: the file is no index.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
                 long, short = (_Table(file[f"{name}_hashes"], file[f"{name}_examples"]) for name in ("long", "short"))
                 return cls(long, short, file["texts"], file["ends"])
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataPrepError(f"{path}: not an index of n-grams ({error}); delete it and run again") from error
+            raise UsageError(f"{path}: not an index of n-grams ({error}); delete it and run again") from error
 
 
 def _joined(found: Words) -> str:

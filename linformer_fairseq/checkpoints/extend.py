@@ -16,7 +16,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, POSITIONS, Checkpoint, build, encoder_config
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 METHODS = ("keep", "interpolate", "tile")
 

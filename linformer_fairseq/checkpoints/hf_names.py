@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, HEADS, OUTPUT, Checkpoint, complete_settings
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 from linformer_fairseq.models.architectures import MODEL
 

@@ -25,7 +25,7 @@ from linformer_fairseq.checkpoints.checkpoint import (
 from linformer_fairseq.checkpoints.fresh_head import fresh_lm_head
 from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_json, read_vocabulary
 from linformer_fairseq.compat.checkpoints import load
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.models.architectures import MODEL
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.checkpoints.checkpoint import atomically
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"

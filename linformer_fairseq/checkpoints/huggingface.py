@@ -37,7 +37,7 @@ from linformer_fairseq.checkpoints.hf_names import (
     to_hf_names,
     without_folders,
 )
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 from linformer_fairseq.hf.model_card import model_card
 from linformer_fairseq.hf.tokenizer import DICTIONARY, GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE, build_tokenizer

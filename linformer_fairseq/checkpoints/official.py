@@ -15,7 +15,7 @@ from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, ENCODER, OUTPUT, Checkpoint, build
 from linformer_fairseq.checkpoints.names import modern_names
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.models.config import LinformerRobertaConfig
 
 _KEY = re.compile(re.escape(ENCODER) + r"layers\.(\d+)\.self_attn\.compress_([kv])\.weight")

@@ -18,7 +18,7 @@ from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, MAX_SPECIAL, OUT
 from linformer_fairseq.checkpoints.hf_roberta import from_hf_roberta
 from linformer_fairseq.checkpoints.hf_vocabulary import tokenizer_files
 from linformer_fairseq.checkpoints.names import modern_names
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers.config import ACTIVATIONS
 from linformer_fairseq.models.architectures import ARCHITECTURES, MODEL
 

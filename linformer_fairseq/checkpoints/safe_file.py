@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, atomically, read
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 SUFFIX = ".safetensors"
 _FIELD = "linformer_fairseq"

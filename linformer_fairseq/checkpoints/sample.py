@@ -10,7 +10,7 @@ from fairseq.data import Dictionary, data_utils
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import PAD
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 
 def sample_blocks(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config
 from linformer_fairseq.checkpoints.warm_start import attentions, longer
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 TRAINED = ("E", "F")
 QUERIES_KEYS_VALUES = ("q_proj", "k_proj", "v_proj")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from linformer_fairseq.checkpoints.checkpoint import ENCODER, POSITIONS, Checkpoint, build, encoder_config
 from linformer_fairseq.checkpoints.extend import resize_matrix, resize_positions
 from linformer_fairseq.checkpoints.spectral import spectral_matrix
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import EncoderConfig, SelfAttention
 from linformer_fairseq.layers.projection import block_mean_matrix
 

@@ -17,7 +17,7 @@ repair is one function with its reason in its docstring, and touches nothing whe
 from functools import cache
 
 from linformer_fairseq.compat import checkpoints, distributed, exiting, launch, noise, numpy2, precision
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 __all__ = ["UsageError", "apply"]
 

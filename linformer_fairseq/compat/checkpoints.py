@@ -14,8 +14,8 @@ from fairseq.logging import meters
 from omegaconf import DictConfig, ListConfig, nodes
 from omegaconf.base import ContainerMetadata, Metadata
 
-from linformer_fairseq.compat.errors import UsageError
 from linformer_fairseq.compat.overlay import Overlay
+from linformer_fairseq.errors import UsageError
 
 # All of these are plain data: to make one and set its attributes runs no code but its own.
 _CONFIGURATION = [

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, open_dict
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from linformer_fairseq.compat import precision
-from linformer_fairseq.compat.errors import as_one_sentence
 from linformer_fairseq.compat.peers import Peers, find_peers
+from linformer_fairseq.errors import as_one_sentence
+from linformer_fairseq.plugin import register
 
 Main = Callable[..., object]
 fairseq_call_main = distributed_utils.call_main
@@ -54,9 +55,10 @@ def call_main(cfg: DictConfig, main: Main, **kwargs: Any) -> None:
 def _run_spawned(device_id: int, main: Main, cfg: DictConfig, kwargs: dict[str, Any]) -> None:
     """Train as a process that `call_main` has spawned.
 
-    This is the first thing that such a process looks up. Being defined here, and not in fairseq, it brings the
-    repairs with it: fairseq imports `--user-dir` only after it has set up torch.distributed.
+    It brings the repairs and models with it: fairseq skips a user-dir whose package is imported already, as it is by
+    looking up this function.
     """
+    register()
     # Otherwise its data loaders would be spawned as well, and each import PyTorch and fairseq for seconds.
     multiprocessing.set_start_method(None, force=True)
     _run_rank(device_id, main, cfg, kwargs)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 
 @dataclass(frozen=True)

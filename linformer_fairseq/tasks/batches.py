@@ -18,7 +18,7 @@ from fairseq.data import FairseqDataset
 from fairseq.data.iterators import BufferedIterator, CountingIterator, EpochBatchIterator
 from torch.utils.data import DataLoader
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.tasks.blocks import Blocks
 from linformer_fairseq.tasks.masking import Masking
 from linformer_fairseq.tasks.permutation import Ints, Permutation

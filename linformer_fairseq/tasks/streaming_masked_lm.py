@@ -16,7 +16,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.masked_lm import MaskedLMTask
 from omegaconf import II, MISSING
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.tasks.batches import BlockDataset, BlockIterator
 from linformer_fairseq.tasks.blocks import Blocks, Sentences, Windows
 from linformer_fairseq.tasks.complete_blocks import CompleteBlocks

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.tasks.permutation import Ints
 
 _HEADER = struct.Struct("<9sQBQ")  # magic, version, code of the type of a token, sentences

@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 from linformer_fairseq.compat.checkpoints import load
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.training import files
 
 

@@ -16,7 +16,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 VARIABLE = "LINFORMER_MAX_PERPLEXITY_RATIO"
 WINDOW = 40

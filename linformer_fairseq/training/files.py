@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 CHECKPOINT = re.compile(r"checkpoint.*\.pt")
 # Of killed writes: ours, and those of fairseq without this project.

@@ -21,7 +21,7 @@ from fairseq.trainer import Trainer
 from omegaconf import DictConfig, open_dict
 from torch.distributed.distributed_c10d import _get_default_store
 
-from linformer_fairseq.compat.errors import as_one_sentence
+from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.training import saving, signals
 from linformer_fairseq.training.signals import REQUEUE
 

@@ -7,7 +7,7 @@ import socket
 import time
 from pathlib import Path
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch.distributed
 from torch.distributed.distributed_c10d import _get_default_store
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 _PATIENCE = 30.0  # seconds
 

@@ -15,7 +15,7 @@ from fairseq import checkpoint_utils, file_io
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
 
-from linformer_fairseq.compat.errors import UsageError, as_one_sentence
+from linformer_fairseq.errors import UsageError, as_one_sentence
 from linformer_fairseq.training import damage, files, lock
 from linformer_fairseq.training.ranks import from_first_rank
 

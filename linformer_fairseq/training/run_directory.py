@@ -30,8 +30,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from linformer_fairseq.compat.errors import UsageError
-from linformer_fairseq.environment import USER_DIR, environment_report
+from linformer_fairseq.environment import environment_report
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.paths import USER_DIR
 
 # What decides how a training runs. The environment holds much else, and passwords.
 _VARIABLES = re.compile(

@@ -17,7 +17,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import progress_bar
 from omegaconf import DictConfig
 
-from linformer_fairseq.compat.errors import UsageError, as_one_sentence
+from linformer_fairseq.errors import UsageError, as_one_sentence
 from linformer_fairseq.training.run_directory import run_folder
 
 logger = logging.getLogger(__name__)

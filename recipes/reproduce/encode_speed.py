@@ -32,15 +32,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 
 import numpy as np
 import torch
-from encoding.batches import as_they_come, like_length
-from encoding.engine import OVERHEAD, Batching, Compute, Engine, Values
-from encoding.sequences import BOS, EOS, Ids
-from reproduce.command import as_typed
 from tqdm import tqdm
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, atomically, complete_settings, symbols
-from linformer_fairseq.compat.errors import UsageError, as_one_sentence
+from linformer_fairseq.errors import UsageError, as_one_sentence
+from linformer_fairseq.inference.batches import as_they_come, like_length
+from linformer_fairseq.inference.engine import OVERHEAD, Batching, Compute, Engine, Values
+from linformer_fairseq.inference.sequences import BOS, EOS, Ids
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
+from recipes.reproduce.command import as_typed
 
 VOCABULARY = 1000  # the embedding takes no time
 WAYS: dict[str, Batching] = {

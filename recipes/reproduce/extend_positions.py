@@ -18,11 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 
-from progress import parse_line, run_logged  # noqa: E402
-from recipe import USER_DIR, fairseq_train_argv  # noqa: E402
-
 from linformer_fairseq.checkpoints.checkpoint import encoder_config, read, write  # noqa: E402
 from linformer_fairseq.checkpoints.extend import METHODS, extend  # noqa: E402
+from linformer_fairseq.paths import USER_DIR
+from linformer_fairseq.training.progress import parse_line, run_logged  # noqa: E402
+from linformer_fairseq.training.recipe import fairseq_train_argv  # noqa: E402
 
 RECIPE = ROOT / "recipes/pretrain/tiny_n512_k128.yaml"
 TOKENS_PER_UPDATE = 4096

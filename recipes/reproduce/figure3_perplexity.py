@@ -23,9 +23,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 
-from progress import parse_line, program  # noqa: E402
-from recipe import fairseq_train_argv, register_project  # noqa: E402
-from reproduce.figure3_report import write_report  # noqa: E402
+from linformer_fairseq.training.progress import parse_line, program  # noqa: E402
+from linformer_fairseq.training.recipe import fairseq_train_argv, register_project  # noqa: E402
+from recipes.reproduce.figure3_report import write_report  # noqa: E402
 
 RECIPE = ROOT / "recipes/pretrain/tiny_n512_k128.yaml"
 TOKENS_PER_UPDATE = 8 * 512

@@ -18,10 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 
-from progress import run_logged  # noqa: E402
-from reproduce.command import as_typed  # noqa: E402
-
 from linformer_fairseq.training.metrics import read_metrics  # noqa: E402
+from linformer_fairseq.training.progress import run_logged  # noqa: E402
+from recipes.reproduce.command import as_typed  # noqa: E402
 
 OURS = ("--criterion", "fused_masked_lm", "--optimizer", "fused_adamw")
 # Name in the report -> what the training has of its own.

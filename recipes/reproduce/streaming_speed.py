@@ -28,7 +28,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 
-from reproduce.command import as_typed  # noqa: E402
+from recipes.reproduce.command import as_typed  # noqa: E402
 
 SENTENCE = 500  # tokens
 SYMBOLS = 32_000

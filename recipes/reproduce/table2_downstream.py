@@ -25,12 +25,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 
 import finetune_glue  # noqa: E402
 import finetune_text  # noqa: E402
-from finetuning.report import Row, read_rows, write_table  # noqa: E402
-from progress import read_metrics, run_logged  # noqa: E402
-from recipe import fairseq_train_argv, register_project  # noqa: E402
 
 from linformer_fairseq.checkpoints.checkpoint import atomically, encoder_config, read  # noqa: E402
-from linformer_fairseq.compat.errors import UsageError, as_one_sentence  # noqa: E402
+from linformer_fairseq.errors import UsageError, as_one_sentence  # noqa: E402
+from linformer_fairseq.finetuning.report import Row, read_rows, write_table  # noqa: E402
+from linformer_fairseq.training.progress import read_metrics, run_logged  # noqa: E402
+from linformer_fairseq.training.recipe import fairseq_train_argv, register_project  # noqa: E402
 
 RECIPE = ROOT / "recipes/pretrain/tiny_n512_k128.yaml"
 UPDATES, TOKENS = 4900, 8 * 512

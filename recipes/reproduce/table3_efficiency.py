@@ -30,13 +30,13 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 import torch
-from reproduce.command import as_typed
-from reproduce.efficiency import cells, measure, processes, report
-from reproduce.efficiency.contestants import CONTESTANTS, DEFAULT, missing
-from reproduce.efficiency.layers import Sizes
 from tqdm import tqdm
 
-from linformer_fairseq.compat.errors import UsageError, as_one_sentence
+from linformer_fairseq.errors import UsageError, as_one_sentence
+from recipes.reproduce.command import as_typed
+from recipes.reproduce.efficiency import cells, measure, processes, report
+from recipes.reproduce.efficiency.contestants import CONTESTANTS, DEFAULT, missing
+from recipes.reproduce.efficiency.layers import Sizes
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 KS = (128, 256, 512, 1024, 2048)

@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 sys.path.insert(0, str(ROOT))
 
-from reproduce.command import as_typed  # noqa: E402
-from reproduce.efficiency.processes import machine  # noqa: E402
-from reproduce.updates import report  # noqa: E402
-from reproduce.updates.contestants import CONTESTANTS, Contestant, Sizes, arguments  # noqa: E402
-from reproduce.updates.vocabulary import with_symbols  # noqa: E402
+from recipes.reproduce.command import as_typed  # noqa: E402
+from recipes.reproduce.efficiency.processes import machine  # noqa: E402
+from recipes.reproduce.updates import report  # noqa: E402
+from recipes.reproduce.updates.contestants import CONTESTANTS, Contestant, Sizes, arguments  # noqa: E402
+from recipes.reproduce.updates.vocabulary import with_symbols  # noqa: E402
 
 TIMED_TRAIN = Path(__file__).parent / "updates/timed_train.py"
 

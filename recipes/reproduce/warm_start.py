@@ -24,10 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 
 import torch  # noqa: E402
-from progress import read_metrics, run_logged  # noqa: E402
-from recipe import fairseq_train_argv, register_project  # noqa: E402
-from reproduce.extend_positions import RECIPE, TOKENS_PER_UPDATE, perplexity  # noqa: E402
-from reproduce.warm_start_report import Result, write_report  # noqa: E402
 
 from linformer_fairseq.checkpoints.checkpoint import (  # noqa: E402
     EMBEDDING,
@@ -42,8 +38,12 @@ from linformer_fairseq.checkpoints.roberta import from_roberta  # noqa: E402
 from linformer_fairseq.checkpoints.sample import sample_blocks  # noqa: E402
 from linformer_fairseq.checkpoints.transfer import transfer  # noqa: E402
 from linformer_fairseq.checkpoints.warm_start import to_linformer  # noqa: E402
-from linformer_fairseq.compat.errors import UsageError, as_one_sentence  # noqa: E402
+from linformer_fairseq.errors import UsageError, as_one_sentence  # noqa: E402
 from linformer_fairseq.models.config import LinformerRobertaConfig  # noqa: E402
+from linformer_fairseq.training.progress import read_metrics, run_logged  # noqa: E402
+from linformer_fairseq.training.recipe import fairseq_train_argv, register_project  # noqa: E402
+from recipes.reproduce.extend_positions import RECIPE, TOKENS_PER_UPDATE, perplexity  # noqa: E402
+from recipes.reproduce.warm_start_report import Result, write_report  # noqa: E402
 
 SCRATCH = "from scratch"
 # Way -> start of E and F, and whether attention transfer follows.

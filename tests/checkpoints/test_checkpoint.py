@@ -21,7 +21,7 @@ from linformer_fairseq.checkpoints.checkpoint import (
     write,
 )
 from linformer_fairseq.checkpoints.extend import extend
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.models import LinformerRobertaModel
 
 USER_DIR = Path(__file__).parents[2] / "linformer_fairseq"

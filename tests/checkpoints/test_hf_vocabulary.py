@@ -17,7 +17,7 @@ from torch import Tensor
 from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, build
 from linformer_fairseq.checkpoints.hf_vocabulary import MASK, SPECIAL, tokenizer_files
 from linformer_fairseq.checkpoints.roberta import from_hf_roberta
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 # transformers imports torchaudio, whose PyPI wheel does not load beside a CPU build of torch; None hides it.
 sys.modules.setdefault("torchaudio", None)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import OUTPUT, Checkpoint, build, digest
 from linformer_fairseq.checkpoints.huggingface import TOKENIZER_FILES, from_hf, to_hf, write_tokenizer
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.modeling_linformer import (
     LinformerForMaskedLM,
     LinformerForSequenceClassification,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from linformer_fairseq.checkpoints.checkpoint import PAD, build, encoder_config, symbols, write
 from linformer_fairseq.checkpoints.roberta import from_fairseq_roberta, from_hf_roberta, from_roberta
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 VOCABULARY = 60
 N = 40

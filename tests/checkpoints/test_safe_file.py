@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, digest
 from linformer_fairseq.checkpoints.safe_file import read_any, read_safetensors, write_safetensors
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 
 @pytest.mark.parametrize("untied", [True, False])

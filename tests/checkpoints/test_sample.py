@@ -9,7 +9,7 @@ import torch
 from fairseq.data import Dictionary, data_utils
 
 from linformer_fairseq.checkpoints.sample import sample_blocks
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch import Tensor
 from linformer_fairseq.checkpoints.checkpoint import build
 from linformer_fairseq.checkpoints.transfer import transfer
 from linformer_fairseq.checkpoints.warm_start import to_linformer
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 
 N, K, VOCABULARY = 32, 8, 40
 

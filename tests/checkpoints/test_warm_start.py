@@ -10,7 +10,7 @@ from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, POSITIONS, Checkpoint, build, encoder_config
 from linformer_fairseq.checkpoints.warm_start import attention_grams, attentions, projection_names, to_linformer
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers.config import SHARINGS
 from linformer_fairseq.layers.projection import block_mean_matrix
 

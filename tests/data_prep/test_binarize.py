@@ -18,7 +18,7 @@ from data_prep.binarize import binarize, data_argument
 from data_prep.config import BinarizeConfig
 from data_prep.corpus import corpus_files, read_file
 from data_prep.split import SPLITS
-from data_prep.stage import WORK
+from linformer_fairseq.io.records import WORK
 
 LONGEST = 62  # tokens of an item, for samples of 64
 EOS = 2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.corpus import Document, corpus_files, read_file, tidy, write_file, write_files
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 DOCUMENTS = [Document(str(n), "text", f"Title {n}", f"Text {n} " * n) for n in range(1, 9)]
 
@@ -48,11 +48,11 @@ def test_tidy_is_idempotent_and_has_no_empty_paragraphs(lines: list[str]) -> Non
 
 
 def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DataPrepError, match="no .parquet files here"):
+    with pytest.raises(UsageError, match="no .parquet files here"):
         corpus_files(tmp_path)
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataPrepError, match=r"a\.parquet: no column id, sha256, source, title.*--source parquet"):
+    with pytest.raises(UsageError, match=r"a\.parquet: no column id, sha256, source, title.*--source parquet"):
         corpus_files(tmp_path)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(DataPrepError, match=r"a\.parquet: not a Parquet file"):
+    with pytest.raises(UsageError, match=r"a\.parquet: not a Parquet file"):
         corpus_files(tmp_path)

@@ -18,7 +18,7 @@ import pytest
 
 from data_prep import transfer
 from data_prep.download import download
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 NAME = "tinywiki-20260101-pages-articles-multistream.xml.bz2"
 PAGES = random.Random(1).randbytes(5_000_000)
@@ -162,7 +162,7 @@ def test_what_breaks_off_goes_on_there(server: Server, tmp_path: Path) -> None:
 def cut_off(server: Server, folder: Path) -> None:
     """An earlier call that gave up in the middle."""
     server.faults = ["break", "busy", "busy"]
-    with pytest.raises(DataPrepError, match=r"503.*3 times in a row; .* --mirror, then run the same command again"):
+    with pytest.raises(UsageError, match=r"503.*3 times in a row; .* --mirror, then run the same command again"):
         download("tiny", folder, server.url)
     assert not (folder / NAME).exists() and (folder / f".{NAME}.partial").stat().st_size == 2_500_000
     server.requests.clear()
@@ -230,14 +230,14 @@ def test_a_damaged_part_is_deleted_and_fetched_once_more(
 
 def test_damaged_twice_is_given_up_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.faults = ["corrupt", "corrupt"]
-    with pytest.raises(DataPrepError, match="arrived damaged .* twice and was deleted; choose another --mirror"):
+    with pytest.raises(UsageError, match="arrived damaged .* twice and was deleted; choose another --mirror"):
         download("tiny", tmp_path, server.url)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_wrong_length_is_given_up(server: Server, tmp_path: Path) -> None:
     server.faults = ["long"] * 9
-    with pytest.raises(DataPrepError, match=r"\.bz2: .* 3 times in a row; check the connection"):
+    with pytest.raises(UsageError, match=r"\.bz2: .* 3 times in a row; check the connection"):
         download("tiny", tmp_path, server.url)
     assert not (tmp_path / NAME).exists()
 
@@ -245,7 +245,7 @@ def test_a_wrong_length_is_given_up(server: Server, tmp_path: Path) -> None:
 def test_no_room_is_said_before_the_start(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=4_999_999)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DataPrepError, match=r"5,000,000 bytes needed, 4,999,999 free; make room or choose"):
+    with pytest.raises(UsageError, match=r"5,000,000 bytes needed, 4,999,999 free; make room or choose"):
         download("tiny", tmp_path, server.url)
 
 
@@ -264,7 +264,7 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(
 
     with monkeypatch.context() as patch:
         patch.setattr(transfer, "_write", fill_up)
-        with pytest.raises(DataPrepError, match="No space left on device.*; make room and run the same command again"):
+        with pytest.raises(UsageError, match="No space left on device.*; make room and run the same command again"):
             download("tiny", tmp_path, server.url)
     assert_complete(download("tiny", tmp_path, server.url))
     assert server.files() == [None, "bytes=1000000-"]
@@ -273,7 +273,7 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(
 def test_two_processes_do_not_write_the_same_file(server: Server, tmp_path: Path) -> None:
     with (tmp_path / f".{NAME}.partial").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(DataPrepError, match="another process is downloading it; wait for that one"):
+        with pytest.raises(UsageError, match="another process is downloading it; wait for that one"):
             download("tiny", tmp_path, server.url)
 
 
@@ -292,7 +292,7 @@ def test_two_processes_do_not_write_the_same_file(server: Server, tmp_path: Path
     ],
 )
 def test_what_is_not_there_is_explained(server: Server, tmp_path: Path, language: str, date: str, message: str) -> None:
-    with pytest.raises(DataPrepError) as error:
+    with pytest.raises(UsageError) as error:
         download(language, tmp_path / "out", server.url, date)
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -300,18 +300,18 @@ def test_what_is_not_there_is_explained(server: Server, tmp_path: Path, language
 
 @pytest.mark.parametrize("mirror", ["file:///etc", "dumps.wikimedia.org", "ftp://127.0.0.1"])
 def test_other_addresses_are_refused(tmp_path: Path, mirror: str) -> None:
-    with pytest.raises(DataPrepError, match="must begin with https:// or http://"):
+    with pytest.raises(UsageError, match="must begin with https:// or http://"):
         download("tiny", tmp_path, mirror)
 
 
 def test_no_server_at_all(server: Server, tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as unused:
         port = unused.server_address[1]
-    with pytest.raises(DataPrepError, match="Connection refused.*3 times in a row; check the connection"):
+    with pytest.raises(UsageError, match="Connection refused.*3 times in a row; check the connection"):
         download("tiny", tmp_path, f"http://127.0.0.1:{port}")
 
 
 def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataPrepError, match="file: cannot be written .*; choose another --out"):
+    with pytest.raises(UsageError, match="file: cannot be written .*; choose another --out"):
         download("tiny", tmp_path / "file", server.url)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from data_prep import encoders
 from data_prep.fairseq_dict import SPECIALS, SymbolTable, dictionary_text
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 TEXTS = [
     "An ordinary sentence, with 2 numbers (1,234) and don't.",
@@ -198,7 +198,7 @@ def test_a_model_that_fairseq_cannot_number_is_refused(tmp_path: Path) -> None:
         )
         (tmp_path / encoders.SENTENCEPIECE).write_bytes(model.getvalue())
         (tmp_path / "dict.txt").write_text("")
-        with pytest.raises(DataPrepError, match=rf"sentencepiece\.model: piece \d+, .*{message}"):
+        with pytest.raises(UsageError, match=rf"sentencepiece\.model: piece \d+, .*{message}"):
             encoders.load(tmp_path)
 
 
@@ -219,18 +219,18 @@ def test_a_dictionary_of_another_model_is_refused(folder: Path, tmp_path: Path) 
         ([*lines[:2], "alone"], "line 3 is not `symbol count` but 'alone'"),
     ):
         (spoilt / "dict.txt").write_text("".join(f"{line}\n" for line in change), encoding="utf-8")
-        with pytest.raises(DataPrepError, match=rf"dict\.txt: {message}"):
+        with pytest.raises(UsageError, match=rf"dict\.txt: {message}"):
             encoders.load(spoilt)
     (spoilt / "dict.txt").unlink()
-    with pytest.raises(DataPrepError, match=r"dict\.txt: missing"):
+    with pytest.raises(UsageError, match=r"dict\.txt: missing"):
         encoders.load(spoilt)
 
 
 def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataPrepError, match=r"neither sentencepiece\.model nor encoder\.json here; make it with"):
+    with pytest.raises(UsageError, match=r"neither sentencepiece\.model nor encoder\.json here; make it with"):
         encoders.load(tmp_path)
     (tmp_path / encoders.SENTENCEPIECE).write_bytes(b"no model")
-    with pytest.raises(DataPrepError, match=r"sentencepiece\.model: not a sentencepiece model"):
+    with pytest.raises(UsageError, match=r"sentencepiece\.model: not a sentencepiece model"):
         encoders.load(tmp_path)
 
 
@@ -246,7 +246,7 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
 def test_broken_files_of_gpt2_are_refused(gpt2: Path, tmp_path: Path, name: str, content: str, message: str) -> None:
     spoilt = copied(gpt2, tmp_path)
     (spoilt / name).write_text(content)
-    with pytest.raises(DataPrepError, match=message):
+    with pytest.raises(UsageError, match=message):
         encoders.load(spoilt)
 
 
@@ -258,7 +258,7 @@ def test_a_dictionary_is_read_as_fairseq_reads_it(tmp_path: Path) -> None:
     table = SymbolTable.load(path)
     assert list(table.symbols) == dictionary.symbols and dict(table.index) == dictionary.indices
     path.write_bytes(b"a 5\n\xff 3\n")
-    with pytest.raises(DataPrepError, match=r"dict\.txt: byte 4 is not UTF-8"):
+    with pytest.raises(UsageError, match=r"dict\.txt: byte 4 is not UTF-8"):
         SymbolTable.load(path)
 
 

@@ -14,7 +14,7 @@ import pytest
 import data_prep
 from data_prep.__main__ import main
 from data_prep.extract import extract
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 BOOKS = {"One.txt": "A first book.\n\nIt has two paragraphs.", "Two.txt": "A second book.", "Zero.txt": "\n \n"}
 
@@ -56,7 +56,7 @@ def test_a_second_run_does_nothing_and_other_input_is_refused(
     assert (extract("books", [folder], out), states(out)) == before
     assert "already finished" in capsys.readouterr().out
     (folder / "Three.txt").write_text("A third book.")
-    with pytest.raises(DataPrepError, match="inputs changed.*delete that folder or choose another --out"):
+    with pytest.raises(UsageError, match="inputs changed.*delete that folder or choose another --out"):
         extract("books", [folder], out)
 
 
@@ -69,14 +69,14 @@ def test_two_sources_share_a_corpus(folder: Path, tmp_path: Path) -> None:
 
 def test_wildcards_are_expanded(folder: Path, tmp_path: Path) -> None:
     assert extract("books", [f"{folder}/*ne.txt"], tmp_path / "corpus")["result"]["documents"] == 1
-    with pytest.raises(DataPrepError, match="no file matches"):
+    with pytest.raises(UsageError, match="no file matches"):
         extract("books", [f"{folder}/*.pdf"], tmp_path / "other")
 
 
 def test_bad_input_stops_or_is_skipped_counted_and_listed(tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text('{"text": "good"}\n{broken\n{"text": "good, too"}\n')
-    with pytest.raises(DataPrepError, match=r"a\.jsonl.*line 2.*--on-error skip"):
+    with pytest.raises(UsageError, match=r"a\.jsonl.*line 2.*--on-error skip"):
         extract("jsonl", [source], tmp_path / "stop")
     result = extract("jsonl", [source], tmp_path / "skip", on_error="skip")["result"]
     assert result["documents"] == 2 and len(result["skipped"]) == 1 and "line 2" in result["skipped"][0]

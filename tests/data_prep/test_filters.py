@@ -12,9 +12,9 @@ from data_prep.corpus import Document, corpus_files, read_file, write_file
 from data_prep.dedup import dedup
 from data_prep.filters import clean, decontaminate
 from data_prep.split import split, split_of
-from data_prep.stage import DataPrepError
 from data_prep.text.minhash import NearDuplicates
 from data_prep.text.rules import CleanConfig
+from linformer_fairseq.errors import UsageError
 
 
 def prose(n: int, sentences: int = 12) -> str:
@@ -46,7 +46,7 @@ def test_clean_drops_with_a_reason_and_names_examples(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_drops_everything_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataPrepError, match="drops all documents.*too few characters"):
+    with pytest.raises(UsageError, match="drops all documents.*too few characters"):
         clean(corpus_of(tmp_path / "corpus", [["Short."]]), tmp_path / "clean", CleanConfig())
 
 
@@ -73,7 +73,7 @@ def test_documents_with_examples_of_a_benchmark_are_dropped(tmp_path: Path) -> N
     result = decontaminate(corpus, tmp_path / "out", DecontaminateConfig([str(tmp_path / "glue")]))["result"]
     assert ids(tmp_path / "out") == ["0.0", "1.0"]
     assert result["dropped"] == {"benchmark example": 1}
-    with pytest.raises(DataPrepError, match="absent: no such folder"):
+    with pytest.raises(UsageError, match="absent: no such folder"):
         decontaminate(corpus, tmp_path / "other", DecontaminateConfig(["absent"]))
 
 
@@ -98,11 +98,11 @@ def test_shares_add_up_and_are_checked(tmp_path: Path) -> None:
         (SplitConfig(0.5, 0.5), "nothing to train on"),
         (SplitConfig(valid=1e-9), "no document in valid"),
     ):
-        with pytest.raises(DataPrepError, match=message):
+        with pytest.raises(UsageError, match=message):
             split(corpus, tmp_path / "out", config)
 
 
 def test_a_stage_does_not_write_into_its_input(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path / "corpus", [[prose(1)]])
-    with pytest.raises(DataPrepError, match="is the corpus itself"):
+    with pytest.raises(UsageError, match="is the corpus itself"):
         clean(corpus, corpus, CleanConfig())

@@ -13,7 +13,7 @@ import pytest
 import data_prep
 from data_prep.__main__ import main
 from data_prep.config import load_config, shipped
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 ROOT = Path(data_prep.__file__).parents[1]
 CONFIG = """\
@@ -162,9 +162,9 @@ def test_every_configuration_that_comes_along_is_valid(name: str) -> None:
     ],
 )
 def test_wrong_settings_are_refused(changes: list[str], message: str) -> None:
-    with pytest.raises(DataPrepError, match=message):
+    with pytest.raises(UsageError, match=message):
         load_config("demo", changes)
-    with pytest.raises(DataPrepError, match="no such file; give a YAML file, or one of demo"):
+    with pytest.raises(UsageError, match="no such file; give a YAML file, or one of demo"):
         load_config("absent")
 
 

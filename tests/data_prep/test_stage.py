@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data_prep.stage import DAY, replace_when_done, sweep
+from linformer_fairseq.io.files import DAY, replace_when_done, sweep
 
 
 def half_written(folder: Path, name: str, host: str, process: int, age: float = 0) -> Path:

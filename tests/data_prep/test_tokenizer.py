@@ -11,8 +11,8 @@ from fairseq.data.dictionary import Dictionary
 from data_prep import encoders
 from data_prep.__main__ import main
 from data_prep.corpus import corpus_files
-from data_prep.stage import DataPrepError
 from data_prep.tokenizer import import_tokenizer, sample_paragraphs, train_tokenizer
+from linformer_fairseq.errors import UsageError
 
 FILES = ("sentencepiece.model", "dict.txt")
 
@@ -77,5 +77,5 @@ def test_a_dictionary_of_another_model_is_refused(tokenizer: Path, tmp_path: Pat
     shutil.copytree(tokenizer, folder)
     lines = (folder / "dict.txt").read_text().splitlines(keepends=True)
     (folder / "dict.txt").write_text("".join([*lines[:99], "strange 1\n", *lines[100:]]))
-    with pytest.raises(DataPrepError, match=r"dict\.txt: line 100, 'strange', is no token of sentencepiece\.model"):
+    with pytest.raises(UsageError, match=r"dict\.txt: line 100, 'strange', is no token of sentencepiece\.model"):
         encoders.load(folder)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reproduce.padding import at_trained_scale, largest_change, ours
 from torch import nn
 
 from linformer_fairseq.layers import (
@@ -20,6 +19,7 @@ from linformer_fairseq.layers import (
 )
 from linformer_fairseq.layers.attention import LocalConv
 from linformer_fairseq.layers.projection import LinearProjection, build_projection
+from recipes.reproduce.padding import at_trained_scale, largest_change, ours
 
 SHARINGS = ("none", "headwise", "key-value", "layerwise")
 KINDS = ("linear", "mean-pool", "max-pool", "conv")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reproduce.command import as_typed
+from recipes.reproduce.command import as_typed
 
 
 def test_a_report_names_the_command_without_folders(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq.data import Dictionary
-from reproduce import extend_positions
-from reproduce.extend_positions import Row, table
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols, write
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
+from recipes.reproduce import extend_positions
+from recipes.reproduce.extend_positions import Row, table
 
 
 @pytest.mark.slow

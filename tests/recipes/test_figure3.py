@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from fairseq import options
-from recipe import fairseq_train_argv
-from reproduce import figure3_report
+
+from linformer_fairseq.training.recipe import fairseq_train_argv
+from recipes.reproduce import figure3_report
 
 ROOT = Path(__file__).resolve().parents[2]
 

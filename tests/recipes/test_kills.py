@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reproduce import kills
+
+from recipes.reproduce import kills
 
 
 @pytest.mark.slow

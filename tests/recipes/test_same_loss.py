@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reproduce import same_loss
+
+from recipes.reproduce import same_loss
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fairseq.data.indexed_dataset import MMapIndexedDataset
-from reproduce.streaming_speed import main, make_corpus
+
+from recipes.reproduce.streaming_speed import main, make_corpus
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from finetuning.report import Row, write_table
-from reproduce import table2_downstream
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.finetuning.report import Row, write_table
+from recipes.reproduce import table2_downstream
 
 WORDS = "the a river garden child teacher book city winter letter good bad warm cold likes sees reads".split()
 LINFORMER, SCRATCH = "tiny Linformer", "Linformer, not pretrained"
@@ -55,7 +55,7 @@ def test_pretrained_and_untrained_are_in_one_table(
     assert figures["linformer"]["tokens"] == 2 * 4096 and figures["exact"]["perplexity"] > 1
 
     monkeypatch.setattr(table2_downstream, "run_logged", None)  # a second time nothing is run
-    monkeypatch.setattr("finetuning.train.run_logged", None)
+    monkeypatch.setattr("linformer_fairseq.finetuning.train.run_logged", None)
     table2_downstream.main(arguments)
     assert (tmp_path / "report/results.md").read_text() == text
 

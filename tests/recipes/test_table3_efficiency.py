@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from reproduce import table3_efficiency
-from reproduce.efficiency import cells, contestants, contract, measure, paper, results
-from reproduce.efficiency.layers import Sizes
-from reproduce.efficiency.results import Conditions, Results
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
+from recipes.reproduce import table3_efficiency
+from recipes.reproduce.efficiency import cells, contestants, contract, measure, paper, results
+from recipes.reproduce.efficiency.layers import Sizes
+from recipes.reproduce.efficiency.results import Conditions, Results
 
 SCRIPT = Path(__file__).resolve().parents[2] / "recipes/reproduce/table3_efficiency.py"
 TINY = "--embed-dim 32 --heads 4 --ffn-dim 64 --tokens 128 --threads 1 --device cpu --rounds 2 --dtypes fp32".split()

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from reproduce import update_speed
-from reproduce.updates import report
-from reproduce.updates.anatomy import _CORE_FUNCTIONS, GROUPS, sort
-from reproduce.updates.contestants import CONTESTANTS
-from reproduce.updates.vocabulary import with_symbols
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from linformer_fairseq.layers import fused
+from recipes.reproduce import update_speed
+from recipes.reproduce.updates import report
+from recipes.reproduce.updates.anatomy import _CORE_FUNCTIONS, GROUPS, sort
+from recipes.reproduce.updates.contestants import CONTESTANTS
+from recipes.reproduce.updates.vocabulary import with_symbols
 
 TINY = "--n 32 --k 8 --tokens 128 --updates 3 --warm-up 1 --rounds 1 --profile 1 --symbols 100 --threads 1 --workers 0"
 SIZES = "--layers 1 --embed-dim 32 --ffn-dim 64 --heads 2"

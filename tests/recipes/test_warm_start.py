@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reproduce import warm_start
-from reproduce.warm_start_report import Result, table, updates_until, write_report
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
+from recipes.reproduce import warm_start
+from recipes.reproduce.warm_start_report import Result, table, updates_until, write_report
 
 STUDY = {"original": {"ppl": 50.0, "updates": 1000}, "projected_length": "128", "sharing": "layerwise"}
 WARM = Result(80.0, [(20, 60.0), (40, 51.0), (60, 49.0)], 60, 3.2, 200, [0.5, 0.1])

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from progress import parse_line
+
+from linformer_fairseq.training.progress import parse_line
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cluster import Cluster, missing, wait_for  # noqa: E402

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from cluster import Cluster, wait_for
-from launch import main
-from progress import parse_line
-from submission import read_submission
+
+from linformer_fairseq.commands.launch import main
+from linformer_fairseq.launch.submission import read_submission
+from linformer_fairseq.training.progress import parse_line
 
 pytestmark = pytest.mark.slow
 UPDATES = 50

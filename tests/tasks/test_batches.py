@@ -7,7 +7,7 @@ from fairseq.data.iterators import GroupedIterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.tasks.batches import BlockDataset, BlockIterator, Request, Requests
 from linformer_fairseq.tasks.blocks import Windows
 from linformer_fairseq.tasks.complete_blocks import CompleteBlocks

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from recipe import fairseq_train_argv
 
 import linformer_fairseq
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.tasks import StreamingMaskedLMConfig, StreamingMaskedLMTask
 from linformer_fairseq.training.interrupt import REQUEUE
+from linformer_fairseq.training.recipe import fairseq_train_argv
 
 USER_DIR = Path(linformer_fairseq.__file__).parent
 TASK = ("--user-dir", USER_DIR, "--task", "streaming_masked_lm", "--criterion", "masked_lm", "--cpu")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.training import files
 from linformer_fairseq.training.damage import damage, newest_whole
 

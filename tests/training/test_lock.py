@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.training import lock
 
 HOLDER = """

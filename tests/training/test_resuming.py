@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from linformer_fairseq.compat.errors import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.training import resuming
 
 SAVES = ("--save-interval-updates", 4)

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reproduce.efficiency.contestants import CONTESTANTS, missing
-from reproduce.efficiency.layers import Sizes
-
 from linformer_fairseq.checkpoints.checkpoint import atomically
+from recipes.reproduce.efficiency.contestants import CONTESTANTS, missing
+from recipes.reproduce.efficiency.layers import Sizes
 
 # Seconds of a training step beside a forward pass, and of bf16 beside fp32, roughly: for the remaining time only.
 TRAINING, HALF = 3.0, 0.55

@@ -9,7 +9,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import fairseq.data
-from reproduce.efficiency.layers import (
+from torch import Tensor, nn
+
+from linformer_fairseq.layers import EncoderConfig, LinformerEncoderLayer
+from linformer_fairseq.layers.projection import build_projection
+from recipes.reproduce.efficiency.layers import (
     BoundAttention,
     ExactAttention,
     Layer,
@@ -18,11 +22,7 @@ from reproduce.efficiency.layers import (
     Sizes,
     TimeFirst,
 )
-from reproduce.official_example import build_official_encoder
-from torch import Tensor, nn
-
-from linformer_fairseq.layers import EncoderConfig, LinformerEncoderLayer
-from linformer_fairseq.layers.projection import build_projection
+from recipes.reproduce.official_example import build_official_encoder
 
 
 class OurLayer(nn.Module):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reproduce.efficiency import paper
-from reproduce.efficiency.cells import operations
-from reproduce.efficiency.layers import Sizes
-from reproduce.efficiency.results import Conditions, Results, time_ratio
+from recipes.reproduce.efficiency import paper
+from recipes.reproduce.efficiency.cells import operations
+from recipes.reproduce.efficiency.layers import Sizes
+from recipes.reproduce.efficiency.results import Conditions, Results, time_ratio
 
 K = 256
 # dtype, other contestant, n -> at least so many times as fast in training

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reproduce.efficiency import allocator
-from reproduce.efficiency.cells import Cell, Entry, step_work
-from reproduce.efficiency.contestants import CONTESTANTS, missing
 from torch import Tensor, nn
+
+from recipes.reproduce.efficiency import allocator
+from recipes.reproduce.efficiency.cells import Cell, Entry, step_work
+from recipes.reproduce.efficiency.contestants import CONTESTANTS, missing
 
 ROUND_SECONDS = 0.1  # the least that is timed at once
 REFUSALS = {"missing", "skipped"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reproduce.efficiency.contestants import CONTESTANTS
-from reproduce.efficiency.results import Results, speed
+from recipes.reproduce.efficiency.contestants import CONTESTANTS
+from recipes.reproduce.efficiency.results import Results, speed
 
 K = 256
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduce.efficiency import paper
-from reproduce.efficiency.cells import keep
-from reproduce.efficiency.contestants import CONTESTANTS
-from reproduce.efficiency.contract import contract
-from reproduce.efficiency.plot import plot
-from reproduce.efficiency.results import Conditions, Entry, Results, seconds, speed, time_ratio
+from recipes.reproduce.efficiency import paper
+from recipes.reproduce.efficiency.cells import keep
+from recipes.reproduce.efficiency.contestants import CONTESTANTS
+from recipes.reproduce.efficiency.contract import contract
+from recipes.reproduce.efficiency.plot import plot
+from recipes.reproduce.efficiency.results import Conditions, Entry, Results, seconds, speed, time_ratio
 
 OTHERS = tuple(name for name in CONTESTANTS if name != "ours")
 MALLOC = {

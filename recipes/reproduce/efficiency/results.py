@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from reproduce.efficiency.cells import read
-from reproduce.efficiency.contestants import CONTESTANTS
+from recipes.reproduce.efficiency.cells import read
+from recipes.reproduce.efficiency.contestants import CONTESTANTS
 
 Entry = Mapping[str, Any]
 

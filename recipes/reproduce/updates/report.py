@@ -7,8 +7,8 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reproduce.updates.anatomy import GROUPS
-from reproduce.updates.contestants import CONTESTANTS
+from recipes.reproduce.updates.anatomy import GROUPS
+from recipes.reproduce.updates.contestants import CONTESTANTS
 
 # Speed of ours relative to the example's, by the folder of the contestant.
 REQUIRED = {"ours-fp32": 1.25, "ours-bf16": 2.0}

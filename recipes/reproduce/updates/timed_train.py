@@ -24,7 +24,7 @@ from fairseq_cli import train  # before the rest of fairseq, which would set up 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from reproduce.updates.anatomy import Recorder  # noqa: E402
+from recipes.reproduce.updates.anatomy import Recorder  # noqa: E402
 
 
 class Clock:

@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.problems import Problems
 from data_prep.sources import books, epub
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 CONTAINER = """<?xml version="1.0"?>
 <container version="1.0" xmlns="urn:oasis:names:tc:opendocument:xmlns:container">
@@ -133,7 +133,7 @@ def test_a_bad_chapter_is_reported_by_name_and_the_others_kept(
 ) -> None:
     monkeypatch.setattr(epub, "LARGEST_DOCUMENT", 50_000)
     (tmp_path / "a.epub").write_bytes(make_epub(changes))
-    with pytest.raises(DataPrepError, match="b.xhtml: the chapter cannot be read"):
+    with pytest.raises(UsageError, match="b.xhtml: the chapter cannot be read"):
         read(tmp_path / "a.epub", Problems())
     problems = Problems(skip=True)
     assert read(tmp_path / "a.epub", problems) == [("a", "The Title", "The\nend. Cell cell")]
@@ -150,16 +150,16 @@ def test_a_zip_that_announces_less_than_it_holds_is_noticed(tmp_path: Path) -> N
     size = (20_000_000).to_bytes(4, "little")
     assert content.count(size) == 2
     (tmp_path / "a.epub").write_bytes(content.replace(size, (1000).to_bytes(4, "little")))
-    with pytest.raises(DataPrepError, match=r"b\.xhtml: the chapter cannot be read \(Bad CRC-32"):
+    with pytest.raises(UsageError, match=r"b\.xhtml: the chapter cannot be read \(Bad CRC-32"):
         read(tmp_path / "a.epub", Problems())
 
 
 def test_what_is_no_zip_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.epub").write_bytes(make_epub()[:-100])
-    with pytest.raises(DataPrepError, match=r"a\.epub: not an EPUB that can be read \(File is not a zip file\)"):
+    with pytest.raises(UsageError, match=r"a\.epub: not an EPUB that can be read \(File is not a zip file\)"):
         read(tmp_path / "a.epub", Problems())
     (tmp_path / "a.epub").write_bytes(make_epub(method=zipfile.ZIP_BZIP2))
-    with pytest.raises(DataPrepError, match="packed by a method that EPUB does not have"):
+    with pytest.raises(UsageError, match="packed by a method that EPUB does not have"):
         read(tmp_path / "a.epub", Problems())
 
 

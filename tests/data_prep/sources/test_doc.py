@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.problems import Problems
 from data_prep.sources import doc
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 ARTICLES = """<doc id="12" url="https://example.org/?curid=12" title="Bits &amp; &quot;bytes&quot;">
 Bits & "bytes"
@@ -53,7 +53,7 @@ def test_articles(tmp_path: Path) -> None:
 def test_wrong_articles_are_named(tmp_path: Path, content: str, message: str, kept: list[tuple[str, str, str]]) -> None:
     path = tmp_path / "wiki_00"
     path.write_text(content)
-    with pytest.raises(DataPrepError) as error:
+    with pytest.raises(UsageError) as error:
         read(path, Problems())
     assert f"wiki_00: {message}" in str(error.value)
     problems = Problems(skip=True)

@@ -14,7 +14,7 @@ from data_prep.sources import Piece
 from data_prep.sources.archives import files_in
 from data_prep.sources.files import TARS, input_files, is_plain, kind, stem
 from data_prep.sources.lines import Lines
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 TEXTS = frozenset({".txt", ".md"}) | TARS
 
@@ -51,10 +51,10 @@ def test_a_file_that_is_named_is_read_whatever_its_kind(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DataPrepError, match="nowhere: no such file or folder"):
+    with pytest.raises(UsageError, match="nowhere: no such file or folder"):
         input_files([tmp_path / "nowhere"], TEXTS, Problems(skip=True))
     (tmp_path / "a.pdf").touch()
-    with pytest.raises(DataPrepError, match=r"the folder holds no files of its kinds \(\.md \.tar"):
+    with pytest.raises(UsageError, match=r"the folder holds no files of its kinds \(\.md \.tar"):
         input_files([tmp_path], TEXTS, Problems())
     problems = Problems(skip=True)
     assert input_files([tmp_path], TEXTS, problems) == [] and len(problems.skipped) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.problems import Problems
 from data_prep.sources import jsonl
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 
 def read(path: Path, problems: Problems, column: str | None = None) -> list[tuple[str, str, str]]:
@@ -64,7 +64,7 @@ def test_pieces_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_bad_line_is_named_and_the_others_kept(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "One"}}\n{line}\n\n{{"text": "Three"}}\n')
-    with pytest.raises(DataPrepError) as error:
+    with pytest.raises(UsageError) as error:
         read(path, Problems())
     assert f"a.jsonl: line 2 (byte 16): {message}" in str(error.value)
     problems = Problems(skip=True)

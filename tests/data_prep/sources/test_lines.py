@@ -20,7 +20,7 @@ from data_prep.problems import Problems
 from data_prep.sources import lines as module
 from data_prep.sources.files import READ_ERRORS, opened
 from data_prep.sources.lines import Lines, line_pieces
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
@@ -56,7 +56,7 @@ def test_a_packed_file_that_was_cut_off_gives_what_came_before(tmp_path: Path, n
     path = tmp_path / "file"
     content = PACK[name](MANY)
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataPrepError, match=r"file: behind line \d+ \(byte \d+\): cut off or damaged"):
+    with pytest.raises(UsageError, match=r"file: behind line \d+ \(byte \d+\): cut off or damaged"):
         read(path, Problems())
     problems = Problems(skip=True)
     lines = read(path, problems)
@@ -81,7 +81,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, name: str) -> None:
     content = bytearray(PACK[name](MANY))
     content[len(content) // 2] ^= 0x10
     path.write_bytes(content)
-    with pytest.raises(DataPrepError, match="^file: (behind )?line "):
+    with pytest.raises(UsageError, match="^file: (behind )?line "):
         read(path, Problems())
 
 
@@ -97,7 +97,7 @@ def test_a_bad_line_is_named_and_the_next_one_read(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "LONGEST_LINE", 100)
     monkeypatch.setattr(module, "BLOCK", 10)
     content = b"one\n" + bad + b"\nthree\n"
-    with pytest.raises(DataPrepError) as error:
+    with pytest.raises(UsageError) as error:
         read_bytes(content, Problems())
     assert str(error.value).startswith(message) and str(error.value).endswith("--on-error skip")
     problems = Problems(skip=True)
@@ -106,13 +106,13 @@ def test_a_bad_line_is_named_and_the_next_one_read(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_empty_file_is_reported() -> None:
-    with pytest.raises(DataPrepError, match="a.txt: the file is empty"):
+    with pytest.raises(UsageError, match="a.txt: the file is empty"):
         read_bytes(b"", Problems())
 
 
 def test_a_byte_order_mark_is_no_text() -> None:
     assert read_bytes("\ufeffone\n\ufefftwo".encode(), Problems()) == ["one", "\ufefftwo"]
-    with pytest.raises(DataPrepError, match=r"line 1 \(byte 0\): UTF-16, convert it"):
+    with pytest.raises(UsageError, match=r"line 1 \(byte 0\): UTF-16, convert it"):
         read_bytes("one\ntwo".encode("utf-16"), Problems())
 
 
@@ -161,5 +161,5 @@ def test_pieces_hold_every_line_once(tmp_path_factory: pytest.TempPathFactory, t
 
 def test_lines_of_a_later_piece_are_counted_from_its_start(tmp_path: Path) -> None:
     lines = Lines(io.BytesIO(b"ok\n\xff\n"), "file", Problems(), start=500)
-    with pytest.raises(DataPrepError, match=r"file: line 2 after byte 500 \(byte 503\): not UTF-8"):
+    with pytest.raises(UsageError, match=r"file: line 2 after byte 500 \(byte 503\): not UTF-8"):
         list(lines)

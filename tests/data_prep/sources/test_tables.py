@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.problems import Problems
 from data_prep.sources import arrow_files, tables
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 KINDS = ("parquet", "arrow", "stream", "feather")
 
@@ -75,7 +75,7 @@ def test_a_table_without_such_a_column(
     tmp_path: Path, columns: dict[str, list[Any]], wanted: str | None, message: str
 ) -> None:
     path = write(tmp_path / "a.parquet", pa.table(columns))
-    with pytest.raises(DataPrepError, match=rf"a\.parquet: {message}"):
+    with pytest.raises(UsageError, match=rf"a\.parquet: {message}"):
         read(path, Problems(), wanted)
     problems = Problems(skip=True)
     assert read(path, problems, wanted) == [] and len(problems.skipped) == 1
@@ -93,7 +93,7 @@ def test_bad_rows_are_named_and_the_others_kept(tmp_path: Path, monkeypatch: pyt
         "row group 0, row 2: has a NUL character, so it is not text",
         "row group 0, row 3: longer than 0 MB",
     ]
-    with pytest.raises(DataPrepError, match="row group 0, row 1: not UTF-8"):
+    with pytest.raises(UsageError, match="row group 0, row 1: not UTF-8"):
         read(path, Problems())
 
 
@@ -113,8 +113,8 @@ def test_a_damaged_file_is_reported(tmp_path: Path, kind: str, keep: float) -> N
 def test_other_files_and_empty_tables_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_text("just text")
-    with pytest.raises(DataPrepError, match=r"a\.parquet: cannot be read \(neither Parquet nor Arrow\)"):
+    with pytest.raises(UsageError, match=r"a\.parquet: cannot be read \(neither Parquet nor Arrow\)"):
         read(path, Problems())
     write(path, pa.table({"text": pa.array([], pa.string())}))
-    with pytest.raises(DataPrepError, match=r"a\.parquet.*: the table has no rows"):
+    with pytest.raises(UsageError, match=r"a\.parquet.*: the table has no rows"):
         read(path, Problems())

@@ -13,7 +13,7 @@ import pytest
 from data_prep.problems import Problems
 from data_prep.sources import text
 from data_prep.sources.files import STDIN
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 
 def read(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
@@ -32,7 +32,7 @@ def test_every_line_is_a_paragraph(tmp_path: Path) -> None:
 def test_a_bad_line_is_left_out_and_the_rest_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"One.\ncaf\xe9\nThree.\n")
-    with pytest.raises(DataPrepError, match=r"a\.txt: line 2 \(byte 5\): not UTF-8 at byte 4"):
+    with pytest.raises(UsageError, match=r"a\.txt: line 2 \(byte 5\): not UTF-8 at byte 4"):
         read(path, Problems())
     assert read(path, Problems(skip=True)) == [("a", "a", "One.\nThree.")]
 
@@ -40,7 +40,7 @@ def test_a_bad_line_is_left_out_and_the_rest_kept(tmp_path: Path) -> None:
 def test_an_empty_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.touch()
-    with pytest.raises(DataPrepError, match=r"a\.txt: the file is empty"):
+    with pytest.raises(UsageError, match=r"a\.txt: the file is empty"):
         read(path, Problems())
     assert read(path, Problems(skip=True)) == []
     path.write_text(" \n")
@@ -71,5 +71,5 @@ def test_a_file_that_has_gone_is_reported(tmp_path: Path) -> None:
     path.write_text("text")
     piece = text.pieces(path)[0]
     path.unlink()
-    with pytest.raises(DataPrepError, match=r"a\.txt: cannot be read to its end \(.*No such file"):
+    with pytest.raises(UsageError, match=r"a\.txt: cannot be read to its end \(.*No such file"):
         list(text.documents(piece, Problems()))

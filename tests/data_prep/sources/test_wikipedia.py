@@ -13,7 +13,7 @@ import pytest
 from data_prep.corpus import Document
 from data_prep.problems import Problems
 from data_prep.sources import dump, wikipedia
-from data_prep.stage import DataPrepError
+from linformer_fairseq.errors import UsageError
 
 SLICES = Path(__file__).resolve().parents[4] / "shared/data/wiki"
 HEAD = (
@@ -112,7 +112,7 @@ def test_bad_input_says_where_and_costs_only_itself(tmp_path: Path, name: str) -
     content, message, lost = BROKEN[name]
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(DataPrepError, match=re.escape(message)) as error:
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
         read(path)
     assert str(path) in str(error.value)
     found, skipped, _ = read(path, skip=True)

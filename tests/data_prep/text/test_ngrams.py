@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.problems import Problems
-from data_prep.stage import DataPrepError
 from data_prep.text.benchmarks import benchmark_examples
 from data_prep.text.ngrams import NgramIndex
+from linformer_fairseq.errors import UsageError
 
 LONG = "A sentence of the test set that is longer than thirteen words, so that any part of it counts."
 SHORT = "Just nine words in this short example of ours."
@@ -72,7 +72,7 @@ def test_saved_index_finds_the_same_and_has_the_same_bytes(index: NgramIndex, tm
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"text"])
 def test_other_files_are_no_index(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "index.npz").write_bytes(content)
-    with pytest.raises(DataPrepError, match="index.npz: not an index"):
+    with pytest.raises(UsageError, match="index.npz: not an index"):
         NgramIndex.load(tmp_path / "index.npz")
 
 
@@ -113,7 +113,7 @@ def test_examples_of_a_folder(tmp_path: Path) -> None:
 )
 def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, where: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataPrepError, match=where):
+    with pytest.raises(UsageError, match=where):
         list(benchmark_examples(tmp_path, Problems()))
     problems = Problems(skip=True)
     assert list(benchmark_examples(tmp_path, problems)) == []
@@ -122,5 +122,5 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, where: s
 
 def test_a_folder_without_benchmark_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("text\n")
-    with pytest.raises(DataPrepError, match="no dev or test files"):
+    with pytest.raises(UsageError, match="no dev or test files"):
         list(benchmark_examples(tmp_path, Problems()))

@@ -1,0 +1,54 @@
+"""The command `linformer`: one subcommand a job. Each is a module that is imported only when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+
+from linformer_fairseq.errors import exit_status
+from linformer_fairseq.version import __version__
+
+COMMANDS = {
+    "demo": "pretrain a small model on this machine in minutes, from nothing",
+    "prepare": "raw text to fairseq training data, in stages (python -m data_prep)",
+    "train": "pretrain from a recipe",
+    "convert": "checkpoints from and to fairseq, RoBERTa, Hugging Face and safetensors; longer inputs",
+    "finetune": "fine-tune on any labelled table, and predict",
+    "glue": "fine-tune on GLUE: a grid of settings and seeds, and one table",
+    "encode": "documents to vectors or predictions",
+    "launch": "pretrain, fine-tune and prepare under Slurm, through submitit",
+    "env": "what this machine offers, and what needs repair",
+}
+
+HELP = """\
+usage: linformer COMMAND …
+
+Pretrain, fine-tune and ship Linformer encoders with fairseq.
+
+{commands}
+
+`linformer COMMAND --help` explains each. For fairseq's own programs: --user-dir "$(linformer env --path)".
+With LINFORMER_DEBUG=1, errors show their traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; the result is the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())))
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"linformer_fairseq {__version__}")
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        print(f"linformer: error: {name}: no such command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = import_module(f"linformer_fairseq.commands.{name}")
+    return exit_status(f"linformer {name}", partial(module.main, rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

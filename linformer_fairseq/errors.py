@@ -1,0 +1,76 @@
+"""The one error that a person can put right, and how a command ends with it."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+DEBUG = "LINFORMER_DEBUG"
+"""With this environment variable set to 1, errors keep their traceback."""
+
+AGAIN = "the same command resumes from here"
+_EXTRAS = {
+    **dict.fromkeys(("safetensors", "transformers", "tokenizers", "google"), "hf"),  # google.protobuf
+    "submitit": "slurm",
+}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class UsageError(ValueError):
+    """A wrong flag, file or launch. The message is one sentence that names it and the remedy."""
+
+
+@contextmanager
+def as_one_sentence() -> Iterator[None]:
+    """End the program with the sentence alone where a `UsageError` would end it with a traceback."""
+    try:
+        yield
+    except UsageError as error:
+        if os.environ.get(DEBUG) == "1":
+            raise
+        raise SystemExit(f"error: {error}") from None
+
+
+def exit_status(program: str, command: Callable[[], int]) -> int:
+    """Run a command line to its end.
+
+    Args:
+        program: what the person typed, for messages: `linformer convert`.
+        command: does the work and returns the exit status.
+
+    Returns:
+        The exit status of the command; 1 after an error that a person can put right, shown as one sentence; 130
+        after Ctrl-C. With `LINFORMER_DEBUG=1`, an error is raised instead, so that its traceback shows.
+    """
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print(f"\n{program}: stopped; {AGAIN}", file=sys.stderr)
+        return 130
+    except (UsageError, BrokenProcessPool, ModuleNotFoundError, OSError) as error:
+        sentence = _sentence(error)
+        if sentence is None or os.environ.get(DEBUG) == "1":
+            raise
+        print(f"{program}: error: {sentence}", file=sys.stderr)
+        return 1
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to say of an error, or None for one that nobody expects."""
+    if isinstance(error, UsageError):
+        return str(error)
+    if isinstance(error, BrokenProcessPool):
+        return f"a worker process died, for lack of memory? {AGAIN}, with fewer --workers if need be"
+    if isinstance(error, ModuleNotFoundError):
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            return None
+        return f"the package {error.name} is missing: pip install -e '.[{extra}]' in a clone, or install it by its name"
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"{error.filename or 'the disk'}: no space left; free some, and {AGAIN}"
+    if isinstance(error, OSError) and error.errno in _CLOSED:
+        return f"{error.filename}: {error.strerror}; give access to it, or choose another --out"
+    return None

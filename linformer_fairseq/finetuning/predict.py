@@ -1,0 +1,94 @@
+"""Scores of a fine-tuned checkpoint for texts, on every row and independent of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep import encoders
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.inference.engine import Compute, Engine, Values, of_rows
+from linformer_fairseq.inference.sequences import Sequences, encode
+from linformer_fairseq.inference.tokenizer import dictionary_digest
+
+HEAD = "sentence_classification_head"
+NOTE = "fine-tuned"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a fine-tuned checkpoint predicts; kept in its notes.
+
+    Attributes:
+        classes: names in the order of their ids; empty for a score.
+        columns: texts in a row, 1 or 2.
+        keep: of rows that are too long, see `sequences.encode`.
+    """
+
+    classes: tuple[str, ...]
+    columns: int
+    keep: str = "head"
+
+    def note(self, tokenizer: Path) -> dict[str, Any]:
+        """As an entry of `Checkpoint.notes`, with the digest of the tokenizer's dictionary."""
+        kept = {"classes": list(self.classes), "columns": self.columns, "keep": self.keep}
+        return {"conversion": NOTE, **kept, "dictionary": dictionary_digest(tokenizer)}
+
+
+def labels_of(checkpoint: Checkpoint) -> Labels:
+    """What a checkpoint says of itself.
+
+    Raises:
+        UsageError: it was not fine-tuned here.
+    """
+    for note in reversed(checkpoint.notes):
+        if note.get("conversion") == NOTE:
+            return Labels(tuple(note["classes"]), note["columns"], note["keep"])
+    raise UsageError("the checkpoint was not fine-tuned; make one with recipes/finetune_text.py")
+
+
+class Predictor:
+    """A fine-tuned checkpoint with its tokenizer.
+
+    Args:
+        checkpoint: with a head for its labels.
+        encoder: of its tokenizer.
+        labels: what it predicts; by default what the checkpoint says.
+        compute: on which device, and how.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        encoder: encoders.Encoder,
+        labels: Labels | None = None,
+        compute: Compute | None = None,
+    ) -> None:
+        self.labels = labels or labels_of(checkpoint)
+        self.encoder = encoder
+        self.longest = encoder_config(checkpoint).max_positions
+        self._engine = Engine(checkpoint, HEAD, compute)
+
+    def sequences(self, texts: Sequence[tuple[str, ...]]) -> Sequences:
+        """The model's input for rows of texts."""
+        return encode(texts, self.encoder, self.longest, self.labels.keep)
+
+    def logits(self, rows: Sequences) -> Values:
+        """(rows, classes), or (rows, 1) of scores, in the order of the rows; of several chunks of a row, the mean."""
+        return of_rows(self._engine.run(rows.ids), rows.owners)
+
+    def values(self, logits: Values) -> list[float]:
+        """The class id of each row, or its score."""
+        return [float(value) for value in (logits.argmax(1) if self.labels.classes else logits[:, 0])]
+
+    def words(self, values: Sequence[float]) -> list[str]:
+        """The names of classes, or scores as text."""
+        return [self.labels.classes[int(value)] if self.labels.classes else str(value) for value in values]
+
+    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[str] | list[float]:
+        """Names of classes, or scores."""
+        values = self.values(self.logits(self.sequences(texts)))
+        return self.words(values) if self.labels.classes else values

@@ -1,0 +1,219 @@
+"""Shards of work: many processes, on one machine or as a Slurm array, share a stage without a coordinator.
+
+Everything goes through the stage's output folder. A shard is taken by creating ``.work/NAME.claim`` and is
+finished when ``.work/NAME.json`` exists, which is written after the shard's files have their final names. So a
+kill at any moment costs the shards in hand and no more, any number of tasks may join in or drop out, and none
+waits for work that nobody does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from linformer_fairseq.io.files import digest, write_text
+from linformer_fairseq.io.pool import Inline, process_pool
+from linformer_fairseq.io.records import WORK
+
+# A claim is renewed at this interval and void after five of them without a sign of life: the task was killed on
+# another machine. On this machine, a dead process is seen at once.
+HEARTBEAT_SECONDS = 30
+POLL_SECONDS = 1.0
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One piece of work: ``function(*arguments)``, which writes ``files``.
+
+    Attributes:
+        name: unique in its stage; also the order of the results.
+        arguments: of the function; they must not depend on the machine or the number of processes.
+        size: of the work, in any unit, for progress and remaining time.
+    """
+
+    name: str
+    arguments: tuple[Any, ...]
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a shard's function returns: counts or other JSON, and the files that it wrote."""
+
+    result: Result
+    files: Sequence[Path] = ()
+
+
+def run_shards(
+    out: Path, shards: Sequence[Shard], function: Callable[..., Done], workers: int, label: str, unit: str = "shard"
+) -> dict[str, Result]:
+    """Calls ``function`` for every shard that is not finished, in ``workers`` processes, and waits for the rest.
+
+    Args:
+        out: folder of the stage; its ``.work`` holds claims and records.
+        shards: the same list in every task.
+        function: of a module's top level; calling it twice must write the same bytes.
+        workers: processes of this task; 0 for this process itself.
+        label: text of the progress line.
+        unit: of ``Shard.size``; ``B`` for bytes.
+
+    Returns:
+        For each shard, in the order given: ``result``, ``files`` (name below ``out`` -> SHA-256) and the
+        ``seconds`` that it took.
+    """
+    work = out / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    waiting = [shard for shard in shards if not record_of(work, shard.name).exists()]
+    waiting.sort(key=lambda shard: -shard.size)  # the processes end together if the small ones are last
+    total, left = sum(s.size for s in shards), sum(s.size for s in waiting)
+    bar = tqdm(total=total, initial=total - left, desc=label, unit=unit, unit_scale=unit == "B", disable=not waiting)
+    pool_of = process_pool(min(workers, max(1, len(waiting))), _module(function)) if workers else Inline()
+    with bar, Claims(work) as claims, pool_of as pool:
+        running: dict[Future[tuple[Done, float]], Shard] = {}
+        while waiting or running:
+            held: list[Shard] = []  # by other tasks
+            for position, shard in enumerate(waiting):
+                if len(running) >= max(1, workers):
+                    held += waiting[position:]
+                    break
+                if record_of(work, shard.name).exists():
+                    bar.update(shard.size)
+                elif claims.take(shard.name):
+                    running[pool.submit(_timed, function, shard.arguments)] = shard
+                else:
+                    held.append(shard)
+            waiting = held
+            if not running:
+                time.sleep(POLL_SECONDS if waiting else 0)
+                continue
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                shard = running.pop(future)
+                _record(work, shard.name, *future.result(), out)
+                claims.drop(shard.name)
+                bar.update(shard.size)
+    return {shard.name: json.loads(record_of(work, shard.name).read_text(encoding="utf-8")) for shard in shards}
+
+
+def record_of(work: Path, name: str) -> Path:
+    """The file that says that shard ``name`` is finished."""
+    return work / f"{name}.json"
+
+
+def _module(function: Callable[..., Done]) -> str:
+    return function.func.__module__ if isinstance(function, partial) else function.__module__
+
+
+def _timed(function: Callable[..., Done], arguments: tuple[Any, ...]) -> tuple[Done, float]:
+    start = time.monotonic()
+    return function(*arguments), round(time.monotonic() - start, 3)
+
+
+def _record(work: Path, name: str, done: Done, seconds: float, out: Path) -> None:
+    files = {str(path.relative_to(out)): digest(path) for path in done.files}
+    content = {"result": done.result, "files": files, "seconds": seconds}
+    write_text(record_of(work, name), json.dumps(content, sort_keys=True))
+
+
+class Claims:
+    """The claims of this task, renewed by a thread until they are dropped."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._own = work / f".{socket.gethostname()}-{os.getpid()}"  # no other task uses this name
+        self._held: set[Path] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        for path in self._held:
+            path.unlink(missing_ok=True)
+
+    def take(self, name: str) -> bool:
+        """Whether the shard is ours now: nobody has it, or who had it is dead."""
+        path = self._work / f"{name}.claim"
+        if not self._create(path):
+            if not self._void(path):
+                return False
+            path.unlink(missing_ok=True)
+            if not self._create(path):
+                return False
+        self._held.add(path)
+        if record_of(self._work, name).exists():  # finished between a look at the record and the claim
+            self.drop(name)
+            return False
+        return True
+
+    def drop(self, name: str) -> None:
+        """Gives a claim back."""
+        path = self._work / f"{name}.claim"
+        self._held.discard(path)
+        path.unlink(missing_ok=True)
+
+    def _create(self, path: Path) -> bool:
+        # A link to a file that is already written: whoever sees the claim sees its owner.
+        self._own.write_text(json.dumps(_identity()), encoding="utf-8")
+        try:
+            os.link(self._own, path)
+        except FileExistsError:
+            return False
+        finally:
+            self._own.unlink()
+        return True
+
+    def _void(self, path: Path) -> bool:
+        try:
+            owner = json.loads(path.read_text(encoding="utf-8"))
+            age = self._file_system_time() - path.stat().st_mtime
+        except FileNotFoundError:
+            return True
+        here = owner["host"] == socket.gethostname()
+        return age > 5 * HEARTBEAT_SECONDS or (here and _started(owner["process"]) != owner["started"])
+
+    def _file_system_time(self) -> float:
+        """Now, by the clock that stamps the claims, which need not be this machine's."""
+        self._own.touch()
+        now = self._own.stat().st_mtime
+        self._own.unlink()
+        return now
+
+    def _renew(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            for path in tuple(self._held):
+                try:
+                    os.utime(path)
+                except FileNotFoundError:
+                    pass  # dropped meanwhile, or taken over while this task was suspended: both tasks write the same
+
+
+def _identity() -> Mapping[str, Any]:
+    return {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
+
+
+def _started(process: int) -> str | None:
+    """When a process of this machine started, which tells it from a later one with its number; None if it is gone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""Pretraining, fine-tuning and data preparation as Slurm jobs. Read job.py first."""

@@ -1,0 +1,1 @@
+"""What the scripts in recipes/reproduce and recipes/measure share."""

@@ -1,0 +1,97 @@
+"""Running fairseq's programs: their log in a file, one progress line on the screen, their figures as data."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from linformer_fairseq.errors import UsageError
+
+# train_inner: every --log-interval updates; valid: after each validation. "train" repeats these per epoch.
+_FIGURES = re.compile(r"\| (train_inner|valid) \| (\{.*\})$")
+# What a progress line shows: the first of these that the criterion reports.
+_SHOWN = {"ppl": "perplexity", "accuracy": "accuracy"}
+
+
+def program(argv: Sequence[str]) -> list[str]:
+    """`argv` with the program's name replaced by its path beside the running Python, whatever PATH says."""
+    path = Path(sys.executable).with_name(argv[0])
+    if not path.exists():
+        raise UsageError(f"{path}: missing; run this with the Python where fairseq is installed")
+    return [str(path), *argv[1:]]
+
+
+def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label: str = "") -> None:
+    """Runs one of fairseq's programs with `--log-format json`, appending what it prints to `log`.
+
+    Args:
+        argv: the command, `--log-format json` in it.
+        log: file to append to.
+        updates: the updates of this run, for a progress line with the remaining time; none for no such line.
+        label: text of the progress line.
+
+    Raises:
+        UsageError: the program failed.
+        KeyboardInterrupt: Ctrl-C, after a training has saved what it has done.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("a", encoding="utf-8") as file,
+        subprocess.Popen(
+            program(argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process,
+        tqdm(initial=updates.start, total=updates.stop, desc=label, unit=" updates", disable=not updates) as bar,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                figures = parse_line(line)
+                if updates and figures is not None and figures["split"] == "train":
+                    name = next((name for name in _SHOWN if name in figures), "loss")
+                    bar.set_postfix_str(f"{_SHOWN.get(name, name)} {figures.get(name, math.nan):.1f}", refresh=False)
+                    bar.update(int(figures["num_updates"]) - bar.n)
+        except KeyboardInterrupt:
+            # A training saves and ends, whether or not the terminal has told it too. Until then somebody reads it.
+            process.send_signal(signal.SIGINT)
+            file.writelines(process.stdout)
+            raise
+    if process.returncode != 0:
+        end = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-12:])
+        raise UsageError(f"{argv[0]} failed (exit status {process.returncode}); the end of {log}:\n{end}")
+
+
+def parse_line(line: str) -> dict[str, Any] | None:
+    """The figures in one line of fairseq's log, or None for a line without figures.
+
+    Returns:
+        `split` ("train" or "valid") and fairseq's figures as numbers, named alike for both: `num_updates`,
+        `loss` (bits per masked token), `ppl`, `lr`, `wps` (tokens per second), …
+    """
+    match = _FIGURES.search(line)
+    if match is None:
+        return None
+    figures: dict[str, Any] = {"split": "train" if match[1] == "train_inner" else "valid"}
+    for key, value in json.loads(match[2]).items():
+        try:
+            figures[key.removeprefix("valid_")] = float(value)
+        except (TypeError, ValueError):
+            continue  # a path, or None before the first best checkpoint
+    return figures
+
+
+def read_metrics(log: Path) -> list[dict[str, Any]]:
+    """All figures of a log, in order of updates; of an update that was done twice, the later ones."""
+    found = [figures for line in log.read_text(encoding="utf-8").splitlines() if (figures := parse_line(line))]
+    latest = {(figures["num_updates"], figures["split"]): figures for figures in found}
+    return [latest[key] for key in sorted(latest)]

@@ -1,0 +1,200 @@
+"""The launcher without Slurm: what it would submit, sweeps, the same work on this machine, and its refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from linformer_fairseq.commands import glue as finetune_glue
+from linformer_fairseq.commands.launch import combinations, finetune, main, parser
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.launch.submission import Submitted, new_folder, read_submission
+from linformer_fairseq.launch.work import Work
+
+
+@pytest.fixture
+def pretrain(tiny_data: Path, tmp_path: Path) -> list[str]:
+    """The command for a small pretraining."""
+    places = ["--data", str(tiny_data), "--save-dir", str(tmp_path / "runs"), "--free-gb", "0"]
+    return ["pretrain", "--recipe", "tiny_n512_k128", *places, "--folder", str(tmp_path / "submissions")]
+
+
+def test_a_sweep_is_every_combination() -> None:
+    sweep = combinations(["model.projected_length=64,128", "common.seed=1,2"])
+    assert [list(changes.values()) for changes in sweep] == [[64, 1], [64, 2], [128, 1], [128, 2]]
+    assert combinations([]) == [{}]
+
+
+@pytest.mark.parametrize("given", ["seed=1", "common.seed", "common.seed=1,", "common.seed="])
+def test_a_sweep_that_is_none(given: str) -> None:
+    with pytest.raises(UsageError, match=f"--sweep {given}: give it as SECTION.KEY=VALUE,VALUE"):
+        combinations([given])
+
+
+def test_a_wrong_key_of_a_sweep_is_found_before_anything_is_queued(pretrain: list[str]) -> None:
+    with pytest.raises(SystemExit, match="error: RECIPE: .*common.sead: unknown key"):
+        main([*pretrain, "--dry-run", "--sweep", "common.sead=1,2"])
+
+
+def test_the_sbatch_file_of_a_sweep(
+    pretrain: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site.sh"
+    site.touch()
+    monkeypatch.setenv("SITE", str(site))
+    asked = ["--nodes", "2", "--gpus", "4", "--hours", "1.5", "--partition", "long", "--parallel", "2"]
+    assert main([*pretrain, "--dry-run", *asked, "--sweep", "common.seed=1,2,3"]) == 0
+    file = capsys.readouterr().out
+    for flag in (
+        *("nodes=2", "ntasks-per-node=4", "gres=gpu:4", "time=90", "partition=long", "array=0-2%2"),
+        *("signal=USR2@120", "requeue", "open-mode=append", "job-name=pretrain"),
+    ):
+        assert f"#SBATCH --{flag}\n" in file
+    assert f"source {site}\n" in file and "srun" in file and "--kill-on-bad-exit=1" in file
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "submissions").exists()
+
+
+def test_data_preparation_as_an_array(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "folder", "input=texts", "--out", "data-run", "--copies", "3", "--dry-run"]) == 0
+    file = capsys.readouterr().out
+    assert "#SBATCH --array=0-2%3\n" in file and "gres" not in file
+
+
+def test_fine_tuning_shares_its_runs_among_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["finetune", "--parts", "2", "--checkpoint", "c.pt", "--glue-dir", "glue", "--tasks", "RTE", "--out", "o"]
+    assert main([*command, "--dry-run"]) == 0
+    file = capsys.readouterr().out
+    assert "#SBATCH --array=0-1%2\n" in file and "#SBATCH --gres=gpu:1\n" in file
+    arguments, more = parser().parse_known_args(command)
+    for number, part in enumerate(finetune(arguments, more), start=1):
+        glue = finetune_glue.parser().parse_args(part.work.argv[3:])
+        assert (glue.part, glue.tasks, glue.out) == (f"{number}/2", "RTE", Path("o"))
+
+
+@pytest.mark.slow
+def test_a_run_of_a_sweep_on_this_machine_without_slurm(
+    pretrain: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("linformer_fairseq.commands.launch.shutil.which", lambda program: None)
+    handler = signal.getsignal(signal.SIGINT)
+    flags = ["--max-update", "2", "--batch-size", "4", "--tokens-per-sample", "64", "--encoder-layers", "1"]
+    sweep = ["--sweep", "model.projected_length=8", "common.seed=3"]
+    assert main([*pretrain, *sweep, "--", *flags, "--disable-validation"]) == 0
+    signal.signal(signal.SIGINT, handler)
+    assert (tmp_path / "runs/projected_length=8,seed=3/checkpoint_last.pt").exists()
+    assert "done training" in capfd.readouterr().out
+
+
+def test_a_failure_on_this_machine_is_passed_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    assert main(["prepare", "no-such-configuration", "--out", str(tmp_path), "--copies", "1", "--local"]) == 1
+    signal.signal(signal.SIGINT, handler)
+    assert "exit status 1" in capfd.readouterr().out
+
+
+def test_without_submitit_the_ways_that_need_none_are_named(
+    pretrain: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(SystemExit, match=re.escape("pip install 'linformer-fairseq[slurm]', or use --local")):
+        main([*pretrain, "--dry-run"])
+
+
+def test_every_submission_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    first = new_folder(tmp_path, "pretrain")
+    first.mkdir()
+    second = new_folder(tmp_path, "pretrain")
+    assert second != first and not second.exists()
+
+
+def test_the_newest_submission_or_the_one_that_is_named(tmp_path: Path) -> None:
+    for name, job in (("20200101-000000-pretrain", "1"), ("20200102-000000-prepare", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "submission.json").write_text(json.dumps({"jobs": [{"id": job, "name": "a"}]}))
+    assert [job.id for job in read_submission(tmp_path, None)] == ["2"]
+    assert [job.id for job in read_submission(tmp_path, tmp_path / "20200101-000000-pretrain")] == ["1"]
+
+
+def test_no_submission(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no submission; --folder says"):
+        read_submission(tmp_path, None)
+    with pytest.raises(UsageError, match="not the folder of a submission"):
+        read_submission(tmp_path, tmp_path)
+
+
+def test_where_slurm_has_forgotten_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for program in ("squeue", "sacct"):
+        (tmp_path / program).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert Submitted(tmp_path, "7", "a").state() == "UNKNOWN"
+
+
+def test_cancel_and_logs_of_a_submission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "20200101-000000-pretrain"
+    folder.mkdir()
+    jobs = [{"id": "7_0", "name": "seed=1"}, {"id": "7_1", "name": "seed=2"}]
+    (folder / "submission.json").write_text(json.dumps({"jobs": jobs}))
+    (folder / "7_0_0_log.out").write_text("one\ntwo\n")
+    (tmp_path / "scancel").write_text('#!/bin/sh\necho "cancelled $@"\n')
+    (tmp_path / "scancel").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert main(["cancel", "--folder", str(tmp_path)]) == 0
+    assert main(["logs", "--folder", str(tmp_path)]) == 0
+    assert capfd.readouterr().out == "cancelled 7_0 7_1\nseed=1: one\nseed=1: two\n"
+
+
+# --- what submitit runs
+
+
+def test_work_that_fails_says_so() -> None:
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
+        Work((sys.executable, "-c", "raise SystemExit(3)"))()
+    Work((sys.executable, "-c", ""))()
+
+
+def test_work_without_a_handler_outlives_the_warning() -> None:
+    """As in a cluster that signals a program beside submitit."""
+    Work((sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"))()
+
+
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+    monkeypatch.setattr("linformer_fairseq.launch.work._hand_over", lambda: calls.append("handed over"))
+    return calls
+
+
+@pytest.mark.parametrize("ending", ["raise SystemExit(75)", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"])
+def test_a_training_that_was_warned_is_handed_over(handed_over: list[str], ending: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError):  # Slurm would have ended it by now
+        Work((sys.executable, "-c", ending), saves=True)()
+    assert handed_over == ["handed over"]
+
+
+def test_the_checkpoint_waits_until_the_training_has_saved(tmp_path: Path) -> None:
+    """submitit calls it from the handler of SIGUSR2, in the middle of the wait for the program."""
+    saved = tmp_path / "saved"
+    program = (
+        "import os, pathlib, signal, sys, time\n"
+        f"save = lambda *_: (time.sleep(0.3), pathlib.Path({str(saved)!r}).touch(), sys.exit(0))\n"
+        "signal.signal(signal.SIGUSR2, save)\n"
+        "os.kill(os.getppid(), signal.SIGUSR2)\n"
+        "time.sleep(60)\n"
+    )
+    work = Work((sys.executable, "-c", program), saves=True)
+    left: list[object] = []
+    before = signal.signal(signal.SIGUSR2, lambda *_: left.append((work.checkpoint().function, saved.exists())))
+    terminate = signal.getsignal(signal.SIGTERM)
+    work()
+    signal.signal(signal.SIGUSR2, before)
+    signal.signal(signal.SIGTERM, terminate)
+    assert left == [(work, True)]

@@ -1,0 +1,151 @@
+"""Shards of work: nothing twice, nothing lost, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io import shards as work
+from linformer_fairseq.io.records import WORK
+from linformer_fairseq.io.shards import Claims, Done, Shard, run_shards
+
+
+def write_line(out: Path, name: str) -> Done:
+    """A shard that leaves a trace of each time that it ran."""
+    with (out / "ran").open("a") as file:
+        file.write(f"{name}\n")
+    target = out / f"{name}.txt"
+    target.write_text(name)
+    return Done({"length": len(name)}, [target])
+
+
+def fail(out: Path, name: str) -> Done:
+    """A shard that cannot be done."""
+    raise UsageError(f"{name}: broken")
+
+
+def shards(out: Path, count: int = 6) -> list[Shard]:
+    """Shards a, b, c, …"""
+    return [Shard(name, (out, name)) for name in "abcdefghij"[:count]]
+
+
+def ran(out: Path) -> list[str]:
+    """Names of the shards in the order in which they ran."""
+    return (out / "ran").read_text().split()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_every_shard_runs_once_and_results_keep_their_order(tmp_path: Path, workers: int) -> None:
+    done = run_shards(tmp_path, shards(tmp_path), write_line, workers, "test")
+    assert sorted(ran(tmp_path)) == list(done) == list("abcdef")
+    assert done["c"]["result"] == {"length": 1} and list(done["c"]["files"]) == ["c.txt"]
+    assert not list((tmp_path / WORK).glob("*.claim"))
+    run_shards(tmp_path, shards(tmp_path), write_line, workers, "test")
+    assert len(ran(tmp_path)) == 6
+
+
+def test_an_error_keeps_what_is_finished_and_gives_the_claims_back(tmp_path: Path) -> None:
+    run_shards(tmp_path, shards(tmp_path, 2), write_line, 1, "test")
+    with pytest.raises(UsageError, match="c: broken"):
+        run_shards(tmp_path, shards(tmp_path, 3), fail, 1, "test")
+    assert not list((tmp_path / WORK).glob("*.claim"))
+    run_shards(tmp_path, shards(tmp_path, 3), write_line, 1, "test")
+    assert ran(tmp_path) == list("abc")
+
+
+def this_file(*arguments: object) -> subprocess.Popen[bytes]:
+    """This file as a program of its own."""
+    root = str(Path(work.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, __file__, *map(str, arguments)], env={**os.environ, "PYTHONPATH": root}, start_new_session=True
+    )
+
+
+def test_several_tasks_share_the_shards(tmp_path: Path) -> None:
+    tasks = [this_file(tmp_path) for _ in range(2)]
+    assert [task.wait(timeout=60) for task in tasks] == [0, 0]
+    assert sorted(ran(tmp_path)) == list("abcdefghij")
+
+
+def test_the_shard_of_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    process.start()
+    claim = {"host": socket.gethostname(), "process": process.pid, "started": work._started(process.pid or 0)}
+    path = tmp_path / "a.claim"
+    path.write_text(json.dumps(claim))
+    assert not Claims(tmp_path).take("a")
+    process.kill()
+    process.join()
+    assert Claims(tmp_path).take("a")
+    assert json.loads(path.read_text())["process"] == os.getpid()
+
+
+def test_the_shard_of_another_machine_is_taken_over_when_its_claim_is_no_longer_renewed(tmp_path: Path) -> None:
+    path = tmp_path / "a.claim"
+    path.write_text(json.dumps({"host": "elsewhere", "process": 1, "started": "1"}))
+    assert not Claims(tmp_path).take("a")
+    old = path.stat().st_mtime - 5 * work.HEARTBEAT_SECONDS - 1
+    os.utime(path, (old, old))
+    assert Claims(tmp_path).take("a")
+
+
+def test_claims_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "HEARTBEAT_SECONDS", 0.05)
+    path = tmp_path / "a.claim"
+    with Claims(tmp_path) as claims:
+        claims.take("a")
+        os.utime(path, (0, 0))
+        for _ in range(200):
+            if path.stat().st_mtime > 0:
+                break
+            time.sleep(0.05)
+        assert path.stat().st_mtime > 0
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs."""
+    return work._started(process) is not None and ") Z " not in Path(f"/proc/{process}/stat").read_text()
+
+
+def test_workers_end_with_the_process_that_feeds_them(tmp_path: Path) -> None:
+    process = this_file(tmp_path, "sleep")
+    told = tmp_path / "worker"
+    for _ in range(600):
+        if told.exists() and told.read_text():
+            break
+        time.sleep(0.05)
+    worker = int(told.read_text())
+    process.kill()
+    process.wait()
+    for _ in range(200):
+        if not alive(worker):
+            break
+        time.sleep(0.05)
+    assert not alive(worker)
+
+
+def sleep(out: Path) -> Done:
+    """A shard that tells its process and does not end."""
+    (out / "worker").write_text(str(os.getpid()))
+    time.sleep(60)
+    return Done({})
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    import test_work as this
+
+    out = Path(sys.argv[1])
+    if sys.argv[2:] == ["sleep"]:
+        run_shards(out, [Shard("sleep", (out,))], this.sleep, 1, "test")
+    else:
+        run_shards(out, this.shards(out, 10), this.write_line, 2, "test")

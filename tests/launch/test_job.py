@@ -1,0 +1,219 @@
+"""The job's script without Slurm: what it queues, which death it sees first, when it goes back into the queue."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from linformer_fairseq.launch.checks import Pretraining
+from linformer_fairseq.launch.job import Death, forgiven, main, parse_death
+from linformer_fairseq.launch.jobstate import job_name, still_ours
+from linformer_fairseq.launch.rank import WARNINGS
+
+ROOT = Path(__file__).resolve().parents[2]
+MADE_BY_SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "8"}
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Put a shell script in the place of a program; it gets what follows, and the folder of this test as $HERE."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("HERE", str(tmp_path))
+
+    def make(name: str, body: str) -> Path:
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def environ(tmp_path: Path, tiny_data: Path) -> dict[str, str]:
+    return {
+        **{"RECIPE": "tiny_n512_k128", "DATA": str(tiny_data), "SAVE_DIR": str(tmp_path / "run"), "FREE_GB": "0"},
+        **{"PATH": os.environ["PATH"]},
+    }
+
+
+def test_the_size_of_the_job_goes_to_sbatch(programs: Callable[..., Path], environ: dict[str, str]) -> None:
+    here = programs("sbatch", 'echo "$@" > "$HERE/asked"')
+    assert main(["--seed", "3"], {**environ, "NODES": "2", "GPUS": "4"}) == 0
+    asked = (here / "asked").read_text()
+    assert asked == "--nodes=2 --ntasks-per-node=4 --gres=gpu:4 slurm/pretrain.sh --seed 3\n"
+    assert main([], environ) == 0
+    assert (here / "asked").read_text() == "slurm/pretrain.sh\n"
+
+
+def test_nothing_is_queued_that_cannot_run(programs: Callable[..., Path], environ: dict[str, str]) -> None:
+    here = programs("sbatch", 'touch "$HERE/asked"')
+    with pytest.raises(SystemExit, match="error: DATA=nothing: there is no folder"):
+        main([], {**environ, "DATA": "nothing"})
+    assert not (here / "asked").exists()
+
+
+def test_without_slurm_the_launcher_is_named(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="no sbatch here: .*slurm/launch.py pretrain --local"):
+        main([], environ)
+
+
+def test_a_job_of_another_size_than_asked_for(environ: dict[str, str]) -> None:
+    with pytest.raises(SystemExit, match="NODES=2, but the job has 8 nodes.*sbatch --nodes=2 slurm/pretrain.sh"):
+        main([], {**environ, **MADE_BY_SLURM, "NODES": "2"})
+
+
+@pytest.mark.parametrize(
+    ("line", "death", "status"),
+    [
+        ("srun: error: node2: task 5: Killed\n", Death(5, "node2", "Killed"), None),
+        (
+            "srun: error: gpu-07: tasks 4-5,7: Exited with exit code 1\n",
+            Death(4, "gpu-07", "Exited with exit code 1"),
+            1,
+        ),
+        (
+            "srun: error: 10.0.0.1: task 0: Exited with exit code 75",
+            Death(0, "10.0.0.1", "Exited with exit code 75"),
+            75,
+        ),
+        ("srun: error: n1: task 3: Bus error (core dumped)", Death(3, "n1", "Bus error (core dumped)"), None),
+    ],
+)
+def test_what_srun_says_of_a_death(line: str, death: Death, status: int | None) -> None:
+    assert parse_death(line) == death and death.status == status
+
+
+@pytest.mark.parametrize("line", ["srun: Job step aborted: Waiting up to 7 seconds for job step to finish.\n", "\n"])
+def test_what_else_srun_says(line: str) -> None:
+    assert parse_death(line) is None
+
+
+# --- the job, with a srun and a scontrol that do as they are told
+
+RUNNING = "echo JobId=7 JobName=pretrain JobState=RUNNING Restarts=0"
+CANCELLED = "echo JobId=7 JobName=pretrain JobState=CANCELLED Restarts=0"
+SAVED = 'echo "srun: error: node1: task 0: Exited with exit code 75" >&2; exit 75'
+KILLED = 'echo "srun: error: node1: task 1: Killed" >&2; echo "srun: error: node2: tasks 2-3: Killed" >&2; exit 137'
+# The processes that are taken down along with it may save and ask for a requeue; srun ends with the highest status.
+FAILED = 'echo "srun: error: node1: task 1: Exited with exit code 1" >&2; ' + SAVED
+
+
+@pytest.fixture
+def job(
+    programs: Callable[..., Path],
+    environ: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Be a job; its exit status, what it prints, and what was asked of scontrol but to show the job."""
+    monkeypatch.setattr("linformer_fairseq.launch.job.time.sleep", lambda seconds: None)
+    handlers = {number: signal.getsignal(number) for number in WARNINGS}
+
+    def run(srun: str, state: str = RUNNING) -> tuple[int, str, str]:
+        here = programs("srun", f'echo "$@" > "$HERE/srun"; {srun}')
+        programs("scontrol", f'if [ $1 = show ]; then {state}; else echo "$@" > "$HERE/asked"; fi')
+        (here / "run/logs").mkdir(parents=True, exist_ok=True)
+        (here / "run/logs/rank-1.log").write_text("".join(f"line {number}\n" for number in range(100)))
+        (here / "asked").write_text("")
+        status = main(["--seed", "3"], {**environ, "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4"})
+        return status, capfd.readouterr().out, (here / "asked").read_text()
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_a_finished_training_ends_the_job(job: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    assert job("exit 0")[::2] == (0, "")
+    words = (tmp_path / "srun").read_text().split()
+    assert {"--kill-on-bad-exit=1", "--cpus-per-task=4", f"--output={tmp_path}/run/logs/rank-%t.log"} <= set(words)
+    assert words[-2:] == ["--seed", "3"] and "fairseq-train" in words
+
+
+def test_a_saved_training_goes_back_into_the_queue(job: Callable[..., tuple[int, str, str]]) -> None:
+    assert job(SAVED)[::2] == (0, "requeue 7\n")
+
+
+def test_a_cancelled_job_does_not(job: Callable[..., tuple[int, str, str]]) -> None:
+    assert job(SAVED, CANCELLED)[::2] == (75, "")
+
+
+def test_nor_does_an_older_start_of_it(job: Callable[..., tuple[int, str, str]]) -> None:
+    """One whose node was lost, and that goes on while Slurm has started the job elsewhere."""
+    assert job(KILLED, RUNNING.replace("Restarts=0", "Restarts=1"))[::2] == (137, "")
+
+
+def test_the_log_of_the_first_dead_process_is_shown(job: Callable[..., tuple[int, str, str]]) -> None:
+    status, output, asked = job(FAILED)
+    assert (status, asked) == (1, "")
+    shown = output.splitlines()[-41:]
+    assert "task 1 on node1 ended first: Exited with exit code 1" in shown[0]
+    assert shown[1].strip() == "line 60" and shown[-1].strip() == "line 99"
+
+
+def test_killed_processes_are_forgiven_until_there_are_too_many(
+    job: Callable[..., tuple[int, str, str]], environ: dict[str, str]
+) -> None:
+    environ["RETRIES"] = "1"
+    assert job(KILLED)[::2] == (0, "requeue 7\n")
+    status, output, asked = job(KILLED)
+    assert (status, asked) == (137, "") and "2 deaths in a row without a new checkpoint, more than RETRIES=1" in output
+
+
+def test_a_new_checkpoint_makes_deaths_forgotten(tmp_path: Path) -> None:
+    training = Pretraining(Path("recipe"), "data", tmp_path)
+    (tmp_path / "logs").mkdir()
+    last = tmp_path / "checkpoint_last.pt"
+    assert forgiven(training, 1) and not forgiven(training, 1)
+    for second in range(1, 4):
+        last.touch()
+        os.utime(last, (second, second))
+        assert forgiven(training, 1)
+    assert not forgiven(training, 1)
+
+
+def test_no_requeue_where_slurm_refuses_it(job: Callable[..., tuple[int, str, str]]) -> None:
+    status, output, _ = job(SAVED, f"{RUNNING}; exit 0; fi; if true; then exit 1")
+    assert status == 75 and "submit it once more" in output
+
+
+def test_elements_of_an_array_are_told_apart(programs: Callable[..., Path]) -> None:
+    """The number of the last element is the number of the whole array."""
+    other = "echo JobId=6 ArrayJobId=7 ArrayTaskId=0 JobState=CANCELLED Restarts=0"
+    programs("scontrol", f"{other}; {RUNNING}")
+    element = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    assert still_ours(element) and not still_ours({"SLURM_JOB_ID": "6"})
+    assert job_name(element) == "7_1" and job_name({"SLURM_JOB_ID": "6"}) == "6"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [".ci/run", *(f"slurm/{name}" for name in ("common.sh", "pretrain.sh", "prepare_data.sh", "finetune_glue.sh"))],
+)
+def test_scripts_are_clean(script: str) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(["shellcheck", "-x", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_scripts_lines_for_sbatch() -> None:
+    lines = [line for line in (ROOT / "slurm/pretrain.sh").read_text().splitlines() if line.startswith("#SBATCH")]
+    wanted = [
+        "--nodes=8",
+        "--ntasks-per-node=8",
+        "--gres=gpu:8",
+        "--signal=USR1@120",
+        "--requeue",
+        "--open-mode=append",
+    ]
+    assert {f"#SBATCH {flag}" for flag in wanted} <= set(lines)

@@ -1,0 +1,158 @@
+"""Recipes are checked against fairseq's real flags; those of the project all hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from omegaconf import OmegaConf
+
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.training import recipe
+from linformer_fairseq.training.recipe import fairseq_train_argv
+
+# fairseq uses hydra as it was in 2020, and hydra says so.
+pytestmark = pytest.mark.filterwarnings("ignore:::hydra")
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted([*ROOT.glob("recipes/pretrain/*.yaml"), *ROOT.glob("recipes/finetune/*.yaml")])
+TINY = ROOT / "recipes/pretrain/tiny_n512_k128.yaml"
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[..., Path]:
+    """A recipe file: tiny with some settings changed, `changed({"common.seed": 2})`."""
+
+    def write(changes: dict[str, Any]) -> Path:
+        config = OmegaConf.load(TINY)
+        for key, value in changes.items():
+            OmegaConf.update(config, key, value)
+        OmegaConf.save(config, tmp_path / "changed.yaml")
+        return tmp_path / "changed.yaml"
+
+    return write
+
+
+def as_fairseq_reads(argv: list[str]) -> Any:
+    """The configuration that fairseq-train makes of a command."""
+    assert argv[0] == "fairseq-train"
+    arguments = options.parse_args_and_arch(options.get_training_parser(), input_args=argv[1:])
+    return convert_namespace_to_omegaconf(arguments)
+
+
+def test_there_are_recipes() -> None:
+    assert TINY in RECIPES and len(RECIPES) > 1
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_fairseq_reads_every_setting_of_a_recipe(path: Path) -> None:
+    config = as_fairseq_reads(fairseq_train_argv(path, "DATA", Path("RUN")))
+    wanted: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))
+    for section in wanted.keys() - {"hydra"}:
+        settings = wanted[section] if isinstance(wanted[section], dict) else {"_name": wanted[section]}
+        for key, value in settings.items():
+            if value == "???":
+                continue
+            found = config[section][key]
+            if isinstance(value, list):
+                found = list(found) if not isinstance(found, str) else found
+                value = value if not isinstance(found, str) else ",".join(map(str, value))
+            assert str(found) == str(value) or float(found) == float(value), f"{section}.{key}"
+    assert config.task.data == "DATA" and config.checkpoint.save_dir == "RUN"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_says_what_it_costs_and_gives(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    header = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
+    config = OmegaConf.load(path)
+    for word in ("Hardware", "Time", "Data", "Expected"):
+        assert re.search(rf"^# {word} +\S", header, re.MULTILINE), word
+    if path.parent.name != "pretrain":
+        return
+    n, k = map(int, re.findall(r"_[nk](\d+)", path.stem)[:2])
+    assert config.task.tokens_per_sample == n
+    assert header.startswith(f"# {config.model._name}") or header.startswith(f"# linformer_roberta_{path.stem}")
+    assert f"k{k}" in path.stem
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_learning_rate_ends_where_the_training_does(path: Path) -> None:
+    config = OmegaConf.load(path)
+    assert config.lr_scheduler.total_num_update == config.optimization.max_update
+    assert config.lr_scheduler.warmup_updates < config.optimization.max_update
+
+
+def test_overrides_win(changed: Callable[..., Path]) -> None:
+    path = changed({"common.seed": 2})
+    argv = fairseq_train_argv(path, "a:b", Path("RUN"), {"optimization.max_update": 7, "model.local_conv": 0})
+    config = as_fairseq_reads(argv)
+    assert (config.common.seed, config.optimization.max_update, config.model.local_conv) == (2, 7, 0)
+    assert config.task.data == "a:b"
+
+
+def test_switches_are_given_only_where_they_differ(changed: Callable[..., Path]) -> None:
+    on = fairseq_train_argv(changed({"common.cpu": True}), "DATA", Path("RUN"))
+    off = fairseq_train_argv(changed({"common.cpu": False}), "DATA", Path("RUN"))
+    assert "--cpu" in on and "--cpu" not in off
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimisation.max_update": 1}, "unknown section optimisation; the sections are common, "),
+        ({"optimization.max_updates": 1}, "optimization.max_updates: unknown key; this section has "),
+        ({"model.project_length": 1}, "model.project_length: unknown key; this section has "),
+        ({"model._name": "linformer"}, "model._name: linformer is unknown; fairseq has "),
+        ({"model": None}, "model._name: None is unknown; fairseq has "),
+        ({"optimizer._name": "sgdd"}, "optimizer._name: sgdd is unknown; fairseq has "),
+        ({"task._name": "mlm"}, "task._name: mlm is unknown; fairseq has "),
+        ({"optimization.max_update": "many"}, "optimization.max_update: 'many' is no value for --max-update"),
+        ({"optimization.max_update": None}, "optimization.max_update: null is no value for --max-update"),
+        ({"task.sample_break_mode": "all"}, "task.sample_break_mode: 'all' is not one of "),
+        ({"checkpoint.no_epoch_checkpoints": "yes"}, "checkpoint.no_epoch_checkpoints: 'yes' is not true or false"),
+        ({"model.attention": "exakt"}, "model.attention: 'exakt' is not one of "),
+    ],
+    ids=str,
+)
+def test_what_fairseq_would_not_understand_is_refused(
+    changed: Callable[..., Path], changes: dict[str, Any], message: str
+) -> None:
+    path = changed(changes)
+    with pytest.raises(UsageError) as error:
+        fairseq_train_argv(path, "DATA", Path("RUN"))
+    assert str(error.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("content", [None, "- a list\n", "common: [unclosed\n", "common:\n  seed: ${nothing}\n"])
+def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "broken.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=r"broken\.yaml: "):
+        fairseq_train_argv(path, "DATA", Path("RUN"))
+
+
+def test_the_command_line_prints_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(TINY), "DATA", "--save-dir", "RUN", "--dry-run", "--", "--max-update", "3"]
+    assert recipe.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("fairseq-train DATA ") and printed.endswith(" --max-update 3\n")
+
+
+def test_the_command_line_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recipe.main([str(tmp_path / "none.yaml"), "DATA", "--save-dir", "RUN"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("recipe: error: ") and "none.yaml" in line
+
+
+@pytest.mark.slow
+def test_a_recipe_trains(tiny_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small = ["--max-update", "2", "--max-epoch", "1", "--disable-validation", "--cpu"]
+    assert recipe.main([str(TINY), str(tiny_data), "--save-dir", str(tmp_path), "--", *small]) == 0
+    assert (tmp_path / "checkpoint_last.pt").exists()
