@@ -1,0 +1,150 @@
+"""Writes the pages that repeat what the code says: `python docs/generate.py`. A test compares them with the code.
+
+reference/commands.md   every --help
+reference/flags.md      what this project adds to fairseq-train
+reference/settings.md   the settings of data preparation
+images/*.svg            the help of `linformer` as a picture of a terminal
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from linformer_fairseq.io.files import write_text
+
+DOCS = Path(__file__).resolve().parent
+HELPS = {
+    "linformer": ["linformer"],
+    **{f"linformer {name}": ["linformer", name] for name in ("demo", "train", "encode", "glue", "env")},
+    **{
+        f"linformer convert {name}": ["linformer", "convert", name]
+        for name in ("inspect", "from-official", "from-roberta", "extend", "to-hf", "from-hf", "to-safetensors")
+    },
+    **{f"linformer finetune {name}": ["linformer", "finetune", name] for name in ("train", "predict")},
+    **{
+        f"linformer launch {name}": ["linformer", "launch", name]
+        for name in ("pretrain", "finetune", "prepare", "status", "logs", "cancel")
+    },
+    "linformer prepare": ["linformer", "prepare"],
+    **{
+        f"linformer prepare {name}": ["linformer", "prepare", name]
+        for name in "run download extract clean dedup decontaminate split tokenizer binarize inspect".split()
+    },
+}
+
+
+def help_of(command: list[str]) -> str:
+    """What a command prints with --help, at a width of 100 columns."""
+    environment = {**os.environ, "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "linformer_fairseq.cli", *command[1:], "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    return ran.stdout.rstrip() + "\n"
+
+
+def commands_page() -> str:
+    """All of `HELPS`."""
+    parts = ["# Commands\n\n`linformer prepare` is the same as `python -m data_prep`.\n"]
+    parts += [f"## {name}\n\n```text\n{help_of(command)}```\n" for name, command in HELPS.items()]
+    return "\n".join(parts)
+
+
+def flags_page() -> str:
+    """The flags of the model, the streaming task, the criterion and the optimizer."""
+    from linformer_fairseq.plugin import register
+
+    register()
+    from fairseq.registry import REGISTRIES
+    from fairseq.tasks import TASK_DATACLASS_REGISTRY
+
+    from linformer_fairseq.models.architectures import ARCHITECTURES
+    from linformer_fairseq.models.config import LinformerRobertaConfig
+
+    names = ", ".join(f"`{name}`" for name in sorted(ARCHITECTURES))
+    parts = [
+        "# Flags of fairseq-train\n",
+        "What `--user-dir linformer_fairseq` adds; fairseq's own flags are in `fairseq-train --help`.\n",
+        f"`--arch` is one of {names}.\n",
+        "## The model, `--arch linformer_roberta_…`\n",
+        table(LinformerRobertaConfig, flags=True),
+        "## `--task streaming_masked_lm`\n",
+        table(TASK_DATACLASS_REGISTRY["streaming_masked_lm"], flags=True),
+    ]
+    for kind, name in (("criterion", "fused_masked_lm"), ("optimizer", "fused_adamw")):
+        config = REGISTRIES[kind]["dataclass_registry"].get(name)
+        parts.append(f"## `--{kind} {name}`\n")
+        parts.append(table(config, flags=True) if config is not None and fields(config) else "No flags of its own.\n")
+    return "\n".join(parts)
+
+
+def settings_page() -> str:
+    """The sections of a configuration of data preparation."""
+    from data_prep.config import PipelineConfig
+
+    parts = [
+        "# Settings of data preparation\n",
+        "Of a YAML file for `linformer prepare run`, or `KEY=VALUE` behind it.\n",
+        table(PipelineConfig, flags=False),
+    ]
+    return "\n".join(parts)
+
+
+def table(config: Any, flags: bool) -> str:
+    """A dataclass as a table of names, defaults and help; nested ones with dotted names."""
+    rows = ["| flag | default | meaning |" if flags else "| setting | default | meaning |", "|---|---|---|"]
+    for name, default, text in _settings(config, ""):
+        shown = f"--{name.replace('_', '-')}" if flags else name
+        rows.append(f"| `{shown}` | {default} | {text} |")
+    return "\n".join(rows) + "\n"
+
+
+def _settings(config: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
+    for field in fields(config):
+        default = field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        text = " ".join(str(field.metadata.get("help", "")).split()).replace("|", "\\|")
+        if is_dataclass(default) and not isinstance(default, type):
+            yield from _settings(type(default), f"{prefix}{field.name}.")
+        elif not str(field.name).startswith("_"):
+            missing = default is MISSING or str(default) == "???" or str(default).startswith("${")
+            shown = "" if missing or default is None else f"`{getattr(default, 'value', default)}`"
+            yield f"{prefix}{field.name}", shown, text
+
+
+def picture(command: str) -> str:
+    """A terminal with a command and what it prints, as SVG."""
+    console = Console(record=True, width=100, file=open(os.devnull, "w"))
+    console.print(Text(f"$ {command} --help"))
+    console.print(Text(help_of(command.split())))
+    return console.export_svg(title=command, unique_id="terminal")
+
+
+def pages() -> dict[Path, str]:
+    """Content by path below docs/."""
+    return {
+        Path("reference/commands.md"): commands_page(),
+        Path("reference/flags.md"): flags_page(),
+        Path("reference/settings.md"): settings_page(),
+        Path("images/linformer-help.svg"): picture("linformer"),
+        Path("images/linformer-convert-help.svg"): picture("linformer convert"),
+    }
+
+
+if __name__ == "__main__":
+    for path, content in pages().items():
+        write_text(DOCS / path, content)
+        print(path)

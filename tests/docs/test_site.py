@@ -1,0 +1,93 @@
+"""The site builds without a warning, and a browser opens every page without an error, on a narrow screen too."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NARROW = 400  # pixels, a telephone
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs/generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_generated_pages_say_what_the_code_says(generator: ModuleType) -> None:
+    for path, content in generator.pages().items():
+        assert (ROOT / "docs" / path).read_text(encoding="utf-8") == content, f"run python docs/generate.py ({path})"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs", reason="the site is built by the extra docs: pip install -e '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing of each request."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_browser_opens_every_page(site: Path, address: str) -> None:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("there is no chromium with chromedriver here")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    for flag in ("--disable-background-networking", "--disable-component-update", "--disable-sync"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    pages = sorted(path.relative_to(site) for path in site.rglob("index.html"))
+    assert len(pages) > 20
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    links: set[str] = set()
+    try:
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": NARROW, "height": 800, "deviceScaleFactor": 1, "mobile": True},
+        )
+        for page in pages:
+            browser.get(f"{address}/{page}")
+            errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+            assert not errors, f"{page}: {errors}"
+            width = browser.execute_script("return document.documentElement.scrollWidth")
+            assert width <= NARROW, f"{page} is {width} pixels wide on a screen of {NARROW}"
+            found = browser.execute_script("return [...document.querySelectorAll('a[href]')].map(a => a.href)")
+            links |= {link.partition("#")[0] for link in found if link.startswith(address)}
+    finally:
+        browser.quit()
+    for link in links:
+        path = site / link.removeprefix(address).strip("/")
+        assert path.is_file() or (path / "index.html").is_file(), f"{link} leads nowhere"
