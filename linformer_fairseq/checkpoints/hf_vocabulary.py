@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linformer_fairseq.checkpoints.checkpoint import atomically
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY
+from data_prep.fairseq_dict import MADE_UP, MASK, SPECIALS
+from data_prep.fairseq_dict import NAME as DICTIONARY
 from linformer_fairseq.errors import UsageError
-
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
-MASK = "<mask>"
-ENCODER, MERGES, DICTIONARY = "encoder.json", "vocab.bpe", "dict.txt"
+from linformer_fairseq.io.files import replace_when_done
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:
     """
     if vocabulary is None:
         return list(range(size))
-    missing = [token for token in (*SPECIAL, MASK) if token not in vocabulary.ids]
+    missing = [token for token in (*SPECIALS, MASK) if token not in vocabulary.ids]
     if missing:
         raise UsageError(f"the tokenizer has no {', '.join(missing)}, which a masked language model of fairseq needs")
     if max(vocabulary.ids.values()) >= size:
@@ -93,7 +92,7 @@ def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:
             f"the tokenizer has the id {max(vocabulary.ids.values())} and the model only {size} embeddings; "
             "they do not belong together"
         )
-    first, last = [vocabulary.ids[token] for token in SPECIAL], vocabulary.ids[MASK]
+    first, last = [vocabulary.ids[token] for token in SPECIALS], vocabulary.ids[MASK]
     return [*first, *(i for i in range(size) if i not in (*first, last)), last]
 
 
@@ -113,17 +112,17 @@ def tokenizer_files(folder: Path, out: Path, force: bool = False) -> None:
     size = int(read_json(folder / "config.json").get("vocab_size") or max(vocabulary.ids.values()) + 1)
     order = id_order(vocabulary, size)
     tokens = {i: token for token, i in vocabulary.ids.items()}
-    encoder = {token: i for token, i in vocabulary.ids.items() if token not in (*SPECIAL, MASK)}
+    encoder = {token: i for token, i in vocabulary.ids.items() if token not in (*SPECIALS, MASK)}
     # Rows without a token only fill the table up, as fairseq's own made-up words do.
-    symbols = [str(i) if i in tokens else f"madeupword{i:05d}" for i in order[len(SPECIAL) : -1]]
+    symbols = [str(i) if i in tokens else f"{MADE_UP}{i:05d}" for i in order[len(SPECIALS) : -1]]
     content = {
-        ENCODER: json.dumps(encoder, ensure_ascii=False),
-        MERGES: "\n".join(["#version: 0.2", *vocabulary.merges, ""]),
+        GPT2_VOCABULARY: json.dumps(encoder, ensure_ascii=False),
+        GPT2_MERGES: "\n".join(["#version: 0.2", *vocabulary.merges, ""]),
         DICTIONARY: "".join(f"{symbol} 1\n" for symbol in symbols),
     }
     for name in content:
         if (out / name).exists() and not force:
             raise UsageError(f"{out / name} exists; choose another target, or replace it with --force")
     for name, text in content.items():
-        with atomically(out / name, force) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        with replace_when_done(out / name, force) as partial:
+            partial.write_text(text, encoding="utf-8")
