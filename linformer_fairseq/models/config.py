@@ -65,5 +65,7 @@ def encoder_config(cfg: Namespace | DictConfig, vocab_size: int, pad_index: int)
     found = {ours: getattr(cfg, name) for ours, name in option_names("fairseq").items()}
     found |= {"vocab_size": vocab_size, "pad_index": pad_index}
     found["projected_length"] = parse_projected_length(cfg.projected_length)
-    # fairseq's choices are members of an enumeration.
-    return EncoderConfig(**{ours: str(value) if isinstance(value, str) else value for ours, value in found.items()})
+    # A choice may be a member of fairseq's enumeration.
+    return EncoderConfig(
+        **found | {row.name: str(found[row.name]) for row in fields(EncoderConfig) if row.metadata["choices"]}
+    )

@@ -54,10 +54,11 @@ def test_fairseq_trains_on_from_a_written_checkpoint_which_reads_its_own(
     assert 2 < trained.scores["validation perplexity"] < 200
     assert trained.updates == 2 and trained.task["data"] == str(tiny_data)
     write(trained, tmp_path / "copy.pt")
-    more = ["--restore-file", tmp_path / "copy.pt", "--save-dir", tmp_path / "two", "--max-update", "1"]
-    done = run_fairseq("fairseq-train", tiny_data, *flags, *more)
-    assert "Loaded checkpoint" in done.stdout or "loaded checkpoint" in done.stdout
-    assert read(tmp_path / "two/checkpoint_last.pt").updates == 1
+    for flag, folder in (("--restore-file", "two"), ("--finetune-from-model", "three")):
+        more = [flag, tmp_path / "copy.pt", "--save-dir", tmp_path / folder, "--max-update", "1"]
+        done = run_fairseq("fairseq-train", tiny_data, *flags, *more)
+        assert "Loaded checkpoint" in done.stdout
+        assert read(tmp_path / folder / "checkpoint_last.pt").updates == 1
     hub = LinformerRobertaModel.from_pretrained(str(tmp_path), "copy.pt", str(tiny_data), bpe=None)
     assert digest(hub.model.state_dict()) == digest(trained.state)
 
