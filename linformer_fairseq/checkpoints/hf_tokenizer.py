@@ -60,7 +60,7 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
         pair="<s> $A </s> </s> $B </s>",
         special_tokens=[(name, symbols.index(name)) for name in ("<s>", "</s>")],
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token="<s>",
         cls_token="<s>",

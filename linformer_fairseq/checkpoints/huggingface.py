@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
+from data_prep.fairseq_dict import NAME as DICTIONARY
 from linformer_fairseq import hf, layers
 from linformer_fairseq.checkpoints.checkpoint import (
     DEFAULT_HEAD,
@@ -34,13 +36,7 @@ from linformer_fairseq.checkpoints.checkpoint import (
 )
 from linformer_fairseq.checkpoints.describe import describe
 from linformer_fairseq.checkpoints.hf_names import fairseq_settings, head_settings, to_fairseq_names, to_hf_names
-from linformer_fairseq.checkpoints.hf_tokenizer import (
-    DICTIONARY,
-    GPT2_MERGES,
-    GPT2_VOCABULARY,
-    SENTENCEPIECE,
-    build_tokenizer,
-)
+from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
 from linformer_fairseq.checkpoints.model_card import model_card
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
@@ -106,7 +102,9 @@ def to_hf(
             if (data / name).is_file():
                 shutil.copyfile(data / name, folder / name)
         _copy_code(folder)
-        card = model_card(out.name, about, config.max_position_embeddings, list(config.label2id) if head else None)
+        card = model_card(
+            out.name, about, config.max_position_embeddings, list(map(str, config.label2id or ())) if head else None
+        )
         (folder / "README.md").write_text(card, encoding="utf-8")
         for path in folder.iterdir():
             with path.open("rb") as file:

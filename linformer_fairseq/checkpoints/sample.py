@@ -68,7 +68,7 @@ def perplexity(checkpoint: Checkpoint, masked: Tensor, whole: Tensor) -> float:
     """
     model = build(checkpoint)
     total, tokens = 0.0, 0
-    for ids, wanted in zip(masked.split(8), whole.split(8), strict=True):
+    for ids, wanted in zip(torch.split(masked, 8), torch.split(whole, 8), strict=True):
         hidden = ids.ne(wanted)
         logits, _ = model(ids, masked_tokens=hidden)
         total += functional.cross_entropy(logits.float(), wanted[hidden], reduction="sum").item()

@@ -89,7 +89,9 @@ def transfer(
 
 def _trained(model: nn.Module, modules: tuple[str, ...]) -> list[nn.Parameter]:
     found = [parameter for name, parameter in model.named_parameters() if name.split(".")[-2] in modules]
-    return [parameter.requires_grad_() for parameter in found]
+    for parameter in found:
+        parameter.requires_grad_()
+    return found
 
 
 def _relative_error(output: Tensor, target: Tensor, keep: Tensor | None) -> Tensor:

@@ -164,7 +164,7 @@ def _sample(a: argparse.Namespace, exact: Checkpoint) -> list[Tensor]:
         raise UsageError("--init svd and --transfer look at the model's attention on text: name it with --sample")
     config = encoder_config(exact)
     blocks = sample_blocks(a.sample, config.max_positions, 8 * max(8, min(a.transfer, 64)), config.vocab_size)
-    return list(blocks.split(8))
+    return [blocks[i : i + 8] for i in range(0, len(blocks), 8)]
 
 
 def _extend(a: argparse.Namespace) -> None:
