@@ -1,8 +1,8 @@
 """The tokenizer of a Hugging Face RoBERTa as fairseq has it: encoder.json, vocab.bpe and dict.txt.
 
-fairseq numbers <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines of dict.txt, and its task masked_lm adds <mask> behind
-them. That is the order of the published RoBERTas, but a tokenizer trained with the library `tokenizers` often has
-<mask> at 4: `id_order` says which row of the Hugging Face tables is which of ours.
+fairseq numbers <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines of dict.txt, and its task masked_lm adds <mask> at the
+end. That is the order of the published RoBERTas, but a tokenizer trained with the library `tokenizers` often has
+<mask> at 4: `id_order` maps our ids to the rows of the Hugging Face tables.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from linformer_fairseq.io.files import replace_when_done
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Attributes:
-    ids: token -> its Hugging Face id, special tokens included.
-    merges: of byte-level BPE, the most frequent first, as "left right"; None for another kind of tokenizer.
+    """`ids` of all tokens, special ones included, and `merges` of byte-level BPE; None for another kind of tokenizer.
+
+    A merge is "left right", and the most frequent comes first.
     """
 
     ids: dict[str, int]
@@ -55,18 +55,13 @@ def _fast(content: dict[str, Any]) -> Vocabulary:
     given = model["vocab"]
     ids = dict(given) if isinstance(given, dict) else {token: i for i, (token, _) in enumerate(given)}
     ids |= {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-    byte_level = model.get("type") == "BPE" and "ByteLevel" in json.dumps(content.get("pre_tokenizer"))
-    if not byte_level:
+    if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
         return Vocabulary(ids, None)
     return Vocabulary(ids, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A table of a JSON file.
-
-    Raises:
-        UsageError: not JSON, or not a table.
-    """
+    """The content of a JSON file, which must be a table; anything else is a UsageError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -97,7 +92,7 @@ def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:
 
 
 def tokenizer_files(folder: Path, out: Path, force: bool = False) -> None:
-    """Writes encoder.json, vocab.bpe and dict.txt, with which `--bpe gpt2` gives the ids of a converted model.
+    """Write encoder.json, vocab.bpe and dict.txt, with which `--bpe gpt2` gives the ids of a converted model.
 
     Args:
         folder: of a Hugging Face RoBERTa, with config.json and its tokenizer.

@@ -102,9 +102,8 @@ def to_hf(
             if (data / name).is_file():
                 shutil.copyfile(data / name, folder / name)
         _copy_code(folder)
-        card = model_card(
-            out.name, about, config.max_position_embeddings, list(map(str, config.label2id or ())) if head else None
-        )
+        names = [str(name) for name in config.label2id or ()] if head else None
+        card = model_card(out.name, about, config.max_position_embeddings, names)
         (folder / "README.md").write_text(card, encoding="utf-8")
         for path in folder.iterdir():
             with path.open("rb") as file:

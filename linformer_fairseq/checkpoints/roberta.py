@@ -46,12 +46,12 @@ _OTHER = {
 
 
 def from_roberta(path: Path) -> Checkpoint:
-    """Reads either form: a folder is Hugging Face's, a file fairseq's."""
+    """Read either form: a folder is Hugging Face's, a file fairseq's."""
     return from_hf_roberta(path) if path.is_dir() else from_fairseq_roberta(path)
 
 
 def from_fairseq_roberta(path: Path) -> Checkpoint:
-    """Reads a RoBERTa that fairseq has trained, of any size and year, or ours with `--attention exact`.
+    """Read a RoBERTa that fairseq has trained, of any size and year, or ours with `--attention exact`.
 
     Raises:
         UsageError: not a whole checkpoint, or of a model that computes something else.

@@ -87,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
     add("--labels", nargs="+", metavar="NAME", help="names of its classes, in the order of their ids")
 
     command("from-hf", _from_hf, "such a folder becomes a fairseq checkpoint again")
-    command("to-safetensors", _to_safetensors, "one file of tensors and text, read by all commands here", "DST")
-    command("from-safetensors", _from_safetensors, "such a file becomes a fairseq checkpoint again")
+    command("to-safetensors", _copy, "one file of tensors and text, read by all commands here", "DST")
+    command("from-safetensors", _copy, "such a file becomes a fairseq checkpoint again")
     return top
 
 
@@ -96,10 +96,9 @@ Options = Callable[..., argparse.Action]
 
 
 def _inspect(a: argparse.Namespace) -> None:
-    from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.checkpoints.describe import describe
 
-    about = describe(read(a.source), a.source)
+    about = describe(_read(a), a.source)
     if a.json:
         print(json.dumps(about, indent=1))
     else:
@@ -108,10 +107,9 @@ def _inspect(a: argparse.Namespace) -> None:
 
 
 def _from_official(a: argparse.Namespace) -> None:
-    from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.checkpoints.official import from_official
 
-    _write(a, from_official(read(a.source)))
+    _write(a, from_official(_read(a)))
 
 
 def _from_roberta(a: argparse.Namespace) -> None:
@@ -168,19 +166,17 @@ def _sample(a: argparse.Namespace, exact: Checkpoint) -> list[Tensor]:
 
 
 def _extend(a: argparse.Namespace) -> None:
-    from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.checkpoints.extend import extend
 
     if a.max_positions is None and a.projected_length is None:
         raise UsageError("nothing to do: give --max-positions, --projected-length or both")
-    _write(a, extend(read(a.source), a.max_positions, a.projected_length, a.method))
+    _write(a, extend(_read(a), a.max_positions, a.projected_length, a.method))
 
 
 def _to_hf(a: argparse.Namespace) -> None:
-    from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.checkpoints.huggingface import to_hf
 
-    checkpoint = read(a.source)
+    checkpoint = _read(a)
     data = a.data or checkpoint.data
     if not (data / "dict.txt").is_file():
         raise UsageError(f"{data / 'dict.txt'}: no such file; --data names the folder that the model was trained on")
@@ -197,23 +193,22 @@ def _from_hf(a: argparse.Namespace) -> None:
     print(f"{tokenizer}: dict.txt and the tokenizer's files, for --data")
 
 
-def _to_safetensors(a: argparse.Namespace) -> None:
-    from linformer_fairseq.checkpoints.checkpoint import read, write
-
-    if a.target.suffix != ".safetensors":
+def _copy(a: argparse.Namespace) -> None:
+    if a.command == "to-safetensors" and a.target.suffix != ".safetensors":
         raise UsageError(f"{a.target}: its name must end with .safetensors, by which all commands recognize it")
-    write(read(a.source), a.target, a.force)
-    print(f"{a.target}: written")
+    _write(a, _read(a))
 
 
-def _from_safetensors(a: argparse.Namespace) -> None:
+def _read(a: argparse.Namespace) -> Checkpoint:
     from linformer_fairseq.checkpoints.checkpoint import read
 
-    _write(a, read(a.source))
+    return read(a.source)
 
 
 def _write(a: argparse.Namespace, checkpoint: Checkpoint) -> None:
     from linformer_fairseq.checkpoints.checkpoint import write
 
     write(checkpoint, a.target, a.force)
-    print(f"{a.target}: written; fairseq-train trains it further with --finetune-from-model {a.target}")
+    print(f"{a.target}: written")
+    if a.target.suffix != ".safetensors":
+        print(f"To train it further: fairseq-train --finetune-from-model {a.target}")

@@ -17,31 +17,32 @@ INITS = ("block-mean", "normal")
 ACTIVATIONS = ("gelu", "relu")
 
 
-def option(default: Any, fairseq: str, hf: str, help: str, label: str = "", **more: Any) -> Any:
+def option(default: Any, help: str, fairseq: str, hf: str | None = None, label: str = "", **more: Any) -> Any:
     """A row of the table.
 
     Args:
         default: here, in Hugging Face's configuration and, unless `by_arch`, in fairseq's.
-        fairseq: name of fairseq's setting, whose flag has dashes for underscores; "" if there is none.
-        hf: key in config.json; "" if there is none.
         help: shown by `fairseq-train --help`.
+        fairseq: name of fairseq's setting, whose flag has dashes for underscores; "" if there is none.
+        hf: key in config.json, by default the same name; "" if there is none.
         label: shown by `linformer convert inspect` and in model cards; "" to leave the option out there.
         more: `choices`, the allowed values; `limits`, the lowest allowed value and the first that is too high;
             `by_arch`, True if fairseq's default is None, for the architecture to fill in.
     """
     about = {"choices": (), "limits": None, "by_arch": False} | more
+    about |= {"fairseq": fairseq, "hf": fairseq if hf is None else hf, "label": label}
     about["help"] = f"{help} (default: that of --arch)" if about["by_arch"] else help
-    return field(default=default, metadata={"fairseq": fairseq, "hf": hf, "label": label, **about})
+    return field(default=default, metadata=about)
 
 
-def size(default: int, fairseq: str, hf: str, help: str, label: str = "") -> Any:
+def size(default: int, help: str, fairseq: str, hf: str, label: str = "") -> Any:
     """A row of the table for a number of at least 1 that the architecture decides."""
-    return option(default, fairseq, hf, help, label or help, limits=(1, math.inf), by_arch=True)
+    return option(default, help, fairseq, hf, label or help, limits=(1, math.inf), by_arch=True)
 
 
-def probability(default: float, fairseq: str, hf: str, help: str) -> Any:
+def probability(default: float, help: str, fairseq: str, hf: str) -> Any:
     """A row of the table for a dropout."""
-    return option(default, fairseq, hf, help, limits=(0, 1))
+    return option(default, help, fairseq, hf, limits=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -54,105 +55,98 @@ class EncoderConfig:
         ValueError: a combination that cannot work, in one sentence that names the flag.
     """
 
-    vocab_size: int = option(50265, "", "vocab_size", "rows of the token embedding, special symbols included")
-    pad_index: int = option(1, "", "pad_token_id", "id of the padding symbol")
+    vocab_size: int = option(50265, "rows of the token embedding, special symbols included", "", "vocab_size")
+    pad_index: int = option(1, "id of the padding symbol", "", "pad_token_id")
     max_positions: int = size(
         512,
+        "n of the paper: longest input in tokens; without one, --tokens-per-sample",
         "max_positions",
         "max_position_embeddings",
-        "n of the paper: longest input in tokens; without one, --tokens-per-sample",
         "longest input n",
     )
-    embed_dim: int = size(768, "encoder_embed_dim", "hidden_size", "channels")
-    ffn_dim: int = size(3072, "encoder_ffn_embed_dim", "intermediate_size", "feed-forward channels")
-    num_heads: int = size(12, "encoder_attention_heads", "num_attention_heads", "attention heads", "heads")
-    num_layers: int = size(12, "encoder_layers", "num_hidden_layers", "layers")
+    embed_dim: int = size(768, "channels", "encoder_embed_dim", "hidden_size")
+    ffn_dim: int = size(3072, "feed-forward channels", "encoder_ffn_embed_dim", "intermediate_size")
+    num_heads: int = size(12, "attention heads", "encoder_attention_heads", "num_attention_heads", "heads")
+    num_layers: int = size(12, "layers", "encoder_layers", "num_hidden_layers")
     projected_length: int | tuple[int, ...] = option(
         128,
-        "projected_length",
-        "projected_length",
         "k of the paper: keys and values of n tokens are projected to k. One whole number, or one per layer, first "
         "layer first, separated by commas (non-uniform k); without one, n/4 but at most 256",
-        "projected length k",
+        "projected_length",
+        label="projected length k",
         by_arch=True,
     )
     projection: str = option(
         "linear",
-        "projection",
-        "projection",
         "kind of E and F: a learned k x n matrix (linear), or a pooling or depthwise convolution over blocks of n/k "
         "tokens (mean-pool, max-pool, conv)",
         "projection",
+        label="projection",
         choices=PROJECTIONS,
     )
     sharing: str = option(
         "layerwise",
-        "projection_sharing",
-        "projection_sharing",
         "which E and F are one matrix (paper, section 4). none: own E and F for every head and layer; headwise: E and "
         "F for every layer; key-value: one E = F for every layer; layerwise: one E = F for the whole model",
-        "sharing",
+        "projection_sharing",
+        label="sharing",
         choices=SHARINGS,
     )
     projection_init: str = option(
         "block-mean",
-        "projection_init",
-        "projection_init",
         "initial E and F: averages of n/k neighbours plus a little noise (block-mean), or the paper's N(0, 1/k) "
         "(normal)",
+        "projection_init",
         choices=INITS,
     )
     projection_lr_scale: float = option(
         0.1,
-        "projection_lr_scale",
-        "projection_lr_scale",
         "learning rate of E and F as a multiple of --lr, for optimizers whose step does not depend on the size of the "
         "gradient, such as adam and lamb",
+        "projection_lr_scale",
     )
-    freeze_projection: bool = option(False, "freeze_projection", "freeze_projection", "keep the initial E and F")
+    freeze_projection: bool = option(False, "keep the initial E and F", "freeze_projection")
     attention: str = option(
         "linformer",
-        "attention",
-        "attention",
         "linformer, or a control with everything else equal: exact (softmax over all tokens) or none",
         "attention",
+        label="attention",
         choices=ATTENTIONS,
     )
     local_conv: int = option(
         0,
-        "local_conv",
-        "local_conv",
         "width of a depthwise convolution over the values, added to the attention output; odd, or 0 for none, as in "
         "the paper",
-        "local convolution",
+        "local_conv",
+        label="local convolution",
         by_arch=True,
     )
-    dropout: float = probability(0.1, "dropout", "hidden_dropout_prob", "dropout of embeddings and sublayer outputs")
+    dropout: float = probability(0.1, "dropout of embeddings and sublayer outputs", "dropout", "hidden_dropout_prob")
     attention_dropout: float = probability(
-        0.1, "attention_dropout", "attention_probs_dropout_prob", "dropout of attention weights"
+        0.1, "dropout of attention weights", "attention_dropout", "attention_probs_dropout_prob"
     )
     activation_dropout: float = probability(
-        0.0, "activation_dropout", "activation_dropout", "dropout after the activation of the feed-forward sublayer"
+        0.0, "dropout after the activation of the feed-forward sublayer", "activation_dropout", "activation_dropout"
     )
     activation: str = option(
-        "gelu", "activation_fn", "hidden_act", "activation of the feed-forward sublayer", choices=ACTIVATIONS
+        "gelu", "activation of the feed-forward sublayer", "activation_fn", "hidden_act", choices=ACTIVATIONS
     )
     normalize_before: bool = option(
         False,
+        "layer norm before each sublayer instead of after it (pre-LN)",
         "encoder_normalize_before",
         "normalize_before",
-        "layer norm before each sublayer instead of after it (pre-LN)",
-        "pre-LN",
+        label="pre-LN",
         by_arch=True,
     )
     layerdrop: float = probability(
-        0.0, "encoder_layerdrop", "layerdrop", "probability of skipping a layer in training (Fan et al. 2019)"
+        0.0, "probability of skipping a layer in training (Fan et al. 2019)", "encoder_layerdrop", "layerdrop"
     )
     checkpoint_activations: bool = option(
         False,
+        "keep only the input of each layer and compute the rest again in the backward pass: less memory",
         "checkpoint_activations",
         "",  # transformers has its own switch
-        "keep only the input of each layer and compute the rest again in the backward pass: less memory",
     )
 
     def __post_init__(self) -> None:
