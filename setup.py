@@ -26,7 +26,7 @@ setup(
     ],
     package_dir={"hydra_plugins": "linformer_fairseq/hydra_plugins"},
     entry_points={"console_scripts": ["linformer = linformer_fairseq.cli:main"]},
-    package_data={"linformer_fairseq": ["py.typed"], "data_prep": ["py.typed", "configs/*.yaml"]},
+    package_data={"linformer_fairseq": ["py.typed", "checkpoints/*.md"], "data_prep": ["py.typed", "configs/*.yaml"]},
     install_requires=[
         "torch>=2.13",
         "ve-fairseq==0.12.3",  # provides the module fairseq; it has wheels for Python 3.11 and 3.12

@@ -1,1 +1,1 @@
-"""Checkpoints that travel: read and written safely, turned from form to form. Read `checkpoint.py` first."""
+"""Checkpoints are read and written safely, and converted from form to form. Read `checkpoint.py` first."""

@@ -1,18 +1,16 @@
-"""A fairseq checkpoint without its training: parameters, settings, and how it was made.
+"""A fairseq checkpoint without its training state: parameters, settings, and how it was made. Read this file first.
 
-Every conversion reads one form into a `Checkpoint` or writes a `Checkpoint` in one form, and changes neither file nor
-object that it was given.
+Every conversion reads a `Checkpoint` or returns one, and changes neither the file nor the object that it was given.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import shutil
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +21,37 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from linformer_fairseq.compat.checkpoints import load
+from linformer_fairseq.compat.checkpoints import allow_what_fairseq_writes, load
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.models import architectures, linformer_roberta
-from linformer_fairseq.models.config import LinformerRobertaConfig
 from linformer_fairseq.models.config import encoder_config as config_of_settings
 
 ENCODER = "encoder.sentence_encoder."
 EMBEDDING = f"{ENCODER}embed_tokens.weight"
 POSITIONS = f"{ENCODER}embed_positions.weight"
-OUTPUT = "encoder.lm_head.weight"
+LM_HEAD = "encoder.lm_head."
+OUTPUT = f"{LM_HEAD}weight"
 HEADS = "classification_heads."
-PAD = Dictionary().pad()
+DEFAULT_HEAD = "sentence_classification_head"  # of fairseq's task sentence_prediction
+PAD = 1  # fairseq's id of <pad>
 MAX_SPECIAL = 1 + PAD  # rows of the position table before the first position
+SAFETENSORS = ".safetensors"
+_OURS = "linformer_fairseq"  # what is ours in a file
 
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint holds that outlives its training.
+    """What a checkpoint holds besides its training state.
 
     Attributes:
         state: parameters and buffers by fairseq's names; a matrix that several names share is one tensor.
         model: plain settings of the model, by the names in `LinformerRobertaConfig`, and `_name`, the architecture.
         task: plain settings of the task.
-        updates: that it was trained for.
-        notes: of the conversions it went through, oldest first; plain values.
-        scores: what was measured of it on held-out data, by name.
+        updates: number of training updates.
+        notes: one for each conversion, oldest first; plain values.
+        scores: results on held-out data, by name.
     """
 
     state: dict[str, Tensor]
@@ -61,7 +63,7 @@ class Checkpoint:
 
     @property
     def data(self) -> Path:
-        """The folder that it was trained on, which has its dictionary and tokenizer; of shards, the first."""
+        """The folder that it was trained on, with its dictionary and tokenizer; of shards, the first."""
         return Path(str(self.task.get("data") or "").split(":")[0])
 
     @property
@@ -69,44 +71,66 @@ class Checkpoint:
         """Names of the classification heads."""
         return sorted({key.removeprefix(HEADS).split(".")[0] for key in self.state if key.startswith(HEADS)})
 
+    def converted(self, note: dict[str, Any] | None = None, **changes: Any) -> Checkpoint:
+        """A copy with other fields and one more note; without scores, which were those of the original."""
+        notes = [*self.notes, *([note] if note else [])]
+        return replace(self, **{"state": dict(self.state), "notes": notes, "scores": {}} | changes)
+
+    def about(self) -> dict[str, Any]:
+        """All but the parameters, as other forms store it."""
+        return {key: value for key, value in vars(self).items() if key != "state"}
+
 
 def read(path: Path) -> Checkpoint:
-    """Reads a checkpoint that fairseq, or `write`, has written.
+    """Read a .pt file of fairseq's or a .safetensors file that `write` has written.
 
     Raises:
-        UsageError: not a whole file, something that could run code, or not a fairseq checkpoint.
+        UsageError: not a whole file, something that could run code, or not such a checkpoint.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a checkpoint of fairseq, such as checkpoint_best.pt")
+    if path.suffix == SAFETENSORS:
+        return _read_safetensors(path)
+    allow_what_fairseq_writes()
     with path.open("rb") as file:
         content = load(file, map_location="cpu")
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
         raise UsageError(f"{path}: holds no `model`, so it is not a checkpoint of fairseq")
-    model, task = _settings(content, path)
-    own = content.get("linformer_fairseq") or {}
-    history = content.get("optimizer_history") or [{}]
-    return Checkpoint(
-        {str(key): value for key, value in content["model"].items() if isinstance(value, Tensor)},
-        model,
-        task,
-        int(history[-1].get("num_updates", 0)),
-        list(own.get("notes", [])),
-        dict(own.get("scores") or _scores(content, task)),
-    )
-
-
-def _settings(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The model's and the task's settings, of today's `cfg` or of the `args` before 2021."""
     cfg, args = content.get("cfg"), content.get("args")
-    if cfg is None and isinstance(args, Namespace):
+    if cfg is None and isinstance(args, Namespace):  # before 2021
         cfg = convert_namespace_to_omegaconf(args)
     if cfg is None or "model" not in cfg:
         raise UsageError(f"{path}: holds no settings of its model, so it is not a checkpoint of fairseq")
-    return _plain(cfg["model"]), _plain(cfg.get("task"))
+    task = _plain(cfg.get("task"))
+    ours = content.get(_OURS) or {}
+    history = content.get("optimizer_history") or [{}]
+    return Checkpoint(
+        {str(key): value for key, value in content["model"].items() if isinstance(value, Tensor)},
+        _plain(cfg["model"]),
+        task,
+        int(history[-1].get("num_updates", 0)),
+        list(ours.get("notes", [])),
+        dict(ours.get("scores") or _scores(content, task)),
+    )
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open  # of the extra `hf`
+
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get(_OURS, "null"))
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a dict)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path} is not a whole safetensors file ({error})") from error
+    if about is None:
+        raise UsageError(f"{path} holds no settings of a checkpoint; it was not written by to-safetensors")
+    state |= {key: state[original] for key, original in about.pop("same").items()}
+    return Checkpoint(state, **about)
 
 
 def _scores(content: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, float]:
-    """What fairseq measured when it saved: of masked-LM training, the loss, which it counts in bits."""
+    """What fairseq measured when it saved: of masked-LM training the loss, which it counts in bits."""
     loss = (content.get("extra_state") or {}).get("val_loss")
     metric = ((content.get("cfg") or {}).get("checkpoint") or {}).get("best_checkpoint_metric")
     masked_lm = task.get("_name") in ("masked_lm", "streaming_masked_lm") and metric == "loss"
@@ -127,18 +151,32 @@ def _plain(section: Any) -> dict[str, Any]:
 
 
 def write(checkpoint: Checkpoint, path: Path, force: bool = False) -> None:
-    """Writes a file that fairseq's commands and `from_pretrained` load, and training starts from with a new optimizer.
+    """Write a .safetensors file if `path` ends so: tensors and plain text, nothing that could run.
+
+    Any other name gets a file that fairseq's commands and `from_pretrained` load, and from which training starts with
+    a new optimizer.
 
     Raises:
         UsageError: the file exists, and not `force`.
     """
+    with replace_when_done(path, force) as partial:
+        if path.suffix == SAFETENSORS:
+            _write_safetensors(checkpoint, partial)
+        else:
+            with partial.open("wb") as file:
+                torch.save(_fairseq_content(checkpoint), file)
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _fairseq_content(checkpoint: Checkpoint) -> dict[str, Any]:
     cfg = OmegaConf.to_container(OmegaConf.structured(FairseqConfig()), enum_to_str=True)
     assert isinstance(cfg, dict)
     cfg["model"] = {**checkpoint.model, "_name": checkpoint.model.get("_name") or architectures.MODEL}
     cfg["task"] = {"_name": "masked_lm", **checkpoint.task}
     cfg["criterion"] = {"_name": "sentence_prediction" if checkpoint.heads else "masked_lm"}
     cfg["optimizer"] = cfg["lr_scheduler"] = None
-    content: dict[str, Any] = {
+    return {
         "args": None,
         "cfg": cfg,
         "model": dict(checkpoint.state),
@@ -148,45 +186,30 @@ def write(checkpoint: Checkpoint, path: Path, force: bool = False) -> None:
         "last_optimizer_state": None,
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "task_state": {},
-        "linformer_fairseq": {"notes": checkpoint.notes, "scores": checkpoint.scores},
+        _OURS: {"notes": checkpoint.notes, "scores": checkpoint.scores},
     }
-    with atomically(path, force) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
-@contextmanager
-def atomically(path: Path, force: bool) -> Iterator[Path]:
-    """Gives a temporary name beside `path`, for a file or a folder, which becomes `path` only if the block ends well.
-
-    Raises:
-        UsageError: `path` exists, and not `force`; or its folder cannot be written.
-    """
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists; choose another target, or replace it with --force")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.is_dir() and path.exists():
-            aside = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.replace(path, aside)
-            os.replace(temporary, path)
-            _remove(aside)
-        else:
-            os.replace(temporary, path)
-    except PermissionError as error:
-        raise UsageError(f"{path}: {error.strerror}; choose another target") from error
-    finally:
-        _remove(temporary)
+def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
+    """A matrix that several names share is stored once."""
+    first: dict[tuple[int, Any], str] = {}
+    same: dict[str, str] = {}
+    for key, value in checkpoint.state.items():
+        original = first.setdefault((value.data_ptr(), value.shape), key) if value.numel() else key
+        if original != key:
+            same[key] = original
+    stored = {key: value.detach().contiguous() for key, value in checkpoint.state.items() if key not in same}
+    save_tensors(stored, path, {_OURS: json.dumps({**checkpoint.about(), "same": same}, default=str)})
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def save_tensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file with the mode of other new files; the library makes it readable to its owner only."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(state, path, {**metadata, "format": "pt"})
+    path.chmod(mode)
 
 
 def encoder_config(checkpoint: Checkpoint) -> EncoderConfig:
@@ -199,24 +222,23 @@ def encoder_config(checkpoint: Checkpoint) -> EncoderConfig:
     if name not in architectures.ARCHITECTURES or EMBEDDING not in checkpoint.state:
         raise UsageError(
             f"a checkpoint of --arch {name} is none of this project's models; "
-            "from-official and from-roberta of recipes/convert.py turn some others into one"
+            "`linformer convert from-official` and `from-roberta` convert some others"
         )
-    settings = complete_settings(checkpoint.model)
     try:
-        return config_of_settings(settings, checkpoint.state[EMBEDDING].size(0), PAD)
+        return config_of_settings(complete_settings(checkpoint.model), checkpoint.state[EMBEDDING].size(0), PAD)
     except ValueError as error:
         raise UsageError(f"the settings of the checkpoint do not fit together: {error}") from error
 
 
 def complete_settings(model: Mapping[str, Any]) -> Namespace:
-    """Settings of the model with those of its architecture where it has none."""
-    settings = Namespace(**{f.name: f.default for f in fields(LinformerRobertaConfig)} | dict(model))
+    """Settings of the model, with those of its architecture where they are missing."""
+    settings = Namespace(**model)
     architectures.complete(settings, 0)
     return settings
 
 
 def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
-    """The fairseq model, its classification heads included, in evaluation mode.
+    """The fairseq model, with its classification heads, in evaluation mode.
 
     Raises:
         UsageError: as `encoder_config`, or parameters are missing, superfluous or of another shape.
@@ -225,10 +247,14 @@ def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     settings = complete_settings(checkpoint.model)
     encoder = linformer_roberta.LinformerRobertaEncoder(settings, symbols(config.vocab_size))
     model = linformer_roberta.LinformerRobertaModel(settings, encoder)
-    for name in checkpoint.heads:
-        out, inner = (_rows(checkpoint.state, f"{HEADS}{name}.{part}") for part in ("out_proj", "dense"))
-        model.register_classification_head(name, num_classes=out, inner_dim=inner)
     state = {key: value for key, value in checkpoint.state.items() if not key.endswith(".version")}
+    for name in checkpoint.heads:
+        head = f"{HEADS}{name}."
+        inner = state.get(f"{head}dense.weight")
+        out = state.get(f"{head}out_proj.weight", state.get(f"{head}out_proj.weight_orig"))  # with spectral norm
+        if inner is None or out is None:
+            raise UsageError(f"the parameters of the checkpoint do not fit its settings: {head}* is not whole")
+        model.register_classification_head(name, num_classes=out.size(0), inner_dim=inner.size(0))
     try:
         # Not the model's own method: fairseq's fills in what a head lacks with random values, and says nothing.
         nn.Module.load_state_dict(model, state, strict=True)
@@ -239,21 +265,30 @@ def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     return model
 
 
-def _rows(state: Mapping[str, Tensor], layer: str) -> int:
-    """Outputs of a linear layer; with spectral norm its matrix has another name."""
-    for name in (f"{layer}.weight", f"{layer}.weight_orig"):
-        if name in state:
-            return state[name].size(0)
-    raise UsageError(f"the parameters of the checkpoint do not fit its settings: {layer}.weight is missing")
-
-
 def symbols(size: int) -> Dictionary:
-    """A dictionary of `size` symbols, `<mask>` the last: all that a model asks of one."""
+    """A dictionary of `size` symbols, `<mask>` the last; a model needs no more of one."""
     dictionary = Dictionary()
     for number in range(size - len(dictionary) - 1):
         dictionary.add_symbol(f"{number}")
     dictionary.add_symbol("<mask>")
     return dictionary
+
+
+def new_lm_head(embedding: Tensor, tied: bool = True) -> dict[str, Tensor]:
+    """An untrained masked-LM head for a model without one, always the same, by fairseq's names.
+
+    Args:
+        embedding: (V, C), of the model; its type becomes that of the head.
+        tied: the output matrix is the embedding, and left out.
+    """
+    size, channels = embedding.shape
+    random = torch.Generator().manual_seed(0)
+    head = {"dense.weight": nn.init.normal_(torch.empty(channels, channels), std=0.02, generator=random)}
+    head |= {"dense.bias": torch.zeros(channels), "bias": torch.zeros(size)}
+    head |= {"layer_norm.weight": torch.ones(channels), "layer_norm.bias": torch.zeros(channels)}
+    if not tied:
+        head["weight"] = nn.init.normal_(torch.empty(size, channels), std=0.02, generator=random)
+    return {f"{LM_HEAD}{name}": value.to(embedding.dtype) for name, value in head.items()}
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

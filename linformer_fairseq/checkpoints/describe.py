@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, Checkpoint, digest, encoder_config
+
+_ONLY_LINFORMER = ("projected_length", "projection", "sharing")
 
 
 def describe(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
@@ -15,25 +18,16 @@ def describe(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
         UsageError: not a checkpoint of this project's model.
     """
     config = encoder_config(checkpoint)
+    lengths = config.lengths
+    shown = vars(config) | {"projected_length": lengths[0] if len(set(lengths)) == 1 else ",".join(map(str, lengths))}
+    about: dict[str, Any] = {"file": str(path), "architecture": checkpoint.model.get("_name")}
+    for row in fields(config):
+        if row.metadata["label"] and (config.attention == "linformer" or row.name not in _ONLY_LINFORMER):
+            value = shown[row.name]
+            about[row.metadata["label"]] = {False: "no", True: "yes"}[value] if isinstance(value, bool) else value
     tensors = {value.data_ptr(): value for key, value in checkpoint.state.items() if not key.endswith("lr_scale")}
     data = str(checkpoint.task.get("data") or "")
-    about: dict[str, Any] = {
-        "file": str(path),
-        "architecture": checkpoint.model.get("_name"),
-        "attention": config.attention,
-        "longest input n": config.max_positions,
-    }
-    if config.attention == "linformer":
-        lengths = config.lengths
-        about["projected length k"] = lengths[0] if len(set(lengths)) == 1 else ",".join(map(str, lengths))
-        about["projection"] = config.projection
-        about["sharing"] = config.sharing
-    about |= {
-        "layers": config.num_layers,
-        "channels": f"{config.embed_dim}, {config.ffn_dim} in the feed-forward sublayer",
-        "heads": config.num_heads,
-        "layer norm": "before each sublayer" if config.normalize_before else "after each sublayer",
-        "local convolution": config.local_conv or "none",
+    return about | {
         "parameters": sum(value.numel() for value in tensors.values()),
         "type": str(checkpoint.state[EMBEDDING].dtype).removeprefix("torch."),
         "dictionary": f"{config.vocab_size} symbols{f', of {data}' if data else ''}",
@@ -44,4 +38,3 @@ def describe(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
         "conversions": ", ".join(str(note.get("conversion")) for note in checkpoint.notes) or "none",
         "digest": digest(checkpoint.state),
     }
-    return about

@@ -1,7 +1,7 @@
-"""Longer inputs and other projected lengths from a trained Linformer, ready for a short continued pretraining.
+"""Longer inputs and other projected lengths for a trained Linformer, to be pretrained a little more.
 
 `keep` leaves the first n positions and the first n columns of E and F as they are, so that inputs of up to the old
-length give what they gave; positions are repeated behind them, and the new columns start at zero: later tokens read
+length give what they gave. Positions are repeated behind them, and the new columns start at zero: later tokens read
 the first n, and are read themselves as far as training moves those columns. `tile` repeats the columns, too: K then
 sums several inputs' worth of tokens, which a trained model has never seen. `interpolate` stretches positions, E and F
 over the new length, as one resizes a picture, and changes short inputs as well. docs/benchmarks/extend.md has figures.
@@ -9,6 +9,7 @@ over the new length, as one resizes a picture, and changes short inputs as well.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def extend(
         method: `keep`, `interpolate` or `tile`, see above.
 
     Raises:
-        UsageError: another model or a part of one, a smaller n, or a k that does not fit.
+        UsageError: not a whole checkpoint of this project's model, a smaller n, or a k that does not fit.
     """
     build(source)  # refuses what is not whole
     config = encoder_config(source)
@@ -48,13 +49,13 @@ def extend(
         model["projected_length"] = projected_length
     note = {"conversion": "extend", "max_positions": [config.max_positions, n], "method": method}
     note["projected_length"] = [list(config.lengths), projected_length]
-    task = {**source.task, "tokens_per_sample": n}
-    result = Checkpoint(dict(source.state), model, task, source.updates, [*source.notes, note])
-    new = encoder_config(result)  # refuses what does not fit, before anything is computed
+    result = source.converted(note, model=model, task={**source.task, "tokens_per_sample": n})
+    lengths = encoder_config(result).lengths  # refuses what does not fit, before anything is computed
     result.state[POSITIONS] = resize_positions(source.state[POSITIONS], n, method)
     for key, value in source.state.items():
         if key.endswith((".E.weight", ".F.weight")):
-            k = new.lengths[_layer(key)]
+            layer = re.search(r"layers\.(\d+)\.", key)
+            k = lengths[int(layer[1]) if layer else 0]
             if config.projection == "linear":
                 result.state[key] = resize_matrix(value, k, n, method)
             else:
@@ -70,15 +71,14 @@ def resize_positions(table: Tensor, n: int, method: str) -> Tensor:
 
 
 def resize_matrix(matrix: Tensor, k: int, n: int, method: str) -> Tensor:
-    """E or F, (…, old k, old n) -> (…, k, n).
+    """E or F, (…, old k, old n) -> (…, k, n); rows become means of neighbours, or values in between.
 
     With `interpolate` the rows keep their sums, so that an input that is the same everywhere is projected to the same.
     """
-    old = matrix.size(-1)
     columns = _columns(matrix, n, method)
     if method == "interpolate":
-        columns = columns * (old / n)
-    return _rows(columns, k)
+        columns = columns * (matrix.size(-1) / n)
+    return columns if k == matrix.size(-2) else _stretch(columns.transpose(-1, -2), k).transpose(-1, -2)
 
 
 def resize_taps(taps: Tensor, size: int) -> Tensor:
@@ -96,13 +96,6 @@ def _columns(matrix: Tensor, n: int, method: str) -> Tensor:
     return torch.cat([matrix] * times, -1)[..., :n]
 
 
-def _rows(matrix: Tensor, k: int) -> Tensor:
-    """(…, old k, n) -> (…, k, n): means of neighbours, or values in between."""
-    if k == matrix.size(-2):
-        return matrix
-    return _stretch(matrix.transpose(-1, -2), k).transpose(-1, -2)
-
-
 def _stretch(x: Tensor, size: int) -> Tensor:
     """(…, old) -> (…, size): averages where it gets shorter, linear interpolation where it gets longer."""
     if size == x.size(-1):
@@ -113,9 +106,3 @@ def _stretch(x: Tensor, size: int) -> Tensor:
     else:
         out = functional.interpolate(flat, size=size, mode="linear", align_corners=False)
     return out.view(*x.shape[:-1], size)
-
-
-def _layer(key: str) -> int:
-    """The layer of a parameter; 0 for the one matrix of all layers."""
-    parts = key.split(".")
-    return int(parts[parts.index("layers") + 1]) if "layers" in parts else 0

@@ -2,61 +2,60 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, HEADS, OUTPUT, Checkpoint, complete_settings
+from linformer_fairseq.checkpoints.checkpoint import (
+    EMBEDDING,
+    ENCODER,
+    HEADS,
+    LM_HEAD,
+    OUTPUT,
+    Checkpoint,
+    complete_settings,
+)
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
+from linformer_fairseq.layers.config import option_names
 from linformer_fairseq.models.architectures import MODEL
 
-# fairseq's names of parameters and transformers', by their beginnings.
-_NAMES = (
-    ("encoder.sentence_encoder.", "linformer.encoder."),
-    ("encoder.lm_head.weight", "lm_head.decoder.weight"),
-    ("encoder.lm_head.bias", "lm_head.decoder.bias"),
-    ("encoder.lm_head.", "lm_head."),
+# Beginnings of the names of parameters in fairseq and in transformers.
+_PARAMETERS = (
+    (ENCODER, "linformer.encoder."),
+    (OUTPUT, "lm_head.decoder.weight"),
+    (f"{LM_HEAD}bias", "lm_head.decoder.bias"),
+    (LM_HEAD, "lm_head."),
     (HEADS, HEADS),
 )
 _CLASSIFIER = "classifier."
+_HEAD_SETTINGS = {"pooler_activation_fn": "classifier_act", "pooler_dropout": "classifier_dropout"}
 
 
-def to_hf_names(checkpoint: Checkpoint, head: str | None, config: LinformerConfig) -> dict[str, Tensor]:
-    """All parameters, an output matrix that is the embedding's left out.
+def to_hf_names(checkpoint: Checkpoint, head: str | None, tied: bool) -> dict[str, Tensor]:
+    """All parameters by the names of transformers.
 
     Args:
         checkpoint: what is exported.
         head: the classification head that becomes `classifier`; others keep their names.
-        config: of the exported model.
+        tied: the output matrix is the embedding, and left out.
 
     Raises:
-        UsageError: the settings call two matrices one, which they are not.
+        UsageError: the output matrix is not the embedding, though `tied`.
     """
-    if config.tie_word_embeddings and not torch.equal(checkpoint.state[OUTPUT], checkpoint.state[EMBEDDING]):
+    if tied and not torch.equal(checkpoint.state[OUTPUT], checkpoint.state[EMBEDDING]):
         raise UsageError(
-            f"{OUTPUT} differs from the embedding, of which the checkpoint's settings say that it is the same matrix; "
+            f"{OUTPUT} differs from the embedding, though they are one matrix by the checkpoint's settings; "
             "it needs untie_weights_roberta"
         )
-    state: dict[str, Tensor] = {}
-    for key, value in checkpoint.state.items():
-        if key.endswith(".version") or (key == OUTPUT and config.tie_word_embeddings):
-            continue
-        if head is not None and key.startswith(f"{HEADS}{head}."):
-            name = _CLASSIFIER + key.removeprefix(f"{HEADS}{head}.")
-        else:
-            name = _renamed(key, 0, 1)
-        state[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return state
-
-
-def _renamed(key: str, old: int, new: int) -> str:
-    for pair in _NAMES:
-        if key.startswith(pair[old]):
-            return pair[new] + key.removeprefix(pair[old])
-    raise UsageError(f"the parameter {key} belongs to no part of a Linformer")
+    pairs = _PARAMETERS if head is None else ((f"{HEADS}{head}.", _CLASSIFIER), *_PARAMETERS)
+    return {
+        _renamed(key, pairs): value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in checkpoint.state.items()
+        if not key.endswith(".version") and not (tied and key == OUTPUT)
+    }
 
 
 def to_fairseq_names(state: dict[str, Tensor], head: str) -> dict[str, Tensor]:
@@ -65,57 +64,35 @@ def to_fairseq_names(state: dict[str, Tensor], head: str) -> dict[str, Tensor]:
     Raises:
         UsageError: a parameter that no Linformer has.
     """
-    found = {}
-    for key, value in state.items():
-        if key.startswith("encoder."):  # AutoModel without a head has no prefix
-            key = f"linformer.{key}"
-        if key.startswith(_CLASSIFIER):
-            found[f"{HEADS}{head}.{key.removeprefix(_CLASSIFIER)}"] = value
-        else:
-            found[_renamed(key, 1, 0)] = value
-    return found
+    # A folder of the model without a head has no prefix.
+    pairs = ((_CLASSIFIER, f"{HEADS}{head}."), ("encoder.", ENCODER), *((hf, fairseq) for fairseq, hf in _PARAMETERS))
+    return {_renamed(key, pairs): value for key, value in state.items()}
+
+
+def _renamed(key: str, pairs: Iterable[tuple[str, str]]) -> str:
+    for old, new in pairs:
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    raise UsageError(f"the parameter {key} belongs to no part of a Linformer")
+
+
+def head_settings(settings: Any) -> dict[str, Any]:
+    """What transformers' configuration says of the heads, from complete settings of the fairseq model."""
+    found = {key: getattr(settings, name) for name, key in _HEAD_SETTINGS.items()}
+    found["classifier_act"] = str(found["classifier_act"])
+    return found | {"tie_word_embeddings": not settings.untie_weights_roberta}
 
 
 def fairseq_settings(config: LinformerConfig, stored: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the fairseq model: those it had, where the configuration still says the same."""
+    """Settings of the fairseq model: those that it had, where the configuration still has the same."""
+    keys, settings = option_names("hf"), option_names("fairseq")
+    names = {settings[ours]: key for ours, key in keys.items() if ours in settings} | _HEAD_SETTINGS
+    found = {name: getattr(config, key) for name, key in names.items()}
     k = config.projected_length
-    said: dict[str, Any] = {
-        "projected_length": str(k) if isinstance(k, int) else ",".join(map(str, k)),
-        "projection": config.projection,
-        "projection_sharing": config.projection_sharing,
-        "projection_init": config.projection_init,
-        "projection_lr_scale": config.projection_lr_scale,
-        "freeze_projection": config.freeze_projection,
-        "attention": config.attention,
-        "local_conv": config.local_conv,
-        "max_positions": config.max_position_embeddings,
-        "encoder_layers": config.num_hidden_layers,
-        "encoder_embed_dim": config.hidden_size,
-        "encoder_ffn_embed_dim": config.intermediate_size,
-        "encoder_attention_heads": config.num_attention_heads,
-        "encoder_normalize_before": config.normalize_before,
-        "activation_fn": config.hidden_act,
-        "dropout": config.hidden_dropout_prob,
-        "attention_dropout": config.attention_probs_dropout_prob,
-        "activation_dropout": config.activation_dropout,
-        "encoder_layerdrop": config.layerdrop,
-        "untie_weights_roberta": not config.tie_word_embeddings,
-        "pooler_activation_fn": config.classifier_act,
-        "pooler_dropout": config.classifier_dropout,
-    }
+    found["projected_length"] = str(k) if isinstance(k, int) else ",".join(map(str, k))
+    found["untie_weights_roberta"] = not config.tie_word_embeddings
     if not stored:
-        return {"_name": MODEL, **said}
+        return {"_name": MODEL, **found}
     had = vars(complete_settings(stored))
     had["projected_length"] = str(had["projected_length"]).replace(" ", "")
-    return {**stored, **{key: value for key, value in said.items() if had.get(key) != value}}
-
-
-def without_folders(value: Any) -> Any:
-    """The same with the last part only of every absolute path, which would tell about the machine."""
-    if isinstance(value, dict):
-        return {key: without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_folders(inner) for inner in value]
-    if isinstance(value, str) and value.startswith("/"):
-        return ":".join(Path(part).name for part in value.split(":"))
-    return value
+    return {**stored, **{key: value for key, value in found.items() if had.get(key) != value}}

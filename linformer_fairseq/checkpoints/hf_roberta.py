@@ -12,62 +12,62 @@ import torch
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import (
+    DEFAULT_HEAD,
     EMBEDDING,
     ENCODER,
     HEADS,
+    LM_HEAD,
     MAX_SPECIAL,
     OUTPUT,
     PAD,
     POSITIONS,
     Checkpoint,
     build,
+    new_lm_head,
 )
-from linformer_fairseq.checkpoints.fresh_head import fresh_lm_head
 from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_json, read_vocabulary
 from linformer_fairseq.compat.checkpoints import load
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.layers.config import EncoderConfig, option_names
 from linformer_fairseq.models.architectures import MODEL
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or the same with .index.json, which names several files
-HEAD = "sentence_classification_head"  # as fairseq's task sentence_prediction calls it
 EPS = 1e-5  # of every layer norm here and in fairseq
-_LM_HEAD = "encoder.lm_head."
-_NAMES = [
-    (re.compile(pattern), ours)
-    for pattern, ours in (
-        (r"embeddings\.word_embeddings\.weight", EMBEDDING),
-        (r"embeddings\.position_embeddings\.weight", POSITIONS),
-        (r"embeddings\.LayerNorm\.(\w+)", rf"{ENCODER}layernorm_embedding.\1"),
-        (r"encoder\.layer\.(\d+)\.attention\.self\.query\.(\w+)", rf"{ENCODER}layers.\1.self_attn.q_proj.\2"),
-        (r"encoder\.layer\.(\d+)\.attention\.self\.key\.(\w+)", rf"{ENCODER}layers.\1.self_attn.k_proj.\2"),
-        (r"encoder\.layer\.(\d+)\.attention\.self\.value\.(\w+)", rf"{ENCODER}layers.\1.self_attn.v_proj.\2"),
-        (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(\w+)", rf"{ENCODER}layers.\1.self_attn.out_proj.\2"),
-        (
-            r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.(\w+)",
-            rf"{ENCODER}layers.\1.self_attn_layer_norm.\2",
-        ),
-        (r"encoder\.layer\.(\d+)\.intermediate\.dense\.(\w+)", rf"{ENCODER}layers.\1.fc1.\2"),
-        (r"encoder\.layer\.(\d+)\.output\.dense\.(\w+)", rf"{ENCODER}layers.\1.fc2.\2"),
-        (r"encoder\.layer\.(\d+)\.output\.LayerNorm\.(\w+)", rf"{ENCODER}layers.\1.final_layer_norm.\2"),
-        (r"lm_head\.(dense|layer_norm)\.(\w+)", rf"{_LM_HEAD}\1.\2"),
-        (r"lm_head\.bias", rf"{_LM_HEAD}bias"),
-        (r"lm_head\.decoder\.weight", OUTPUT),
-        (r"classifier\.(dense|out_proj)\.(\w+)", rf"{HEADS}{HEAD}.\1.\2"),
+# Names of modules there and here, as regular expressions; the parameter's own name follows.
+_MODULES = [
+    (re.compile(rf"{theirs}\.(?P<parameter>\w+)"), ours)
+    for theirs, ours in (
+        (r"embeddings\.word_embeddings", f"{ENCODER}embed_tokens"),
+        (r"embeddings\.position_embeddings", f"{ENCODER}embed_positions"),
+        (r"embeddings\.LayerNorm", f"{ENCODER}layernorm_embedding"),
+        (r"encoder\.layer\.(\d+)\.attention\.self\.query", rf"{ENCODER}layers.\1.self_attn.q_proj"),
+        (r"encoder\.layer\.(\d+)\.attention\.self\.key", rf"{ENCODER}layers.\1.self_attn.k_proj"),
+        (r"encoder\.layer\.(\d+)\.attention\.self\.value", rf"{ENCODER}layers.\1.self_attn.v_proj"),
+        (r"encoder\.layer\.(\d+)\.attention\.output\.dense", rf"{ENCODER}layers.\1.self_attn.out_proj"),
+        (r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm", rf"{ENCODER}layers.\1.self_attn_layer_norm"),
+        (r"encoder\.layer\.(\d+)\.intermediate\.dense", rf"{ENCODER}layers.\1.fc1"),
+        (r"encoder\.layer\.(\d+)\.output\.dense", rf"{ENCODER}layers.\1.fc2"),
+        (r"encoder\.layer\.(\d+)\.output\.LayerNorm", rf"{ENCODER}layers.\1.final_layer_norm"),
+        (r"lm_head\.(dense|layer_norm)", rf"{LM_HEAD}\1"),
+        (r"lm_head\.decoder", LM_HEAD.removesuffix(".")),
+        (r"lm_head", LM_HEAD.removesuffix(".")),
+        (r"classifier\.(dense|out_proj)", rf"{HEADS}{DEFAULT_HEAD}.\1"),
     )
 ]
+# Options that config.json of a RoBERTa has under the same keys as that of a Linformer.
+_SHARED = ("embed_dim", "ffn_dim", "num_heads", "num_layers", "dropout", "attention_dropout")
 _TYPES = "embeddings.token_type_embeddings.weight"
-_BIAS = "lm_head.decoder.bias"  # the one that counts; lm_head.bias is the same one or unused
-# Buffers, and the pooler, which the masked-LM and the classification head do without.
+# Buffers, and the pooler, which the masked-LM and the classification head do not use.
 _DROPPED = re.compile(r"embeddings\.(position|token_type)_ids|pooler\..*")
 
 
 def from_hf_roberta(folder: Path) -> Checkpoint:
-    """Reads a RobertaModel, RobertaForMaskedLM or RobertaForSequenceClassification, or one of XLM-R.
+    """Read a RobertaModel, RobertaForMaskedLM or RobertaForSequenceClassification, or one of XLM-R.
 
     Our ids are fairseq's, see `hf_vocabulary`. The embedding of the one token type becomes part of the positions. A
-    model without a masked-LM head gets a new one, as training from scratch has it.
+    model without a masked-LM head gets a new one, as in training from scratch.
 
     Raises:
         UsageError: not such a folder, or of a model that computes something else.
@@ -76,7 +76,7 @@ def from_hf_roberta(folder: Path) -> Checkpoint:
         raise UsageError(f"{folder}: has no config.json, so it is not the folder of a Hugging Face model")
     config = read_json(folder / "config.json")
     _check(folder, config)
-    found = {re.sub(r"^roberta\.", "", key): value for key, value in _weights(folder).items()}
+    found = {key.removeprefix("roberta."): value for key, value in _weights(folder).items()}
     state = _renamed(folder, found)
     pad = int(config.get("pad_token_id", PAD))
     vocabulary = read_vocabulary(folder)
@@ -87,14 +87,14 @@ def from_hf_roberta(folder: Path) -> Checkpoint:
     if _TYPES in found:
         learned = learned + found[_TYPES][0]
     state[POSITIONS] = torch.cat([learned.new_zeros(MAX_SPECIAL, learned.size(1)), learned])
-    state[EMBEDDING] = state[EMBEDDING][order]
-    new_head = f"{_LM_HEAD}bias" not in state
-    if new_head:
-        state |= fresh_lm_head(state[EMBEDDING])
-    else:
-        state[f"{_LM_HEAD}bias"] = state[f"{_LM_HEAD}bias"][order]
+    new_head = f"{LM_HEAD}bias" not in state
     tied = bool(config.get("tie_word_embeddings", True)) or OUTPUT not in state
-    state[OUTPUT] = state[EMBEDDING] if tied else state[OUTPUT][order]
+    for key in {EMBEDDING, OUTPUT, f"{LM_HEAD}bias"} & set(state):
+        state[key] = state[key][order]
+    if new_head:
+        state |= new_lm_head(state[EMBEDDING])
+    if tied:
+        state[OUTPUT] = state[EMBEDDING]
     note = {"conversion": "from-roberta", "form": "Hugging Face", "new masked-LM head": new_head}
     n = learned.size(0)
     settings = _settings(config, n) | {"untie_weights_roberta": not tied}
@@ -104,22 +104,18 @@ def from_hf_roberta(folder: Path) -> Checkpoint:
 
 
 def _check(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuses what our encoder does not compute."""
+    """Refuse what our encoder does not compute."""
     kind = config.get("model_type")
     if kind not in ("roberta", "xlm-roberta"):
         raise UsageError(f"{folder}: a model of type {kind!r} cannot be converted; it must be roberta or xlm-roberta")
-    if config.get("hidden_act", "gelu") != "gelu":  # its masked-LM head has gelu in any case, and ours has one for both
+    if config.get("hidden_act", "gelu") != "gelu":  # its masked-LM head always has gelu, and ours has one for both
         raise UsageError(f"{folder}: its activation is {config['hidden_act']}; only gelu can be converted")
     positions = config.get("position_embedding_type", "absolute")
     if positions != "absolute" or config.get("is_decoder") or config.get("add_cross_attention"):
         raise UsageError(f"{folder}: only encoders with absolute positions can be converted")
-    if config.get("layer_norm_eps", 1e-12) != EPS:
-        logger.warning(
-            "%s: its layer norms add %s and ours %s, so that the converted model differs a little",
-            folder,
-            config.get("layer_norm_eps", 1e-12),
-            EPS,
-        )
+    if (eps := config.get("layer_norm_eps", 1e-12)) != EPS:
+        text = "%s: its layer norms add %s and ours %s, so that the converted model differs a little"
+        logger.warning(text, folder, eps, EPS)
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -155,14 +151,15 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _renamed(folder: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters by our names."""
     state: dict[str, Tensor] = {}
-    if _BIAS in found:
-        found = {**{key: value for key, value in found.items() if key != _BIAS}, "lm_head.bias": found[_BIAS]}
-    for key, value in found.items():
-        names = [match.expand(ours) for pattern, ours in _NAMES if (match := pattern.fullmatch(key))]
-        if names:
-            state[names[0]] = value.float()
-        elif key != _TYPES and not _DROPPED.fullmatch(key):
-            raise UsageError(f"{folder}: the parameter {key} has no place in a RoBERTa of fairseq")
+    # lm_head.decoder.bias is the one that counts; lm_head.bias is the same one or unused.
+    for key, value in sorted(found.items(), key=lambda item: item[0] == "lm_head.decoder.bias"):
+        for module, ours in _MODULES:
+            if match := module.fullmatch(key):
+                state[f"{match.expand(ours)}.{match['parameter']}"] = value.float()
+                break
+        else:
+            if key != _TYPES and not _DROPPED.fullmatch(key):
+                raise UsageError(f"{folder}: the parameter {key} has no place in a RoBERTa of fairseq")
     for key in (EMBEDDING, POSITIONS):
         if key not in state:
             raise UsageError(f"{folder}: its weights lack {key.split('.')[-2]}, so it is not a whole RoBERTa")
@@ -170,21 +167,16 @@ def _renamed(folder: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _settings(config: Mapping[str, Any], n: int) -> dict[str, Any]:
-    """config.json as our settings; what it leaves out has the values of roberta-base."""
-    dropout = float(config.get("hidden_dropout_prob", 0.1))
+    """config.json as our settings; what is missing there has the values of roberta-base, which are our defaults."""
+    keys, settings = option_names("hf"), option_names("fairseq")
+    found = {settings[ours]: config.get(keys[ours], getattr(EncoderConfig, ours)) for ours in _SHARED}
     head = config.get("classifier_dropout")
-    return {
+    return found | {
         "_name": MODEL,
         "attention": "exact",
         "local_conv": 0,
         "max_positions": n,
-        "encoder_layers": int(config.get("num_hidden_layers", 12)),
-        "encoder_embed_dim": int(config.get("hidden_size", 768)),
-        "encoder_ffn_embed_dim": int(config.get("intermediate_size", 3072)),
-        "encoder_attention_heads": int(config.get("num_attention_heads", 12)),
         "encoder_normalize_before": False,
         "activation_fn": "gelu",
-        "dropout": dropout,
-        "attention_dropout": float(config.get("attention_probs_dropout_prob", 0.1)),
-        "pooler_dropout": dropout if head is None else float(head),
+        "pooler_dropout": found["dropout"] if head is None else float(head),
     }

@@ -1,8 +1,8 @@
 """The tokenizer of a Hugging Face RoBERTa as fairseq has it: encoder.json, vocab.bpe and dict.txt.
 
-fairseq numbers <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines of dict.txt, and its task masked_lm adds <mask> behind
-them. That is the order of the published RoBERTas, but a tokenizer trained with the library `tokenizers` often has
-<mask> at 4: `id_order` says which row of the Hugging Face tables is which of ours.
+fairseq numbers <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines of dict.txt, and its task masked_lm adds <mask> at the
+end. That is the order of the published RoBERTas, but a tokenizer trained with the library `tokenizers` often has
+<mask> at 4: `id_order` maps our ids to the rows of the Hugging Face tables.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linformer_fairseq.checkpoints.checkpoint import atomically
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY
+from data_prep.fairseq_dict import MADE_UP, MASK, SPECIALS
+from data_prep.fairseq_dict import NAME as DICTIONARY
 from linformer_fairseq.errors import UsageError
-
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
-MASK = "<mask>"
-ENCODER, MERGES, DICTIONARY = "encoder.json", "vocab.bpe", "dict.txt"
+from linformer_fairseq.io.files import replace_when_done
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Attributes:
-    ids: token -> its Hugging Face id, special tokens included.
-    merges: of byte-level BPE, the most frequent first, as "left right"; None for another kind of tokenizer.
+    """`ids` of all tokens, special ones included, and `merges` of byte-level BPE; None for another kind of tokenizer.
+
+    A merge is "left right", and the most frequent comes first.
     """
 
     ids: dict[str, int]
@@ -56,18 +55,13 @@ def _fast(content: dict[str, Any]) -> Vocabulary:
     given = model["vocab"]
     ids = dict(given) if isinstance(given, dict) else {token: i for i, (token, _) in enumerate(given)}
     ids |= {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-    byte_level = model.get("type") == "BPE" and "ByteLevel" in json.dumps(content.get("pre_tokenizer"))
-    if not byte_level:
+    if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
         return Vocabulary(ids, None)
     return Vocabulary(ids, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A table of a JSON file.
-
-    Raises:
-        UsageError: not JSON, or not a table.
-    """
+    """The content of a JSON file, which must be a table; anything else is a UsageError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -85,7 +79,7 @@ def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:
     """
     if vocabulary is None:
         return list(range(size))
-    missing = [token for token in (*SPECIAL, MASK) if token not in vocabulary.ids]
+    missing = [token for token in (*SPECIALS, MASK) if token not in vocabulary.ids]
     if missing:
         raise UsageError(f"the tokenizer has no {', '.join(missing)}, which a masked language model of fairseq needs")
     if max(vocabulary.ids.values()) >= size:
@@ -93,12 +87,12 @@ def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:
             f"the tokenizer has the id {max(vocabulary.ids.values())} and the model only {size} embeddings; "
             "they do not belong together"
         )
-    first, last = [vocabulary.ids[token] for token in SPECIAL], vocabulary.ids[MASK]
+    first, last = [vocabulary.ids[token] for token in SPECIALS], vocabulary.ids[MASK]
     return [*first, *(i for i in range(size) if i not in (*first, last)), last]
 
 
 def tokenizer_files(folder: Path, out: Path, force: bool = False) -> None:
-    """Writes encoder.json, vocab.bpe and dict.txt, with which `--bpe gpt2` gives the ids of a converted model.
+    """Write encoder.json, vocab.bpe and dict.txt, with which `--bpe gpt2` gives the ids of a converted model.
 
     Args:
         folder: of a Hugging Face RoBERTa, with config.json and its tokenizer.
@@ -113,17 +107,17 @@ def tokenizer_files(folder: Path, out: Path, force: bool = False) -> None:
     size = int(read_json(folder / "config.json").get("vocab_size") or max(vocabulary.ids.values()) + 1)
     order = id_order(vocabulary, size)
     tokens = {i: token for token, i in vocabulary.ids.items()}
-    encoder = {token: i for token, i in vocabulary.ids.items() if token not in (*SPECIAL, MASK)}
+    encoder = {token: i for token, i in vocabulary.ids.items() if token not in (*SPECIALS, MASK)}
     # Rows without a token only fill the table up, as fairseq's own made-up words do.
-    symbols = [str(i) if i in tokens else f"madeupword{i:05d}" for i in order[len(SPECIAL) : -1]]
+    symbols = [str(i) if i in tokens else f"{MADE_UP}{i:05d}" for i in order[len(SPECIALS) : -1]]
     content = {
-        ENCODER: json.dumps(encoder, ensure_ascii=False),
-        MERGES: "\n".join(["#version: 0.2", *vocabulary.merges, ""]),
+        GPT2_VOCABULARY: json.dumps(encoder, ensure_ascii=False),
+        GPT2_MERGES: "\n".join(["#version: 0.2", *vocabulary.merges, ""]),
         DICTIONARY: "".join(f"{symbol} 1\n" for symbol in symbols),
     }
     for name in content:
         if (out / name).exists() and not force:
             raise UsageError(f"{out / name} exists; choose another target, or replace it with --force")
     for name, text in content.items():
-        with atomically(out / name, force) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        with replace_when_done(out / name, force) as partial:
+            partial.write_text(text, encoding="utf-8")

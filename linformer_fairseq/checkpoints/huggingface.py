@@ -1,7 +1,7 @@
 """A checkpoint as a folder for Hugging Face transformers, and back.
 
 The folder needs neither fairseq nor this package: it holds the encoder's own files, the models around it, a fast
-tokenizer, and all parameters, those of every head included. Whoever loads it takes the head that is asked for.
+tokenizer, and all parameters, those of every head included. Whoever loads it chooses the head.
 """
 
 from __future__ import annotations
@@ -15,36 +15,35 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
+from data_prep.fairseq_dict import NAME as DICTIONARY
 from linformer_fairseq import hf, layers
 from linformer_fairseq.checkpoints.checkpoint import (
+    DEFAULT_HEAD,
     EMBEDDING,
     HEADS,
+    LM_HEAD,
     OUTPUT,
     Checkpoint,
-    atomically,
     build,
     complete_settings,
     encoder_config,
+    new_lm_head,
+    save_tensors,
 )
 from linformer_fairseq.checkpoints.describe import describe
-from linformer_fairseq.checkpoints.fresh_head import fresh_lm_head
-from linformer_fairseq.checkpoints.hf_names import (
-    fairseq_settings,
-    to_fairseq_names,
-    to_hf_names,
-    without_folders,
-)
+from linformer_fairseq.checkpoints.hf_names import fairseq_settings, head_settings, to_fairseq_names, to_hf_names
+from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
+from linformer_fairseq.checkpoints.model_card import model_card
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
-from linformer_fairseq.hf.model_card import model_card
-from linformer_fairseq.hf.tokenizer import DICTIONARY, GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE, build_tokenizer
+from linformer_fairseq.io.files import replace_when_done
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer_config.json"
 TOKENIZER_FILES = (DICTIONARY, SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES)
-DEFAULT_HEAD = "sentence_classification_head"  # fairseq's task sentence_prediction calls it so
 AUTO_MAP = {
     "AutoConfig": "configuration_linformer.LinformerConfig",
     "AutoModel": "modeling_linformer.LinformerModel",
@@ -61,7 +60,7 @@ def to_hf(
     head: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> None:
-    """Writes the folder, whole or not at all.
+    """Write the folder, atomically.
 
     Args:
         checkpoint: of this project's model.
@@ -76,32 +75,34 @@ def to_hf(
             not fit it.
     """
     if any(key.endswith(".weight_orig") for key in checkpoint.state):
-        raise UsageError("its classification head has spectral norm, which has no place in such a folder")
+        raise UsageError("its classification head has spectral norm, which cannot be exported")
     build(checkpoint)  # refuses what does not fit together
-    head = _choose_head(checkpoint, head)
+    if head is None and len(checkpoint.heads) > 1:
+        raise UsageError(f"the checkpoint has the heads {', '.join(checkpoint.heads)}; choose one with --head")
+    if head is not None and head not in checkpoint.heads:
+        raise UsageError(f"--head {head}: the checkpoint has {', '.join(checkpoint.heads) or 'no classification head'}")
+    head = head or next(iter(checkpoint.heads), None)
     config = _config(checkpoint, head, labels)
-    try:
-        tokenizer = build_tokenizer(data, config.max_position_embeddings)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    tokenizer = build_tokenizer(data, config.max_position_embeddings)
     if len(tokenizer) != config.vocab_size:
         raise UsageError(
             f"{data / DICTIONARY} makes {len(tokenizer):,} symbols and the checkpoint has {config.vocab_size:,}; "
             "give the dictionary that the model was trained with (--data)"
         )
-    names = list(config.label2id) if head and config.label2id else None
-    about = describe(replace(checkpoint, task=without_folders(checkpoint.task)), out)
-    with atomically(out, force) as folder:
+    about = describe(replace(checkpoint, task=_without_folders(checkpoint.task)), out)
+    with replace_when_done(out, force) as folder:
         folder.mkdir()
         config.save_pretrained(folder)
-        save_file(to_hf_names(checkpoint, head, config), folder / WEIGHTS, {"format": "pt"})
-        (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # the library makes it readable to its owner only
+        save_tensors(to_hf_names(checkpoint, head, config.tie_word_embeddings), folder / WEIGHTS, {})
         tokenizer.save_pretrained(folder)
-        _name_tokenizer_class(folder / TOKENIZER)
+        # The class by the name that every version of transformers knows.
+        saved = _read_json(folder / TOKENIZER) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        (folder / TOKENIZER).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
         for name in TOKENIZER_FILES:
             if (data / name).is_file():
                 shutil.copyfile(data / name, folder / name)
         _copy_code(folder)
+        names = [str(name) for name in config.label2id or ()] if head else None
         card = model_card(out.name, about, config.max_position_embeddings, names)
         (folder / "README.md").write_text(card, encoding="utf-8")
         for path in folder.iterdir():
@@ -109,22 +110,13 @@ def to_hf(
                 os.fsync(file.fileno())
 
 
-def _choose_head(checkpoint: Checkpoint, head: str | None) -> str | None:
-    if head is None and len(checkpoint.heads) > 1:
-        raise UsageError(f"the checkpoint has the heads {', '.join(checkpoint.heads)}; choose one with --head")
-    if head is not None and head not in checkpoint.heads:
-        raise UsageError(f"--head {head}: the checkpoint has {', '.join(checkpoint.heads) or 'no classification head'}")
-    return head or next(iter(checkpoint.heads), None)
-
-
 def _config(checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | None) -> LinformerConfig:
-    settings = complete_settings(checkpoint.model)
-    own: dict[str, Any] = {}
+    own: dict[str, Any] = head_settings(complete_settings(checkpoint.model))
     if head is not None:
         dense, out = (checkpoint.state[f"{HEADS}{head}.{part}.weight"] for part in ("dense", "out_proj"))
         if dense.size(0) != dense.size(1):
             raise UsageError(
-                f"--head {head}: has {dense.size(0)} inner channels, not {dense.size(1)}; it cannot travel"
+                f"--head {head}: has {dense.size(0)} inner channels, not {dense.size(1)}; it cannot be exported"
             )
         names = list(labels) if labels else [f"LABEL_{i}" for i in range(out.size(0))]
         if len(set(names)) != out.size(0):
@@ -135,26 +127,25 @@ def _config(checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | No
             own["problem_type"] = "regression"
     elif labels:
         raise UsageError("--labels: the checkpoint has no classification head")
-    record = {"model": checkpoint.model, "task": checkpoint.task, "updates": checkpoint.updates}
-    record |= {"notes": checkpoint.notes, "scores": checkpoint.scores, "head": head}
     return LinformerConfig.of_encoder(
         encoder_config(checkpoint),
-        tie_word_embeddings=not settings.untie_weights_roberta,
-        classifier_act=str(settings.pooler_activation_fn),
-        classifier_dropout=settings.pooler_dropout,
         dtype=checkpoint.state[EMBEDDING].dtype,
         architectures=[f"LinformerFor{'MaskedLM' if head is None else 'SequenceClassification'}"],
         auto_map=AUTO_MAP,
-        fairseq=without_folders(json.loads(json.dumps(record, default=str))),
+        fairseq=_without_folders(json.loads(json.dumps({**checkpoint.about(), "head": head}, default=str))),
         **own,
     )
 
 
-def _name_tokenizer_class(path: Path) -> None:
-    """The class by the name that every version of transformers knows."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+def _without_folders(value: Any) -> Any:
+    """The same with only the last part of every absolute path: the rest is private to the machine."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    if isinstance(value, str) and value.startswith("/"):
+        return ":".join(Path(part).name for part in value.split(":"))
+    return value
 
 
 def _copy_code(folder: Path) -> None:
@@ -168,35 +159,26 @@ def _copy_code(folder: Path) -> None:
 
 
 def from_hf(folder: Path) -> Checkpoint:
-    """Reads such a folder, as it was written or after training with transformers; runs no code in it.
+    """Read such a folder, as it was written or after training with transformers, without running code in it.
 
     Raises:
-        UsageError: another or a damaged folder.
+        UsageError: another folder, or a damaged one.
     """
     config = _read_config(folder)
-    record: dict[str, Any] = getattr(config, "fairseq", None) or {}
-    state = to_fairseq_names(_read_weights(folder), record.get("head") or DEFAULT_HEAD)
-    notes = list(record.get("notes", []))
-    if EMBEDDING in state and "encoder.lm_head.dense.weight" not in state:
-        state |= fresh_lm_head(state[EMBEDDING], config.tie_word_embeddings)
-        notes.append({"conversion": "from-hf", "masked-LM head": "new, since the folder has none"})
+    record: dict[str, Any] = dict(getattr(config, "fairseq", None) or {})
+    state = to_fairseq_names(_read_weights(folder), record.pop("head", None) or DEFAULT_HEAD)
+    checkpoint = Checkpoint(state, **{**record, "model": fairseq_settings(config, record.get("model", {}))})
+    if EMBEDDING in state and f"{LM_HEAD}dense.weight" not in state:
+        state |= new_lm_head(state[EMBEDDING], config.tie_word_embeddings)
+        checkpoint.notes.append({"conversion": "from-hf", "masked-LM head": "new, since the folder has none"})
     if EMBEDDING in state and config.tie_word_embeddings:
         state[OUTPUT] = state[EMBEDDING]
-    task = dict(record.get("task", {}))
-    checkpoint = Checkpoint(
-        state,
-        fairseq_settings(config, record.get("model", {})),
-        task,
-        record.get("updates", 0),
-        notes,
-        record.get("scores", {}),
-    )
     build(checkpoint)
     return checkpoint
 
 
 def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
-    """Copies dict.txt and the tokenizer's files, which fairseq needs beside a model, out of an exported folder.
+    """Copy dict.txt and the tokenizer's files, which fairseq needs beside a model, out of an exported folder.
 
     Args:
         folder: that `to_hf` has written.
@@ -210,8 +192,8 @@ def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
         raise UsageError(f"{folder / DICTIONARY}: no such file; take it from the folder that to-hf has written")
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
-            with atomically(target / name, force) as temporary:
-                shutil.copyfile(folder / name, temporary)
+            with replace_when_done(target / name, force) as partial:
+                shutil.copyfile(folder / name, partial)
 
 
 def _read_config(folder: Path) -> LinformerConfig:
@@ -219,13 +201,13 @@ def _read_config(folder: Path) -> LinformerConfig:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a folder that to-hf or save_pretrained has written")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("model_type") != LinformerConfig.model_type:
-            raise UsageError(f"{path}: describes a model of type {content.get('model_type')}, not a Linformer")
-        config = LinformerConfig.from_dict(content)
+        content = _read_json(path)
+        kind = content.get("model_type")
+        config = LinformerConfig.from_dict(content) if kind == LinformerConfig.model_type else None
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: not the configuration of a Linformer ({error})") from error
-    assert isinstance(config, LinformerConfig)
+    if config is None:
+        raise UsageError(f"{path}: describes a model of type {kind}, not a Linformer")
     return config
 
 
@@ -233,9 +215,11 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of one file, or of several that an index lists."""
     index = folder / f"{WEIGHTS}.index.json"
     try:
-        names = {WEIGHTS}
-        if index.is_file():
-            names = {Path(name).name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        names = {Path(name).name for name in _read_json(index)["weight_map"].values()} if index.is_file() else {WEIGHTS}
         return {key: value for name in sorted(names) for key, value in load_file(folder / name).items()}
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise UsageError(f"{folder / WEIGHTS}: missing or not a whole safetensors file ({error})") from error
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -8,14 +8,17 @@ matrix of its own, and when embedding and output matrix were not tied; what the 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, ENCODER, OUTPUT, Checkpoint, build
-from linformer_fairseq.checkpoints.names import modern_names
+from linformer_fairseq.checkpoints.roberta import modern_names
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.models.architectures import OLD_FLAGS
 from linformer_fairseq.models.config import LinformerRobertaConfig
 
 _KEY = re.compile(re.escape(ENCODER) + r"layers\.(\d+)\.self_attn\.compress_([kv])\.weight")
@@ -33,9 +36,9 @@ def from_official(source: Checkpoint) -> Checkpoint:
     keys = [found[index, "k"] for index in range(len(found)) if (index, "k") in found]
     if not keys:
         raise UsageError("not a checkpoint of fairseq's examples/linformer: it has no compress_k")
-    lacking = [key for key in (EMBEDDING, OUTPUT) if key not in state]
-    if lacking:
-        raise UsageError(f"not a whole checkpoint of fairseq's examples/linformer: {lacking[0]} is missing")
+    missing = [key for key in (EMBEDDING, OUTPUT) if key not in state]
+    if missing:
+        raise UsageError(f"not a whole checkpoint of fairseq's examples/linformer: {missing[0]} is missing")
     values = [found.get((index, "v"), key) for index, key in enumerate(keys)]
     sharing = _sharing(keys, values, bool(source.model.get("shared_layer_kv_compressed")))
     ours = {key: value for key, value in state.items() if not _DROPPED.search(key)}
@@ -46,9 +49,9 @@ def from_official(source: Checkpoint) -> Checkpoint:
         ours[f"{attention}E.weight"] = key
         if sharing == "headwise":
             ours[f"{attention}F.weight"] = value
-    model = _settings(source, keys[0], sharing)
+    model = _settings(source.model, keys[0], sharing)
     model["untie_weights_roberta"] = not torch.equal(ours[EMBEDDING], ours[OUTPUT])
-    result = Checkpoint(ours, model, source.task, source.updates, [*source.notes, {"conversion": "from-official"}])
+    result = source.converted({"conversion": "from-official"}, state=ours, model=model)
     result.state = build(result).state_dict()
     return result
 
@@ -61,16 +64,12 @@ def _sharing(keys: list[Tensor], values: list[Tensor], layerwise: bool) -> str:
     return "layerwise" if same and (layerwise or len(keys) > 1) else "key-value"
 
 
-def _settings(source: Checkpoint, matrix: Tensor, sharing: str) -> dict[str, Any]:
-    """The example's settings under our names; what is not ours is left out."""
-    given = source.model
-    known = set(LinformerRobertaConfig.__dataclass_fields__)
-    kept = {key: value for key, value in given.items() if key in known and value is not None}
-    for key in ("compressed", "shared_kv_compressed", "shared_layer_kv_compressed", "freeze_compress"):
-        kept.pop(key, None)
+def _settings(given: Mapping[str, Any], matrix: Tensor, sharing: str) -> dict[str, Any]:
+    """The example's settings by our names; those that we do not have are left out."""
+    known = {row.name for row in fields(LinformerRobertaConfig)} - set(OLD_FLAGS)
     k, n = matrix.shape
     large = given.get("_name") == "linformer_roberta_large"
-    return kept | {
+    return {key: value for key, value in given.items() if key in known and value is not None} | {
         "_name": "linformer_roberta_large" if large else "linformer_roberta",
         "max_positions": n,
         "projected_length": str(k),

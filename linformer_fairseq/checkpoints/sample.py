@@ -1,15 +1,17 @@
-"""Blocks of binarised text, to look at what a model does with it."""
+"""Blocks of binarised text, and how well a checkpoint fills masks in them: enough to compare conversions."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 from fairseq.data import Dictionary, data_utils
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import PAD
+from linformer_fairseq.checkpoints.checkpoint import PAD, Checkpoint, build
 from linformer_fairseq.errors import UsageError
 
 
@@ -41,10 +43,9 @@ def sample_blocks(
     if lines is None or len(lines) == 0:
         raise UsageError(f"{data}: has no {split} data")
     rng = np.random.default_rng(seed)
-    blocks = torch.full((count, length), PAD)
-    filled = 0
-    for start in rng.permutation(len(lines))[:count]:
-        block = blocks[filled]
+    starts = rng.permutation(len(lines))[:count]
+    blocks = torch.full((len(starts), length), PAD)
+    for block, start in zip(blocks, starts, strict=True):
         block[0], at = symbols.bos(), 1
         for line in range(int(start), len(lines)):
             piece = lines[line][: length - at]
@@ -54,5 +55,22 @@ def sample_blocks(
                 break
         hidden = torch.from_numpy(rng.random(length) < masked) & (block >= symbols.nspecial)
         block[hidden] = vocabulary - 1
-        filled += 1
-    return blocks[:filled]
+    return blocks
+
+
+@torch.inference_mode()
+def perplexity(checkpoint: Checkpoint, masked: Tensor, whole: Tensor) -> float:
+    """Perplexity of the masked tokens.
+
+    Args:
+        checkpoint: with a masked-LM head, reading at least N tokens.
+        masked, whole: (B, N), the same texts with and without masks.
+    """
+    model = build(checkpoint)
+    total, tokens = 0.0, 0
+    for ids, wanted in zip(torch.split(masked, 8), torch.split(whole, 8), strict=True):
+        hidden = ids.ne(wanted)
+        logits, _ = model(ids, masked_tokens=hidden)
+        total += functional.cross_entropy(logits.float(), wanted[hidden], reduction="sum").item()
+        tokens += int(hidden.sum())
+    return math.exp(total / max(1, tokens))

@@ -11,10 +11,16 @@ possible (QR with column pivoting, after Damle, Minden and Ying 2019), and each 
 
 from __future__ import annotations
 
-import scipy.linalg
+import math
+from collections.abc import Iterable, Sequence
+
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.layers import EncoderConfig, SelfAttention
 from linformer_fairseq.layers.projection import block_mean_matrix
 
 # Weight of averages of neighbours beside the attention itself: they decide what the sample leaves open.
@@ -36,18 +42,71 @@ def spectral_matrix(gram: Tensor, k: int) -> Tensor:
     gram = gram.double()
     largest = torch.linalg.eigvalsh(gram)[-1].clamp_min(1e-300)
     vectors = torch.linalg.eigh(gram / largest + PRIOR * blocks.t() @ blocks)[1][:, -k:]
-    groups = _groups(vectors)
-    members = torch.nn.functional.one_hot(groups, k).t().double()
+    members = functional.one_hot(_groups(vectors), k).t().double()
     members = members[torch.argsort((members @ torch.arange(n).double()) / members.sum(1))]
     return (members / members.sum(1, keepdim=True)).float()
 
 
 def _groups(vectors: Tensor) -> Tensor:
     """(n, k) orthonormal columns -> (n,) group of each position, every group with a position at least."""
+    import scipy.linalg
+
     k = vectors.size(1)
     pivots = torch.from_numpy(scipy.linalg.qr(vectors.t().numpy(), mode="r", pivoting=True)[1][:k].copy()).long()
     left, _, right = torch.linalg.svd(vectors[pivots].t())
-    turned = vectors @ (left @ right)
-    groups: Tensor = turned.abs().argmax(1)
+    groups: Tensor = (vectors @ (left @ right)).abs().argmax(1)
     groups[pivots] = torch.arange(k)
     return groups
+
+
+@torch.no_grad()
+def attention_grams(
+    exact: Checkpoint, sample: Iterable[Tensor], config: EncoderConfig, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Pᵀ P, summed over real queries, texts, and those heads and layers of `exact` that share an E.
+
+    P (N, N) are the attention weights of one head. Positions that no text has get zero.
+
+    Args:
+        exact: a model with exact attention.
+        sample: batches of ids (B, N).
+        config: of the Linformer.
+        names: of its E, one for the whole model or one per layer.
+
+    Returns:
+        (n, n) by the name of each E, n the smaller of both lengths; with `none` one per head, (H, n, n).
+
+    Raises:
+        UsageError: the sample is empty.
+    """
+    model = build(exact)
+    n = min(encoder_config(exact).max_positions, config.max_positions)
+    shape = (config.num_heads, n, n) if config.one_per_head else (n, n)
+    grams = {name: torch.zeros(shape) for name in names}
+
+    def add(gram: Tensor, attention: SelfAttention, x: Tensor, keep: Tensor | None) -> None:
+        weights = attention_weights(attention, x, keep)
+        sums = torch.einsum("bhqi,bhqj->hij", weights, weights)
+        gram[..., : x.size(1), : x.size(1)] += sums if config.one_per_head else sums.sum(0)
+
+    for index, layer in enumerate(model.encoder.sentence_encoder.layers):
+        gram = grams[names[0 if config.one_for_all_layers else index]]
+        layer.self_attn.register_forward_pre_hook(lambda module, given, gram=gram: add(gram, module, *given[:2]))
+    batches = list(sample)
+    if not batches:
+        raise UsageError("--sample holds no text")
+    for batch in batches:
+        for text in torch.split(batch[:, :n], 4):  # a batch's weights are (B, H, N, N)
+            model(text, features_only=True)
+    return grams
+
+
+def attention_weights(attention: SelfAttention, x: Tensor, keep: Tensor | None) -> Tensor:
+    """P of exact attention, (B, H, N, N) for x (B, N, C); zero for queries and keys that are pads."""
+    heads = attention.cfg.num_heads
+    q, k = (proj(x).unflatten(-1, (heads, -1)).transpose(1, 2) for proj in (attention.q_proj, attention.k_proj))
+    scores: Tensor = q @ k.transpose(-1, -2) / math.sqrt(q.size(-1))
+    if keep is None:
+        return scores.softmax(-1)
+    scores = scores.masked_fill(~keep[:, None, None, :], -torch.inf)
+    return scores.softmax(-1) * keep[:, None, :, None]

@@ -21,8 +21,7 @@ from typing import Any
 
 import torch
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, encoder_config
-from linformer_fairseq.checkpoints.safe_file import read_any
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, encoder_config, read
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.predict import HEAD, labels_of
@@ -98,7 +97,7 @@ def run(a: argparse.Namespace) -> None:
     _check(a)
     inputs = Inputs(find_files(a.input), tuple(a.text_column), tuple(a.keep_columns), a.quoted)
     inputs.schema()
-    checkpoint = read_any(a.checkpoint)
+    checkpoint = read(a.checkpoint)
     compute = Compute(a.device, a.dtype, a.quantize, a.compile, a.batch_tokens)
     device = device_of(compute)
     recipe = _recipe(a, checkpoint)

@@ -19,8 +19,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from linformer_fairseq.checkpoints.checkpoint import atomically
-from linformer_fairseq.checkpoints.safe_file import read_any
+from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.grid import Job, best, do, results
@@ -30,6 +29,7 @@ from linformer_fairseq.finetuning.tables import Layout, Table, read_table
 from linformer_fairseq.finetuning.train import Run, targets
 from linformer_fairseq.inference.sequences import KEEPS
 from linformer_fairseq.inference.tokenizer import tokenizer_of
+from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.training.recipe import register_project
 
 
@@ -96,7 +96,7 @@ def _train(a: argparse.Namespace) -> None:
     labels = Labels(() if a.regression else classes(tables["train"]), len(layout.text), a.keep)
     for table in tables.values():
         targets(table, labels)
-    tokenizer_of(read_any(a.checkpoint), a.data)
+    tokenizer_of(read(a.checkpoint), a.data)
     train, evaluations = tables.pop("train"), tables
     if a.dev is None:
         if not 0 < a.dev_share < 1:
@@ -141,14 +141,14 @@ def classes(train: Table) -> tuple[str, ...]:
 def _predict(a: argparse.Namespace) -> None:
     if a.out.exists() and not a.force:
         raise UsageError(f"{a.out} exists; choose another --out, or replace it with --force")
-    checkpoint = read_any(a.checkpoint)
+    checkpoint = read(a.checkpoint)
     labels = labels_of(checkpoint)
     if labels.columns != len(a.text_column):
         raise UsageError(f"--text-column: the checkpoint reads {labels.columns} texts a row, not {len(a.text_column)}")
     table = read_table(a.input, _layout(a, None))
     predictor = Predictor(checkpoint, tokenizer_of(checkpoint, a.data))
     found = predictor.predict(table.texts)
-    with atomically(a.out, a.force) as temporary:
+    with replace_when_done(a.out, a.force) as temporary:
         temporary.write_text("prediction\n" + "".join(f"{value}\n" for value in found), encoding="utf-8")
     print(f"{a.out}: {len(found):,} predictions")
 

@@ -19,7 +19,6 @@ from itertools import product
 from pathlib import Path
 
 from linformer_fairseq.checkpoints.checkpoint import read
-from linformer_fairseq.checkpoints.safe_file import read_any
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.glue import (
@@ -80,7 +79,7 @@ def run(a: argparse.Namespace, words: list[str]) -> None:
     tasks = [find_task(name) for name in a.tasks.split(",")]
     beside = {name: read_rows(Path(folder)) for name, _, folder in (item.partition("=") for item in a.beside)}
     # Everything is read before anything is trained: a wrong file must not stop the last task of a night.
-    tokenizer_of(read_any(a.checkpoint), a.data)
+    tokenizer_of(read(a.checkpoint), a.data)
     jobs = [job for task in tasks for job in _jobs(a, task, *_labelled(a.glue_dir, task))]
     tests = {task.name: _tests(a.glue_dir, task) if a.test else {} for task in tasks}
     register_project()

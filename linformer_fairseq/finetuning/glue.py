@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from linformer_fairseq.checkpoints.checkpoint import atomically
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.tables import Layout, Table, read_table
+from linformer_fairseq.io.files import replace_when_done
 
 _COLA = ("source", "label", "original", "sentence")
 
@@ -112,7 +112,7 @@ def write_submission(predictions: Mapping[str, Sequence[str]], path: Path, force
     Raises:
         UsageError: the zip exists, and not `force`.
     """
-    with atomically(path, force) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replace_when_done(path, force) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, found in sorted(predictions.items()):
             lines = [f"{index}\t{prediction}" for index, prediction in enumerate(found)]
             archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")

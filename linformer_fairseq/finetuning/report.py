@@ -11,8 +11,8 @@ from statistics import median
 
 import matplotlib
 
-from linformer_fairseq.checkpoints.checkpoint import atomically
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import replace_when_done
 
 matplotlib.use("Agg")  # no screen needed
 import matplotlib.pyplot as plt  # noqa: E402
@@ -115,11 +115,11 @@ def write_table(rows: Sequence[Row], out: Path, name: str = "median (range)", be
     grids = {name: rows, **(beside or {})}
     text = table(grids)
     out.mkdir(parents=True, exist_ok=True)
-    with atomically(out / "results.md", force=True) as path:
+    with replace_when_done(out / "results.md") as path:
         path.write_text(text + "\n", encoding="utf-8")
-    with atomically(out / "results.json", force=True) as path:
+    with replace_when_done(out / "results.json") as path:
         path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    with atomically(out / "results.csv", force=True) as path, path.open("w", newline="", encoding="utf-8") as file:
+    with replace_when_done(out / "results.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["model", "task", "setting", "metric", "seed", "score"])
         for model, found in grids.items():
@@ -127,7 +127,7 @@ def write_table(rows: Sequence[Row], out: Path, name: str = "median (range)", be
                 for metric, values in row.scores.items():
                     for seed, value in enumerate(values, start=1):
                         writer.writerow([model, row.task, row.setting, metric, seed, value])
-    with atomically(out / "results.png", force=True) as path:
+    with replace_when_done(out / "results.png") as path:
         _plot(grids, path)
     return text
 

@@ -11,13 +11,11 @@ from typing import Any
 
 from linformer_fairseq.checkpoints.checkpoint import (
     Checkpoint,
-    atomically,
     complete_settings,
     encoder_config,
     read,
     write,
 )
-from linformer_fairseq.checkpoints.safe_file import read_any
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.data import write_data
 from linformer_fairseq.finetuning.metrics import score
@@ -25,6 +23,7 @@ from linformer_fairseq.finetuning.predict import Labels, Predictor
 from linformer_fairseq.finetuning.tables import Table
 from linformer_fairseq.inference.sequences import encode
 from linformer_fairseq.inference.tokenizer import tokenizer_of
+from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.training.progress import run_logged
 from linformer_fairseq.training.recipe import fairseq_train_argv
 
@@ -106,7 +105,7 @@ def finetune(run: Run, train: Table, evaluations: Mapping[str, Table], data: Pat
     """
     if (done := read_result(run, out)) is not None:
         return done
-    source = read_any(run.checkpoint)
+    source = read(run.checkpoint)
     encoder = tokenizer_of(source, data)
     longest = encoder_config(source).max_positions
     rows = {name: encode(t.texts, encoder, longest, run.labels.keep) for name, t in evaluations.items()}
@@ -138,7 +137,7 @@ def finetune(run: Run, train: Table, evaluations: Mapping[str, Table], data: Pat
         "broken": len(train.broken),
         "longer": {"train": learnt.longer, **{name: found.longer for name, found in rows.items()}},
     }
-    with atomically(out / RESULT, force=True) as temporary:
+    with replace_when_done(out / RESULT, force=True) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
@@ -162,7 +161,7 @@ def write_predictions(table: Table, words: Sequence[str], path: Path) -> None:
     """Writes a line for each row of a labelled table: label, prediction."""
     assert table.labels is not None
     lines = [f"{label}\t{word}\n" for label, word in zip(table.labels, words, strict=True)]
-    with atomically(path, force=True) as temporary:
+    with replace_when_done(path, force=True) as temporary:
         temporary.write_text("label\tprediction\n" + "".join(lines), encoding="utf-8")
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linformer_fairseq.checkpoints.checkpoint import atomically
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done, sweep, write_text
 
@@ -101,7 +100,7 @@ class Output:
                 self.counts[name] = self.counts.get(name, 0) + count
         about = {KEY: json.dumps({"settings": self.settings, "counts": self.counts})}
         schema = pq.read_schema(parts[0]).with_metadata(about)
-        with atomically(self.path, force=True) as temporary:
+        with replace_when_done(self.path, force=True) as temporary:
             with pq.ParquetWriter(temporary, schema, **_form(schema)) as writer:
                 held: list[pa.Table] = []
                 for part in parts:

@@ -1,8 +1,14 @@
-"""What an encoder is made of, checked once: every impossible combination is refused here, by flag name."""
+"""The table of an encoder's options, and the checks of their combinations. Messages name options by their flags.
+
+A new option is one line of `EncoderConfig` and the code that uses it: fairseq's flags, the keys of Hugging Face's
+config.json, the conversion between them and what `linformer convert inspect` shows are derived from the table.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 ATTENTIONS = ("linformer", "exact", "none")
 PROJECTIONS = ("linear", "mean-pool", "max-pool", "conv")
@@ -11,55 +17,162 @@ INITS = ("block-mean", "normal")
 ACTIVATIONS = ("gelu", "relu")
 
 
+def option(default: Any, help: str, fairseq: str, hf: str | None = None, label: str = "", **more: Any) -> Any:
+    """A row of the table.
+
+    Args:
+        default: here, in Hugging Face's configuration and, unless `by_arch`, in fairseq's.
+        help: shown by `fairseq-train --help`.
+        fairseq: name of fairseq's setting, whose flag has dashes for underscores; "" if there is none.
+        hf: key in config.json, by default the same name; "" if there is none.
+        label: shown by `linformer convert inspect` and in model cards; "" to leave the option out there.
+        more: `choices`, the allowed values; `limits`, the lowest allowed value and the first that is too high;
+            `by_arch`, True if fairseq's default is None, for the architecture to fill in.
+    """
+    about = {"choices": (), "limits": None, "by_arch": False} | more
+    about |= {"fairseq": fairseq, "hf": fairseq if hf is None else hf, "label": label}
+    about["help"] = f"{help} (default: that of --arch)" if about["by_arch"] else help
+    return field(default=default, metadata=about)
+
+
+def size(default: int, help: str, fairseq: str, hf: str, label: str = "") -> Any:
+    """A row of the table for a number of at least 1 that the architecture decides."""
+    return option(default, help, fairseq, hf, label or help, limits=(1, math.inf), by_arch=True)
+
+
+def probability(default: float, help: str, fairseq: str, hf: str) -> Any:
+    """A row of the table for a dropout."""
+    return option(default, help, fairseq, hf, limits=(0, 1))
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes and options of one encoder (paper = Wang et al. 2020, arXiv 2006.04768).
+    """Options of one encoder (paper = Wang et al. 2020, arXiv 2006.04768).
 
-    Attributes:
-        vocab_size: number of rows of the token embedding, special symbols included.
-        pad_index: id of the padding symbol.
-        max_positions: n of the paper, the longest input in tokens.
-        projected_length: k of the paper, one per layer, or one for all layers.
-        projection: kind of E and F: a learned matrix, pooling, or a strided convolution (section 4).
-        sharing: which E and F are the same matrix (section 4).
-        projection_init: how a learned E and F start.
-        projection_lr_scale: learning rate of E and F relative to the rest, for Adam-like optimizers.
-        freeze_projection: keep E and F as they start.
-        attention: `linformer`, or a control with everything else equal: `exact` softmax attention over all
-            tokens, or `none`.
-        local_conv: width of the depthwise convolution over the values, 0 for none.
-        normalize_before: layer norm before each sublayer (pre-LN) instead of after it, as RoBERTa has it.
+    `projected_length` is one length for all layers, or one per layer.
 
     Raises:
         ValueError: a combination that cannot work, in one sentence that names the flag.
     """
 
-    vocab_size: int
-    pad_index: int = 1
-    max_positions: int = 512
-    embed_dim: int = 768
-    ffn_dim: int = 3072
-    num_heads: int = 12
-    num_layers: int = 12
-    projected_length: int | tuple[int, ...] = 128
-    projection: str = "linear"
-    sharing: str = "layerwise"
-    projection_init: str = "block-mean"
-    projection_lr_scale: float = 0.1
-    freeze_projection: bool = False
-    attention: str = "linformer"
-    local_conv: int = 0
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.0
-    activation: str = "gelu"
-    normalize_before: bool = False
-    layerdrop: float = 0.0
-    checkpoint_activations: bool = False
+    vocab_size: int = option(50265, "rows of the token embedding, special symbols included", "", "vocab_size")
+    pad_index: int = option(1, "id of the padding symbol", "", "pad_token_id")
+    max_positions: int = size(
+        512,
+        "n of the paper: longest input in tokens; without one, --tokens-per-sample",
+        "max_positions",
+        "max_position_embeddings",
+        "longest input n",
+    )
+    embed_dim: int = size(768, "channels", "encoder_embed_dim", "hidden_size")
+    ffn_dim: int = size(3072, "feed-forward channels", "encoder_ffn_embed_dim", "intermediate_size")
+    num_heads: int = size(12, "attention heads", "encoder_attention_heads", "num_attention_heads", "heads")
+    num_layers: int = size(12, "layers", "encoder_layers", "num_hidden_layers")
+    projected_length: int | tuple[int, ...] = option(
+        128,
+        "k of the paper: keys and values of n tokens are projected to k. One whole number, or one per layer, first "
+        "layer first, separated by commas (non-uniform k); without one, n/4 but at most 256",
+        "projected_length",
+        label="projected length k",
+        by_arch=True,
+    )
+    projection: str = option(
+        "linear",
+        "kind of E and F: a learned k x n matrix (linear), or a pooling or depthwise convolution over blocks of n/k "
+        "tokens (mean-pool, max-pool, conv)",
+        "projection",
+        label="projection",
+        choices=PROJECTIONS,
+    )
+    sharing: str = option(
+        "layerwise",
+        "which E and F are one matrix (paper, section 4). none: own E and F for every head and layer; headwise: E and "
+        "F for every layer; key-value: one E = F for every layer; layerwise: one E = F for the whole model",
+        "projection_sharing",
+        label="sharing",
+        choices=SHARINGS,
+    )
+    projection_init: str = option(
+        "block-mean",
+        "initial E and F: averages of n/k neighbours plus a little noise (block-mean), or the paper's N(0, 1/k) "
+        "(normal)",
+        "projection_init",
+        choices=INITS,
+    )
+    projection_lr_scale: float = option(
+        0.1,
+        "learning rate of E and F as a multiple of --lr, for optimizers whose step does not depend on the size of the "
+        "gradient, such as adam and lamb",
+        "projection_lr_scale",
+    )
+    freeze_projection: bool = option(False, "keep the initial E and F", "freeze_projection")
+    attention: str = option(
+        "linformer",
+        "linformer, or a control with everything else equal: exact (softmax over all tokens) or none",
+        "attention",
+        label="attention",
+        choices=ATTENTIONS,
+    )
+    local_conv: int = option(
+        0,
+        "width of a depthwise convolution over the values, added to the attention output; odd, or 0 for none, as in "
+        "the paper",
+        "local_conv",
+        label="local convolution",
+        by_arch=True,
+    )
+    dropout: float = probability(0.1, "dropout of embeddings and sublayer outputs", "dropout", "hidden_dropout_prob")
+    attention_dropout: float = probability(
+        0.1, "dropout of attention weights", "attention_dropout", "attention_probs_dropout_prob"
+    )
+    activation_dropout: float = probability(
+        0.0, "dropout after the activation of the feed-forward sublayer", "activation_dropout", "activation_dropout"
+    )
+    activation: str = option(
+        "gelu", "activation of the feed-forward sublayer", "activation_fn", "hidden_act", choices=ACTIVATIONS
+    )
+    normalize_before: bool = option(
+        False,
+        "layer norm before each sublayer instead of after it (pre-LN)",
+        "encoder_normalize_before",
+        "normalize_before",
+        label="pre-LN",
+        by_arch=True,
+    )
+    layerdrop: float = probability(
+        0.0, "probability of skipping a layer in training (Fan et al. 2019)", "encoder_layerdrop", "layerdrop"
+    )
+    checkpoint_activations: bool = option(
+        False,
+        "keep only the input of each layer and compute the rest again in the backward pass: less memory",
+        "checkpoint_activations",
+        "",  # transformers has its own switch
+    )
 
     def __post_init__(self) -> None:
-        self._check_choices()
-        self._check_sizes()
+        for row in fields(self):
+            flag, value = "--" + row.metadata["fairseq"].replace("_", "-"), getattr(self, row.name)
+            choices, limits = row.metadata["choices"], row.metadata["limits"]
+            if choices and value not in choices:
+                raise ValueError(f"{flag} is {value!r}; it must be one of {', '.join(choices)}")
+            if limits and not limits[0] <= value < limits[1]:
+                upper = f" and below {limits[1]}" if limits[1] < math.inf else ""
+                raise ValueError(f"{flag} is {value}; it must be at least {limits[0]}{upper}")
+        if not self.projection_lr_scale > 0:
+            raise ValueError(
+                f"--projection-lr-scale is {self.projection_lr_scale}; it must be above 0 "
+                "(to keep E and F as they start, use --freeze-projection)"
+            )
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"--encoder-embed-dim {self.embed_dim} cannot be split over "
+                f"--encoder-attention-heads {self.num_heads}; choose a divisor"
+            )
+        if self.local_conv < 0 or (self.local_conv and self.local_conv % 2 == 0):
+            raise ValueError(
+                f"--local-conv is {self.local_conv}; its width must be odd, so that it is centred on a token, "
+                "or 0 for no convolution"
+            )
         if self.attention == "linformer":
             self._check_lengths()
 
@@ -90,51 +203,6 @@ class EncoderConfig:
     def one_per_head(self) -> bool:
         return self.learns_projection and self.sharing == "none"
 
-    def _check_choices(self) -> None:
-        for flag, value, choices in (
-            ("--attention", self.attention, ATTENTIONS),
-            ("--projection", self.projection, PROJECTIONS),
-            ("--projection-sharing", self.sharing, SHARINGS),
-            ("--projection-init", self.projection_init, INITS),
-            ("--activation-fn", self.activation, ACTIVATIONS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{flag} is {value!r}; it must be one of {', '.join(choices)}")
-        if not self.projection_lr_scale > 0:
-            raise ValueError(
-                f"--projection-lr-scale is {self.projection_lr_scale}; it must be above 0 "
-                "(to keep E and F as they start, use --freeze-projection)"
-            )
-        for flag, p in (
-            ("--dropout", self.dropout),
-            ("--attention-dropout", self.attention_dropout),
-            ("--activation-dropout", self.activation_dropout),
-            ("--encoder-layerdrop", self.layerdrop),
-        ):
-            if not 0 <= p < 1:
-                raise ValueError(f"{flag} is {p}; a probability from 0 up to, not including, 1 is needed")
-
-    def _check_sizes(self) -> None:
-        for flag, size in (
-            ("--max-positions", self.max_positions),
-            ("--encoder-layers", self.num_layers),
-            ("--encoder-embed-dim", self.embed_dim),
-            ("--encoder-ffn-embed-dim", self.ffn_dim),
-            ("--encoder-attention-heads", self.num_heads),
-        ):
-            if size < 1:
-                raise ValueError(f"{flag} is {size}; it must be at least 1")
-        if self.embed_dim % self.num_heads:
-            raise ValueError(
-                f"--encoder-embed-dim {self.embed_dim} cannot be split over "
-                f"--encoder-attention-heads {self.num_heads}; choose a divisor"
-            )
-        if self.local_conv < 0 or (self.local_conv and self.local_conv % 2 == 0):
-            raise ValueError(
-                f"--local-conv is {self.local_conv}; its width must be odd, so that it is centred on a token, "
-                "or 0 for no convolution"
-            )
-
     def _check_lengths(self) -> None:
         n, lengths = self.max_positions, self.lengths
         given = ",".join(map(str, lengths))
@@ -159,6 +227,11 @@ class EncoderConfig:
                 f"--projection-sharing layerwise has one matrix for all layers and cannot serve "
                 f"--projected-length {given}; give one length, or use --projection-sharing key-value"
             )
+
+
+def option_names(system: str) -> dict[str, str]:
+    """Names of the options in `fairseq` or `hf` by their names here, of those that are available there."""
+    return {row.name: row.metadata[system] for row in fields(EncoderConfig) if row.metadata[system]}
 
 
 def parse_projected_length(text: str | int) -> int | tuple[int, ...]:

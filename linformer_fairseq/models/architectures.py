@@ -10,19 +10,18 @@ from typing import Any
 from fairseq.models import register_model_architecture
 from omegaconf import DictConfig
 
+from linformer_fairseq.layers.config import EncoderConfig
 from linformer_fairseq.models.config import LinformerRobertaConfig
 
 logger = logging.getLogger(__name__)
 
 MODEL = "linformer_roberta"
 
+# The defaults in `layers/config.py` are the sizes of roberta-base.
 BASE: dict[str, Any] = {
-    "encoder_layers": 12,
-    "encoder_embed_dim": 768,
-    "encoder_ffn_embed_dim": 3072,
-    "encoder_attention_heads": 12,
-    "encoder_normalize_before": False,
-    "local_conv": 0,
+    row.metadata["fairseq"]: row.default
+    for row in fields(EncoderConfig)
+    if row.metadata["by_arch"] and row.name not in ("max_positions", "projected_length")
 }
 LARGE = BASE | {
     "encoder_layers": 24,
@@ -54,22 +53,22 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     for n, k in PAPER_LENGTHS
 }
 
-# fairseq's examples/linformer has other names for these. Its defaults count as soon as one of them is used.
+# Flags of fairseq's examples/linformer. As soon as one of them is used, the defaults of the others apply.
 OLD_FLAGS = ("compressed", "shared_kv_compressed", "shared_layer_kv_compressed", "freeze_compress")
 
 
 def fill_architecture(cfg: Namespace | DictConfig, name: str) -> None:
-    """Sets what neither a flag nor a configuration file has set to the values of architecture `name`."""
+    """Set what neither a flag nor a configuration file has set to the values of architecture `name`."""
     for key, value in ARCHITECTURES[name].items():
         if getattr(cfg, key, None) is None:
             setattr(cfg, key, value)
 
 
 def complete(cfg: Namespace | DictConfig, task_positions: int) -> None:
-    """Fills in everything that is still open, in place, so that the saved configuration says it all.
+    """Fill in every setting that is missing, in place, so that the saved configuration is complete.
 
     Args:
-        cfg: settings of the model, writable; `_name` holds the architecture.
+        cfg: settings of the model, writable; `_name` is the architecture.
         task_positions: longest sample of the task, in tokens.
 
     Raises:
@@ -93,10 +92,10 @@ def complete(cfg: Namespace | DictConfig, task_positions: int) -> None:
 
 
 def translate_old_flags(cfg: Namespace | DictConfig) -> None:
-    """Turns the flags of fairseq's examples/linformer into ours, with a note that names the new flag.
+    """Turn the flags of fairseq's examples/linformer into ours, with a warning that names the new flags.
 
     Raises:
-        ValueError: an old flag beside the new one that says something else.
+        ValueError: an old flag and the new one set the same.
     """
     old = {key: getattr(cfg, key, None) for key in OLD_FLAGS}
     if all(value is None for value in old.values()):
@@ -128,7 +127,7 @@ def translate_old_flags(cfg: Namespace | DictConfig) -> None:
 
 
 def register_architectures() -> None:
-    """Makes every name but the model's own known to fairseq as `--arch`."""
+    """Register every architecture with fairseq but the one that has the model's name, which fairseq knows."""
     for name in ARCHITECTURES:
         if name != MODEL:
             register_model_architecture(MODEL, name)(lambda cfg, name=name: fill_architecture(cfg, name))

@@ -34,11 +34,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, atomically, complete_settings, symbols
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols
 from linformer_fairseq.errors import UsageError, as_one_sentence
 from linformer_fairseq.inference.batches import as_they_come, like_length
 from linformer_fairseq.inference.engine import OVERHEAD, Batching, Compute, Engine, Values
 from linformer_fairseq.inference.sequences import BOS, EOS, Ids
+from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
 from recipes.reproduce.command import as_typed
 
@@ -98,7 +99,7 @@ def main(words: Sequence[str]) -> None:
     )
     found = {"command": as_typed(__file__, words), **measure(plan)}
     for name, text in (("speed.json", json.dumps(found, indent=1) + "\n"), ("speed.md", report(found))):
-        with atomically(a.out / name, force=True) as temporary:
+        with replace_when_done(a.out / name, force=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
     print(report(found))
 

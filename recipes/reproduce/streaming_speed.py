@@ -209,10 +209,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     print(report)
     if options.report:
-        from linformer_fairseq.checkpoints.checkpoint import atomically
+        from linformer_fairseq.io.files import replace_when_done
 
         options.report.parent.mkdir(parents=True, exist_ok=True)
-        with atomically(options.report, force=True) as temporary:
+        with replace_when_done(options.report, force=True) as temporary:
             temporary.write_text(report, encoding="utf-8")
     return int("NOT the same" in report)
 

@@ -26,9 +26,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 import finetune_glue  # noqa: E402
 import finetune_text  # noqa: E402
 
-from linformer_fairseq.checkpoints.checkpoint import atomically, encoder_config, read  # noqa: E402
+from linformer_fairseq.checkpoints.checkpoint import encoder_config, read  # noqa: E402
 from linformer_fairseq.errors import UsageError, as_one_sentence  # noqa: E402
 from linformer_fairseq.finetuning.report import Row, read_rows, write_table  # noqa: E402
+from linformer_fairseq.io.files import replace_when_done  # noqa: E402
 from linformer_fairseq.training.progress import read_metrics, run_logged  # noqa: E402
 from linformer_fairseq.training.recipe import fairseq_train_argv, register_project  # noqa: E402
 
@@ -135,7 +136,7 @@ def report(out: Path, pretrained: dict[str, Any], to: Path) -> None:
         raise UsageError(f"--out {out}: no run in it is finished")
     first = next(iter(grids))
     print(write_table(grids.pop(first), to, first, grids))
-    with atomically(to / "pretraining.json", force=True) as path:
+    with replace_when_done(to / "pretraining.json", force=True) as path:
         path.write_text(json.dumps(pretrained, indent=1) + "\n")
 
 

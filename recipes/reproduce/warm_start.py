@@ -28,7 +28,6 @@ import torch  # noqa: E402
 from linformer_fairseq.checkpoints.checkpoint import (  # noqa: E402
     EMBEDDING,
     Checkpoint,
-    atomically,
     digest,
     encoder_config,
     read,
@@ -39,6 +38,7 @@ from linformer_fairseq.checkpoints.sample import sample_blocks  # noqa: E402
 from linformer_fairseq.checkpoints.transfer import transfer  # noqa: E402
 from linformer_fairseq.checkpoints.warm_start import to_linformer  # noqa: E402
 from linformer_fairseq.errors import UsageError, as_one_sentence  # noqa: E402
+from linformer_fairseq.io.files import replace_when_done  # noqa: E402
 from linformer_fairseq.models.config import LinformerRobertaConfig  # noqa: E402
 from linformer_fairseq.training.progress import read_metrics, run_logged  # noqa: E402
 from linformer_fairseq.training.recipe import fairseq_train_argv, register_project  # noqa: E402
@@ -143,7 +143,7 @@ def same_settings(study: Study, out: Path) -> None:
 
 def keep(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    with atomically(path, force=True) as temporary:
+    with replace_when_done(path, force=True) as temporary:
         temporary.write_text(json.dumps(content, indent=1))
 
 

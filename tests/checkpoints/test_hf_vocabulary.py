@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,17 @@ from fairseq.data import Dictionary
 from fairseq.data.encoders.gpt2_bpe import GPT2BPE
 from torch import Tensor
 
+from data_prep.fairseq_dict import MASK, SPECIALS
 from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, build
-from linformer_fairseq.checkpoints.hf_vocabulary import MASK, SPECIAL, tokenizer_files
-from linformer_fairseq.checkpoints.roberta import from_hf_roberta
+from linformer_fairseq.checkpoints.hf_roberta import from_hf_roberta
+from linformer_fairseq.checkpoints.hf_vocabulary import tokenizer_files
 from linformer_fairseq.errors import UsageError
 
-# transformers imports torchaudio, whose PyPI wheel does not load beside a CPU build of torch; None hides it.
-sys.modules.setdefault("torchaudio", None)  # type: ignore[arg-type]
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
 TEXT = "The projected length, k = 128, isn't   n; naïve façade 😀 of 12,345 tokens.\nA second line"
-ORDERS = {"published": (*SPECIAL, MASK), "mask in front": (MASK, *SPECIAL)}
+ORDERS = {"published": (*SPECIALS, MASK), "mask in front": (MASK, *SPECIALS)}
 
 
 def make_folder(folder: Path, order: str, form: str, spare: int = 3) -> Any:

@@ -1,14 +1,17 @@
-"""Blocks of binarised text."""
+"""Blocks of binarised text, and perplexity beside its definition."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from fairseq.data import Dictionary, data_utils
 
-from linformer_fairseq.checkpoints.sample import sample_blocks
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build
+from linformer_fairseq.checkpoints.sample import perplexity, sample_blocks
 from linformer_fairseq.errors import UsageError
 
 
@@ -52,3 +55,14 @@ def test_other_data_are_refused(tiny_data: Path, size: int, tmp_path: Path) -> N
         sample_blocks(tiny_data, 20, 5, size + 1)
     with pytest.raises(UsageError, match="has no test data"):
         sample_blocks(tiny_data, 20, 5, size, split="test")
+
+
+def test_perplexity_is_the_mean_over_masked_tokens_of_all_batches(make_checkpoint: Callable[..., Checkpoint]) -> None:
+    checkpoint = make_checkpoint()
+    chance = torch.Generator().manual_seed(0)
+    whole = torch.randint(4, 39, (20, 32), generator=chance)
+    masked = torch.where(torch.rand(20, 32, generator=chance) < 0.2, 39, whole)
+    with torch.no_grad():
+        log_probabilities = build(checkpoint)(masked)[0].log_softmax(-1)
+    losses = [-log_probabilities[b, i, whole[b, i]].item() for b, i in (masked != whole).nonzero().tolist()]
+    assert perplexity(checkpoint, masked, whole) == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)

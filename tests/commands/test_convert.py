@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from data_prep.__main__ import main
+from linformer_fairseq import cli
+from linformer_fairseq.checkpoints import extend, warm_start
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, read, write
 from linformer_fairseq.commands import convert
+from linformer_fairseq.layers import config
 
 
 def test_inspect_says_what_a_checkpoint_is(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +109,21 @@ def test_refusals_are_one_sentence_and_write_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = checkpoint.read_bytes()
-    assert convert.main([str(checkpoint) if word == "SOURCE" else word for word in words]) == 1
+    assert cli.main(["convert", *(str(checkpoint) if word == "SOURCE" else word for word in words)]) == 1
     error = capsys.readouterr().err
-    assert message in error and error.startswith(f"convert.py {words[0]}: error: ") and error.count("\n") == 1
+    assert message in error and error.startswith("linformer convert: error: ") and error.count("\n") == 1
     assert not list(tmp_path.iterdir()) and checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["--help"], ["to-hf", "--help"]])
+def test_help_imports_no_large_package(words: list[str]) -> None:
+    code = "import sys; from linformer_fairseq.cli import main\ntry: main(sys.argv[1:])\n"
+    code += "finally: print(*sorted({'torch', 'fairseq', 'numpy', 'transformers'} & set(sys.modules)), file=sys.stderr)"
+    command = [sys.executable, "-c", code, "convert", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("usage: linformer convert") and done.stderr == "\n"
+
+
+def test_choices_are_those_of_the_conversions() -> None:
+    assert (convert.SHARINGS, convert.PROJECTIONS) == (config.SHARINGS, config.PROJECTIONS)
+    assert (convert.INITS, convert.METHODS) == ((*warm_start.INITS, "exact"), extend.METHODS)

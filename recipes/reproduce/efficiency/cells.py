@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from linformer_fairseq.checkpoints.checkpoint import atomically
+from linformer_fairseq.io.files import replace_when_done
 from recipes.reproduce.efficiency.contestants import CONTESTANTS, missing
 from recipes.reproduce.efficiency.layers import Sizes
 
@@ -167,5 +167,5 @@ def read(path: Path) -> dict[str, Any] | None:
 
 def keep(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    with atomically(path, force=True) as temporary:
+    with replace_when_done(path, force=True) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,20 +1,20 @@
-"""A fast tokenizer whose ids are those that the model was trained on.
+"""A fast tokenizer for transformers whose ids are those that the model was trained on.
 
 A tokenizer folder holds `dict.txt` beside `sentencepiece.model`, or beside GPT-2's `encoder.json` and `vocab.bpe`. The
 ids are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by its dictionary.
 
-Two things are made on purpose as Hugging Face has them: special symbols that stand in a text, such as `<mask>`, are
-read as symbols; and what follows `<mask>` starts a new word only after a space.
+Two things are as in Hugging Face's own tokenizers: special symbols in a text, such as `<mask>`, are read as symbols;
+and what follows `<mask>` starts a new word only after a space.
 
 What can differ: where two segmentations are equally probable, such as 00+0 and 0+00, sentencepiece chooses by its
 rounding (about one line of tables in 4,000). For models that data_prep did not train, also rare characters under a
-normalization rule other than `identity`, unknown characters without byte fallback that stand beside exotic white space,
-and spaces at the very start of a text where the model keeps extra spaces or adds no dummy prefix.
+normalization rule other than `identity`, unknown characters without byte fallback next to exotic white space, and
+spaces at the very start of a text where the model keeps extra spaces or adds no dummy prefix.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-DICTIONARY = "dict.txt"
-SENTENCEPIECE = "sentencepiece.model"
-GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-MASK = "<mask>"
-SPACE = "\u2581"  # how sentencepiece writes the space before a word
+from data_prep.encoders import END_OF_TEXT, GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE, read_gpt2_vocabulary
+from data_prep.encoders import SPACE_PIECE as SPACE
+from data_prep.fairseq_dict import MASK, SPECIALS, UNK, SymbolTable
+from data_prep.fairseq_dict import NAME as DICTIONARY
+from linformer_fairseq.errors import UsageError
+
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
@@ -39,16 +39,18 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
         max_length: longest input of the model in tokens, `<s>` and `</s>` included.
 
     Raises:
-        ValueError: a file is missing, the dictionary belongs to another model, or the model is of a kind that has no
-            fast tokenizer; one sentence with the remedy.
+        UsageError: a file is missing, the dictionary belongs to another model, or the model is of a kind that has no
+            fast tokenizer.
     """
-    symbols = read_symbols(folder / DICTIONARY)
+    if not (folder / DICTIONARY).is_file():
+        raise UsageError(f"{folder / DICTIONARY} is missing; give the folder of data that the model was trained on")
+    symbols = SymbolTable.load(folder / DICTIONARY).symbols
     if (folder / SENTENCEPIECE).is_file():
         tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols)
     elif (folder / GPT2_VOCABULARY).is_file():
         tokenizer = _gpt2(folder, symbols)
     else:
-        raise ValueError(
+        raise UsageError(
             f"{folder} holds neither {SENTENCEPIECE} nor {GPT2_VOCABULARY}; "
             "give the folder of data that the model was trained on"
         )
@@ -58,7 +60,7 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
         pair="<s> $A </s> </s> $B </s>",
         special_tokens=[(name, symbols.index(name)) for name in ("<s>", "</s>")],
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token="<s>",
         cls_token="<s>",
@@ -74,26 +76,7 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
     )
 
 
-def read_symbols(path: Path) -> list[str]:
-    """The symbols of a dict.txt in the order of fairseq's ids, `<mask>` included as the task `masked_lm` adds it.
-
-    Raises:
-        ValueError: the file is missing, or not such a dictionary.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; give the folder of data that the model was trained on")
-    symbols = list(SPECIALS)
-    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
-        name, _, count = line.rstrip().rpartition(" ")
-        if not name or not count.removeprefix("-").isdecimal() or name in SPECIALS:
-            raise ValueError(f"{path}: line {number} is not `symbol count` but {line[:60]!r}; repair it")
-        symbols.append(name)
-    if len(set(symbols)) < len(symbols):
-        raise ValueError(f"{path} lists a symbol twice; remove one of the two")
-    return symbols if MASK in symbols else [*symbols, MASK]
-
-
-def _sentencepiece(path: Path, symbols: list[str]) -> Tokenizer:
+def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
     """A unigram or BPE model, its normalizer and its way with spaces."""
     proto = _read_model(path)
     kinds = type(proto).SentencePiece.Type
@@ -113,13 +96,11 @@ def _sentencepiece(path: Path, symbols: list[str]) -> Tokenizer:
     elif proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM:
         # The library takes names of bytes for pieces like others; no text may prefer them to its own pieces.
         never = min(scores.values()) - 1000
-        model = models.Unigram(
-            [(name, scores.get(name, never)) for name in names], SPECIALS.index("<unk>"), byte_fallback
-        )
+        model = models.Unigram([(name, scores.get(name, never)) for name in names], UNK, byte_fallback)
     else:
-        raise ValueError(f"{path} is neither a unigram nor a BPE model; there is no fast tokenizer for it")
+        raise UsageError(f"{path} is neither a unigram nor a BPE model; there is no fast tokenizer for it")
     if not spec.escape_whitespaces or proto.trainer_spec.treat_whitespace_as_suffix:
-        raise ValueError(f"{path} does not write the space before a word as {SPACE}; there is no fast tokenizer for it")
+        raise UsageError(f"{path} does not write the space before a word as {SPACE}; there is no fast tokenizer for it")
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(_normalizers(spec))
     spaces = pre_tokenizers.Metaspace(SPACE, prepend_scheme="first" if spec.add_dummy_prefix else "never", split=False)
@@ -143,7 +124,7 @@ def _read_model(path: Path) -> Any:
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise ValueError(f"{path} is not a sentencepiece model; give the .model file of one") from error
+        raise UsageError(f"{path} is not a sentencepiece model; give the .model file of one") from error
     return proto
 
 
@@ -159,36 +140,33 @@ def _normalizers(spec: Any) -> list[Any]:
 
 def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
     """Every way to put a piece together from two others, best piece first."""
-    found = []
-    for piece, score in scores.items():
-        for cut in range(1, len(piece)):
-            if piece[:cut] in scores and piece[cut:] in scores:
-                found.append((-score, piece[:cut], piece[cut:]))
-    return [(left, right) for _, left, right in sorted(found, key=lambda merge: merge[0])]
+    best_first = sorted(scores, key=lambda piece: -scores[piece])
+    cuts = ((piece[:cut], piece[cut:]) for piece in best_first for cut in range(1, len(piece)))
+    return [(left, right) for left, right in cuts if left in scores and right in scores]
 
 
-def _gpt2(folder: Path, symbols: list[str]) -> Tokenizer:
+def _gpt2(folder: Path, symbols: Sequence[str]) -> Tokenizer:
     """GPT-2's byte-level BPE; the symbols of dict.txt are its ids, in any order."""
     path = folder / GPT2_VOCABULARY
+    own = read_gpt2_vocabulary(path)
+    tokens = {str(i): token for token, i in own.items()}
     try:
-        own: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
-        tokens = {str(i): token for token, i in own.items()}
         lines = (folder / GPT2_MERGES).read_text(encoding="utf-8").split("\n")[1:-1]
         merges = [(left, right) for left, right in map(str.split, lines)]
         models.BPE(own, merges)
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} cannot be used with its {GPT2_MERGES} ({error}); download both again") from error
-    _check(path, symbols, {name for name, token in tokens.items() if token != "<|endoftext|>"})
+        raise UsageError(f"{path} cannot be used with its {GPT2_MERGES} ({error}); download both again") from error
+    _check(path, symbols, {name for name, token in tokens.items() if token != END_OF_TEXT})
     tokenizer = Tokenizer(models.BPE({tokens.get(name, name): i for i, name in enumerate(symbols)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
-def _check(path: Path, symbols: list[str], produced: set[str]) -> None:
+def _check(path: Path, symbols: Sequence[str], produced: set[str]) -> None:
     missing = produced.difference(symbols)
     if missing:
-        raise ValueError(
+        raise UsageError(
             f"{path.with_name(DICTIONARY)} lacks {len(missing)} tokens of {path.name}, such as {min(missing)!r}; "
             "give the dictionary that was made with this model"
         )
