@@ -1,7 +1,7 @@
-"""fairseq's dictionary without fairseq, whose import takes seconds that every worker would pay.
+"""fairseq's dictionary without fairseq, whose import takes seconds in every worker.
 
-fairseq numbers its symbols <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines ``symbol count`` of dict.txt, and the task
-``masked_lm`` adds <mask> behind them.
+fairseq numbers its symbols <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines `symbol count` of dict.txt; the task
+`masked_lm` appends <mask>.
 """
 
 from __future__ import annotations
@@ -12,43 +12,49 @@ from pathlib import Path
 
 from linformer_fairseq.errors import UsageError
 
-NAME = "dict.txt"
+DICTIONARY = "dict.txt"
 BOS, PAD, EOS, UNK = range(4)
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
-VOCAB_MULTIPLE = 64  # of tensor cores, and of the tensor-parallel degrees people use
-MADE_UP = "madeupword"  # fairseq's own name for symbols that only fill a dictionary up
+VOCAB_MULTIPLE = 64  # suits tensor cores and the usual degrees of tensor parallelism
+FILLER = "madeupword"  # fairseq's name for symbols that only pad a dictionary to a multiple
 OVERWRITE = "#fairseq:overwrite"
+
+_REMEDY = "give the dictionary that was made with this model, or delete it and import the model alone"
 
 
 @dataclass(frozen=True)
 class SymbolTable:
-    """The dictionary of the task ``masked_lm``.
+    """The dictionary of the task `masked_lm`.
 
     Attributes:
-        symbols: names in the order of their ids, ``<mask>`` included.
+        path: of dict.txt.
+        symbols: names in the order of their ids, `<mask>` included.
         index: name -> id.
-        lines: name -> its line of dict.txt, counted from 1.
+        lines: name -> its line in dict.txt, counted from 1.
     """
 
+    path: Path
     symbols: Sequence[str]
     index: Mapping[str, int]
     lines: Mapping[str, int]
 
     @classmethod
     def load(cls, path: Path) -> SymbolTable:
-        """Reads dict.txt as fairseq does.
+        """Read dict.txt as fairseq does.
 
         Raises:
-            UsageError: a line that fairseq would refuse, with its number.
+            UsageError: the file is missing, or has a line that fairseq would refuse.
         """
+        if not path.is_file():
+            raise UsageError(f"{path}: missing; make it with `python -m data_prep tokenizer --import {path.parent}`")
         symbols = list(SPECIALS)
         index = {name: i for i, name in enumerate(symbols)}
         lines: dict[str, int] = {}
         try:
             content = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: byte {error.start} is not UTF-8; make the dictionary anew") from error
+            raise UsageError(f"{path}: byte {error.start} is not UTF-8; make the dictionary again") from error
         for number, line in enumerate(content.removesuffix("\n").split("\n") if content else [], start=1):
             name, _, count = line.rstrip().removesuffix(OVERWRITE).rstrip().rpartition(" ")
             if not name or not count.removeprefix("-").isdecimal():
@@ -61,39 +67,34 @@ class SymbolTable:
         if MASK not in index:
             index[MASK] = len(symbols)
             symbols.append(MASK)
-        return cls(symbols, index, lines)
+        return cls(path, symbols, index, lines)
 
-    def check(self, path: Path, produced: Iterable[str], unused: Iterable[str], model: Path) -> None:
-        """Compares the dictionary with a model.
+    def check(self, produced: Sequence[str], further: Iterable[str], model: Path) -> None:
+        """Compare the dictionary with a model.
 
         Args:
-            path: of the dictionary.
             produced: every token that encoding can produce, in the model's order.
-            unused: further names that may be listed.
-            model: its file.
+            further: other names that may be listed.
+            model: the file of the model.
 
         Raises:
-            UsageError: names the first line of dict.txt that does not fit.
+            UsageError: names the first line of dict.txt that does not match the model.
         """
-        produced = list(produced)
-        known = {*produced, *unused, *SPECIALS, MASK}
+        known = {*produced, *further, *SPECIALS, MASK}
         for name, number in self.lines.items():
-            if name not in known and not name.startswith(MADE_UP):
-                raise UsageError(f"{path}: line {number}, {name!r}, is no token of {model.name}; {_REMEDY}")
+            if name not in known and not name.startswith(FILLER):
+                raise UsageError(f"{self.path}: line {number}, {name!r}, is no token of {model.name}; {_REMEDY}")
         for position, name in enumerate(produced):
             if name not in self.index:
                 raise UsageError(
-                    f"{path}: ends at line {len(self.lines)} without {name!r}, "
+                    f"{self.path}: ends at line {len(self.lines)} without {name!r}, "
                     f"token {position} of {model.name}; {_REMEDY}"
                 )
 
 
-_REMEDY = "give the dictionary that was made with this model, or delete it and import the model alone"
-
-
 def dictionary_text(tokens: Sequence[str], counts: Iterable[int]) -> str:
-    """Lines of a dict.txt in the order of ``tokens``, filled up so that fairseq's dictionary is a multiple of 64."""
+    """The lines of a dict.txt in the order of `tokens`, padded so that fairseq's dictionary is a multiple of 64."""
     lines = [f"{token} {count}\n" for token, count in zip(tokens, counts, strict=True)]
     size = len(SPECIALS) + len(lines) + 1
-    lines += [f"{MADE_UP}{n:04d} 0\n" for n in range(-size % VOCAB_MULTIPLE)]
+    lines += [f"{FILLER}{n:04d} 0\n" for n in range(-size % VOCAB_MULTIPLE)]
     return "".join(lines)

@@ -75,17 +75,17 @@ def test_a_section_that_is_null_is_no_section(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.ENOSPC, "corpus: no space left; free some, and the same command goes on from here"),
+        (errno.ENOSPC, "corpus: no space left; free some, and the same command resumes from here"),
         (errno.EROFS, "corpus: Read-only file system; give access to it, or choose another --out"),
     ],
 )
 def test_what_the_system_refuses_is_said_in_a_sentence(
     number: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(number, "Read-only file system", "corpus")
 
-    monkeypatch.setattr("data_prep.__main__.run_stage", refuse)
+    monkeypatch.setattr("data_prep.split.split", refuse)
     assert main(["split", "corpus", "--out", "x"]) == 1
     assert message in capsys.readouterr().err
 
@@ -97,7 +97,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_space(
     arguments = ["run", "folder", f"input={texts}", "tokenizer.vocab_size=320", "split.valid=0.3"]
     arguments += ["--out", str(out / "run")]
     assert main(arguments) == 1
-    assert "no space left; free some, and the same command goes on from here" in capsys.readouterr().err
+    assert "no space left; free some, and the same command resumes from here" in capsys.readouterr().err
     subprocess.run(["mount", "-o", "remount,size=9m", str(out)], check=True)
     assert main(arguments) == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 from argparse import Namespace
 from collections import Counter
@@ -84,9 +85,9 @@ def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of RoBERTa."""
     import tarfile
 
-    archive = Path(__file__).parents[3] / "shared/data/tokenizer/gpt2_bpe.tar.xz"
+    archive = Path(os.environ.get("LINFORMER_TEST_DATA", "")) / "tokenizer/gpt2_bpe.tar.xz"
     if not archive.exists():
-        pytest.skip("needs GPT-2's encoder.json and vocab.bpe and RoBERTa's dict.txt")
+        pytest.skip("needs tokenizer/gpt2_bpe.tar.xz (GPT-2's files, RoBERTa's dict.txt) in LINFORMER_TEST_DATA")
     pytest.importorskip("tokenizers")
     folder = tmp_path_factory.mktemp("roberta")
     with tarfile.open(archive) as tar:
@@ -104,13 +105,16 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 
 class Fairseq:
-    """fairseq's way to ids, set up with the flags that our encoder names."""
+    """fairseq's own `--bpe` and dictionary."""
 
     def __init__(self, folder: Path) -> None:
-        flags = encoders.load(folder).flags(folder)
-        names = [flag.removeprefix("--").replace("-", "_") for flag in flags[::2]]
-        sampling = {"sentencepiece_enable_sampling": False, "sentencepiece_alpha": None}
-        self.arguments = Namespace(**dict(zip(names, flags[1::2], strict=True)), **sampling)
+        if (folder / encoders.SENTENCEPIECE).exists():
+            sampling = {"sentencepiece_enable_sampling": False, "sentencepiece_alpha": None}
+            files = {"bpe": "sentencepiece", "sentencepiece_model": str(folder / encoders.SENTENCEPIECE), **sampling}
+        else:
+            vocabulary, merges = (str(folder / name) for name in (encoders.GPT2_VOCABULARY, encoders.GPT2_MERGES))
+            files = {"bpe": "gpt2", "gpt2_encoder_json": vocabulary, "gpt2_vocab_bpe": merges}
+        self.arguments = Namespace(**files)
         self.bpe = build_bpe(self.arguments)
         self.dictionary = Dictionary.load(str(folder / "dict.txt"))
         self.dictionary.add_symbol("<mask>")
@@ -239,8 +243,8 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     [
         (encoders.GPT2_VOCABULARY, "{", r"encoder\.json: not JSON"),
         (encoders.GPT2_VOCABULARY, "[]", r"encoder\.json: not a table from token to id"),
-        (encoders.GPT2_MERGES, "#version\nx y z\n", r"vocab\.bpe: cannot be used with its encoder\.json"),
-        (encoders.GPT2_MERGES, "#version\nzz qq\n", r"vocab\.bpe: cannot be used with its encoder\.json"),
+        (encoders.GPT2_MERGES, "#version\nx y z\n", r"vocab\.bpe: does not match its encoder\.json"),
+        (encoders.GPT2_MERGES, "#version\nzz qq\n", r"vocab\.bpe: does not match its encoder\.json"),
     ],
 )
 def test_broken_files_of_gpt2_are_refused(gpt2: Path, tmp_path: Path, name: str, content: str, message: str) -> None:

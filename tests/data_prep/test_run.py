@@ -12,7 +12,8 @@ import pytest
 
 import data_prep
 from data_prep.__main__ import main
-from data_prep.config import load_config, shipped
+from data_prep.config import bundled
+from data_prep.pipeline import load_config
 from linformer_fairseq.errors import UsageError
 
 ROOT = Path(data_prep.__file__).parents[1]
@@ -148,7 +149,7 @@ def test_redo_makes_a_stage_and_those_behind_it_again(
     assert main([*arguments, "--redo", "nothing"]) == 1
 
 
-@pytest.mark.parametrize("name", [*shipped(), str(ROOT / "recipes/reproduce/preparation.yaml")])
+@pytest.mark.parametrize("name", [*bundled(), str(ROOT / "recipes/reproduce/preparation.yaml")])
 def test_every_configuration_that_comes_along_is_valid(name: str) -> None:
     assert load_config(name, ["input=x"]).sources
 
