@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from data_prep import encoders
 from data_prep.config import BinarizeConfig
 from data_prep.corpus import corpus_files, corpus_fingerprint, read_texts
-from data_prep.encoded import data_files, encode_documents, write_data
+from data_prep.encoded import encode_documents, with_suffixes, write_data
 from data_prep.split import SPLITS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import fingerprint, replace_when_done
@@ -26,18 +25,11 @@ LENGTH_EDGES = tuple(round(2 ** (half / 2)) for half in range(4, 49))
 
 
 def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, workers: int = 1) -> dict[str, Any]:
-    """Write `{train,valid,test}.{bin,idx}`, `dict.txt` and the tokenizer's files.
+    """Write `{train,valid,test}.{bin,idx}`, `dict.txt` and the tokenizer's files, from a corpus made by `split`.
 
     With one shard they are in `out`. With more, each `out/shardNN` has its share of train, and the first also has valid
     and test, where fairseq looks for them. The files of the corpus go to the shards in turn, so that each shard, which
     is an epoch for fairseq, has something of every source.
-
-    Args:
-        corpus: output of `split`.
-        tokenizer: output of `tokenizer`.
-        out: folder for `fairseq-train`.
-        config: shape of the data.
-        workers: processes; the bytes do not depend on their number.
 
     Returns:
         The record of the stage: documents, items and tokens of each split, and the histogram of document lengths.
@@ -55,7 +47,7 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
             "ask for fewer shards, or make smaller files with extract --file-characters"
         )
     prepare_pool(__name__)  # the pool imports while this process reads the tokenizer
-    encoder = load_encoder(tokenizer)
+    encoder = _encoder(tokenizer)
     settings = {
         **vars(config),
         "corpus": {split: corpus_fingerprint(corpus / split) for split in files},
@@ -75,16 +67,20 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
         for path, prefix in zip(paths, prefixes[split], strict=True)
     ]
     encoded = run_shards(out, shards, encode_file, workers, "binarize", unit="B")
-    dtype = np.dtype(encoders.smallest_dtype(encoder.symbols)).name
     folders = data_folders(out, config.shards)
     joins = []
     for split, paths in prefixes.items():
         targets = folders if split == "train" else folders[:1]
         for number, folder in enumerate(targets):
-            joins.append(Shard(f"join-{split}-{number:02d}", (paths[number :: len(targets)], folder / split, dtype)))
+            joins.append(
+                Shard(f"join-{split}-{number:02d}", (paths[number :: len(targets)], folder / split, encoder.symbols))
+            )
     joined = run_shards(out, joins, join_files, min(workers, 4), "binarize: join")
-    result = _result({s: [encoded[prefix.name]["result"] for prefix in prefixes[s]] for s in files}, encoder.symbols)
+    lengths = np.sum([shard["result"]["lengths"] for shard in encoded.values()], axis=0)
+    result = {"symbols": encoder.symbols, "length_edges": list(LENGTH_EDGES), "lengths": lengths.tolist()}
     for split in files:
+        for key in ("documents", "items", "tokens"):
+            result[f"{split}_{key}"] = sum(encoded[prefix.name]["result"][key] for prefix in prefixes[split])
         if not result[f"{split}_documents"]:
             raise UsageError(f"{corpus / split}: no documents")
     for folder in folders:
@@ -97,18 +93,13 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
 
 
 def data_folders(out: Path, shards: int) -> list[Path]:
-    """The folders that fairseq gets, joined by colons."""
+    """The folders that `fairseq-train` gets, joined by colons."""
     return [out] if shards == 1 else [out / f"shard{number:02d}" for number in range(shards)]
-
-
-def data_argument(out: Path, shards: int) -> str:
-    """The argument DATA of `fairseq-train`."""
-    return os.pathsep.join(map(str, data_folders(out, shards)))
 
 
 def encode_file(source: Path, prefix: Path, tokenizer: Path, max_item_tokens: int) -> Done:
     """Encode one file of the corpus."""
-    encoded = encode_documents(read_texts(source), load_encoder(tokenizer), max_item_tokens)
+    encoded = encode_documents(read_texts(source), _encoder(tokenizer), max_item_tokens)
     encoded.write(prefix)
     # A document ends with an item of one token, its last </s>, which is not counted in its length.
     ends = np.cumsum(encoded.sizes, dtype=np.int64)[encoded.sizes == 1]
@@ -117,23 +108,10 @@ def encode_file(source: Path, prefix: Path, tokenizer: Path, max_item_tokens: in
     return Done({**counts, "lengths": np.histogram(lengths, LENGTH_EDGES)[0].tolist()})
 
 
-def join_files(parts: list[Path], prefix: Path, dtype: str) -> Done:
+def join_files(parts: list[Path], prefix: Path, symbols: int) -> Done:
     """Write the data of one split from its encoded files."""
-    write_data(prefix, parts, np.dtype(dtype).type)
-    return Done({}, data_files(prefix))
+    write_data(prefix, parts, encoders.smallest_dtype(symbols))
+    return Done({}, with_suffixes(prefix, "bin", "idx"))
 
 
-@lru_cache(maxsize=1)
-def load_encoder(tokenizer: Path) -> encoders.Encoder:
-    """The encoder of a tokenizer folder, loaded once per process."""
-    return encoders.load(tokenizer)
-
-
-def _result(counts: dict[str, list[dict[str, Any]]], symbols: int) -> dict[str, Any]:
-    """Sums over the files of each split."""
-    result: dict[str, Any] = {"symbols": symbols}
-    for split, files in counts.items():
-        for key in ("documents", "items", "tokens"):
-            result[f"{split}_{key}"] = sum(count[key] for count in files)
-    lengths = np.sum([count["lengths"] for files in counts.values() for count in files], axis=0)
-    return {**result, "length_edges": list(LENGTH_EDGES), "lengths": lengths.tolist()}
+_encoder = lru_cache(maxsize=1)(encoders.load)  # once per process

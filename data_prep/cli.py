@@ -6,23 +6,13 @@ The flags of settings come from the classes in `config.py`. A stage is imported 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import (
-    BinarizeConfig,
-    DecontaminateConfig,
-    DownloadConfig,
-    ReadingConfig,
-    SourceConfig,
-    SplitConfig,
-    TokenizerConfig,
-    add_flags,
-    bundled,
-    from_flags,
-)
+from data_prep import config
+from data_prep.config import add_flags, bundled, from_flags
 from linformer_fairseq.errors import UsageError
 
 _EPILOG = """\
@@ -69,11 +59,11 @@ def parser() -> argparse.ArgumentParser:
     )
     stages = top.add_subparsers(dest="stage", required=True, metavar="STAGE")
 
-    def stage(name: str, text: str, out: str | None = None, workers: bool = True) -> argparse.ArgumentParser:
+    def stage(name: str, text: str, out: str = "output folder") -> argparse.ArgumentParser:
         command = stages.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        if out is not None:
+        if "out" in _STAGES[name]:
             command.add_argument("--out", required=True, type=Path, metavar="DIR", help=out)
-        if out is not None and workers:
+        if "workers" in _STAGES[name]:
             command.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
         return command
 
@@ -82,44 +72,35 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings to change: tokenizer.vocab_size=8192")
     run.add_argument("--redo", metavar="STAGE", help="first delete the output of this stage and of all later ones")
 
-    download = stage(
-        "download", "fetch a Wikipedia dump, resumable and verified by checksum", "folder for the dump", workers=False
-    )
+    download = stage("download", "fetch a Wikipedia dump, resumable and verified by checksum", "folder for the dump")
     download.add_argument("language", help="language code, as in simple.wikipedia.org")
-    add_flags(download, DownloadConfig)
+    add_flags(download, config.DownloadConfig)
 
     extract = stage("extract", "text of any source to Parquet files", "folder of the corpus")
     extract.add_argument("inputs", nargs="*", metavar="IN", help="files, folders, archives; - is standard input")
-    add_flags(extract, SourceConfig)
-    add_flags(extract, ReadingConfig)
+    add_flags(extract, config.SourceConfig)
+    add_flags(extract, config.ReadingConfig)
 
-    clean = stage("clean", "repair Unicode, remove boilerplate, drop documents that are not prose", "output folder")
-    dedup = stage("dedup", "drop exact and near duplicates", "output folder")
-    decontaminate = stage(
-        "decontaminate", "drop documents that contain examples of a benchmark's dev or test files", "output folder"
-    )
-    split = stage("split", "train, valid and test, by the hash of each document", "output folder")
+    clean = stage("clean", "repair Unicode, remove boilerplate, drop documents that are not prose")
+    dedup = stage("dedup", "drop exact and near duplicates")
+    decontaminate = stage("decontaminate", "drop documents with dev or test examples of a benchmark")
+    split = stage("split", "train, valid and test, by the hash of each document")
     for command in (clean, dedup, decontaminate, split):
         command.add_argument("corpus", type=Path, help="folder of Parquet files, the output of an earlier stage")
-    for name, command in (("clean", clean), ("dedup", dedup)):
-        command.add_argument(
-            "--config",
-            default="folder",
-            help=f"configuration whose section `{name}` has the settings (default %(default)s)",
-        )
-    add_flags(decontaminate, DecontaminateConfig)
-    add_flags(split, SplitConfig)
+    for command in (clean, dedup):
+        text = "configuration with the settings of the stage (default %(default)s)"
+        command.add_argument("--config", default="folder", help=text)
+    add_flags(decontaminate, config.DecontaminateConfig)
+    add_flags(split, config.SplitConfig)
 
-    tokenizer = stage(
-        "tokenizer", "train sentencepiece, or import a tokenizer, with its dict.txt", "tokenizer folder", workers=False
-    )
+    tokenizer = stage("tokenizer", "train sentencepiece, or import a tokenizer, with its dict.txt", "tokenizer folder")
     tokenizer.add_argument("corpus", type=Path, nargs="?", help="folder of Parquet files: split/train")
-    add_flags(tokenizer, TokenizerConfig)
+    add_flags(tokenizer, config.TokenizerConfig)
 
     binarize = stage("binarize", "Parquet files to fairseq's .bin and .idx", "folder for fairseq-train")
     binarize.add_argument("corpus", type=Path, help="output folder of split")
     binarize.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="tokenizer folder")
-    add_flags(binarize, BinarizeConfig)
+    add_flags(binarize, config.BinarizeConfig)
 
     inspect = stage("inspect", "show random documents or decoded blocks, vocabulary coverage and lengths")
     inspect.add_argument("folder", type=Path, metavar="DIR", help="a run, a corpus, or binarised data")
@@ -132,27 +113,28 @@ def run_stage(a: argparse.Namespace) -> int:
     """Run the stage that the arguments name; returns the exit status."""
     if getattr(a, "workers", 1) < 1:
         raise UsageError(f"--workers {a.workers}: must be at least 1")
-    function, arguments = _STAGES[a.stage]
-    getattr(import_module(f"data_prep.{a.stage}"), function)(*arguments(a))
+    function, *parameters = _STAGES[a.stage]
+    stage = getattr(import_module(f"data_prep.{a.stage}"), function)
+    stage(*(from_flags(p, a) if isinstance(p, type) else p(a) if callable(p) else getattr(a, p) for p in parameters))
     return 0
 
 
 def _section(a: argparse.Namespace) -> Any:
-    from data_prep.pipeline import load_section  # imports what `clean` and `dedup` need
+    from data_prep.pipeline import load_config
 
-    return load_section(a.config, a.stage)
+    return load_config(a.config, section=a.stage)
 
 
-# The function of each stage in its module of the same name, and its arguments.
-_STAGES: dict[str, tuple[str, Callable[[argparse.Namespace], tuple[Any, ...]]]] = {
-    "run": ("run", lambda a: (a.config, a.changes, a.out, a.workers, a.redo)),
-    "download": ("download", lambda a: (a.language, a.out, a.mirror, a.date)),
-    "extract": ("extract", lambda a: (from_flags(SourceConfig, a), a.out, from_flags(ReadingConfig, a), a.workers)),
-    "clean": ("clean", lambda a: (a.corpus, a.out, _section(a), a.workers)),
-    "dedup": ("dedup", lambda a: (a.corpus, a.out, _section(a), a.workers)),
-    "decontaminate": ("decontaminate", lambda a: (a.corpus, a.out, from_flags(DecontaminateConfig, a), a.workers)),
-    "split": ("split", lambda a: (a.corpus, a.out, from_flags(SplitConfig, a), a.workers)),
-    "tokenizer": ("make_tokenizer", lambda a: (a.corpus, a.out, from_flags(TokenizerConfig, a))),
-    "binarize": ("binarize", lambda a: (a.corpus, a.tokenizer, a.out, from_flags(BinarizeConfig, a), a.workers)),
-    "inspect": ("inspect", lambda a: (a.folder, a.samples, a.seed)),
+# The function of each stage, in the module of the same name, and what it is called with: flags or settings.
+_STAGES: dict[str, tuple[Any, ...]] = {
+    "run": ("run", "config", "changes", "out", "workers", "redo"),
+    "download": ("download", "language", "out", "mirror", "date"),
+    "extract": ("extract", config.SourceConfig, "out", config.ReadingConfig, "workers"),
+    "clean": ("clean", "corpus", "out", _section, "workers"),
+    "dedup": ("dedup", "corpus", "out", _section, "workers"),
+    "decontaminate": ("decontaminate", "corpus", "out", config.DecontaminateConfig, "workers"),
+    "split": ("split", "corpus", "out", config.SplitConfig, "workers"),
+    "tokenizer": ("make_tokenizer", "corpus", "out", config.TokenizerConfig),
+    "binarize": ("binarize", "corpus", "tokenizer", "out", config.BinarizeConfig, "workers"),
+    "inspect": ("inspect", "folder", "samples", "seed"),
 }

@@ -1,6 +1,6 @@
-"""The settings of the stages. Each setting stands here once, with its default and what its flag needs.
+"""The settings of the stages. Each stands here once, with its default and what its flag needs.
 
-The command line and the YAML configurations (`pipeline.py`) both come from these classes. Importing this is cheap.
+The command line (`cli.py`) and the YAML configurations (`pipeline.py`) both use these classes. Importing this is cheap.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 CONFIGS = Path(__file__).parent / "configs"
-
 SOURCES = {
     "wikipedia": "MediaWiki XML dumps",
     "doc": "wikiextractor's <doc> files",
@@ -25,31 +24,21 @@ SOURCES = {
 Settings = TypeVar("Settings")
 
 
-def setting(default: Any, help: str, flag: str | None = None, **options: Any) -> Any:
-    """A field with a flag.
-
-    Args:
-        default: value, or a function that makes it; `MISSING` for none.
-        help: of the flag.
-        flag: by default `--` and the name of the field.
-        options: further arguments of `ArgumentParser.add_argument`.
-    """
-    made = {"default_factory": default} if callable(default) else {"default": default}
-    metadata = {"help": help, "flag": flag, "options": options}
-    return field(**made, metadata=metadata)
+def setting(default: Any, help: str, flag: str = "", **options: Any) -> Any:
+    """A field with a flag (`--` and its name unless given); `options` are those of `ArgumentParser.add_argument`."""
+    return field(default=default, metadata={"flag": flag, "help": help, **options})
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
     """Add a flag for each setting of a class."""
     for one in fields(settings):
-        if not one.metadata:
-            continue
-        flag = one.metadata["flag"] or f"--{one.name.replace('_', '-')}"
-        options = {"help": one.metadata["help"], "dest": one.name, **one.metadata["options"]}
-        if isinstance(one.default, int | float | str):
-            options |= {"type": type(one.default), "default": one.default}
-            options["help"] += " (default %(default)s)"
-        parser.add_argument(flag, **options)
+        options = dict(one.metadata)
+        if options:
+            flag = options.pop("flag") or f"--{one.name.replace('_', '-')}"
+            if isinstance(one.default, int | float | str):
+                options |= {"type": type(one.default), "default": one.default}
+                options["help"] += " (default %(default)s)"
+            parser.add_argument(flag, dest=one.name, **options)
 
 
 def from_flags(settings: type[Settings], arguments: argparse.Namespace) -> Settings:
@@ -86,15 +75,16 @@ class ReadingConfig:
     """How all sources are read."""
 
     on_error: str = setting("stop", "`stop` at input that cannot be read, or `skip` it, counted and listed")
+    # Some seconds for the slowest stage: a kill costs little, and processes end together.
     file_characters: int = setting(8_000_000, "size of a Parquet file, the unit of work of later stages", metavar="N")
 
 
 @dataclass
 class DecontaminateConfig:
-    """The benchmarks whose dev and test examples are removed from the corpus."""
+    """The benchmarks whose dev and test examples must not be in the corpus."""
 
     folders: list[str] = setting(
-        list, "folders of GLUE, IMDB, … as downloaded", "--benchmarks", nargs="+", required=True, metavar="DIR"
+        MISSING, "folders of GLUE, IMDB, … as downloaded", "--benchmarks", nargs="+", required=True, metavar="DIR"
     )
 
 
@@ -110,9 +100,7 @@ class SplitConfig:
 class TokenizerConfig:
     """A vocabulary that is trained on the training documents, or an existing one."""
 
-    vocab_size: int = setting(
-        32000, "size of fairseq's dictionary with special symbols and <mask>; a multiple of 64", metavar="N"
-    )
+    vocab_size: int = setting(32000, "size of the dictionary, special symbols included; a multiple of 64", metavar="N")
     model: str = setting("unigram", "kind of sentencepiece model", choices=("unigram", "bpe"))
     existing: str | None = setting(
         None,
@@ -126,12 +114,10 @@ class TokenizerConfig:
 class BinarizeConfig:
     """The shape of fairseq's data."""
 
-    max_item_tokens: int = setting(
-        510, "longer paragraphs are cut; at most fairseq's --tokens-per-sample minus 2", metavar="N"
-    )
+    max_item_tokens: int = setting(510, "longer paragraphs are cut; at most --tokens-per-sample minus 2", metavar="N")
     shards: int = setting(1, "folders to join by colons, each an epoch for fairseq", metavar="N")
 
 
 def bundled() -> list[str]:
-    """Names of the configurations that are part of the package."""
+    """Names of the configurations in `configs/`."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))

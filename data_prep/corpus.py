@@ -7,6 +7,7 @@ rely on that form, so each source passes its text through `tidy`.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -40,14 +41,6 @@ class Document:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-@dataclass
-class Counts:
-    """Documents and characters."""
-
-    documents: int = 0
-    characters: int = 0
-
-
 def tidy(lines: Iterable[str]) -> str:
     """Paragraphs, one per line: white space becomes single spaces, empty lines are removed."""
     return "\n".join(filter(None, (" ".join(line.split()) for line in lines)))
@@ -64,32 +57,32 @@ def join_wrapped(lines: Iterable[str]) -> Iterator[str]:
             paragraph = []
 
 
-def write_file(documents: Iterable[Document], path: Path) -> Counts:
-    """Write one Parquet file, possibly without rows; equal documents give equal bytes."""
-    counts = Counts()
+def write_file(documents: Iterable[Document], path: Path) -> Counter[str]:
+    """Write one Parquet file, possibly without rows; returns its `documents` and `characters`.
+
+    Equal documents give equal bytes.
+    """
+    counts = Counter(documents=0, characters=0)
+    stream = iter(documents)
     with replace_when_done(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-        stream = iter(documents)
         while group := list(_take(stream, ROW_GROUP_CHARACTERS)):
-            rows = [(d.id, d.source, d.title, d.text, d.sha256) for d in group]
-            columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
-            writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
-            counts.documents += len(group)
-            counts.characters += sum(len(d.text) for d in group)
+            rows = [{**vars(document), "sha256": document.sha256} for document in group]
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+            counts.update(documents=len(group), characters=sum(len(d.text) for d in group))
     return counts
 
 
-def write_files(documents: Iterable[Document], out: Path, prefix: str, characters: int) -> tuple[Counts, list[Path]]:
+def write_files(
+    documents: Iterable[Document], out: Path, prefix: str, characters: int
+) -> tuple[Counter[str], list[Path]]:
     """Write `out/prefix-000.parquet`, `-001` and so on, each of at least `characters` characters but the last."""
-    total = Counts()
+    counts = Counter(documents=0, characters=0)
     paths: list[Path] = []
     stream = iter(documents)
     for first in stream:
-        path = out / f"{prefix}-{len(paths):03d}.parquet"
-        counts = write_file(chain([first], _take(stream, characters - len(first.text))), path)
-        total.documents += counts.documents
-        total.characters += counts.characters
-        paths.append(path)
-    return total, paths
+        paths.append(out / f"{prefix}-{len(paths):03d}.parquet")
+        counts.update(write_file(chain([first], _take(stream, characters - len(first.text))), paths[-1]))
+    return counts, paths
 
 
 def _take(documents: Iterator[Document], characters: int) -> Iterator[Document]:
@@ -123,7 +116,7 @@ def corpus_fingerprint(corpus: Path) -> list[list[str]]:
 
 
 def read_file(path: Path) -> Iterator[Document]:
-    """The documents of one file of a corpus, in order."""
+    """The documents of one file of a corpus."""
     return (Document(*row) for row in _rows(path, COLUMNS[:-1]))
 
 

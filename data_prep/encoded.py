@@ -5,8 +5,8 @@ complete_doc` recognises the end of a document by it. fairseq refuses items long
 paragraph longer than `--max-item-tokens` is cut before a word into several items. Only the last one ends with </s>:
 the stream is the same with and without cuts.
 
-fairseq's own writer takes one item at a time, and importing it takes longer than encoding ten megabytes. The files here
-are written from whole arrays, and are byte for byte the same.
+The files are written from whole arrays. They are those of fairseq's own writer, which takes one item at a time and
+takes longer to import than ten megabytes take to encode.
 """
 
 from __future__ import annotations
@@ -46,34 +46,24 @@ class EncodedDocuments:
     sizes: npt.NDArray[np.int32]
 
     def write(self, prefix: Path) -> None:
-        """Write the two arrays to `array_files(prefix)`."""
-        for array, path in zip((self.tokens, self.sizes), array_files(prefix), strict=True):
+        """Write `prefix.tokens` and `prefix.sizes`."""
+        for array, path in zip((self.tokens, self.sizes), with_suffixes(prefix, "tokens", "sizes"), strict=True):
             with replace_when_done(path) as partial:
                 array.tofile(partial)
 
 
 def encode_documents(texts: Iterable[str], encoder: Encoder, max_item_tokens: int) -> EncodedDocuments:
-    """Encode documents in their order.
-
-    Args:
-        texts: of the documents, each paragraphs, one per line.
-        encoder: of the tokenizer.
-        max_item_tokens: longest item with its </s>, at least 4.
-    """
+    """Encode texts, each paragraphs, one per line, into items of at most `max_item_tokens`, which is at least 4."""
     documents = [text.split("\n") for text in texts]
+    encoded = [encoder.encode(batch) for batch in _batches([line for lines in documents for line in lines])]
     dtype = smallest_dtype(encoder.symbols)
-    ids = [np.zeros(0, dtype=dtype)]
-    lengths = [np.zeros(0, dtype=np.int64)]
-    for batch in _batches([paragraph for paragraphs in documents for paragraph in paragraphs]):
-        batch_ids, batch_lengths = encoder.encode(batch)
-        ids.append(batch_ids.astype(dtype, copy=False))
-        lengths.append(batch_lengths)
-    length = np.concatenate(lengths)
-    # An item of one token ends a document. So a paragraph without tokens (of characters that the tokenizer drops), and a
-    # document without any, must not leave a </s>.
-    document = np.repeat(np.arange(len(documents)), [len(paragraphs) for paragraphs in documents])
-    paragraphs = np.bincount(document[length > 0], minlength=len(documents)).astype(np.int64)
-    stream, sizes = join_paragraphs(np.concatenate(ids), length[length > 0], paragraphs[paragraphs > 0])
+    ids: Ids = np.concatenate([np.zeros(0, dtype), *(some for some, _ in encoded)], dtype=dtype, casting="unsafe")
+    lengths = np.concatenate([np.zeros(0, np.int64), *(some for _, some in encoded)])
+    # An item of one token ends a document. So neither a paragraph without tokens (of characters that the tokenizer
+    # drops) nor a document without any may leave a </s>.
+    owner = np.repeat(np.arange(len(documents)), [len(lines) for lines in documents])
+    paragraphs = np.bincount(owner[lengths > 0], minlength=len(documents)).astype(np.int64)
+    stream, sizes = join_paragraphs(ids, lengths[lengths > 0], paragraphs[paragraphs > 0])
     return EncodedDocuments(stream, item_sizes(stream, sizes, encoder.starts_word, max_item_tokens).astype(np.int32))
 
 
@@ -89,13 +79,8 @@ def _batches(lines: list[str]) -> Iterator[list[str]]:
 def join_paragraphs(ids: Ids, lengths: Lengths, paragraphs: Lengths) -> tuple[Ids, Lengths]:
     """Append </s> to each paragraph and each document.
 
-    Args:
-        ids: of all paragraphs of all documents, without </s>; (T,).
-        lengths: tokens of each paragraph; (P,).
-        paragraphs: paragraphs of each document; (D,).
-
-    Returns:
-        The stream, (T + P + D,), and the lengths of its paragraphs and document ends, (P + D,).
+    From the ids, (T,), the tokens of each paragraph, (P,), and the paragraphs of each document, (D,), to the stream,
+    (T + P + D,), and the lengths of its paragraphs and document ends, (P + D,).
     """
     ends = np.zeros(len(lengths) + len(paragraphs), dtype=np.bool_)
     ends[np.cumsum(paragraphs + 1) - 1] = True
@@ -109,13 +94,9 @@ def join_paragraphs(ids: Ids, lengths: Lengths, paragraphs: Lengths) -> tuple[Id
 
 
 def item_sizes(stream: Ids, sizes: Lengths, starts_word: Mask, max_item_tokens: int) -> Lengths:
-    """Lengths of the items of a stream, in which paragraphs that are too long are cut.
+    """Lengths of the items of a stream, (T,), after the paragraphs that are too long have been cut.
 
-    Args:
-        stream: fairseq's ids, (T,).
-        sizes: tokens of each paragraph with its </s>; they add up to T.
-        starts_word: for each id of the vocabulary, whether it begins a word.
-        max_item_tokens: at least 4.
+    `sizes` are the tokens of each paragraph with its </s>; `starts_word` tells for each id whether it begins a word.
     """
     offsets = np.cumsum(sizes) - sizes
     found: list[Lengths] = []
@@ -131,9 +112,7 @@ def item_sizes(stream: Ids, sizes: Lengths, starts_word: Mask, max_item_tokens: 
 def cut(at_word: Mask, max_item_tokens: int) -> Lengths:
     """Lengths of the items of one paragraph: 2 to `max_item_tokens` tokens, each as long as words allow.
 
-    Args:
-        at_word: for each token of the paragraph with its </s>, whether it begins a word.
-        max_item_tokens: at least 4.
+    `at_word` tells for each token of the paragraph, with its </s>, whether it begins a word.
     """
     # At least two tokens are left after a cut: an item of one token would end a document.
     found = []
@@ -148,27 +127,19 @@ def cut(at_word: Mask, max_item_tokens: int) -> Lengths:
     return np.array([*found, end - begin], dtype=np.int64)
 
 
-def array_files(prefix: Path) -> tuple[Path, Path]:
-    """The files of encoded documents: the tokens, in the type of the data, and the sizes of the items, in int32."""
-    return prefix.with_name(f"{prefix.name}.tokens"), prefix.with_name(f"{prefix.name}.sizes")
-
-
-def data_files(prefix: Path) -> tuple[Path, Path]:
-    """fairseq's files: `prefix.bin` and `prefix.idx`."""
-    return prefix.with_name(f"{prefix.name}.bin"), prefix.with_name(f"{prefix.name}.idx")
+def with_suffixes(prefix: Path, *suffixes: str) -> list[Path]:
+    """The paths `prefix.suffix`."""
+    return [prefix.with_name(f"{prefix.name}.{suffix}") for suffix in suffixes]
 
 
 def write_data(prefix: Path, parts: Sequence[Path], dtype: type) -> None:
-    """Write `data_files(prefix)` from encoded documents, with the sizes of one file in memory at a time.
+    """Write `prefix.bin` and `prefix.idx` from encoded documents, given by their prefixes, with tokens of `dtype`.
 
-    Args:
-        prefix: of the files.
-        parts: prefixes of encoded documents, in their order.
-        dtype: of the tokens.
+    The sizes of one file are in memory at a time.
     """
-    files = [array_files(part) for part in parts]
+    files = [with_suffixes(part, "tokens", "sizes") for part in parts]
     items = sum(sizes.stat().st_size for _, sizes in files) // np.dtype(np.int32).itemsize
-    data_path, index_path = data_files(prefix)
+    data_path, index_path = with_suffixes(prefix, "bin", "idx")
     with (
         # The index gets its name last: for fairseq its existence means that the data exist.
         replace_when_done(index_path) as partial_index,
@@ -190,8 +161,8 @@ def write_data(prefix: Path, parts: Sequence[Path], dtype: type) -> None:
 
 
 def read_data(prefix: Path) -> EncodedDocuments:
-    """Read `data_files(prefix)`; the tokens are memory-mapped."""
-    data_path, index_path = data_files(prefix)
+    """Read `prefix.bin`, memory-mapped, and `prefix.idx`."""
+    data_path, index_path = with_suffixes(prefix, "bin", "idx")
     with index_path.open("rb") as index:
         magic, version, code, items = _HEADER.unpack(index.read(_HEADER.size))
         dtype = {code: dtype for dtype, code in _DTYPE_CODES.items()}.get(code)

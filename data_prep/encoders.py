@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from data_prep.fairseq_dict import DICTIONARY, FILLER, MASK, SPECIALS, UNK, SymbolTable
+from data_prep.fairseq_dict import DICTIONARY, FILLER, MASK, SPECIALS, UNK, read_dictionary
 from linformer_fairseq.errors import UsageError
 
 SENTENCEPIECE = "sentencepiece.model"
 GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
 SPACE_PIECE, SPACE_BYTE = "\u2581", "\u0120"  # how the two models write the space before a word
 END_OF_TEXT = "<|endoftext|>"
+_OTHER_MODEL = "give the dictionary that was made with this model, or delete it and import the model alone"
 
 Ids = npt.NDArray[np.integer]
 Lengths = npt.NDArray[np.int64]
@@ -48,23 +49,27 @@ class Encoder(ABC):
     def _set_symbols(
         self, model: Path, tokens: Mapping[int, str], produced: Sequence[str], begins: Callable[[str], bool]
     ) -> None:
-        """Read the dictionary beside a model and map the model's ids to fairseq's.
+        """Map the ids of a model to fairseq's, by the dict.txt beside it.
 
-        Args:
-            model: file of the model.
-            tokens: the model's ids -> names in dict.txt.
-            produced: the names that encoding can produce.
-            begins: whether a token begins a word.
+        `tokens` are the model's ids and their names in dict.txt; `produced`, the names that encoding can produce;
+        `begins` tells whether a token begins a word.
         """
-        self._table = SymbolTable.load(model.with_name(DICTIONARY))
-        self._table.check(produced, tokens.values(), model)
-        self.names = self._table.symbols
+        path = model.with_name(DICTIONARY)
+        self.names = read_dictionary(path)
         self.symbols = len(self.names)
+        self._index = {name: i for i, name in enumerate(self.names)}
+        known = {*tokens.values(), *SPECIALS, MASK}
+        own = self.names[len(SPECIALS) :]
+        for number, name in enumerate(own, start=1):
+            if name not in known and not name.startswith(FILLER):
+                raise UsageError(f"{path}: line {number}, {name!r}, is no token of {model.name}; {_OTHER_MODEL}")
+        for position, name in enumerate(produced):
+            if name not in self._index:
+                raise UsageError(f"{path}: has no {name!r}, token {position} of {model.name}; {_OTHER_MODEL}")
         self._to_fairseq: Ids = np.full(max(tokens) + 1, UNK, dtype=smallest_dtype(self.symbols))
         for i, name in tokens.items():
-            self._to_fairseq[i] = self._table.index.get(name, UNK)
+            self._to_fairseq[i] = self._index.get(name, UNK)
         # As fairseq's get_whole_word_mask: special symbols and fillers count as words.
-        own = self.names[len(SPECIALS) :]
         self.starts_word = np.array([True] * len(SPECIALS) + [n.startswith(FILLER) or begins(n) for n in own])
 
     def _shown(self, ids: Sequence[int] | Ids) -> list[str]:
@@ -80,11 +85,7 @@ class Encoder(ABC):
 
 
 def load(folder: Path) -> Encoder:
-    """The encoder of a tokenizer folder.
-
-    Raises:
-        UsageError: a file is missing or broken, or dict.txt belongs to another model.
-    """
+    """The encoder of a tokenizer folder; UsageError if a file is missing or broken, or dict.txt of another model."""
     if (folder / SENTENCEPIECE).is_file():
         return SentencePieceEncoder(folder)
     if (folder / GPT2_VOCABULARY).is_file():
@@ -119,14 +120,11 @@ class SentencePieceEncoder(Encoder):
         if not len(found):
             return self._to_fairseq[ids], lengths
         each = [self._to_fairseq[text_ids] for text_ids in encoded]
-        for position in np.unique(np.searchsorted(np.cumsum(lengths), found, side="right")):
-            each[position] = self._encode_by_name(texts[position])
-        return _concatenated(each)
-
-    def _encode_by_name(self, text: str) -> Ids:
         # A run of characters that the model does not know is one piece for it; fairseq splits it at white space.
-        words = " ".join(self._processor.encode(text, return_type=str)).split()
-        return np.array([self._table.index.get(word, UNK) for word in words], dtype=self._to_fairseq.dtype)
+        for position in np.unique(np.searchsorted(np.cumsum(lengths), found, side="right")):
+            words = " ".join(self._processor.encode(texts[position], return_type=str)).split()
+            each[position] = np.array([self._index.get(word, UNK) for word in words], dtype=self._to_fairseq.dtype)
+        return _concatenated(each)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         runs: list[list[str]] = [[]]
@@ -175,11 +173,7 @@ class Gpt2Encoder(Encoder):
 
 
 def load_model(path: Path) -> sentencepiece.SentencePieceProcessor:
-    """Load a sentencepiece model.
-
-    Raises:
-        UsageError: not such a file.
-    """
+    """Load a sentencepiece model; UsageError if the file is not one."""
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
@@ -208,11 +202,7 @@ def pieces(processor: sentencepiece.SentencePieceProcessor, path: Path) -> list[
 
 
 def read_gpt2_vocabulary(path: Path) -> dict[str, int]:
-    """Token -> id of an encoder.json, in the order of the ids.
-
-    Raises:
-        UsageError: not such a file.
-    """
+    """Token -> id of an encoder.json, in the order of the ids; UsageError if the file is not one."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from data_prep.config import ReadingConfig, SourceConfig
+from data_prep.config import SOURCES, ReadingConfig, SourceConfig
 from data_prep.corpus import Document, write_files
 from data_prep.problems import Problems
 from data_prep.sources import Piece, books, doc, docstrings, files, jsonl, tables, text, wikipedia
@@ -19,15 +19,8 @@ from linformer_fairseq.io.files import digest, fingerprint, write_text
 from linformer_fairseq.io.records import begun, finish
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
-READERS: dict[str, ModuleType] = {
-    "wikipedia": wikipedia,
-    "doc": doc,
-    "text": text,
-    "books": books,
-    "jsonl": jsonl,
-    "parquet": tables,
-    "docstrings": docstrings,
-}
+_MODULES = (wikipedia, doc, text, books, jsonl, tables, docstrings)
+READERS: dict[str, ModuleType] = dict(zip(SOURCES, _MODULES, strict=True))
 WITH_COLUMNS = {"jsonl", "parquet"}
 # Small files are read together: a shard of work should take seconds, not milliseconds.
 SHARD_BYTES = 8 << 20
@@ -39,12 +32,8 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     Several sources may share one `out`; each has its own record `extract-<name>.json`, and the hashes of its input
     files in `extract-<name>.sha256`, which `sha256sum --check` reads.
 
-    Args:
-        config: the source. Its inputs are files, folders or archives, wildcards expanded; `-` is standard input. For
-            `docstrings`, folders of Python packages, or nothing for all packages of the running environment.
-        out: folder of the corpus.
-        reading: what happens to input that cannot be read, and the size of the files.
-        workers: processes.
+    Inputs are files, folders or archives, wildcards expanded; `-` is standard input. For `docstrings`, they are folders
+    of Python packages, or nothing for all packages of the running environment.
 
     Returns:
         The record of the stage.
@@ -73,18 +62,15 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     finished = begun(record, settings)
     if finished is not None:
         return finished
-    shards = [
-        Shard(f"{name}-{number:05d}", (group, f"{name}-{number:05d}"), sum(piece.size for piece in group))
-        for number, group in enumerate(_groups(piece for path in paths for piece in READERS[source].pieces(path)))
-    ]
+    shards = _shards(name, (piece for path in paths for piece in READERS[source].pieces(path)))
     function = partial(extract_shard, out=out, config=config, reading=reading)
     # Standard input can be read in this process only.
     done = run_shards(out, shards, function, 0 if files.STDIN in paths else workers, f"extract {name}", unit="B")
-    hashed = [] if source == "docstrings" else _hash_inputs(paths, out, name, workers)
-    result = _sum([shard["result"] for shard in done.values()], problems)
+    hashed = {} if source == "docstrings" else _hash_inputs(paths, out, name, workers)
+    result = _total([shard["result"] for shard in done.values()], problems)
     if not result["documents"]:
         raise UsageError(f"--source {source}: no text found in {', '.join(map(str, config.inputs))}")
-    return finish(record, settings, result, [*done.values(), *hashed])
+    return finish(record, settings, result, [*done.values(), {"files": hashed, "seconds": 0}])
 
 
 def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: SourceConfig, reading: ReadingConfig) -> Done:
@@ -102,31 +88,21 @@ def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: Source
                     problems.left_out["empty"] += 1
 
     counts, paths = write_files(documents(), out, prefix, reading.file_characters)
-    return Done({**vars(counts), "left_out": problems.left_out, "skipped": problems.skipped}, paths)
+    return Done({**counts, "left_out": problems.left_out, "skipped": problems.skipped}, paths)
 
 
-def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> list[dict[str, Any]]:
-    """Write the hashes of the input files; returns what `run_shards` returns of that file."""
-    groups = _groups(Piece(path, path.stat().st_size) for path in paths if path != files.STDIN)
-    shards = [
-        Shard(f"{name}-sha256-{number:05d}", ([piece.path for piece in group],), sum(piece.size for piece in group))
-        for number, group in enumerate(groups)
-    ]
+def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> dict[str, str]:
+    """Write the hashes of the input files; returns the name and the hash of that file."""
+    shards = _shards(f"{name}-sha256", (Piece(path, path.stat().st_size) for path in paths if path != files.STDIN))
     hashes = run_shards(out, shards, hash_files, workers, f"extract {name}: hashes", unit="B")
-    lines = [line for shard in hashes.values() for line in shard["result"]["lines"]]
-    joined = Shard(f"{name}-sha256", (out / f"extract-{name}.sha256", lines))
-    return list(run_shards(out, [joined], write_lines, 0, f"extract {name}: hashes").values())
+    target = out / f"extract-{name}.sha256"
+    write_text(target, "".join(f"{line}\n" for shard in hashes.values() for line in shard["result"]["lines"]))
+    return {target.name: digest(target)}
 
 
-def hash_files(paths: Sequence[Path]) -> Done:
+def hash_files(pieces: Sequence[Piece], _: str) -> Done:
     """A line per file, as `sha256sum` prints it."""
-    return Done({"lines": [f"{digest(path)}  {path}" for path in paths]})
-
-
-def write_lines(path: Path, lines: Sequence[str]) -> Done:
-    """Write a small text file."""
-    write_text(path, "".join(f"{line}\n" for line in lines))
-    return Done({}, [path])
+    return Done({"lines": [f"{digest(piece.path)}  {piece.path}" for piece in pieces]})
 
 
 def _paths(config: SourceConfig, problems: Problems) -> list[Path]:
@@ -141,29 +117,24 @@ def _paths(config: SourceConfig, problems: Problems) -> list[Path]:
     return files.input_files(expanded, READERS[config.source].SUFFIXES, problems)
 
 
-def _groups(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    group: list[Piece] = []
+def _shards(name: str, pieces: Iterable[Piece]) -> list[Shard]:
+    """Shards of about `SHARD_BYTES`, whose function gets some pieces and the name of the shard."""
+    groups: list[list[Piece]] = []
     size = 0
     for piece in pieces:
-        if group and size + piece.size > SHARD_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(piece)
+        if not groups or size + piece.size > SHARD_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(piece)
         size += piece.size
-    if group:
-        yield group
+    names = [f"{name}-{number:05d}" for number in range(len(groups))]
+    return [Shard(n, (group, n), sum(p.size for p in group)) for n, group in zip(names, groups, strict=True)]
 
 
-def _sum(results: Sequence[dict[str, Any]], problems: Problems) -> dict[str, Any]:
-    left_out, skipped = Counter(problems.left_out), list(problems.skipped)
-    for result in results:
-        left_out.update(result["left_out"])
-        skipped += result["skipped"]
+def _total(results: Sequence[dict[str, Any]], problems: Problems) -> dict[str, Any]:
+    skipped = problems.skipped + [line for result in results for line in result["skipped"]]
     for line in skipped[:10]:
         print(f"skipped: {line}")
-    return {
-        "documents": sum(result["documents"] for result in results),
-        "characters": sum(result["characters"] for result in results),
-        "left_out": dict(sorted(left_out.items())),
-        "skipped": skipped,
-    }
+    counts = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
+    left_out = sum((Counter(result["left_out"]) for result in results), problems.left_out)
+    return {**counts, "left_out": left_out, "skipped": skipped}

@@ -6,8 +6,7 @@ fairseq numbers its symbols <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines `sym
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from linformer_fairseq.errors import UsageError
@@ -20,76 +19,30 @@ VOCAB_MULTIPLE = 64  # suits tensor cores and the usual degrees of tensor parall
 FILLER = "madeupword"  # fairseq's name for symbols that only pad a dictionary to a multiple
 OVERWRITE = "#fairseq:overwrite"
 
-_REMEDY = "give the dictionary that was made with this model, or delete it and import the model alone"
 
+def read_dictionary(path: Path) -> list[str]:
+    """The symbols in the order of their ids, `<mask>` included; of a name that is there twice, the last one counts.
 
-@dataclass(frozen=True)
-class SymbolTable:
-    """The dictionary of the task `masked_lm`.
-
-    Attributes:
-        path: of dict.txt.
-        symbols: names in the order of their ids, `<mask>` included.
-        index: name -> id.
-        lines: name -> its line in dict.txt, counted from 1.
+    Raises:
+        UsageError: dict.txt is missing or has a line that fairseq would refuse.
     """
-
-    path: Path
-    symbols: Sequence[str]
-    index: Mapping[str, int]
-    lines: Mapping[str, int]
-
-    @classmethod
-    def load(cls, path: Path) -> SymbolTable:
-        """Read dict.txt as fairseq does.
-
-        Raises:
-            UsageError: the file is missing, or has a line that fairseq would refuse.
-        """
-        if not path.is_file():
-            raise UsageError(f"{path}: missing; make it with `python -m data_prep tokenizer --import {path.parent}`")
-        symbols = list(SPECIALS)
-        index = {name: i for i, name in enumerate(symbols)}
-        lines: dict[str, int] = {}
-        try:
-            content = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: byte {error.start} is not UTF-8; make the dictionary again") from error
-        for number, line in enumerate(content.removesuffix("\n").split("\n") if content else [], start=1):
-            name, _, count = line.rstrip().removesuffix(OVERWRITE).rstrip().rpartition(" ")
-            if not name or not count.removeprefix("-").isdecimal():
-                raise UsageError(f"{path}: line {number} is not `symbol count` but {line[:60]!r}; repair it")
-            if name in index and not line.rstrip().endswith(OVERWRITE):
-                raise UsageError(f"{path}: line {number} lists {name!r} a second time; remove one of the two")
-            index[name] = len(symbols)
-            lines[name] = number
-            symbols.append(name)
-        if MASK not in index:
-            index[MASK] = len(symbols)
-            symbols.append(MASK)
-        return cls(path, symbols, index, lines)
-
-    def check(self, produced: Sequence[str], further: Iterable[str], model: Path) -> None:
-        """Compare the dictionary with a model.
-
-        Args:
-            produced: every token that encoding can produce, in the model's order.
-            further: other names that may be listed.
-            model: the file of the model.
-
-        Raises:
-            UsageError: names the first line of dict.txt that does not match the model.
-        """
-        known = {*produced, *further, *SPECIALS, MASK}
-        for name, number in self.lines.items():
-            if name not in known and not name.startswith(FILLER):
-                raise UsageError(f"{self.path}: line {number}, {name!r}, is no token of {model.name}; {_REMEDY}")
-        for position, name in enumerate(produced):
-            if name not in self.index:
-                raise UsageError(
-                    f"{self.path}: ends at line {len(self.lines)} without {name!r}, "
-                    f"token {position} of {model.name}; {_REMEDY}"
-                )
+    if not path.is_file():
+        raise UsageError(f"{path}: missing; make it with `python -m data_prep tokenizer --import {path.parent}`")
+    symbols = list(SPECIALS)
+    known = set(symbols)
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: byte {error.start} is not UTF-8; make the dictionary again") from error
+    for number, line in enumerate(content.removesuffix("\n").split("\n") if content else [], start=1):
+        name, _, count = line.rstrip().removesuffix(OVERWRITE).rstrip().rpartition(" ")
+        if not name or not count.removeprefix("-").isdecimal():
+            raise UsageError(f"{path}: line {number} is not `symbol count` but {line[:60]!r}; repair it")
+        if name in known and not line.rstrip().endswith(OVERWRITE):
+            raise UsageError(f"{path}: line {number} lists {name!r} a second time; remove one of the two")
+        known.add(name)
+        symbols.append(name)
+    return symbols if MASK in known else [*symbols, MASK]
 
 
 def dictionary_text(tokens: Sequence[str], counts: Iterable[int]) -> str:

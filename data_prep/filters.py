@@ -31,10 +31,7 @@ class Dropped:
 def filter_file(source: Path, target: Path, judge: Callable[[int, Document], Document | Dropped]) -> Done:
     """Write the documents of one file that are kept.
 
-    Args:
-        source, target: Parquet files.
-        judge: from the number of a document in its file, and the document, to the document to keep or the reason
-            to drop it.
+    `judge` gets the number of a document in the file and the document; it returns the document to keep, or why not.
     """
     dropped: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
@@ -52,7 +49,7 @@ def filter_file(source: Path, target: Path, judge: Callable[[int, Document], Doc
                 named.append(f"{document.source} {document.id} {document.title}{detail}")
 
     counts = write_file(kept(), target)
-    return Done({**vars(counts), "dropped": dropped, "examples": examples, "removed_lines": {}}, [target])
+    return Done({**counts, "dropped": dropped, "examples": examples, "removed_lines": {}}, [target])
 
 
 def filter_corpus(
@@ -64,18 +61,15 @@ def filter_corpus(
     workers: int,
     prepare: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """Run `function(input file, output file)` over a corpus.
+    """Run a stage; returns its record.
 
     Args:
-        stage: name of the stage and of its record.
+        stage: its name.
         corpus, out: folders.
         settings: everything besides the corpus that the result depends on.
-        function: picklable; returns what `filter_file` returns.
+        function: called with an input file and an output file; returns what `filter_file` returns.
         workers: processes.
-        prepare: called first, unless the stage is finished; makes what `function` needs.
-
-    Returns:
-        The record of the stage.
+        prepare: makes what `function` needs; not called if the stage is finished.
     """
     paths = corpus_files(corpus)
     if corpus.resolve() == out.resolve():
@@ -89,25 +83,18 @@ def filter_corpus(
         prepare()
     shards = [Shard(path.stem, (path, out / path.name), path.stat().st_size) for path in paths]
     done = run_shards(out, shards, function, workers, stage, unit="B")
-    result = _sum([shard["result"] for shard in done.values()])
+    result = _total([shard["result"] for shard in done.values()])
     if not result["documents"]:
         raise UsageError(f"{stage}: drops all documents ({result['dropped']}); loosen its rules")
     return finish(record, settings, result, done.values())
 
 
-def _sum(results: list[dict[str, Any]]) -> dict[str, Any]:
-    dropped: Counter[str] = Counter()
-    removed: Counter[str] = Counter()
+def _total(results: list[dict[str, Any]]) -> dict[str, Any]:
+    total: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
+    for key in ("dropped", "removed_lines"):
+        total[key] = dict(sum((Counter(result[key]) for result in results), Counter()))
     examples: dict[str, list[str]] = {}
     for result in results:
-        dropped.update(result["dropped"])
-        removed.update(result["removed_lines"])
         for reason, named in result["examples"].items():
             examples.setdefault(reason, []).extend(named)
-    return {
-        "documents": sum(result["documents"] for result in results),
-        "characters": sum(result["characters"] for result in results),
-        "dropped": dict(sorted(dropped.items())),
-        "removed_lines": dict(sorted(removed.items())),
-        "examples": {reason: named[: 4 * EXAMPLES] for reason, named in sorted(examples.items())},
-    }
+    return {**total, "examples": {reason: named[: 4 * EXAMPLES] for reason, named in examples.items()}}

@@ -23,11 +23,7 @@ class Problems:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def report(self, where: str, what: str) -> None:
-        """Note that the input at `where` (file and position) cannot be read because of `what`.
-
-        Raises:
-            UsageError: unless `skip`.
-        """
+        """Note that the input at `where` (file and position) cannot be read; raises UsageError unless `skip`."""
         if not self.skip:
             raise UsageError(f"{where}: {what}; repair or remove it, or skip such input with --on-error skip")
         self.skipped.append(f"{where}: {what}")

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_prep.binarize import binarize, data_argument
+from data_prep.binarize import binarize, data_folders
 from data_prep.clean import clean
 from data_prep.config import ReadingConfig
 from data_prep.decontaminate import decontaminate
@@ -29,15 +29,9 @@ from data_prep.tokenizer import make_tokenizer
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done, sweep, write_text
 
-FOLDERS = {
-    "extract": "corpus",
-    "clean": "clean",
-    "dedup": "dedup",
-    "decontaminate": "decontaminate",
-    "split": "split",
-    "tokenizer": "tokenizer",
-    "binarize": "data",
-}
+STAGES = ("extract", "clean", "dedup", "decontaminate", "split", "tokenizer", "binarize")
+FOLDERS = {stage: {"extract": "corpus", "binarize": "data"}.get(stage, stage) for stage in STAGES}
+COUNTED = ("documents", "characters", "tokens")
 # The bytes of the output depend on the versions of these.
 PACKAGES = ("linformer-fairseq", "ftfy", "datasketch", "numpy", "pyarrow", "sentencepiece", "tokenizers")
 
@@ -45,20 +39,15 @@ Record = Mapping[str, Any]
 
 
 def run(config: str, changes: Sequence[str], out: Path, workers: int = 1, redo: str | None = None) -> None:
-    """Run all stages.
+    """Run all stages of a configuration (see `load_config`).
 
-    Args:
-        config: path of a YAML file, or the name of a bundled configuration.
-        changes: `KEY=VALUE` to replace in it.
-        out: folder of the run.
-        workers: processes.
-        redo: stage whose folder is deleted first, with those of all later stages.
+    With `redo`, first delete the folders of that stage and of all later ones.
     """
-    settings = load_config(config, changes)
+    settings: PipelineConfig = load_config(config, changes)
     if redo is not None:
-        if redo not in FOLDERS:
-            raise UsageError(f"--redo {redo}: no such stage; choose one of {', '.join(FOLDERS)}")
-        for stage in list(FOLDERS)[list(FOLDERS).index(redo) :]:
+        if redo not in STAGES:
+            raise UsageError(f"--redo {redo}: no such stage; choose one of {', '.join(STAGES)}")
+        for stage in STAGES[STAGES.index(redo) :]:
             shutil.rmtree(out / FOLDERS[stage], ignore_errors=True)
     records = _run_stages(settings, {stage: out / folder for stage, folder in FOLDERS.items()}, workers)
     _write_report(asdict(settings), records, out)
@@ -71,7 +60,7 @@ def run(config: str, changes: Sequence[str], out: Path, workers: int = 1, redo: 
     what each stage did; for programs, with hashes, in manifest.json
 python -m data_prep inspect {data}
     random blocks of the data, decoded
-fairseq-train {data_argument(data, settings.binarize.shards)} --user-dir linformer_fairseq …
+fairseq-train {":".join(map(str, data_folders(data, settings.binarize.shards)))} --user-dir linformer_fairseq …
     see recipes/pretrain""")
 
 
@@ -85,13 +74,9 @@ def _run_stages(settings: PipelineConfig, folders: Mapping[str, Path], workers: 
     corpus = folders["extract"]
     for source, name in zip(settings.sources, names, strict=True):
         records[f"extract {name}"] = extract(source, corpus, reading, workers)
-    filters: dict[str, tuple[Any, Callable[..., Record]]] = {
-        "clean": (settings.clean, clean),
-        "dedup": (settings.dedup, dedup),
-        "decontaminate": (settings.decontaminate, decontaminate),
-        "split": (settings.split, split),
-    }
-    for stage, (config, function) in filters.items():
+    functions: tuple[Callable[..., Record], ...] = (clean, dedup, decontaminate, split)
+    for stage, function in zip(("clean", "dedup", "decontaminate", "split"), functions, strict=True):
+        config = getattr(settings, stage)
         if config is not None:
             records[stage] = function(corpus, folders[stage], config, workers)
             corpus = folders[stage]
@@ -130,7 +115,9 @@ def _table(records: Mapping[str, Record]) -> str:
     for name, record in records.items():
         result = record["result"]
         # The splits have keys such as train_documents.
-        sums = [sum(v for k, v in result.items() if k.split("_")[-1] == key) for key in _COUNTED]
+        sums = [
+            sum(n for k, n in result.items() if k.split("_")[-1] == c) for c in ("documents", "characters", "tokens")
+        ]
         why = {**result.get("left_out", {}), **result.get("dropped", {})}
         if result.get("skipped"):
             why["could not be read"] = len(result["skipped"])
@@ -138,9 +125,6 @@ def _table(records: Mapping[str, Record]) -> str:
         cells = [name, *(f"{number:,}" if number else "" for number in sums), f"{record['seconds']:,.1f}", reasons]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
-
-
-_COUNTED = ("documents", "characters", "tokens")
 
 
 def _plot_lengths(edges: Sequence[int], counts: Sequence[int], path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.config import SplitConfig
-from data_prep.corpus import Counts, Document, corpus_files, corpus_fingerprint, read_file, write_file
+from data_prep.corpus import Document, corpus_files, corpus_fingerprint, read_file, write_file
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.records import begun, finish
 from linformer_fairseq.io.shards import Done, Shard, run_shards
@@ -50,13 +50,11 @@ def split_of(document: Document, config: SplitConfig) -> str:
 
 def split_file(source: Path, out: Path, config: SplitConfig) -> Done:
     """Write the documents of one file to one file of each split whose share is not 0."""
-    result: dict[str, Any] = {}
+    result = {f"{name}_{key}": 0 for name in SPLITS for key in ("documents", "characters")}
     paths = []
     for name in SPLITS:
-        counts = Counts()
         if getattr(config, name, 1.0) > 0:
             paths.append(out / name / source.name)
             chosen = (document for document in read_file(source) if split_of(document, config) == name)
-            counts = write_file(chosen, paths[-1])
-        result |= {f"{name}_{key}": value for key, value in vars(counts).items()}
+            result |= {f"{name}_{key}": count for key, count in write_file(chosen, paths[-1]).items()}
     return Done(result, paths)

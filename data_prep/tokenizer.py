@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,10 @@ import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
+from data_prep import encoders
 from data_prep.config import TokenizerConfig
 from data_prep.corpus import corpus_files, corpus_fingerprint, read_texts
-from data_prep.encoders import (
-    GPT2_MERGES,
-    GPT2_VOCABULARY,
-    SENTENCEPIECE,
-    load,
-    load_model,
-    pieces,
-    read_gpt2_vocabulary,
-)
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, VOCAB_MULTIPLE, dictionary_text
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import fingerprint, replace_when_done, write_text
@@ -51,11 +44,9 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
 
     Returns:
         The record of the stage.
-
-    Raises:
-        UsageError: a vocabulary size that does not suit the corpus, or an existing tokenizer that fairseq cannot use.
     """
     settings: dict[str, Any]
+    function: Callable[..., Done]
     if config.existing is not None:
         names = _existing_files(Path(config.existing))
         settings = {"existing": {name: fingerprint(path) for path, name in names.items()}}
@@ -63,12 +54,13 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
     elif corpus is None:
         raise UsageError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
     else:
-        _check_size(config.vocab_size)
-        settings = {
-            "vocab_size": config.vocab_size,
-            "model": config.model,
-            "corpus": corpus_fingerprint(corpus),
-        }
+        size = config.vocab_size
+        if size < SMALLEST:
+            raise UsageError(f"--vocab-size {size}: must be at least {SMALLEST}, for its 256 bytes and letters")
+        if size % VOCAB_MULTIPLE:
+            near = round(size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+            raise UsageError(f"--vocab-size {size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
+        settings = {"vocab_size": size, "model": config.model, "corpus": corpus_fingerprint(corpus)}
         shard, function = Shard("train", (corpus_files(corpus), out, config)), train
     record = out / "tokenizer.json"
     finished = begun(record, settings)
@@ -76,14 +68,6 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
         return finished
     done = run_shards(out, [shard], function, 1, "tokenizer")
     return finish(record, settings, done[shard.name]["result"], done.values())
-
-
-def _check_size(vocab_size: int) -> None:
-    if vocab_size < SMALLEST:
-        raise UsageError(f"--vocab-size {vocab_size}: must be at least {SMALLEST}, for its 256 bytes and letters")
-    if vocab_size % VOCAB_MULTIPLE:
-        near = round(vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-        raise UsageError(f"--vocab-size {vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
 
 
 def train(files: list[Path], out: Path, config: TokenizerConfig) -> Done:
@@ -119,7 +103,7 @@ def train(files: list[Path], out: Path, config: TokenizerConfig) -> Done:
     for start in range(0, len(sample), 10_000):
         ids = processor.encode(sample[start : start + 10_000], num_threads=1)
         counts += np.bincount(np.fromiter(chain.from_iterable(ids), dtype=np.int64), minlength=len(counts))
-    write_text(out / DICTIONARY, dictionary_text(pieces(processor, out / SENTENCEPIECE), counts[1:].tolist()))
+    write_text(out / DICTIONARY, dictionary_text(encoders.pieces(processor, out / SENTENCEPIECE), counts[1:].tolist()))
     scores = (f"{processor.id_to_piece(i)}\t{processor.get_score(i):g}\n" for i in range(len(processor)))
     write_text(out / "sentencepiece.vocab", "".join(scores))
     names = (SENTENCEPIECE, DICTIONARY, "sentencepiece.vocab")
@@ -132,8 +116,8 @@ def sample_paragraphs(files: list[Path], characters: int = SAMPLE_CHARACTERS) ->
     The choice depends on the text alone: not on a random generator, nor on the files and their order.
     """
 
-    def texts(doing: str) -> Iterable[str]:
-        return tqdm(chain.from_iterable(map(read_texts, files)), desc=f"tokenizer: {doing}", unit=" documents")
+    def texts(doing: str) -> Iterator[str]:
+        yield from tqdm(chain.from_iterable(map(read_texts, files)), desc=f"tokenizer: {doing}", unit=" documents")
 
     threshold = min(1.0, characters / max(1, sum(map(len, texts("measure"))))) * 2**32
     paragraphs = (paragraph for text in texts("sample") for paragraph in text.split("\n"))
@@ -164,9 +148,9 @@ def import_files(names: dict[Path, str], out: Path) -> Done:
             shutil.copyfile(path, partial)
     if DICTIONARY not in names.values():
         if SENTENCEPIECE in names.values():
-            tokens = pieces(load_model(out / SENTENCEPIECE), out / SENTENCEPIECE)
+            tokens = encoders.pieces(encoders.load_model(out / SENTENCEPIECE), out / SENTENCEPIECE)
         else:
-            tokens = [str(i) for i in read_gpt2_vocabulary(out / GPT2_VOCABULARY).values()]
+            tokens = [str(i) for i in encoders.read_gpt2_vocabulary(out / GPT2_VOCABULARY).values()]
         write_text(out / DICTIONARY, dictionary_text(tokens, [1] * len(tokens)))
-    encoder = load(out)
+    encoder = encoders.load(out)
     return Done({"symbols": encoder.symbols}, [out / name for name in encoder.files])

@@ -61,15 +61,17 @@ def finish(
         done: what `run_shards` returned for each shard; their files and seconds are added up.
     """
     done = list(done)
-    content = {
+    content: dict[str, Any] = {
         "settings": settings,
         "result": result,
         "files": {name: digest for shard in done for name, digest in shard["files"].items()},
         "seconds": round(sum(shard["seconds"] for shard in done), 2),
     }
     sweep(record.parent)  # before the record exists: afterwards nobody looks at this folder again
-    write_text(record, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(content, indent=1, sort_keys=True)
+    write_text(record, f"{text}\n")
     print(f"{record.stem}: {describe(result)} in {record.parent}")
+    content = json.loads(text)  # the same, in the same order, as when it is read again
     return content
 
 

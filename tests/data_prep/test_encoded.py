@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import encoded
-from data_prep.encoded import array_files, cut, encode_documents, item_sizes, join_paragraphs, read_data, write_data
+from data_prep.encoded import (
+    EncodedDocuments,
+    cut,
+    encode_documents,
+    item_sizes,
+    join_paragraphs,
+    read_data,
+    write_data,
+)
 from data_prep.encoders import Encoder, Ids, Lengths, smallest_dtype
 from data_prep.fairseq_dict import EOS
 from linformer_fairseq.errors import UsageError
@@ -127,8 +135,7 @@ def test_bytes_are_those_of_fairseqs_builder(tmp_path: Path, dtype: type) -> Non
         tokens = random.integers(0, 60_000, sizes.sum())
         for item in np.split(tokens, np.cumsum(sizes)[:-1]) if count else []:
             builder.add_item(torch.from_numpy(item))
-        for array, path in zip((tokens.astype(dtype), sizes.astype(np.int32)), array_files(part), strict=True):
-            array.tofile(path)
+        EncodedDocuments(tokens.astype(dtype), sizes.astype(np.int32)).write(part)
     builder.finalize(tmp_path / "expected.idx")
     write_data(tmp_path / "found", parts, dtype)
     for suffix in ("bin", "idx"):

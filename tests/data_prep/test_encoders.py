@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import encoders
-from data_prep.fairseq_dict import SPECIALS, SymbolTable, dictionary_text
+from data_prep.fairseq_dict import SPECIALS, dictionary_text, read_dictionary
 from linformer_fairseq.errors import UsageError
 
 TEXTS = [
@@ -218,7 +218,7 @@ def test_a_dictionary_of_another_model_is_refused(folder: Path, tmp_path: Path) 
     lines = (spoilt / "dict.txt").read_text(encoding="utf-8").splitlines()
     for change, message in (
         ([*lines[:4], "nobody 7", *lines[5:]], "line 5, 'nobody', is no token of"),
-        (lines[:6], "ends at line 6 without .*, token "),
+        (lines[:6], "has no .*, token "),
         ([*lines[:2], lines[0]], "line 3 lists .* a second time"),
         ([*lines[:2], "alone"], "line 3 is not `symbol count` but 'alone'"),
     ):
@@ -259,16 +259,17 @@ def test_a_dictionary_is_read_as_fairseq_reads_it(tmp_path: Path) -> None:
     path.write_text("a 5\nb 3\n<unk> 1 #fairseq:overwrite\n\u2581 -1\n", encoding="utf-8")
     dictionary = Dictionary.load(str(path))
     dictionary.add_symbol("<mask>")
-    table = SymbolTable.load(path)
-    assert list(table.symbols) == dictionary.symbols and dict(table.index) == dictionary.indices
+    symbols = read_dictionary(path)
+    assert symbols == dictionary.symbols
+    assert {name: i for i, name in enumerate(symbols)} == dictionary.indices
     path.write_bytes(b"a 5\n\xff 3\n")
     with pytest.raises(UsageError, match=r"dict\.txt: byte 4 is not UTF-8"):
-        SymbolTable.load(path)
+        read_dictionary(path)
 
 
 def test_a_dictionary_is_filled_up_to_a_multiple_of_64(tmp_path: Path) -> None:
     path = tmp_path / "dict.txt"
     path.write_text(dictionary_text(["a", "b"], [2, 1]))
-    symbols = SymbolTable.load(path).symbols
+    symbols = read_dictionary(path)
     assert symbols[:6] == [*SPECIALS, "a", "b"] and symbols[6] == "madeupword0000" and symbols[-1] == "<mask>"
     assert len(symbols) == 64 and max(Counter(symbols).values()) == 1
