@@ -1,7 +1,5 @@
 """The stage `binarize`: from documents to fairseq's `.bin` and `.idx` files, whose content `encoded.py` describes."""
 
-from __future__ import annotations
-
 import shutil
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The stage `clean`: repairs the text of each document, and drops documents that break a rule."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import asdict, replace
 from functools import partial

@@ -3,8 +3,6 @@
 The flags of settings come from the classes in `config.py`. A stage is imported only when it runs.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
@@ -88,8 +86,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (clean, dedup, decontaminate, split):
         command.add_argument("corpus", type=Path, help="folder of Parquet files, the output of an earlier stage")
     for command in (clean, dedup):
-        text = "configuration with the settings of the stage (default %(default)s)"
-        command.add_argument("--config", default="folder", help=text)
+        command.add_argument("--config", default="folder", help="configuration with the settings (default %(default)s)")
     add_flags(decontaminate, config.DecontaminateConfig)
     add_flags(split, config.SplitConfig)
 

@@ -3,8 +3,6 @@
 The command line (`cli.py`) and the YAML configurations (`pipeline.py`) both use these classes. Importing this is cheap.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -103,10 +101,7 @@ class TokenizerConfig:
     vocab_size: int = setting(32000, "size of the dictionary, special symbols included; a multiple of 64", metavar="N")
     model: str = setting("unigram", "kind of sentencepiece model", choices=("unigram", "bpe"))
     existing: str | None = setting(
-        None,
-        "instead of training: a sentencepiece .model, or a folder with encoder.json and vocab.bpe",
-        "--import",
-        metavar="PATH",
+        None, "instead of training: a .model, or a folder with encoder.json and vocab.bpe", "--import", metavar="PATH"
     )
 
 

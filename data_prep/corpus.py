@@ -4,8 +4,6 @@ The `text` of a document is its paragraphs, one per line, without empty lines an
 rely on that form, so each source passes its text through `tidy`.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +16,8 @@ import pyarrow.parquet as pq
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import fingerprint, replace_when_done
+
+Counts = Counter[str]  # of `documents` and `characters`
 
 COLUMNS = ("id", "source", "title", "text", "sha256")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
@@ -57,12 +57,9 @@ def join_wrapped(lines: Iterable[str]) -> Iterator[str]:
             paragraph = []
 
 
-def write_file(documents: Iterable[Document], path: Path) -> Counter[str]:
-    """Write one Parquet file, possibly without rows; returns its `documents` and `characters`.
-
-    Equal documents give equal bytes.
-    """
-    counts = Counter(documents=0, characters=0)
+def write_file(documents: Iterable[Document], path: Path) -> Counts:
+    """Write one Parquet file, possibly without rows; returns its counts. Equal documents give equal bytes."""
+    counts: Counts = Counter(documents=0, characters=0)
     stream = iter(documents)
     with replace_when_done(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
         while group := list(_take(stream, ROW_GROUP_CHARACTERS)):
@@ -72,11 +69,9 @@ def write_file(documents: Iterable[Document], path: Path) -> Counter[str]:
     return counts
 
 
-def write_files(
-    documents: Iterable[Document], out: Path, prefix: str, characters: int
-) -> tuple[Counter[str], list[Path]]:
+def write_files(documents: Iterable[Document], out: Path, prefix: str, characters: int) -> tuple[Counts, list[Path]]:
     """Write `out/prefix-000.parquet`, `-001` and so on, each of at least `characters` characters but the last."""
-    counts = Counter(documents=0, characters=0)
+    counts: Counts = Counter(documents=0, characters=0)
     paths: list[Path] = []
     stream = iter(documents)
     for first in stream:

@@ -1,7 +1,5 @@
 """The stage `decontaminate`: drops documents that contain an example of a benchmark's dev or test files."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

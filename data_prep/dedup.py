@@ -4,8 +4,6 @@ Three steps: the MinHash signatures of each file's documents; the comparison of 
 files without duplicates. Of each group of duplicates, the first document in corpus order is kept.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from functools import partial
 from itertools import islice

@@ -9,8 +9,6 @@ The files are written from whole arrays. They are those of fairseq's own writer,
 takes longer to import than ten megabytes take to encode.
 """
 
-from __future__ import annotations
-
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -164,7 +162,7 @@ def read_data(prefix: Path) -> EncodedDocuments:
     """Read `prefix.bin`, memory-mapped, and `prefix.idx`."""
     data_path, index_path = with_suffixes(prefix, "bin", "idx")
     with index_path.open("rb") as index:
-        magic, version, code, items = _HEADER.unpack(index.read(_HEADER.size))
+        magic, version, code, items = _HEADER.unpack(index.read(_HEADER.size).ljust(_HEADER.size))
         dtype = {code: dtype for dtype, code in _DTYPE_CODES.items()}.get(code)
         if magic != _MAGIC or version != 1 or dtype is None:
             raise UsageError(f"{index_path}: was not written by data_prep; make the data again with binarize")

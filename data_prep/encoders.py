@@ -5,8 +5,6 @@ are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by its dic
 strings: an array maps the ids of the model to those of fairseq.
 """
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -148,9 +146,8 @@ class Gpt2Encoder(Encoder):
         vocabulary = read_gpt2_vocabulary(path)
         try:
             lines = merges.read_text(encoding="utf-8").split("\n")[1:-1]
-            self._tokenizer = Tokenizer(
-                models.BPE(vocabulary, [(left, right) for left, right in map(str.split, lines)])
-            )
+            pairs = [(left, right) for left, right in map(str.split, lines)]
+            self._tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
         except Exception as error:  # tokenizers raises nothing narrower
             raise UsageError(f"{merges}: does not match its {path.name} ({error}); download both again") from error
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -186,19 +183,14 @@ def pieces(processor: sentencepiece.SentencePieceProcessor, path: Path) -> list[
     Raises:
         UsageError: fairseq would read a piece as something else.
     """
-    found = []
-    for i in range(len(processor)):
-        piece: str = processor.id_to_piece(i)
-        if processor.is_control(i) or processor.is_unknown(i):
-            continue
-        if piece in SPECIALS or piece == MASK:
-            raise UsageError(
-                f"{path}: piece {i}, {piece!r}, is a special symbol of fairseq; train the model without it"
-            )
+    ids = [i for i in range(len(processor)) if not (processor.is_control(i) or processor.is_unknown(i))]
+    for i in ids:
+        piece = processor.id_to_piece(i)
+        if piece in (*SPECIALS, MASK):
+            raise UsageError(f"{path}: piece {i}, {piece!r}, is a special symbol of fairseq; train without it")
         if piece.split() != [piece]:
             raise UsageError(f"{path}: piece {i}, {piece!r}, has white space and fairseq splits it; train without it")
-        found.append(piece)
-    return found
+    return [processor.id_to_piece(i) for i in ids]
 
 
 def read_gpt2_vocabulary(path: Path) -> dict[str, int]:

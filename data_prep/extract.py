@@ -1,7 +1,5 @@
 """The stage `extract`: from files of any supported source to the Parquet files of a corpus."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -27,16 +25,13 @@ SHARD_BYTES = 8 << 20
 
 
 def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: int = 1) -> dict[str, Any]:
-    """Read one source and write `out/<name>-NNNNN-NNN.parquet`.
+    """Read one source and write `out/<name>-NNNNN-NNN.parquet`; returns the record of the stage.
 
     Several sources may share one `out`; each has its own record `extract-<name>.json`, and the hashes of its input
     files in `extract-<name>.sha256`, which `sha256sum --check` reads.
 
     Inputs are files, folders or archives, wildcards expanded; `-` is standard input. For `docstrings`, they are folders
     of Python packages, or nothing for all packages of the running environment.
-
-    Returns:
-        The record of the stage.
     """
     source, name = config.source, config.name or config.source
     if source not in READERS:

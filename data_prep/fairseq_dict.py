@@ -4,8 +4,6 @@ fairseq numbers its symbols <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines `sym
 `masked_lm` appends <mask>.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,11 +19,7 @@ OVERWRITE = "#fairseq:overwrite"
 
 
 def read_dictionary(path: Path) -> list[str]:
-    """The symbols in the order of their ids, `<mask>` included; of a name that is there twice, the last one counts.
-
-    Raises:
-        UsageError: dict.txt is missing or has a line that fairseq would refuse.
-    """
+    """The symbols of a dict.txt in the order of their ids; UsageError for a line that fairseq would refuse."""
     if not path.is_file():
         raise UsageError(f"{path}: missing; make it with `python -m data_prep tokenizer --import {path.parent}`")
     symbols = list(SPECIALS)

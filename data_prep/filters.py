@@ -4,8 +4,6 @@ Each input file becomes the output file of the same name. A dropped document is 
 few of each reason are named in the record of the stage, so that a person can judge the rule.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

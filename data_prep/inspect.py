@@ -1,7 +1,5 @@
 """The command `inspect`: random documents of a corpus, or random blocks of binarised data, decoded."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from itertools import islice
@@ -23,19 +21,14 @@ READ = 200_000
 
 def inspect(folder: Path, samples: int, seed: int) -> None:
     """Print samples and figures of a run, a corpus or binarised data; `seed` chooses the samples."""
-    data = sorted([*folder.glob("*.idx"), *folder.glob("shard*/*.idx")])
-    if data:
-        for path in data:
-            inspect_data(path.with_suffix(""), samples, seed)
-    elif any(folder.glob("*.parquet")):
-        inspect_corpus(folder, samples, seed)
-    elif (folder / "data").is_dir() and (folder / "split" / "train").is_dir():
-        inspect_corpus(folder / "split" / "train", samples, seed)
-        inspect(folder / "data", samples, seed)
-    elif (folder / "train").is_dir():
-        inspect_corpus(folder / "train", samples, seed)
-    else:
+    corpora = [path for path in (folder, folder / "split/train", folder / "train") if any(path.glob("*.parquet"))]
+    data = sorted(path for below in ("", "shard*/", "data/", "data/shard*/") for path in folder.glob(f"{below}*.idx"))
+    if not corpora and not data:
         raise UsageError(f"{folder}: neither a corpus (.parquet) nor fairseq's data (.idx) here")
+    for path in corpora[:1]:
+        inspect_corpus(path, samples, seed)
+    for path in data:
+        inspect_data(path.with_suffix(""), samples, seed)
 
 
 def inspect_corpus(folder: Path, samples: int, seed: int) -> None:

@@ -3,8 +3,6 @@
 `KEY=VALUE` on the command line replaces a value: `tokenizer.vocab_size=50048`. A stage set to `null` is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

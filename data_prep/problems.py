@@ -1,7 +1,5 @@
 """Input that cannot be read: stop and say where, or skip it, counted and listed."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 

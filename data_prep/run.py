@@ -6,8 +6,6 @@ Any number of runs, on one machine or many, may share one OUT: they share the wo
 programs, has no times: it is the same for equal input, settings and versions.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +73,7 @@ def _run_stages(settings: PipelineConfig, folders: Mapping[str, Path], workers: 
     for source, name in zip(settings.sources, names, strict=True):
         records[f"extract {name}"] = extract(source, corpus, reading, workers)
     functions: tuple[Callable[..., Record], ...] = (clean, dedup, decontaminate, split)
-    for stage, function in zip(("clean", "dedup", "decontaminate", "split"), functions, strict=True):
+    for stage, function in zip(STAGES[1:5], functions, strict=True):
         config = getattr(settings, stage)
         if config is not None:
             records[stage] = function(corpus, folders[stage], config, workers)
@@ -136,8 +134,7 @@ def _plot_lengths(edges: Sequence[int], counts: Sequence[int], path: Path) -> No
     axes.stairs(counts, edges, fill=True, alpha=0.7)
     axes.set_xscale("log", base=2)
     used = [edge for edge, count in zip(edges, counts, strict=False) if count]
-    if used:
-        axes.set_xlim(used[0] / 2, used[-1] * 4)
+    axes.set_xlim(used[0] / 2, used[-1] * 4)
     axes.set(xlabel="tokens", ylabel="documents", title="Tokens per document")
     axes.grid(alpha=0.3)
     figure.savefig(path, format="png", dpi=110)

@@ -3,8 +3,6 @@
 The hash is of the text alone: a document keeps its split when the corpus grows, and equal texts are in one split.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

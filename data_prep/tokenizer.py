@@ -4,8 +4,6 @@ The model has <unk> as its only special piece (id 0), and dict.txt lists the oth
 that fairseq's ids are those of a trained model plus 3. Imported models may be numbered in any way: see `encoders.py`.
 """
 
-from __future__ import annotations
-
 import io
 import shutil
 import zlib
@@ -37,13 +35,10 @@ SMALLEST = 320
 
 
 def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> dict[str, Any]:
-    """Write a tokenizer folder: trained on a reproducible sample of `corpus`, or `config.existing` imported.
+    """Train on a reproducible sample of `corpus`, or import `config.existing`; returns the record of the stage.
 
     A `dict.txt` beside an imported model is taken as it is, whatever its size. Otherwise one is written that lists the
     symbols of the model in its order, with fillers (`madeupword0000`) to a multiple of 64, as fairseq does.
-
-    Returns:
-        The record of the stage.
     """
     settings: dict[str, Any]
     function: Callable[..., Done]

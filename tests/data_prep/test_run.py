@@ -79,10 +79,12 @@ def test_a_run_leaves_data_report_and_manifest(undisturbed: Path) -> None:
 
 
 def test_a_second_run_does_nothing(config: Path, undisturbed: Path) -> None:
+    report = (undisturbed / "report.md").read_bytes()
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")}
     done = subprocess.run(command(config, undisturbed, 1), cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.count("already finished") == 7
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")} == before
+    assert (undisturbed / "report.md").read_bytes() == report
 
 
 @pytest.mark.slow
