@@ -1,19 +1,20 @@
-"""The arguments of ``python -m data_prep``: one subcommand per stage, and ``run`` for all of them.
+"""The arguments of `python -m data_prep`: a subcommand per stage, and `run` for all of them.
 
-Defaults are those of the dataclasses in ``config.py``.
+The flags of settings come from the classes in `config.py`. A stage is imported only when it runs.
 """
 
-from __future__ import annotations
-
 import argparse
-from dataclasses import replace
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from data_prep.config import BinarizeConfig, DecontaminateConfig, SplitConfig, TokenizerConfig, shipped
-from data_prep.corpus import FILE_CHARACTERS
+from data_prep import config
+from data_prep.config import add_flags, bundled, from_flags
+from linformer_fairseq.errors import UsageError
 
-_EXAMPLES = """\
-everything at once, from a YAML file or a configuration that comes along ({shipped}):
+_EPILOG = """\
+everything at once, from a YAML file or a bundled configuration ({bundled}):
   python -m data_prep run folder input=my_texts --out data-run --workers 8
   python -m data_prep run wikipedia_books --out data-run --workers 32
 or stage by stage:
@@ -28,10 +29,22 @@ or stage by stage:
 then:
   fairseq-train data --task masked_lm --user-dir linformer_fairseq …
 
-Every command can be killed and started again, and goes on with the first shard that is not finished; where its
-output is finished, it says so and does nothing. Several of them, on one machine or many, share the work if
-they have the same --out: slurm/prepare_data.sh is such an array.
+Every command can be killed at any time; started again, it resumes with the first unfinished shard. A command whose
+output is finished says so and does nothing. Several commands with the same --out, on one machine or many, share the
+work: slurm/prepare_data.sh is such an array.
 """
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    # argparse takes KEY=VALUE only directly after CONFIG; people also write it after --out.
+    if arguments.stage == "run" and all("=" in word and not word.startswith("-") for word in rest):
+        arguments.changes += rest
+    elif rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,169 +52,86 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m data_prep",
         description="Raw text to fairseq training data, in stages.",
-        epilog=_EXAMPLES.format(shipped=", ".join(shipped())),
+        epilog=_EPILOG.format(bundled=", ".join(bundled())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     stages = top.add_subparsers(dest="stage", required=True, metavar="STAGE")
 
-    run = _stage(stages, "run", "all stages of a configuration")
-    run.add_argument("config", metavar="CONFIG", help=f"a YAML file, or one of {', '.join(shipped())}")
+    def stage(name: str, text: str, out: str = "output folder") -> argparse.ArgumentParser:
+        command = stages.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if "out" in _STAGES[name]:
+            command.add_argument("--out", required=True, type=Path, metavar="DIR", help=out)
+        if "workers" in _STAGES[name]:
+            command.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
+        return command
+
+    run = stage("run", "all stages of a configuration", "folder of the run, with a folder for each stage")
+    run.add_argument("config", metavar="CONFIG", help=f"a YAML file, or one of {', '.join(bundled())}")
     run.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings to change: tokenizer.vocab_size=8192")
-    run.add_argument("--redo", metavar="STAGE", help="delete what this stage and all behind it made, and make it again")
-    _out(run, "folder of the run, a folder in it per stage")
+    run.add_argument("--redo", metavar="STAGE", help="first delete the output of this stage and of all later ones")
 
-    download = _stage(stages, "download", "fetch the latest dump of a Wikipedia, resumable, checksum checked")
-    download.add_argument("language", help="its code, as in simple.wikipedia.org")
-    download.add_argument("--mirror", metavar="URL", help="another server with the layout of dumps.wikimedia.org")
-    download.add_argument("--date", default="latest", metavar="YYYYMMDD", help="of the dump (default: the newest)")
-    _out(download, "folder for the dump", workers=False)
+    download = stage("download", "fetch a Wikipedia dump, resumable and verified by checksum", "folder for the dump")
+    download.add_argument("language", help="language code, as in simple.wikipedia.org")
+    add_flags(download, config.DownloadConfig)
 
-    extract = _stage(stages, "extract", "text of any source to Parquet files")
-    extract.add_argument(
-        "--source",
-        required=True,
-        choices=("wikipedia", "doc", "text", "books", "jsonl", "parquet", "docstrings"),
-        help="wikipedia: MediaWiki XML dumps. doc: wikiextractor's <doc> files. text: a document per .txt/.md file, "
-        "a paragraph per line. books: the same, paragraphs separated by empty lines, and .epub. jsonl: a document per "
-        "line. parquet: a document per row, Arrow files too. docstrings: of installed Python packages (no IN needed). "
-        "Compressed files (.gz .bz2 .xz .zst) and tar archives are read as they are",
-    )
+    extract = stage("extract", "text of any source to Parquet files", "folder of the corpus")
     extract.add_argument("inputs", nargs="*", metavar="IN", help="files, folders, archives; - is standard input")
-    extract.add_argument("--text-column", metavar="NAME", help="column of jsonl or parquet (default: text)")
-    extract.add_argument("--name", help="what the names of its files begin with (default: the source)")
-    extract.add_argument(
-        "--on-error",
-        default="stop",
-        help="stop at input that cannot be read (default), or skip it, counted and listed in extract-NAME.json",
-    )
-    extract.add_argument(
-        "--file-characters",
-        type=int,
-        default=FILE_CHARACTERS,
-        metavar="N",
-        help=f"in one Parquet file, the unit of work of later stages (default {FILE_CHARACTERS:,})",
-    )
-    _out(extract, "folder of the corpus")
+    add_flags(extract, config.SourceConfig)
+    add_flags(extract, config.ReadingConfig)
 
-    clean = _stage(stages, "clean", "repair Unicode, remove boilerplate, drop documents that are no prose")
-    dedup = _stage(stages, "dedup", "drop exact and near duplicates")
-    decontaminate = _stage(stages, "decontaminate", "drop documents with examples of a benchmark's dev or test files")
-    split = _stage(stages, "split", "train, valid and test, by the hash of each document")
-    for stage in (clean, dedup, decontaminate, split):
-        stage.add_argument("corpus", type=Path, help="folder of Parquet files, made by the stage before")
-        _out(stage, "folder of the result")
-    for stage, name in ((clean, "clean"), (dedup, "dedup")):
-        stage.add_argument("--config", default="folder", help=f"configuration whose section {name} is used")
-    decontaminate.add_argument(
-        "--benchmarks", nargs="+", required=True, metavar="DIR", help="folders of GLUE, IMDB, … as downloaded"
-    )
-    for name in ("valid", "test"):
-        share = getattr(SplitConfig(), name)
-        split.add_argument(f"--{name}", type=float, default=share, metavar="F", help=f"its share (default {share})")
+    clean = stage("clean", "repair Unicode, remove boilerplate, drop documents that are not prose")
+    dedup = stage("dedup", "drop exact and near duplicates")
+    decontaminate = stage("decontaminate", "drop documents with dev or test examples of a benchmark")
+    split = stage("split", "train, valid and test, by the hash of each document")
+    for command in (clean, dedup, decontaminate, split):
+        command.add_argument("corpus", type=Path, help="folder of Parquet files, the output of an earlier stage")
+    for command in (clean, dedup):
+        command.add_argument("--config", default="folder", help="configuration with the settings (default %(default)s)")
+    add_flags(decontaminate, config.DecontaminateConfig)
+    add_flags(split, config.SplitConfig)
 
-    tokenizer = _stage(stages, "tokenizer", "train sentencepiece, or import a tokenizer; dict.txt fits it")
+    tokenizer = stage("tokenizer", "train sentencepiece, or import a tokenizer, with its dict.txt", "tokenizer folder")
     tokenizer.add_argument("corpus", type=Path, nargs="?", help="folder of Parquet files: split/train")
-    defaults = TokenizerConfig()
-    tokenizer.add_argument(
-        "--vocab-size",
-        type=int,
-        default=defaults.vocab_size,
-        metavar="N",
-        help="size of fairseq's dictionary with special symbols and <mask>; a multiple of 64 (default %(default)s)",
-    )
-    tokenizer.add_argument("--model", choices=("unigram", "bpe"), default=defaults.model, help="default %(default)s")
-    tokenizer.add_argument(
-        "--import",
-        dest="existing",
-        type=Path,
-        metavar="PATH",
-        help="instead of training: a sentencepiece .model, or a folder with encoder.json and vocab.bpe",
-    )
-    _out(tokenizer, "folder of the tokenizer", workers=False)
+    add_flags(tokenizer, config.TokenizerConfig)
 
-    binarize = _stage(stages, "binarize", "Parquet files to fairseq's .bin/.idx")
-    binarize.add_argument("corpus", type=Path, help="folder made by split")
-    binarize.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="folder made by tokenizer")
-    shape = BinarizeConfig()
-    binarize.add_argument(
-        "--max-item-tokens",
-        type=int,
-        default=shape.max_item_tokens,
-        metavar="N",
-        help="longer paragraphs are cut; at most fairseq's --tokens-per-sample minus 2 (default %(default)s)",
-    )
-    binarize.add_argument(
-        "--shards", type=int, default=shape.shards, metavar="N", help="folders to join by colons (default %(default)s)"
-    )
-    _out(binarize, "folder for fairseq-train")
+    binarize = stage("binarize", "Parquet files to fairseq's .bin and .idx", "folder for fairseq-train")
+    binarize.add_argument("corpus", type=Path, help="output folder of split")
+    binarize.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="tokenizer folder")
+    add_flags(binarize, config.BinarizeConfig)
 
-    inspect = _stage(stages, "inspect", "show random documents or decoded blocks, coverage and lengths")
+    inspect = stage("inspect", "show random documents or decoded blocks, vocabulary coverage and lengths")
     inspect.add_argument("folder", type=Path, metavar="DIR", help="a run, a corpus, or binarised data")
     inspect.add_argument("--samples", type=int, default=3, metavar="N", help="how many to show (default %(default)s)")
-    inspect.add_argument("--seed", type=int, default=1, help="which ones (default %(default)s)")
+    inspect.add_argument("--seed", type=int, default=1, help="chooses the samples (default %(default)s)")
     return top
 
 
-def run_stage(arguments: argparse.Namespace) -> None:
-    """Runs what the arguments say. Stages are imported when they run, so that --help does not wait for them."""
-    a = arguments
+def run_stage(a: argparse.Namespace) -> int:
+    """Run the stage that the arguments name; returns the exit status."""
     if getattr(a, "workers", 1) < 1:
-        from linformer_fairseq.errors import UsageError
-
         raise UsageError(f"--workers {a.workers}: must be at least 1")
-    if a.stage == "run":
-        from data_prep.run import run
-
-        run(a.config, a.changes, a.out, a.workers, a.redo)
-    elif a.stage == "download":
-        from data_prep.download import MIRROR, download
-
-        download(a.language, a.out, a.mirror or MIRROR, a.date)
-    elif a.stage == "extract":
-        from data_prep.extract import extract
-
-        options = {"name": a.name, "text_column": a.text_column, "on_error": a.on_error}
-        extract(a.source, a.inputs, a.out, **options, file_characters=a.file_characters, workers=a.workers)
-    elif a.stage == "clean":
-        from data_prep.config import load_section
-        from data_prep.filters import clean
-
-        clean(a.corpus, a.out, load_section(a.config, "clean"), a.workers)
-    elif a.stage == "dedup":
-        from data_prep.config import load_section
-        from data_prep.dedup import dedup
-
-        dedup(a.corpus, a.out, load_section(a.config, "dedup"), a.workers)
-    elif a.stage == "decontaminate":
-        from data_prep.filters import decontaminate
-
-        decontaminate(a.corpus, a.out, DecontaminateConfig(a.benchmarks), a.workers)
-    elif a.stage == "split":
-        from data_prep.split import split
-
-        split(a.corpus, a.out, SplitConfig(a.valid, a.test), a.workers)
-    elif a.stage == "tokenizer":
-        from data_prep.tokenizer import make_tokenizer
-
-        config = replace(TokenizerConfig(), vocab_size=a.vocab_size, model=a.model)
-        make_tokenizer(a.corpus, a.out, replace(config, existing=a.existing and str(a.existing)))
-    elif a.stage == "binarize":
-        from data_prep.binarize import binarize
-
-        binarize(a.corpus, a.tokenizer, a.out, BinarizeConfig(a.max_item_tokens, a.shards), a.workers)
-    else:
-        from data_prep.inspect import inspect
-
-        inspect(a.folder, a.samples, a.seed)
+    function, *parameters = _STAGES[a.stage]
+    stage = getattr(import_module(f"data_prep.{a.stage}"), function)
+    stage(*(from_flags(p, a) if isinstance(p, type) else p(a) if callable(p) else getattr(a, p) for p in parameters))
+    return 0
 
 
-def _stage(
-    stages: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
-) -> argparse.ArgumentParser:
-    return stages.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+def _section(a: argparse.Namespace) -> Any:
+    from data_prep.pipeline import load_config
+
+    return load_config(a.config, section=a.stage)
 
 
-def _out(stage: argparse.ArgumentParser, text: str, workers: bool = True) -> None:
-    stage.add_argument("--out", required=True, type=Path, metavar="DIR", help=text)
-    if workers:
-        stage.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+# The function of each stage, in the module of the same name, and what it is called with: flags or settings.
+_STAGES: dict[str, tuple[Any, ...]] = {
+    "run": ("run", "config", "changes", "out", "workers", "redo"),
+    "download": ("download", "language", "out", "mirror", "date"),
+    "extract": ("extract", config.SourceConfig, "out", config.ReadingConfig, "workers"),
+    "clean": ("clean", "corpus", "out", _section, "workers"),
+    "dedup": ("dedup", "corpus", "out", _section, "workers"),
+    "decontaminate": ("decontaminate", "corpus", "out", config.DecontaminateConfig, "workers"),
+    "split": ("split", "corpus", "out", config.SplitConfig, "workers"),
+    "tokenizer": ("make_tokenizer", "corpus", "out", config.TokenizerConfig),
+    "binarize": ("binarize", "corpus", "tokenizer", "out", config.BinarizeConfig, "workers"),
+    "inspect": ("inspect", "folder", "samples", "seed"),
+}

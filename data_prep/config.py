@@ -1,130 +1,118 @@
-"""The settings of a whole preparation: one YAML file, one dataclass, one place for each default.
+"""The settings of the stages. Each stands here once, with its default and what its flag needs.
 
-A configuration is the path of a YAML file, or the name of one that comes along (``configs/``). ``KEY=VALUE`` on the
-command line replaces a value, as in ``tokenizer.vocab_size=50048``. A stage set to ``null`` is left out.
+The command line (`cli.py`) and the YAML configurations (`pipeline.py`) both use these classes. Importing this is cheap.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import argparse
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError, safe_load
+CONFIGS = Path(__file__).parent / "configs"
+SOURCES = {
+    "wikipedia": "MediaWiki XML dumps",
+    "doc": "wikiextractor's <doc> files",
+    "text": "a document per .txt or .md file, a paragraph per line",
+    "books": "the same, with paragraphs separated by empty lines, and .epub",
+    "jsonl": "a document per line",
+    "parquet": "a document per row; also Arrow files",
+    "docstrings": "of installed Python packages (no IN needed)",
+}
 
-from data_prep.corpus import FILE_CHARACTERS
-from data_prep.text.minhash import NearDuplicates
-from data_prep.text.rules import CleanConfig
-from linformer_fairseq.errors import UsageError
+Settings = TypeVar("Settings")
 
-SHIPPED = Path(__file__).parent / "configs"
+
+def setting(default: Any, help: str, flag: str = "", **options: Any) -> Any:
+    """A field with a flag (`--` and its name unless given); `options` are those of `ArgumentParser.add_argument`."""
+    return field(default=default, metadata={"flag": flag, "help": help, **options})
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
+    """Add a flag for each setting of a class."""
+    for one in fields(settings):
+        options = dict(one.metadata)
+        if options:
+            flag = options.pop("flag") or f"--{one.name.replace('_', '-')}"
+            if isinstance(one.default, int | float | str):
+                options |= {"type": type(one.default), "default": one.default}
+                options["help"] += " (default %(default)s)"
+            parser.add_argument(flag, dest=one.name, **options)
+
+
+def from_flags(settings: type[Settings], arguments: argparse.Namespace) -> Settings:
+    """The settings that were given as flags."""
+    return settings(**{one.name: getattr(arguments, one.name) for one in fields(settings)})  # type: ignore[arg-type]
+
+
+@dataclass
+class DownloadConfig:
+    """Where a dump comes from."""
+
+    mirror: str = setting("https://dumps.wikimedia.org", "server with the layout of Wikimedia's", metavar="URL")
+    date: str = setting("latest", "date of the dump, YYYYMMDD", metavar="DATE")
 
 
 @dataclass
 class SourceConfig:
     """One source of documents."""
 
-    source: str = MISSING  # wikipedia, doc, text, books, jsonl, parquet or docstrings
+    source: str = setting(
+        MISSING,
+        f"{'. '.join(f'{name}: {text}' for name, text in SOURCES.items())}. "
+        "Compressed files (.gz .bz2 .xz .zst) and tar archives are read directly",
+        required=True,
+        choices=SOURCES,
+    )
     inputs: list[str] = field(default_factory=list)  # files and folders; * and ? are expanded
-    name: str | None = None  # of its files in the corpus; by default that of the source
-    text_column: str | None = None  # of jsonl and parquet
+    name: str | None = setting(None, "prefix of the names of the files (default: the source)")
+    text_column: str | None = setting(None, "column of jsonl or parquet (default: text)", metavar="NAME")
+
+
+@dataclass
+class ReadingConfig:
+    """How all sources are read."""
+
+    on_error: str = setting("stop", "`stop` at input that cannot be read, or `skip` it, counted and listed")
+    # Some seconds for the slowest stage: a kill costs little, and processes end together.
+    file_characters: int = setting(8_000_000, "size of a Parquet file, the unit of work of later stages", metavar="N")
 
 
 @dataclass
 class DecontaminateConfig:
-    """Which documents are dropped because a benchmark's answers might be learned from them."""
+    """The benchmarks whose dev and test examples must not be in the corpus."""
 
-    folders: list[str] = field(default_factory=list)  # of GLUE, IMDB, …: their dev and test files are read
+    folders: list[str] = setting(
+        MISSING, "folders of GLUE, IMDB, … as downloaded", "--benchmarks", nargs="+", required=True, metavar="DIR"
+    )
 
 
 @dataclass
 class SplitConfig:
-    """Shares of the documents that training does not see, chosen by each document's hash."""
+    """Shares of the documents that are not trained on, chosen by the hash of each document."""
 
-    valid: float = 0.01
-    test: float = 0.0
+    valid: float = setting(0.01, "share of the documents", metavar="F")
+    test: float = setting(0.0, "share of the documents", metavar="F")
 
 
 @dataclass
 class TokenizerConfig:
-    """The vocabulary: trained on the training documents, or one that exists."""
+    """A vocabulary that is trained on the training documents, or an existing one."""
 
-    vocab_size: int = 32000  # of fairseq's dictionary, special symbols counted; a multiple of 64
-    model: str = "unigram"  # or bpe
-    existing: str | None = None  # a sentencepiece .model, or a folder with encoder.json and vocab.bpe
+    vocab_size: int = setting(32000, "size of the dictionary, special symbols included; a multiple of 64", metavar="N")
+    model: str = setting("unigram", "kind of sentencepiece model", choices=("unigram", "bpe"))
+    existing: str | None = setting(
+        None, "instead of training: a .model, or a folder with encoder.json and vocab.bpe", "--import", metavar="PATH"
+    )
 
 
 @dataclass
 class BinarizeConfig:
     """The shape of fairseq's data."""
 
-    max_item_tokens: int = 510  # longer paragraphs are cut; at most --tokens-per-sample minus 2
-    shards: int = 1  # colon-joinable folders, each an epoch for fairseq
+    max_item_tokens: int = setting(510, "longer paragraphs are cut; at most --tokens-per-sample minus 2", metavar="N")
+    shards: int = setting(1, "folders to join by colons, each an epoch for fairseq", metavar="N")
 
 
-@dataclass
-class PipelineConfig:
-    """All stages, in their order."""
-
-    sources: list[SourceConfig] = MISSING
-    on_error: str = "stop"  # or skip: what happens to input that cannot be read
-    file_characters: int = FILE_CHARACTERS  # in a file of the corpus, the unit of work
-    clean: CleanConfig | None = field(default_factory=CleanConfig)
-    dedup: NearDuplicates | None = field(default_factory=NearDuplicates)
-    decontaminate: DecontaminateConfig | None = None
-    split: SplitConfig = field(default_factory=SplitConfig)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    binarize: BinarizeConfig = field(default_factory=BinarizeConfig)
-    input: str | None = None  # not read itself: for configurations whose sources say ${input}
-
-
-def shipped() -> list[str]:
-    """Names of the configurations that come along."""
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-
-
-def load_config(config: str, changes: Sequence[str] = ()) -> PipelineConfig:
-    """Reads a configuration.
-
-    Args:
-        config: path of a YAML file, or the name of one that comes along.
-        changes: ``KEY=VALUE``, applied in order.
-
-    Raises:
-        UsageError: no such file, or a key or value that does not belong in it.
-    """
-    return cast(PipelineConfig, _load(config, changes))
-
-
-def load_section(config: str, section: str) -> Any:
-    """One stage's settings in a configuration, whose other sections need not be complete.
-
-    Raises:
-        UsageError: as :func:`load_config`, or the section is null.
-    """
-    return _load(config, (), section)
-
-
-def _load(config: str, changes: Sequence[str], section: str | None = None) -> Any:
-    path = SHIPPED / f"{config}.yaml" if config in shipped() else Path(config)
-    if not path.is_file():
-        raise UsageError(f"{config}: no such file; give a YAML file, or one of {', '.join(shipped())}")
-    for change in changes:
-        if "=" not in change:
-            raise UsageError(f"{change}: expected KEY=VALUE, such as tokenizer.vocab_size=50048")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(PipelineConfig), OmegaConf.load(path))
-        for change in changes:
-            key, _, value = change.partition("=")
-            OmegaConf.update(merged, key, safe_load(value))
-        if section is None and merged.input is None and "${input}" in path.read_text(encoding="utf-8"):
-            raise UsageError(f"{config}: needs input=PATH, a file or folder")
-        chosen = merged if section is None else OmegaConf.select(merged, section)
-        if chosen is None:
-            raise UsageError(f"{config}: its section {section} is null, so that stage has no settings")
-        return OmegaConf.to_object(chosen)
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
+def bundled() -> list[str]:
+    """Names of the configurations in `configs/`."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))

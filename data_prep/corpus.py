@@ -1,12 +1,11 @@
 """A corpus: a folder of Parquet files, one row per document.
 
-A document's ``text`` is its paragraphs, one a line, without empty lines and with single spaces. Every later
-stage relies on that form, so each source goes through :func:`tidy` before it is written.
+The `text` of a document is its paragraphs, one per line, without empty lines and with single spaces. All later stages
+rely on that form, so each source passes its text through `tidy`.
 """
 
-from __future__ import annotations
-
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.io.files import fingerprint, replace_when_done
+
+Counts = Counter[str]  # of `documents` and `characters`
 
 COLUMNS = ("id", "source", "title", "text", "sha256")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 
-# A file is the unit of work of the later stages: some seconds for the slowest of them, so that a kill costs
-# little and processes end together. A row group bounds a worker's memory, whatever the size of a file.
-FILE_CHARACTERS = 8_000_000
+# Bounds the memory of a process that reads a file.
 ROW_GROUP_CHARACTERS = 4_000_000
 
 
@@ -38,85 +37,58 @@ class Document:
 
     @property
     def sha256(self) -> str:
-        """Hash of the text alone, so that equal texts from two sources meet."""
+        """Hash of the text alone, so that equal texts of two sources have equal hashes."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-@dataclass
-class Counts:
-    """Documents and characters."""
-
-    documents: int = 0
-    characters: int = 0
-
-
 def tidy(lines: Iterable[str]) -> str:
-    """Paragraphs, one a line: white space becomes single spaces, empty lines go."""
+    """Paragraphs, one per line: white space becomes single spaces, empty lines are removed."""
     return "\n".join(filter(None, (" ".join(line.split()) for line in lines)))
 
 
 def join_wrapped(lines: Iterable[str]) -> Iterator[str]:
-    """Joins hard-wrapped lines: a paragraph ends at an empty line."""
+    """Join hard-wrapped lines: a paragraph ends at an empty line."""
     paragraph: list[str] = []
-    for line in lines:
+    for line in chain(lines, [""]):
         if line.strip():
             paragraph.append(line)
         elif paragraph:
             yield " ".join(paragraph)
             paragraph = []
-    if paragraph:
-        yield " ".join(paragraph)
 
 
 def write_file(documents: Iterable[Document], path: Path) -> Counts:
-    """Writes one Parquet file (with no rows if there are no documents); equal documents give equal bytes."""
-    counts = Counts()
+    """Write one Parquet file, possibly without rows; returns its counts. Equal documents give equal bytes."""
+    counts: Counts = Counter(documents=0, characters=0)
+    stream = iter(documents)
     with replace_when_done(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-        for group in _row_groups(documents):
-            rows = [(d.id, d.source, d.title, d.text, d.sha256) for d in group]
-            columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
-            writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
-            counts.documents += len(group)
-            counts.characters += sum(len(d.text) for d in group)
+        while group := list(_take(stream, ROW_GROUP_CHARACTERS)):
+            rows = [{**vars(document), "sha256": document.sha256} for document in group]
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+            counts.update(documents=len(group), characters=sum(len(d.text) for d in group))
     return counts
 
 
 def write_files(documents: Iterable[Document], out: Path, prefix: str, characters: int) -> tuple[Counts, list[Path]]:
-    """Writes ``out/prefix-000.parquet`` and on, a new file after ``characters`` characters; none without documents."""
-    total = Counts()
+    """Write `out/prefix-000.parquet`, `-001` and so on, each of at least `characters` characters but the last."""
+    counts: Counts = Counter(documents=0, characters=0)
     paths: list[Path] = []
     stream = iter(documents)
     for first in stream:
-        path = out / f"{prefix}-{len(paths):03d}.parquet"
-        counts = write_file(chain([first], _up_to(stream, characters - len(first.text))), path)
-        total.documents += counts.documents
-        total.characters += counts.characters
-        paths.append(path)
-    return total, paths
+        paths.append(out / f"{prefix}-{len(paths):03d}.parquet")
+        counts.update(write_file(chain([first], _take(stream, characters - len(first.text))), paths[-1]))
+    return counts, paths
 
 
-def _up_to(documents: Iterator[Document], characters: int) -> Iterator[Document]:
-    """Documents until ``characters`` are reached, and nothing of those behind."""
+def _take(documents: Iterator[Document], characters: int) -> Iterator[Document]:
+    """The next documents until they have `characters`; none is consumed beyond these."""
     while characters > 0 and (document := next(documents, None)) is not None:
         characters -= len(document.text)
         yield document
 
 
-def _row_groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    group: list[Document] = []
-    size = 0
-    for document in documents:
-        group.append(document)
-        size += len(document.text)
-        if size >= ROW_GROUP_CHARACTERS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
 def corpus_files(corpus: Path) -> list[Path]:
-    """The Parquet files of a corpus folder, in the order in which every stage reads them."""
+    """The Parquet files of a corpus, in the order in which every stage reads them."""
     paths = sorted(corpus.glob("*.parquet"))
     if not paths:
         raise UsageError(f"{corpus}: no .parquet files here; make them with `python -m data_prep extract`")
@@ -128,18 +100,23 @@ def corpus_files(corpus: Path) -> list[Path]:
         if missing:
             raise UsageError(
                 f"{path}: no column {', '.join(sorted(missing))}; "
-                "bring foreign Parquet in with `python -m data_prep extract --source parquet`"
+                "import other Parquet files with `python -m data_prep extract --source parquet`"
             )
     return paths
 
 
+def corpus_fingerprint(corpus: Path) -> list[list[str]]:
+    """Name and fingerprint of each file: what distinguishes one corpus from another in the settings of a stage."""
+    return [[path.name, fingerprint(path)] for path in corpus_files(corpus)]
+
+
 def read_file(path: Path) -> Iterator[Document]:
-    """The documents of one file of a corpus, in order."""
+    """The documents of one file of a corpus."""
     return (Document(*row) for row in _rows(path, COLUMNS[:-1]))
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """The texts of :func:`read_file`, sooner."""
+    """The texts of one file of a corpus; faster than `read_file`."""
     return (text for (text,) in _rows(path, ("text",)))
 
 

@@ -1,13 +1,9 @@
-"""The stage ``dedup``: exact and near duplicates, across all files and sources.
+"""The stage `dedup`: drops exact and near duplicates across all files and sources.
 
-Three steps: the MinHash signatures of each file's documents; the comparison of all signatures, by one process; the
-files without the duplicates. Of each group of duplicates the first document in corpus order stays.
+Three steps: the MinHash signatures of each file's documents; the comparison of all signatures, in one process; the
+files without duplicates. Of each group of duplicates, the first document in corpus order is kept.
 """
 
-from __future__ import annotations
-
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -25,88 +21,78 @@ from linformer_fairseq.io.records import WORK
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 BATCH = 256  # documents whose text is in memory at once
-BLOCK = 1 << 16  # signatures whose band is hashed at once
+BLOCK = 1 << 16  # signatures whose bands are hashed at once
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def dedup(corpus: Path, out: Path, config: NearDuplicates, workers: int = 1) -> dict[str, Any]:
-    """Writes the corpus without documents that repeat an earlier one."""
+    """Write the corpus without documents that repeat an earlier one; returns the record of the stage."""
     paths = corpus_files(corpus)
 
     def compare() -> None:
-        shards = [
-            Shard(f"signatures-{path.stem}", (path, _signatures(out, path), config), path.stat().st_size)
-            for path in paths
-        ]
+        shards = [Shard(f"minhash-{path.stem}", (path, out, config), path.stat().st_size) for path in paths]
         run_shards(out, shards, sign_file, workers, "dedup: signatures", unit="B")
-        run_shards(out, [Shard("groups", (paths, out, config))], find_groups, 1, "dedup: comparison")
+        run_shards(out, [Shard("duplicates", (paths, out, config))], find_duplicates, 1, "dedup: comparison")
 
-    function = partial(_dedup_file, out=out, order=[path.stem for path in paths])
-    return filter_corpus("dedup", corpus, out, asdict(config), function, workers, compare)
+    return filter_corpus("dedup", corpus, out, asdict(config), partial(_dedup_file, out=out), workers, compare)
 
 
-def sign_file(source: Path, target: Path, config: NearDuplicates) -> Done:
-    """Writes the signatures of one file's documents, (documents, permutations), and half of their SHA-256."""
+def sign_file(path: Path, out: Path, config: NearDuplicates) -> Done:
+    """Save the signatures of one file's documents, (documents, permutations), and half of each SHA-256."""
     found = [np.empty((0, config.permutations), np.uint32)]
     hashes: list[int] = []
-    documents = read_file(source)
+    documents = read_file(path)
     while batch := list(islice(documents, BATCH)):
         found.append(signatures([document.text for document in batch], config))
         hashes += [int(document.sha256[:16], 16) for document in batch]
-    with replace_when_done(target.with_suffix(".hashes.npy")) as temporary, temporary.open("wb") as file:
-        np.save(file, np.array(hashes, np.uint64))
-    with replace_when_done(target) as temporary, temporary.open("wb") as file:
-        np.save(file, np.concatenate(found))
+    _save(_array_file(out, path, "hashes"), np.array(hashes, np.uint64))
+    _save(_array_file(out, path, "signatures"), np.concatenate(found))
     return Done({"documents": len(hashes)})
 
 
-def find_groups(paths: list[Path], out: Path, config: NearDuplicates) -> Done:
-    """Writes for each document of the corpus the number of the one that it repeats, or -1, and if exactly."""
-    sizes = [_documents(_signatures(out, path)) for path in paths]
+def find_duplicates(paths: list[Path], out: Path, config: NearDuplicates) -> Done:
+    """Save for each file, (2, documents): the document of the corpus that each repeats, or -1; and if exactly."""
     joined = out / WORK / "signatures.bin"
     with joined.open("wb") as file:
         for path in paths:
-            np.load(_signatures(out, path)).tofile(file)
-    everything = np.memmap(joined, np.uint32, "r", shape=(sum(sizes), config.permutations))
+            np.load(_array_file(out, path, "signatures")).tofile(file)
+    of_files = [np.load(_array_file(out, path, "hashes")) for path in paths]
+    hashes = np.concatenate(of_files)
+    everything = np.memmap(joined, np.uint32, "r", shape=(len(hashes), config.permutations))
     bands, rows = config.bands_and_rows()
-    columns = (_band(everything, band, rows) for band in range(bands))
-    first, _ = duplicate_groups(columns, everything, config.threshold)
-    hashes = np.concatenate([np.load(_signatures(out, path).with_suffix(".hashes.npy")) for path in paths])
+    first, _ = duplicate_groups((_band(everything, band, rows) for band in range(bands)), everything, config.threshold)
     exact = (first >= 0) & (hashes == hashes[np.maximum(first, 0)])
-    with replace_when_done(_duplicates(out)) as temporary, temporary.open("wb") as target:
-        np.save(target, np.stack([first, exact.astype(first.dtype)]))
+    duplicates = np.stack([first, exact.astype(first.dtype)])
+    ends = np.cumsum([len(some) for some in of_files])
+    for path, some in zip(paths, np.split(duplicates, ends[:-1], axis=1), strict=True):
+        _save(_array_file(out, path, "duplicates"), some)
     del everything
     joined.unlink()
     return Done({"duplicates": int((first >= 0).sum())})
 
 
-def _band(everything: np.ndarray[Any, np.dtype[np.uint32]], band: int, rows: int) -> np.ndarray[Any, Any]:
+def _band(everything: Array, band: int, rows: int) -> Array:
     blocks = range(0, len(everything), BLOCK)
     columns = slice(band * rows, (band + 1) * rows)
     return np.concatenate([band_hashes(everything[b : b + BLOCK, columns], 1, rows)[:, 0] for b in blocks])
 
 
-def _dedup_file(source: Path, target: Path, out: Path, order: list[str]) -> Done:
-    before = order[: order.index(source.stem)]
-    begin = sum(_documents(_signatures(out, Path(stem))) for stem in before)
-    first, exact = np.load(_duplicates(out), mmap_mode="r")
+def _dedup_file(source: Path, target: Path, out: Path) -> Done:
+    first, exact = np.load(_array_file(out, source, "duplicates"))
 
-    def keep(documents: Iterator[Document], dropped: Dropped, removed: Counter[str]) -> Iterator[Document]:
-        for number, document in enumerate(documents, begin):
-            if first[number] < 0:
-                yield document
-            else:
-                dropped.add(document, "exact duplicate" if exact[number] else "near duplicate")
+    def judge(number: int, document: Document) -> Document | Dropped:
+        if first[number] < 0:
+            return document
+        return Dropped("exact duplicate" if exact[number] else "near duplicate")
 
-    return filter_file(source, target, keep)
+    return filter_file(source, target, judge)
 
 
-def _signatures(out: Path, path: Path) -> Path:
-    return out / WORK / f"{path.stem}.npy"
+def _array_file(out: Path, path: Path, kind: str) -> Path:
+    return out / WORK / f"{path.stem}.{kind}.npy"
 
 
-def _duplicates(out: Path) -> Path:
-    return out / WORK / "duplicates.npy"
-
-
-def _documents(signatures: Path) -> int:
-    return len(np.load(signatures, mmap_mode="r"))
+def _save(path: Path, array: Array) -> None:
+    with replace_when_done(path) as partial_file, partial_file.open("wb") as file:
+        np.save(file, array)

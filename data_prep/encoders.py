@@ -1,67 +1,89 @@
-"""From text to fairseq's ids with any tokenizer that fairseq itself can use at fine-tuning time.
+"""From text to fairseq's ids and back, with any tokenizer that fairseq supports at fine-tuning time.
 
-A tokenizer folder holds ``dict.txt`` beside either ``sentencepiece.model`` or GPT-2's ``encoder.json`` and
-``vocab.bpe``. The ids are those of fairseq's ``--bpe sentencepiece`` or ``--bpe gpt2`` followed by its dictionary, made
-without its detour through strings: a table leads from the model's ids to fairseq's.
+A tokenizer folder holds `dict.txt` and either `sentencepiece.model`, or GPT-2's `encoder.json` and `vocab.bpe`. The ids
+are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by its dictionary, but without its detour through
+strings: an array maps the ids of the model to those of fairseq.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from data_prep import fairseq_dict
-from data_prep.fairseq_dict import MASK, SPECIALS, UNK, SymbolTable
-from data_prep.indexed import smallest_dtype
+from data_prep.fairseq_dict import DICTIONARY, FILLER, MASK, SPECIALS, UNK, read_dictionary
 from linformer_fairseq.errors import UsageError
 
 SENTENCEPIECE = "sentencepiece.model"
 GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
 SPACE_PIECE, SPACE_BYTE = "\u2581", "\u0120"  # how the two models write the space before a word
 END_OF_TEXT = "<|endoftext|>"
+_OTHER_MODEL = "give the dictionary that was made with this model, or delete it and import the model alone"
 
 Ids = npt.NDArray[np.integer]
 Lengths = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
-class Encoder(Protocol):
+class Encoder(ABC):
     """Text to fairseq's ids and back.
 
     Attributes:
-        symbols: size of fairseq's dictionary, ``<mask>`` included.
-        names: of its symbols, in the order of their ids.
-        starts_word: for each fairseq id, whether it begins a word in the sense of ``--mask-whole-words``; (symbols,).
         files: names of the tokenizer's files, to be copied beside the data.
+        names: of the symbols of fairseq's dictionary, `<mask>` included, in the order of their ids.
+        symbols: their number.
+        starts_word: for each id, whether it begins a word in the sense of `--mask-whole-words`; (symbols,).
     """
 
-    symbols: int
-    names: Sequence[str]
-    starts_word: Mask
     files: tuple[str, ...]
+    names: Sequence[str]
+    symbols: int
+    starts_word: Mask
 
+    def _set_symbols(
+        self, model: Path, tokens: Mapping[int, str], produced: Sequence[str], begins: Callable[[str], bool]
+    ) -> None:
+        """Map the ids of a model to fairseq's, by the dict.txt beside it.
+
+        `tokens` are the model's ids and their names in dict.txt; `produced`, the names that encoding can produce;
+        `begins` tells whether a token begins a word.
+        """
+        path = model.with_name(DICTIONARY)
+        self.names = read_dictionary(path)
+        self.symbols = len(self.names)
+        self._index = {name: i for i, name in enumerate(self.names)}
+        known = {*tokens.values(), *SPECIALS, MASK}
+        own = self.names[len(SPECIALS) :]
+        for number, name in enumerate(own, start=1):
+            if name not in known and not name.startswith(FILLER):
+                raise UsageError(f"{path}: line {number}, {name!r}, is no token of {model.name}; {_OTHER_MODEL}")
+        for position, name in enumerate(produced):
+            if name not in self._index:
+                raise UsageError(f"{path}: has no {name!r}, token {position} of {model.name}; {_OTHER_MODEL}")
+        self._to_fairseq: Ids = np.full(max(tokens) + 1, UNK, dtype=smallest_dtype(self.symbols))
+        for i, name in tokens.items():
+            self._to_fairseq[i] = self._index.get(name, UNK)
+        # As fairseq's get_whole_word_mask: special symbols and fillers count as words.
+        self.starts_word = np.array([True] * len(SPECIALS) + [n.startswith(FILLER) or begins(n) for n in own])
+
+    def _shown(self, ids: Sequence[int] | Ids) -> list[str]:
+        return [self.names[i] for i in ids if i >= UNK]
+
+    @abstractmethod
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
-        """The ids of all texts, one behind the other and without </s>, (T,), and the length of each, (texts,)."""
+        """The ids of all texts, concatenated and without </s>, (T,), and the length of each, (texts,)."""
 
+    @abstractmethod
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text of ids; <s>, <pad> and </s> are left out, other symbols without text appear by name."""
 
-    def flags(self, folder: Path) -> list[str]:
-        """What fairseq's commands need to encode text like this, the files being in ``folder``."""
-
 
 def load(folder: Path) -> Encoder:
-    """The encoder of a tokenizer folder.
-
-    Raises:
-        UsageError: a file is missing or broken, or dict.txt belongs to another model.
-    """
+    """The encoder of a tokenizer folder; UsageError if a file is missing or broken, or dict.txt of another model."""
     if (folder / SENTENCEPIECE).is_file():
         return SentencePieceEncoder(folder)
     if (folder / GPT2_VOCABULARY).is_file():
@@ -71,98 +93,84 @@ def load(folder: Path) -> Encoder:
     )
 
 
-class SentencePieceEncoder:
+def smallest_dtype(symbols: int) -> type:
+    """The integer type that fairseq chooses for a vocabulary."""
+    return np.uint16 if symbols < 65500 else np.uint32
+
+
+class SentencePieceEncoder(Encoder):
     """Any sentencepiece model; its control pieces are fairseq's special symbols, which text never produces."""
 
-    files: tuple[str, ...] = (SENTENCEPIECE, fairseq_dict.NAME)
+    files = (SENTENCEPIECE, DICTIONARY)
 
     def __init__(self, folder: Path) -> None:
         path = folder / SENTENCEPIECE
         self._processor = load_model(path)
-        self._table = load_table(folder)
-        size = len(self._processor)
-        names = [self._processor.id_to_piece(i) for i in range(size)]
-        produced = pieces(self._processor, path)
-        self._table.check(folder / fairseq_dict.NAME, produced, names, path)
-        self._to_fairseq: Ids = np.full(size, UNK, dtype=smallest_dtype(len(self._table.symbols)))
-        for i, name in enumerate(names):
-            if not self._processor.is_unknown(i):
-                self._to_fairseq[i] = self._table.index.get(name, UNK)
+        tokens = {i: self._processor.id_to_piece(i) for i in range(len(self._processor))}
+        self._set_symbols(path, tokens, pieces(self._processor, path), lambda name: name.startswith(SPACE_PIECE))
         self._unknown = self._processor.unk_id()
-        self.names = self._table.symbols
-        self.symbols = len(self.names)
-        self.starts_word = word_starts(self._table, lambda name: name.startswith(SPACE_PIECE))
+        self._to_fairseq[self._unknown] = UNK  # whatever its name
 
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
         encoded = self._processor.encode(texts, num_threads=1, return_type="numpy")
-        ids, lengths = joined(encoded)
+        ids, lengths = _concatenated(encoded)
         found = np.flatnonzero(ids == self._unknown)
         if not len(found):
             return self._to_fairseq[ids], lengths
-        each = [self._to_fairseq[part] for part in encoded]
+        each = [self._to_fairseq[text_ids] for text_ids in encoded]
+        # A run of characters that the model does not know is one piece for it; fairseq splits it at white space.
         for position in np.unique(np.searchsorted(np.cumsum(lengths), found, side="right")):
-            each[position] = self._encode_by_name(texts[position])
-        return joined(each)
-
-    def _encode_by_name(self, text: str) -> Ids:
-        # A stretch that the model does not know is one piece for it; fairseq splits it at white space.
-        words = " ".join(self._processor.encode(text, return_type=str)).split()
-        return np.array([self._table.index.get(word, UNK) for word in words], dtype=self._to_fairseq.dtype)
+            words = " ".join(self._processor.encode(texts[position], return_type=str)).split()
+            each[position] = np.array([self._index.get(word, UNK) for word in words], dtype=self._to_fairseq.dtype)
+        return _concatenated(each)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         runs: list[list[str]] = [[]]
-        for name in shown(self._table, ids):
+        for name in self._shown(ids):
             if name == MASK:  # may be a control piece of the model, which has no text
                 runs.append([])
             else:
                 runs[-1].append(name)
         return MASK.join(self._processor.decode_pieces(run) for run in runs)
 
-    def flags(self, folder: Path) -> list[str]:
-        return ["--bpe", "sentencepiece", "--sentencepiece-model", str(folder / SENTENCEPIECE)]
 
+class Gpt2Encoder(Encoder):
+    """GPT-2's byte-level BPE by the Rust library `tokenizers`; RoBERTa's is the same with its own dict.txt."""
 
-class Gpt2Encoder:
-    """GPT-2's byte-level BPE, by the Rust library ``tokenizers``; RoBERTa's is the same with its own dict.txt."""
-
-    files: tuple[str, ...] = (GPT2_VOCABULARY, GPT2_MERGES, fairseq_dict.NAME)
+    files = (GPT2_VOCABULARY, GPT2_MERGES, DICTIONARY)
 
     def __init__(self, folder: Path) -> None:
-        from data_prep.gpt2 import build_tokenizer  # only here is the library tokenizers needed
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # an optional dependency
 
-        path = folder / GPT2_VOCABULARY
+        path, merges = folder / GPT2_VOCABULARY, folder / GPT2_MERGES
         vocabulary = read_gpt2_vocabulary(path)
-        self._tokenizer = build_tokenizer(vocabulary, folder / GPT2_MERGES)
-        self._table = load_table(folder)
-        produced = [str(i) for token, i in sorted(vocabulary.items(), key=lambda item: item[1]) if token != END_OF_TEXT]
-        self._table.check(folder / fairseq_dict.NAME, produced, map(str, vocabulary.values()), path)
-        size = max(vocabulary.values()) + 1
-        self._to_fairseq: Ids = np.full(size, UNK, dtype=smallest_dtype(len(self._table.symbols)))
-        for i in vocabulary.values():
-            self._to_fairseq[i] = self._table.index.get(str(i), UNK)
+        try:
+            lines = merges.read_text(encoding="utf-8").split("\n")[1:-1]
+            pairs = [(left, right) for left, right in map(str.split, lines)]
+            self._tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise UsageError(f"{merges}: does not match its {path.name} ({error}); download both again") from error
+        self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._decoder = decoders.ByteLevel()
         self._tokens = {str(i): token for token, i in vocabulary.items()}
-        self.names = self._table.symbols
-        self.symbols = len(self.names)
-        self.starts_word = word_starts(self._table, lambda name: self._tokens.get(name, "").startswith(SPACE_BYTE))
+        self._set_symbols(
+            path,
+            {i: str(i) for i in vocabulary.values()},
+            [str(i) for token, i in vocabulary.items() if token != END_OF_TEXT],
+            lambda name: self._tokens.get(name, "").startswith(SPACE_BYTE),
+        )
 
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
-        ids, lengths = joined([np.array(self._tokenizer.ids(text), dtype=np.int64) for text in texts])
+        encoded = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
+        ids, lengths = _concatenated([np.array(text_ids, dtype=np.int64) for text_ids in encoded])
         return self._to_fairseq[ids], lengths
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        return self._tokenizer.text([self._tokens.get(name, name) for name in shown(self._table, ids)])
-
-    def flags(self, folder: Path) -> list[str]:
-        vocabulary, merges = str(folder / GPT2_VOCABULARY), str(folder / GPT2_MERGES)
-        return ["--bpe", "gpt2", "--gpt2-encoder-json", vocabulary, "--gpt2-vocab-bpe", merges]
+        return str(self._decoder.decode([self._tokens.get(name, name) for name in self._shown(ids)]))
 
 
 def load_model(path: Path) -> sentencepiece.SentencePieceProcessor:
-    """Loads a sentencepiece model.
-
-    Raises:
-        UsageError: not such a file.
-    """
+    """Load a sentencepiece model; UsageError if the file is not one."""
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
@@ -170,63 +178,33 @@ def load_model(path: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def pieces(processor: sentencepiece.SentencePieceProcessor, path: Path) -> list[str]:
-    """The pieces that encoding can produce, in the model's order.
+    """The pieces that encoding with the model in `path` can produce, in its order.
 
     Raises:
-        UsageError: a piece that fairseq would read as something else.
+        UsageError: fairseq would read a piece as something else.
     """
-    found = []
-    for i in range(len(processor)):
-        piece: str = processor.id_to_piece(i)
-        if processor.is_control(i) or processor.is_unknown(i):
-            continue
-        if piece in SPECIALS or piece == MASK:
-            raise UsageError(f"{path}: piece {i}, {piece!r}, is a special symbol of fairseq's; {_RETRAIN}")
+    ids = [i for i in range(len(processor)) if not (processor.is_control(i) or processor.is_unknown(i))]
+    for i in ids:
+        piece = processor.id_to_piece(i)
+        if piece in (*SPECIALS, MASK):
+            raise UsageError(f"{path}: piece {i}, {piece!r}, is a special symbol of fairseq; train without it")
         if piece.split() != [piece]:
-            raise UsageError(f"{path}: piece {i}, {piece!r}, has white space and fairseq splits it; {_RETRAIN}")
-        found.append(piece)
-    return found
-
-
-_RETRAIN = "train the model without it"
+            raise UsageError(f"{path}: piece {i}, {piece!r}, has white space and fairseq splits it; train without it")
+    return [processor.id_to_piece(i) for i in ids]
 
 
 def read_gpt2_vocabulary(path: Path) -> dict[str, int]:
-    """Token -> id of an encoder.json.
-
-    Raises:
-        UsageError: not such a file.
-    """
+    """Token -> id of an encoder.json, in the order of the ids; UsageError if the file is not one."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(content, dict) or not content or not all(isinstance(i, int) for i in content.values()):
         raise UsageError(f"{path}: not a table from token to id; give GPT-2's {GPT2_VOCABULARY}")
-    return content
+    return dict(sorted(content.items(), key=lambda item: item[1]))
 
 
-def load_table(folder: Path) -> SymbolTable:
-    """fairseq's dictionary of a tokenizer folder."""
-    path = folder / fairseq_dict.NAME
-    if not path.is_file():
-        raise UsageError(f"{path}: missing; make it with `python -m data_prep tokenizer --import {folder}`")
-    return SymbolTable.load(path)
-
-
-def word_starts(table: SymbolTable, begins: Callable[[str], bool]) -> Mask:
-    """Mask over fairseq ids, as fairseq's ``get_whole_word_mask``: special and made-up symbols count as words."""
-    first = len(SPECIALS)
-    names = table.symbols[first:]
-    return np.array([True] * first + [name.startswith(fairseq_dict.MADE_UP) or begins(name) for name in names])
-
-
-def joined(parts: Sequence[Ids]) -> tuple[Ids, Lengths]:
-    """One array of all parts, and the length of each."""
-    lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
-    return np.concatenate(parts) if len(parts) else np.zeros(0, dtype=np.int64), lengths
-
-
-def shown(table: SymbolTable, ids: Sequence[int] | Ids) -> list[str]:
-    """Names of the symbols that decoding shows."""
-    return [table.symbols[i] for i in ids if i >= UNK]
+def _concatenated(arrays: Sequence[Ids]) -> tuple[Ids, Lengths]:
+    """One array of all, and the length of each."""
+    lengths = np.fromiter(map(len, arrays), dtype=np.int64, count=len(arrays))
+    return np.concatenate(arrays) if len(arrays) else np.zeros(0, dtype=np.int64), lengths

@@ -1,15 +1,15 @@
-"""Stage 1: from files of any supported source to the Parquet files of a corpus."""
-
-from __future__ import annotations
+"""The stage `extract`: from files of any supported source to the Parquet files of a corpus."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from glob import glob
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from data_prep.corpus import FILE_CHARACTERS, Document, write_files
+from data_prep.config import SOURCES, ReadingConfig, SourceConfig
+from data_prep.corpus import Document, write_files
 from data_prep.problems import Problems
 from data_prep.sources import Piece, books, doc, docstrings, files, jsonl, tables, text, wikipedia
 from linformer_fairseq.errors import UsageError
@@ -17,189 +17,119 @@ from linformer_fairseq.io.files import digest, fingerprint, write_text
 from linformer_fairseq.io.records import begun, finish
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
-READERS: dict[str, ModuleType] = {
-    "wikipedia": wikipedia,
-    "doc": doc,
-    "text": text,
-    "books": books,
-    "jsonl": jsonl,
-    "parquet": tables,
-    "docstrings": docstrings,
-}
+_MODULES = (wikipedia, doc, text, books, jsonl, tables, docstrings)
+READERS: dict[str, ModuleType] = dict(zip(SOURCES, _MODULES, strict=True))
 WITH_COLUMNS = {"jsonl", "parquet"}
 # Small files are read together: a shard of work should take seconds, not milliseconds.
 SHARD_BYTES = 8 << 20
 
 
-def extract(
-    source: str,
-    inputs: Sequence[str | Path],
-    out: Path,
-    *,
-    name: str | None = None,
-    text_column: str | None = None,
-    on_error: str = "stop",
-    file_characters: int = FILE_CHARACTERS,
-    workers: int = 1,
-) -> dict[str, Any]:
-    """Reads ``inputs`` as ``source`` and writes ``out/<name>-NNNNN-NNN.parquet``.
+def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: int = 1) -> dict[str, Any]:
+    """Read one source and write `out/<name>-NNNNN-NNN.parquet`; returns the record of the stage.
 
-    Several sources may share one ``out``; each has its own record ``extract-<name>.json``, and the hashes of its
-    input files in ``extract-<name>.sha256``, which ``sha256sum --check`` reads.
+    Several sources may share one `out`; each has its own record `extract-<name>.json`, and the hashes of its input
+    files in `extract-<name>.sha256`, which `sha256sum --check` reads.
 
-    Args:
-        source: one of :data:`READERS`.
-        inputs: files, folders or archives, wildcards expanded; ``-`` is standard input. For ``docstrings``, folders
-            of Python packages, or nothing for everything that is installed in the running environment.
-        out: folder of the corpus.
-        name: begins the names of the files; by default the source.
-        text_column: of ``jsonl`` and ``parquet``.
-        on_error: ``stop`` at input that cannot be read, or ``skip`` it, counted and listed.
-        file_characters: in one file.
-        workers: processes.
-
-    Returns:
-        The stage's record.
+    Inputs are files, folders or archives, wildcards expanded; `-` is standard input. For `docstrings`, they are folders
+    of Python packages, or nothing for all packages of the running environment.
     """
-    reader = _reader(source)
-    name = name or source
-    if text_column is not None and source not in WITH_COLUMNS:
+    source, name = config.source, config.name or config.source
+    if source not in READERS:
+        raise UsageError(f"--source {source}: unknown; choose one of {', '.join(READERS)}")
+    if config.text_column is not None and source not in WITH_COLUMNS:
         raise UsageError(f"--text-column: --source {source} has no columns; it is for jsonl and parquet")
-    if on_error not in ("stop", "skip"):
-        raise UsageError(f"--on-error {on_error}: must be stop or skip")
-    if not inputs and source != "docstrings":
+    if reading.on_error not in ("stop", "skip"):
+        raise UsageError(f"--on-error {reading.on_error}: must be stop or skip")
+    if not config.inputs and source != "docstrings":
         raise UsageError(f"--source {source} needs at least one IN: a file, a folder or a tar archive")
-    problems = Problems(on_error == "skip")
-    paths = _paths(source, inputs, reader, problems)
+    problems = Problems(reading.on_error == "skip")
+    paths = _paths(config, problems)
     settings: dict[str, Any] = {
         "source": source,
-        "text_column": text_column,
-        "on_error": on_error,
-        "file_characters": file_characters,
-        # One more installed package does not make a corpus of docstrings stale: it is any text of this kind.
-        "inputs": [str(path) for path in inputs]
+        "text_column": config.text_column,
+        **vars(reading),
+        # Docstrings are any text of this kind: one more installed package does not make the corpus stale.
+        "inputs": [str(path) for path in config.inputs]
         if source == "docstrings"
         else [[path.name, "stdin" if path == files.STDIN else fingerprint(path)] for path in paths],
     }
     record = out / f"extract-{name}.json"
-    before = begun(record, settings)
-    if before is not None:
-        return before
-    groups = _groups(piece for path in paths for piece in reader.pieces(path))
-    shards = [
-        Shard(
-            f"{name}-{number:05d}",
-            (source, group, out, f"{name}-{number:05d}", text_column, on_error == "skip", file_characters),
-            sum(piece.size for piece in group),
-        )
-        for number, group in enumerate(groups)
-    ]
+    finished = begun(record, settings)
+    if finished is not None:
+        return finished
+    shards = _shards(name, (piece for path in paths for piece in READERS[source].pieces(path)))
+    function = partial(extract_shard, out=out, config=config, reading=reading)
     # Standard input can be read in this process only.
-    call: Callable[..., Done] = extract_shard
-    done = run_shards(out, shards, call, 0 if files.STDIN in paths else workers, f"extract {name}", unit="B")
-    hashed = _hash_inputs(paths, out, name, workers) if source != "docstrings" else []
-    result = _result(done.values(), problems)
+    done = run_shards(out, shards, function, 0 if files.STDIN in paths else workers, f"extract {name}", unit="B")
+    hashed = {} if source == "docstrings" else _hash_inputs(paths, out, name, workers)
+    result = _total([shard["result"] for shard in done.values()], problems)
     if not result["documents"]:
-        raise UsageError(f"--source {source}: no text found in {', '.join(map(str, inputs))}")
-    return finish(record, settings, result, [*done.values(), *hashed])
+        raise UsageError(f"--source {source}: no text found in {', '.join(map(str, config.inputs))}")
+    return finish(record, settings, result, [*done.values(), {"files": hashed, "seconds": 0}])
 
 
-def extract_shard(
-    source: str,
-    group: Sequence[Piece],
-    out: Path,
-    prefix: str,
-    text_column: str | None,
-    skip: bool,
-    file_characters: int,
-) -> Done:
-    """Writes the documents of some pieces."""
-    problems = Problems(skip)
-    columns = {"text_column": text_column} if source in WITH_COLUMNS else {}
-    read = _reader(source).documents
-    documents = (document for piece in group for document in read(piece, problems, **columns))
-    counts, paths = write_files(_not_empty(documents, problems), out, prefix, file_characters)
-    result = {**vars(counts), "left_out": problems.left_out, "skipped": problems.skipped}
-    return Done(result, paths)
+def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: SourceConfig, reading: ReadingConfig) -> Done:
+    """Write the documents of some pieces of input."""
+    problems = Problems(reading.on_error == "skip")
+    columns = {"text_column": config.text_column} if config.source in WITH_COLUMNS else {}
+    read = READERS[config.source].documents
+
+    def documents() -> Iterator[Document]:
+        for piece in group:
+            for document in read(piece, problems, **columns):
+                if document.text:
+                    yield document
+                else:
+                    problems.left_out["empty"] += 1
+
+    counts, paths = write_files(documents(), out, prefix, reading.file_characters)
+    return Done({**counts, "left_out": problems.left_out, "skipped": problems.skipped}, paths)
 
 
-def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> list[dict[str, Any]]:
-    """Writes the hashes of the input files; the shards' records."""
-    found = [path for path in paths if path != files.STDIN]
-    groups = list(_groups(Piece(path, path.stat().st_size) for path in found))
-    shards = [
-        Shard(f"{name}-sha256-{number:05d}", ([piece.path for piece in group],), sum(piece.size for piece in group))
-        for number, group in enumerate(groups)
-    ]
+def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> dict[str, str]:
+    """Write the hashes of the input files; returns the name and the hash of that file."""
+    shards = _shards(f"{name}-sha256", (Piece(path, path.stat().st_size) for path in paths if path != files.STDIN))
     hashes = run_shards(out, shards, hash_files, workers, f"extract {name}: hashes", unit="B")
     target = out / f"extract-{name}.sha256"
-    lines = Shard(
-        f"{name}-sha256", (target, [line for record in hashes.values() for line in record["result"]["lines"]])
-    )
-    return list(run_shards(out, [lines], write_lines, 0, f"extract {name}: hashes").values())
+    write_text(target, "".join(f"{line}\n" for shard in hashes.values() for line in shard["result"]["lines"]))
+    return {target.name: digest(target)}
 
 
-def hash_files(paths: Sequence[Path]) -> Done:
-    """A line per file, as ``sha256sum`` prints it."""
-    return Done({"lines": [f"{digest(path)}  {path}" for path in paths]})
+def hash_files(pieces: Sequence[Piece], _: str) -> Done:
+    """A line per file, as `sha256sum` prints it."""
+    return Done({"lines": [f"{digest(piece.path)}  {piece.path}" for piece in pieces]})
 
 
-def write_lines(path: Path, lines: Sequence[str]) -> Done:
-    """Writes a small text file."""
-    write_text(path, "".join(f"{line}\n" for line in lines))
-    return Done({}, [path])
-
-
-def _reader(source: str) -> ModuleType:
-    if source not in READERS:
-        raise UsageError(f"--source {source}: unknown; choose one of {', '.join(READERS)}")
-    return READERS[source]
-
-
-def _paths(source: str, inputs: Sequence[str | Path], reader: ModuleType, problems: Problems) -> list[Path]:
+def _paths(config: SourceConfig, problems: Problems) -> list[Path]:
     expanded: list[Path] = []
-    for given in map(str, inputs):
+    for given in map(str, config.inputs):
         found = sorted(glob(given)) if any(mark in given for mark in "*?[") else [given]
         if not found:
             raise UsageError(f"{given}: no file matches")
         expanded += map(Path, found)
-    if source == "docstrings":
+    if config.source == "docstrings":
         return expanded or docstrings.installed_roots()
-    return files.input_files(expanded, reader.SUFFIXES, problems)
+    return files.input_files(expanded, READERS[config.source].SUFFIXES, problems)
 
 
-def _groups(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    group: list[Piece] = []
+def _shards(name: str, pieces: Iterable[Piece]) -> list[Shard]:
+    """Shards of about `SHARD_BYTES`, whose function gets some pieces and the name of the shard."""
+    groups: list[list[Piece]] = []
     size = 0
     for piece in pieces:
-        if group and size + piece.size > SHARD_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(piece)
+        if not groups or size + piece.size > SHARD_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(piece)
         size += piece.size
-    if group:
-        yield group
+    names = [f"{name}-{number:05d}" for number in range(len(groups))]
+    return [Shard(n, (group, n), sum(p.size for p in group)) for n, group in zip(names, groups, strict=True)]
 
 
-def _not_empty(documents: Iterable[Document], problems: Problems) -> Iterator[Document]:
-    for document in documents:
-        if document.text:
-            yield document
-        else:
-            problems.left_out["empty"] += 1
-
-
-def _result(done: Iterable[dict[str, Any]], problems: Problems) -> dict[str, Any]:
-    results = [shard["result"] for shard in done]
-    left_out, skipped = Counter(problems.left_out), list(problems.skipped)
-    for result in results:
-        left_out.update(result["left_out"])
-        skipped += result["skipped"]
+def _total(results: Sequence[dict[str, Any]], problems: Problems) -> dict[str, Any]:
+    skipped = problems.skipped + [line for result in results for line in result["skipped"]]
     for line in skipped[:10]:
         print(f"skipped: {line}")
-    return {
-        "documents": sum(result["documents"] for result in results),
-        "characters": sum(result["characters"] for result in results),
-        "left_out": dict(sorted(left_out.items())),
-        "skipped": skipped,
-    }
+    counts = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
+    left_out = sum((Counter(result["left_out"]) for result in results), problems.left_out)
+    return {**counts, "left_out": left_out, "skipped": skipped}

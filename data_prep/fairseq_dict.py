@@ -1,99 +1,47 @@
-"""fairseq's dictionary without fairseq, whose import takes seconds that every worker would pay.
+"""fairseq's dictionary without fairseq, whose import takes seconds in every worker.
 
-fairseq numbers its symbols <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines ``symbol count`` of dict.txt, and the task
-``masked_lm`` adds <mask> behind them.
+fairseq numbers its symbols <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines `symbol count` of dict.txt; the task
+`masked_lm` appends <mask>.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from linformer_fairseq.errors import UsageError
 
-NAME = "dict.txt"
+DICTIONARY = "dict.txt"
 BOS, PAD, EOS, UNK = range(4)
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
-VOCAB_MULTIPLE = 64  # of tensor cores, and of the tensor-parallel degrees people use
-MADE_UP = "madeupword"  # fairseq's own name for symbols that only fill a dictionary up
+VOCAB_MULTIPLE = 64  # suits tensor cores and the usual degrees of tensor parallelism
+FILLER = "madeupword"  # fairseq's name for symbols that only pad a dictionary to a multiple
 OVERWRITE = "#fairseq:overwrite"
 
 
-@dataclass(frozen=True)
-class SymbolTable:
-    """The dictionary of the task ``masked_lm``.
-
-    Attributes:
-        symbols: names in the order of their ids, ``<mask>`` included.
-        index: name -> id.
-        lines: name -> its line of dict.txt, counted from 1.
-    """
-
-    symbols: Sequence[str]
-    index: Mapping[str, int]
-    lines: Mapping[str, int]
-
-    @classmethod
-    def load(cls, path: Path) -> SymbolTable:
-        """Reads dict.txt as fairseq does.
-
-        Raises:
-            UsageError: a line that fairseq would refuse, with its number.
-        """
-        symbols = list(SPECIALS)
-        index = {name: i for i, name in enumerate(symbols)}
-        lines: dict[str, int] = {}
-        try:
-            content = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: byte {error.start} is not UTF-8; make the dictionary anew") from error
-        for number, line in enumerate(content.removesuffix("\n").split("\n") if content else [], start=1):
-            name, _, count = line.rstrip().removesuffix(OVERWRITE).rstrip().rpartition(" ")
-            if not name or not count.removeprefix("-").isdecimal():
-                raise UsageError(f"{path}: line {number} is not `symbol count` but {line[:60]!r}; repair it")
-            if name in index and not line.rstrip().endswith(OVERWRITE):
-                raise UsageError(f"{path}: line {number} lists {name!r} a second time; remove one of the two")
-            index[name] = len(symbols)
-            lines[name] = number
-            symbols.append(name)
-        if MASK not in index:
-            index[MASK] = len(symbols)
-            symbols.append(MASK)
-        return cls(symbols, index, lines)
-
-    def check(self, path: Path, produced: Iterable[str], unused: Iterable[str], model: Path) -> None:
-        """Compares the dictionary with a model.
-
-        Args:
-            path: of the dictionary.
-            produced: every token that encoding can produce, in the model's order.
-            unused: further names that may be listed.
-            model: its file.
-
-        Raises:
-            UsageError: names the first line of dict.txt that does not fit.
-        """
-        produced = list(produced)
-        known = {*produced, *unused, *SPECIALS, MASK}
-        for name, number in self.lines.items():
-            if name not in known and not name.startswith(MADE_UP):
-                raise UsageError(f"{path}: line {number}, {name!r}, is no token of {model.name}; {_REMEDY}")
-        for position, name in enumerate(produced):
-            if name not in self.index:
-                raise UsageError(
-                    f"{path}: ends at line {len(self.lines)} without {name!r}, "
-                    f"token {position} of {model.name}; {_REMEDY}"
-                )
-
-
-_REMEDY = "give the dictionary that was made with this model, or delete it and import the model alone"
+def read_dictionary(path: Path) -> list[str]:
+    """The symbols of a dict.txt in the order of their ids; UsageError for a line that fairseq would refuse."""
+    if not path.is_file():
+        raise UsageError(f"{path}: missing; make it with `python -m data_prep tokenizer --import {path.parent}`")
+    symbols = list(SPECIALS)
+    known = set(symbols)
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: byte {error.start} is not UTF-8; make the dictionary again") from error
+    for number, line in enumerate(content.removesuffix("\n").split("\n") if content else [], start=1):
+        name, _, count = line.rstrip().removesuffix(OVERWRITE).rstrip().rpartition(" ")
+        if not name or not count.removeprefix("-").isdecimal():
+            raise UsageError(f"{path}: line {number} is not `symbol count` but {line[:60]!r}; repair it")
+        if name in known and not line.rstrip().endswith(OVERWRITE):
+            raise UsageError(f"{path}: line {number} lists {name!r} a second time; remove one of the two")
+        known.add(name)
+        symbols.append(name)
+    return symbols if MASK in known else [*symbols, MASK]
 
 
 def dictionary_text(tokens: Sequence[str], counts: Iterable[int]) -> str:
-    """Lines of a dict.txt in the order of ``tokens``, filled up so that fairseq's dictionary is a multiple of 64."""
+    """The lines of a dict.txt in the order of `tokens`, padded so that fairseq's dictionary is a multiple of 64."""
     lines = [f"{token} {count}\n" for token, count in zip(tokens, counts, strict=True)]
     size = len(SPECIALS) + len(lines) + 1
-    lines += [f"{MADE_UP}{n:04d} 0\n" for n in range(-size % VOCAB_MULTIPLE)]
+    lines += [f"{FILLER}{n:04d} 0\n" for n in range(-size % VOCAB_MULTIPLE)]
     return "".join(lines)

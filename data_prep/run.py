@@ -1,107 +1,140 @@
-"""All stages of a configuration, one folder each, and what there is to say about the result.
+"""The command `run`: all stages of a configuration, a folder each, and a report.
 
     OUT/corpus  clean  dedup  decontaminate  split  tokenizer  data     manifest.json  report.md  lengths.png
 
-Stages that a configuration leaves out have no folder. Any number of these runs, on one machine or many, may share
-one OUT: each stage is work for all of them.
+Any number of runs, on one machine or many, may share one OUT: they share the work of each stage. The manifest, for
+programs, has no times: it is the same for equal input, settings and versions.
 """
 
-from __future__ import annotations
-
+import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_prep.binarize import binarize, data_argument
-from data_prep.config import PipelineConfig, load_config
+from data_prep.binarize import binarize, data_folders
+from data_prep.clean import clean
+from data_prep.config import ReadingConfig
+from data_prep.decontaminate import decontaminate
 from data_prep.dedup import dedup
 from data_prep.extract import extract
-from data_prep.filters import clean, decontaminate
-from data_prep.report import write_report
+from data_prep.pipeline import PipelineConfig, load_config
 from data_prep.split import split
 from data_prep.tokenizer import make_tokenizer
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import sweep
+from linformer_fairseq.io.files import replace_when_done, sweep, write_text
 
-FOLDERS = {
-    "extract": "corpus",
-    "clean": "clean",
-    "dedup": "dedup",
-    "decontaminate": "decontaminate",
-    "split": "split",
-    "tokenizer": "tokenizer",
-    "binarize": "data",
-}
+STAGES = ("extract", "clean", "dedup", "decontaminate", "split", "tokenizer", "binarize")
+FOLDERS = {stage: {"extract": "corpus", "binarize": "data"}.get(stage, stage) for stage in STAGES}
+COUNTED = ("documents", "characters", "tokens")
+# The bytes of the output depend on the versions of these.
+PACKAGES = ("linformer-fairseq", "ftfy", "datasketch", "numpy", "pyarrow", "sentencepiece", "tokenizers")
 
-Record = dict[str, Any]
+Record = Mapping[str, Any]
 
 
 def run(config: str, changes: Sequence[str], out: Path, workers: int = 1, redo: str | None = None) -> None:
-    """Runs all stages.
+    """Run all stages of a configuration (see `load_config`).
 
-    Args:
-        config: path of a YAML file, or the name of a configuration that comes along.
-        changes: ``KEY=VALUE`` to replace in it.
-        out: folder of the run.
-        workers: processes.
-        redo: stage whose folder is deleted first, with those of all behind it.
+    With `redo`, first delete the folders of that stage and of all later ones.
     """
-    settings = load_config(config, changes)
+    settings: PipelineConfig = load_config(config, changes)
     if redo is not None:
-        _delete_from(redo, out)
-    records = {stage: record for stage, record in _stages(settings, out, workers)}
-    write_report(asdict(settings), records, out)
+        if redo not in STAGES:
+            raise UsageError(f"--redo {redo}: no such stage; choose one of {', '.join(STAGES)}")
+        for stage in STAGES[STAGES.index(redo) :]:
+            shutil.rmtree(out / FOLDERS[stage], ignore_errors=True)
+    records = _run_stages(settings, {stage: out / folder for stage, folder in FOLDERS.items()}, workers)
+    _write_report(asdict(settings), records, out)
     sweep(out)
     data = out / FOLDERS["binarize"]
     print(f"""
+{_table(records)}
+
 {out / "report.md"}
-    what each stage did; the same for programs, with hashes, in manifest.json
+    what each stage did; for programs, with hashes, in manifest.json
 python -m data_prep inspect {data}
     random blocks of the data, decoded
-fairseq-train {data_argument(data, settings.binarize.shards)} --user-dir linformer_fairseq …
+fairseq-train {":".join(map(str, data_folders(data, settings.binarize.shards)))} --user-dir linformer_fairseq …
     see recipes/pretrain""")
 
 
-def _stages(settings: PipelineConfig, out: Path, workers: int) -> list[tuple[str, Record]]:
-    """Runs each stage; its name and record."""
-    records: list[tuple[str, Record]] = []
-    corpus = out / FOLDERS["extract"]
+def _run_stages(settings: PipelineConfig, folders: Mapping[str, Path], workers: int) -> dict[str, Record]:
+    """Run each stage; returns their records by name."""
+    records: dict[str, Record] = {}
+    reading = ReadingConfig(settings.on_error, settings.file_characters)
     names = [source.name or source.source for source in settings.sources]
     if len(set(names)) < len(names):
         raise UsageError(f"sources: two are named {max(names, key=names.count)}; give one another `name`")
+    corpus = folders["extract"]
     for source, name in zip(settings.sources, names, strict=True):
-        record = extract(
-            source.source,
-            source.inputs,
-            corpus,
-            name=name,
-            text_column=source.text_column,
-            on_error=settings.on_error,
-            file_characters=settings.file_characters,
-            workers=workers,
-        )
-        records.append((f"extract {name}", record))
-    filters: list[tuple[str, Any, Callable[..., Record]]] = [
-        ("clean", settings.clean, clean),
-        ("dedup", settings.dedup, dedup),
-        ("decontaminate", settings.decontaminate, decontaminate),
-        ("split", settings.split, split),
-    ]
-    for stage, config, function in filters:
+        records[f"extract {name}"] = extract(source, corpus, reading, workers)
+    functions: tuple[Callable[..., Record], ...] = (clean, dedup, decontaminate, split)
+    for stage, function in zip(STAGES[1:5], functions, strict=True):
+        config = getattr(settings, stage)
         if config is not None:
-            records.append((stage, function(corpus, out / FOLDERS[stage], config, workers)))
-            corpus = out / FOLDERS[stage]
-    tokenizer = out / FOLDERS["tokenizer"]
-    records.append(("tokenizer", make_tokenizer(corpus / "train", tokenizer, settings.tokenizer)))
-    data = out / FOLDERS["binarize"]
-    records.append(("binarize", binarize(corpus, tokenizer, data, settings.binarize, workers)))
+            records[stage] = function(corpus, folders[stage], config, workers)
+            corpus = folders[stage]
+    tokenizer = folders["tokenizer"]
+    records["tokenizer"] = make_tokenizer(corpus / "train", tokenizer, settings.tokenizer)
+    records["binarize"] = binarize(corpus, tokenizer, folders["binarize"], settings.binarize, workers)
     return records
 
 
-def _delete_from(stage: str, out: Path) -> None:
-    if stage not in FOLDERS:
-        raise UsageError(f"--redo {stage}: no such stage; choose one of {', '.join(FOLDERS)}")
-    for name in list(FOLDERS)[list(FOLDERS).index(stage) :]:
-        shutil.rmtree(out / FOLDERS[name], ignore_errors=True)
+def _write_report(config: Mapping[str, Any], records: Mapping[str, Record], out: Path) -> None:
+    """Write manifest.json, report.md and lengths.png."""
+    stages = {name: {key: record[key] for key in ("settings", "result", "files")} for name, record in records.items()}
+    versions = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    manifest = {"config": config, "versions": versions, "stages": stages}
+    write_text(out / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    text = f"# Data\n\n{_table(records)}\n\nSeconds are those of all processes together.\n\n"
+    text += "![Tokens per document](lengths.png)\n"
+    for name, record in records.items():
+        if examples := record["result"].get("examples"):
+            text += f"\n## Examples of documents dropped by {name}\n\n"
+            text += "".join(f"- {reason}: {'; '.join(named)}\n" for reason, named in examples.items())
+        if skipped := record["result"].get("skipped"):
+            text += f"\n## Input that could not be read by {name}\n\n" + "".join(f"- {line}\n" for line in skipped)
+    write_text(out / "report.md", text)
+    result = records["binarize"]["result"]
+    with replace_when_done(out / "lengths.png") as partial:
+        _plot_lengths(result["length_edges"], result["lengths"], partial)
+
+
+def _table(records: Mapping[str, Record]) -> str:
+    """A row per stage, in Markdown."""
+    rows = ["| stage | documents | characters | tokens | seconds | dropped and why |", "|---|---:|---:|---:|---:|---|"]
+    for name, record in records.items():
+        result = record["result"]
+        # The splits have keys such as train_documents.
+        sums = [
+            sum(n for k, n in result.items() if k.split("_")[-1] == c) for c in ("documents", "characters", "tokens")
+        ]
+        why = {**result.get("left_out", {}), **result.get("dropped", {})}
+        if result.get("skipped"):
+            why["could not be read"] = len(result["skipped"])
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(why.items(), key=lambda item: -item[1]))
+        cells = [name, *(f"{number:,}" if number else "" for number in sums), f"{record['seconds']:,.1f}", reasons]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _plot_lengths(edges: Sequence[int], counts: Sequence[int], path: Path) -> None:
+    """A histogram of the tokens per document, from the edges of the bins, (B + 1,), and their counts, (B,)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.stairs(counts, edges, fill=True, alpha=0.7)
+    axes.set_xscale("log", base=2)
+    used = [edge for edge, count in zip(edges, counts, strict=False) if count]
+    axes.set_xlim(used[0] / 2, used[-1] * 4)
+    axes.set(xlabel="tokens", ylabel="documents", title="Tokens per document")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, format="png", dpi=110)

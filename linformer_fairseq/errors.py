@@ -72,5 +72,5 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{error.filename or 'the disk'}: no space left; free some, and {AGAIN}"
     if isinstance(error, OSError) and error.errno in _CLOSED:
-        return f"{error.filename}: {error.strerror}; give access to it, or choose another --out"
+        return f"{error.filename or 'the disk'}: {error.strerror}; give access to it, or choose another --out"
     return None

@@ -1,4 +1,4 @@
-"""Files and folders that are written atomically: whole under their name, or not there."""
+"""Files and folders that are written atomically, and hashes of files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _HOST = socket.gethostname().split(".")[0]
 
 @contextmanager
 def replace_when_done(path: Path, force: bool = True) -> Iterator[Path]:
-    """Give a temporary name beside `path`, for a file or a folder, which becomes `path` only if the block ends well.
+    """Yield a temporary path beside `path`; the file or folder written there is renamed to `path` on success.
 
     Raises:
-        UsageError: `path` exists, and not `force`.
+        UsageError: `path` exists and `force` is false.
     """
     if not force and path.exists():
         raise UsageError(f"{path} exists; choose another target, or replace it with --force")
@@ -44,7 +44,7 @@ def replace_when_done(path: Path, force: bool = True) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -52,7 +52,7 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes have left half written below `folder`; others may be writing there."""
+    """Remove partial files that killed processes left below `folder`; those of running processes stay."""
     for path in folder.rglob(".*.partial"):
         host, process = path.name.split(".")[-3:-1]
         try:
@@ -60,7 +60,7 @@ def sweep(folder: Path) -> None:
             if dead:
                 remove(path)
         except FileNotFoundError:
-            pass  # finished meanwhile, or swept by another task
+            pass  # meanwhile finished, or removed by another task
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,7 +70,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON atomically; of what is not JSON, its text."""
+    """Write indented JSON atomically; values that JSON does not know are written as text."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
@@ -81,7 +81,7 @@ def digest(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Size and a hash of both ends: quick, and unlike a time stamp the same after copying."""
+    """Size and a hash of the first and last 64 KiB: fast, and unchanged by copying, unlike a time stamp."""
     size = path.stat().st_size
     with path.open("rb") as file:
         ends = file.read(65536)

@@ -1,4 +1,4 @@
-"""Worker processes that import once, end with their parent, and drop the work not yet begun after an error."""
+"""Worker processes that import a module once, exit with their parent, and cancel pending work after an error."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 
 def prepare_pool(module: str) -> None:
-    """Start the server that forks the workers of `process_pool`, and return while it imports `module`."""
-    # It imports once for all workers, and has no threads when it forks.
+    """Start the server that forks the workers of `process_pool`; it imports `module` in the background."""
+    # The server imports once for all workers and has no threads when it forks.
     multiprocessing.get_context("forkserver").set_forkserver_preload([module])
     forkserver.ensure_running()
 
 
 @contextmanager
 def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes have `module` imported; an error or Ctrl-C drops the work not yet begun."""
+    """A pool whose processes have imported `module`; an error or Ctrl-C cancels the calls that have not started."""
     prepare_pool(module)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _end_with_parent) as pool:
         try:
@@ -33,7 +33,7 @@ def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
 
 
 class Inline(Executor):
-    """Runs each call at once, in this process."""
+    """An executor that runs each call immediately in this process."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -42,7 +42,7 @@ class Inline(Executor):
 
 
 def _end_with_parent() -> None:
-    """End this worker when the process that gives it work is killed: nothing else would tell it."""
+    """Exit when the parent process dies: a worker that waits for work would not notice."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

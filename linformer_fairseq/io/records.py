@@ -1,4 +1,4 @@
-"""The record of a finished stage: its settings, result and files, and a refusal where the settings have changed."""
+"""What a folder was made with: its settings, result and files. Work with other settings is refused."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from typing import Any
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import sweep, write_text
 
-WORK = ".work"  # below a stage's output: claims and records of its shards, and what it needs only until it is finished
+WORK = ".work"  # folder in the output: claims and records of shards, and files needed only until the work is finished
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ once they have been through JSON."""
+    """Names of the settings that differ, compared as JSON: `before` was read from a file."""
     now = json.loads(json.dumps(now))
     return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
 
 
 def begun(record: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Begins a stage, or goes on with it; the record's content if it is finished.
+    """Start or resume work in the folder of `record`.
 
     Args:
-        record: ``<stage>.json`` in the output folder, written by :func:`finish`.
-        settings: all that the result depends on, the input included.
+        record: `<stage>.json` in the output folder, to be written by `finish`.
+        settings: everything that the result depends on, including the input; JSON values.
+
+    Returns:
+        The content of the record if the work is finished, else None.
 
     Raises:
         UsageError: the folder holds the result, or unfinished work, of other settings or other input.
@@ -50,26 +53,28 @@ def begun(record: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 def finish(
     record: Path, settings: Mapping[str, Any], result: Mapping[str, Any], done: Iterable[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Records that a stage is finished, prints its result, and returns the record's content.
+    """Record that the work is finished, print its result, and return the content of the record.
 
     Args:
-        record, settings: as for :func:`begun`.
-        result: what the stage counted.
-        done: what ``run_shards`` returned for each of its shards: their files and seconds are added up.
+        record, settings: as for `begun`.
+        result: the counts of the whole.
+        done: what `run_shards` returned for each shard; their files and seconds are added up.
     """
     done = list(done)
-    content = {
+    content: dict[str, Any] = {
         "settings": settings,
         "result": result,
         "files": {name: digest for shard in done for name, digest in shard["files"].items()},
         "seconds": round(sum(shard["seconds"] for shard in done), 2),
     }
-    sweep(record.parent)  # first: a stage with a record is not looked at again
-    write_text(record, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    sweep(record.parent)  # before the record exists: afterwards nobody looks at this folder again
+    text = json.dumps(content, indent=1, sort_keys=True)
+    write_text(record, f"{text}\n")
     print(f"{record.stem}: {describe(result)} in {record.parent}")
+    content = json.loads(text)  # the same, in the same order, as when it is read again
     return content
 
 
 def describe(result: Mapping[str, Any]) -> str:
-    """A result as words: ``1,234 documents, 5 shards``."""
+    """The counts of a result in words: `1,234 documents, 5 shards`."""
     return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in result.items() if isinstance(value, int))

@@ -1,9 +1,20 @@
-"""Shards of work: many processes, on one machine or as a Slurm array, share a stage without a coordinator.
+"""Resumable work shared by any number of processes and Slurm tasks, without a coordinator.
 
-Everything goes through the stage's output folder. A shard is taken by creating ``.work/NAME.claim`` and is
-finished when ``.work/NAME.json`` exists, which is written after the shard's files have their final names. So a
-kill at any moment costs the shards in hand and no more, any number of tasks may join in or drop out, and none
-waits for work that nobody does.
+The work is a list of shards, the same list in every task. Everything goes through the output folder that the tasks
+share. A task takes a shard by creating `.work/NAME.claim`. The shard is finished when `.work/NAME.json` exists, which
+is written after the shard's files have their final names. So a kill at any moment loses only the shards being computed;
+tasks may join or leave at any time; and the shards of a dead task are taken over by the others.
+
+Example, for a script that any number of tasks may run at the same time:
+
+    finished = begun(out / "squares.json", settings)
+    if finished is None:
+        shards = [Shard(f"{n:03d}", (n, out / f"{n:03d}.txt")) for n in range(100)]
+        done = run_shards(out, shards, square, workers=4, label="squares")
+        finished = finish(out / "squares.json", settings, {"squares": len(done)}, done.values())
+
+where `square(n, path)` writes `path` atomically and returns `Done({"square": n * n}, [path])`. In every task,
+`run_shards` returns all results, so that each can run the steps that follow; these must write the same bytes in each.
 """
 
 from __future__ import annotations
@@ -27,8 +38,8 @@ from linformer_fairseq.io.files import digest, write_text
 from linformer_fairseq.io.pool import Inline, process_pool
 from linformer_fairseq.io.records import WORK
 
-# A claim is renewed at this interval and void after five of them without a sign of life: the task was killed on
-# another machine. On this machine, a dead process is seen at once.
+# A claim is renewed at this interval. It is void after five intervals without renewal, if the task ran on another
+# machine. A dead process on this machine is detected at once.
 HEARTBEAT_SECONDS = 30
 POLL_SECONDS = 1.0
 
@@ -37,12 +48,12 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shard:
-    """One piece of work: ``function(*arguments)``, which writes ``files``.
+    """One unit of work: the call `function(*arguments)`.
 
     Attributes:
-        name: unique in its stage; also the order of the results.
-        arguments: of the function; they must not depend on the machine or the number of processes.
-        size: of the work, in any unit, for progress and remaining time.
+        name: unique in the output folder; a valid file name.
+        arguments: picklable; they must not depend on the machine or the number of processes.
+        size: of the work, in any unit, for the progress bar. Large shards run first.
     """
 
     name: str
@@ -52,7 +63,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Done:
-    """What a shard's function returns: counts or other JSON, and the files that it wrote."""
+    """What the function of a shard returns: counts or other JSON values, and the files that it wrote below `out`."""
 
     result: Result
     files: Sequence[Path] = ()
@@ -61,31 +72,34 @@ class Done:
 def run_shards(
     out: Path, shards: Sequence[Shard], function: Callable[..., Done], workers: int, label: str, unit: str = "shard"
 ) -> dict[str, Result]:
-    """Calls ``function`` for every shard that is not finished, in ``workers`` processes, and waits for the rest.
+    """Call `function` for every unfinished shard, and wait until other tasks have finished theirs.
 
     Args:
-        out: folder of the stage; its ``.work`` holds claims and records.
+        out: output folder, shared by all tasks; claims and records are in `out/.work`.
         shards: the same list in every task.
-        function: of a module's top level; calling it twice must write the same bytes.
-        workers: processes of this task; 0 for this process itself.
-        label: text of the progress line.
-        unit: of ``Shard.size``; ``B`` for bytes.
+        function: at the top level of a module, or a `partial` of such. Called twice, it must write the same bytes.
+        workers: processes of this task; 0 calls the function in this process, for example to keep a loaded model.
+        label: text of the progress bar.
+        unit: of `Shard.size`; `B` for bytes.
 
     Returns:
-        For each shard, in the order given: ``result``, ``files`` (name below ``out`` -> SHA-256) and the
-        ``seconds`` that it took.
+        For each shard, in the given order: `result` and `files` (name below `out` -> SHA-256) of its `Done`, and the
+        `seconds` that it took.
+
+    Raises:
+        Exception: whatever `function` raises. Finished shards stay finished, claims are released.
     """
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
     waiting = [shard for shard in shards if not record_of(work, shard.name).exists()]
-    waiting.sort(key=lambda shard: -shard.size)  # the processes end together if the small ones are last
+    waiting.sort(key=lambda shard: -shard.size)  # with the small ones last, processes end together
     total, left = sum(s.size for s in shards), sum(s.size for s in waiting)
     bar = tqdm(total=total, initial=total - left, desc=label, unit=unit, unit_scale=unit == "B", disable=not waiting)
     pool_of = process_pool(min(workers, max(1, len(waiting))), _module(function)) if workers else Inline()
     with bar, Claims(work) as claims, pool_of as pool:
         running: dict[Future[tuple[Done, float]], Shard] = {}
         while waiting or running:
-            held: list[Shard] = []  # by other tasks
+            held: list[Shard] = []  # claimed by other tasks, or to be submitted later
             for position, shard in enumerate(waiting):
                 if len(running) >= max(1, workers):
                     held += waiting[position:]
@@ -109,7 +123,7 @@ def run_shards(
 
 
 def record_of(work: Path, name: str) -> Path:
-    """The file that says that shard ``name`` is finished."""
+    """The file whose existence means that shard `name` is finished."""
     return work / f"{name}.json"
 
 
@@ -129,7 +143,7 @@ def _record(work: Path, name: str, done: Done, seconds: float, out: Path) -> Non
 
 
 class Claims:
-    """The claims of this task, renewed by a thread until they are dropped."""
+    """The claims that this task holds on shards; a thread renews them until they are dropped."""
 
     def __init__(self, work: Path) -> None:
         self._work = work
@@ -151,7 +165,7 @@ class Claims:
             path.unlink(missing_ok=True)
 
     def take(self, name: str) -> bool:
-        """Whether the shard is ours now: nobody has it, or who had it is dead."""
+        """Claim a shard; True if nobody held it, or its holder is dead."""
         path = self._work / f"{name}.claim"
         if not self._create(path):
             if not self._void(path):
@@ -160,19 +174,19 @@ class Claims:
             if not self._create(path):
                 return False
         self._held.add(path)
-        if record_of(self._work, name).exists():  # finished between a look at the record and the claim
+        if record_of(self._work, name).exists():  # finished after this task looked for its record
             self.drop(name)
             return False
         return True
 
     def drop(self, name: str) -> None:
-        """Gives a claim back."""
+        """Release the claim on a shard."""
         path = self._work / f"{name}.claim"
         self._held.discard(path)
         path.unlink(missing_ok=True)
 
     def _create(self, path: Path) -> bool:
-        # A link to a file that is already written: whoever sees the claim sees its owner.
+        # A hard link to a complete file: whoever sees the claim can read its owner.
         self._own.write_text(json.dumps(_identity()), encoding="utf-8")
         try:
             os.link(self._own, path)
@@ -192,7 +206,7 @@ class Claims:
         return age > 5 * HEARTBEAT_SECONDS or (here and _started(owner["process"]) != owner["started"])
 
     def _file_system_time(self) -> float:
-        """Now, by the clock that stamps the claims, which need not be this machine's."""
+        """The present time of the file system's clock, which stamps the claims and may differ from this machine's."""
         self._own.touch()
         now = self._own.stat().st_mtime
         self._own.unlink()
@@ -204,7 +218,7 @@ class Claims:
                 try:
                     os.utime(path)
                 except FileNotFoundError:
-                    pass  # dropped meanwhile, or taken over while this task was suspended: both tasks write the same
+                    pass  # dropped, or taken over while this task was suspended; both tasks write the same bytes
 
 
 def _identity() -> Mapping[str, Any]:
@@ -212,7 +226,7 @@ def _identity() -> Mapping[str, Any]:
 
 
 def _started(process: int) -> str | None:
-    """When a process of this machine started, which tells it from a later one with its number; None if it is gone."""
+    """Start time of a process of this machine, which distinguishes it from later ones with its id; None if gone."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.config import SplitConfig
+from data_prep.config import ReadingConfig, SourceConfig, SplitConfig, TokenizerConfig
 from data_prep.extract import extract
 from data_prep.split import split
-from data_prep.tokenizer import train_tokenizer
+from data_prep.tokenizer import make_tokenizer
 
 PACKAGES = ("asyncio", "email", "logging", "unittest", "concurrent", "importlib")
 FILE_CHARACTERS = 60_000
@@ -21,7 +21,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Docstrings of some standard packages, in several files."""
     folder = tmp_path_factory.mktemp("data") / "corpus"
     stdlib = Path(sysconfig.get_path("stdlib"))
-    extract("docstrings", [stdlib / name for name in PACKAGES], folder, file_characters=FILE_CHARACTERS)
+    source = SourceConfig("docstrings", [str(stdlib / name) for name in PACKAGES])
+    extract(source, folder, ReadingConfig(file_characters=FILE_CHARACTERS))
     return folder
 
 
@@ -37,5 +38,5 @@ def splits(corpus: Path) -> Path:
 def tokenizer(corpus: Path) -> Path:
     """A model of 512 symbols trained on `corpus`."""
     folder = corpus.with_name("tokenizer")
-    train_tokenizer(corpus, folder, 512)
+    make_tokenizer(corpus, folder, TokenizerConfig(512))
     return folder

@@ -14,7 +14,7 @@ from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 
 from data_prep import encoders
 from data_prep.__main__ import main
-from data_prep.binarize import binarize, data_argument
+from data_prep.binarize import binarize, data_folders
 from data_prep.config import BinarizeConfig
 from data_prep.corpus import corpus_files, read_file
 from data_prep.split import SPLITS
@@ -110,7 +110,7 @@ def test_bytes_do_not_depend_on_the_number_of_processes(
 
 def test_shards_share_the_documents(splits: Path, data: Path, tokenizer: Path, tmp_path: Path) -> None:
     binarize(splits, tokenizer, tmp_path, BinarizeConfig(LONGEST, shards=2))
-    folders = [Path(part) for part in data_argument(tmp_path, 2).split(":")]
+    folders = data_folders(tmp_path, 2)
     assert [folder.name for folder in folders] == ["shard00", "shard01"]
     shares = [decoded(folder, items_of(folder, "train")) for folder in folders]
     assert all(shares) and sorted(shares[0] + shares[1]) == sorted(texts_of(splits, "train"))

@@ -5,12 +5,25 @@ from __future__ import annotations
 import errno
 import random
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.cli import parse
+from data_prep.config import (
+    BinarizeConfig,
+    DecontaminateConfig,
+    ReadingConfig,
+    SourceConfig,
+    SplitConfig,
+    TokenizerConfig,
+    from_flags,
+)
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -62,30 +75,62 @@ def test_a_configuration_without_its_input_says_what_to_give(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "folder", "--out", str(tmp_path)]) == 1
-    assert "folder: needs input=PATH" in capsys.readouterr().err
+    assert "data_prep run: error: folder: needs input=PATH, a file or folder" in capsys.readouterr().err
 
 
 def test_a_section_that_is_null_is_no_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("sources: [{source: docstrings}]\ndedup: null\n")
     assert main(["dedup", str(tmp_path), "--out", str(tmp_path / "out"), "--config", str(config)]) == 1
-    assert f"{config}: its section dedup is null, so" in capsys.readouterr().err
+    assert f"error: {config}: its section dedup is null, so" in capsys.readouterr().err
+
+
+def test_help_imports_no_large_package() -> None:
+    code = (
+        "import sys; from data_prep.cli import parser; parser().format_help();"
+        "print({'torch', 'numpy', 'pyarrow', 'omegaconf', 'fairseq', 'tqdm'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        (["extract", "--source", "text"], [ReadingConfig(), SourceConfig("text")]),
+        (["split", "corpus"], [SplitConfig()]),
+        (["split", "corpus", "--valid", "0.2"], [SplitConfig(valid=0.2)]),
+        (["tokenizer", "corpus"], [TokenizerConfig()]),
+        (["tokenizer", "--import", "model", "--vocab-size", "64"], [TokenizerConfig(64, existing="model")]),
+        (["binarize", "corpus", "--tokenizer", "t", "--shards", "3"], [BinarizeConfig(shards=3)]),
+        (["decontaminate", "corpus", "--benchmarks", "a", "b"], [DecontaminateConfig(["a", "b"])]),
+    ],
+)
+def test_flags_are_the_settings_of_the_stages(arguments: list[str], settings: list[object]) -> None:
+    parsed = parse([*arguments, "--out", "out"])
+    assert [from_flags(type(expected), parsed) for expected in settings] == settings
+
+
+def test_settings_of_a_run_may_stand_behind_its_flags() -> None:
+    assert parse(["run", "demo", "a=1", "--out", "out", "b.c=2"]).changes == ["a=1", "b.c=2"]
+    with pytest.raises(SystemExit):
+        parse(["run", "demo", "--out", "out", "--nothing=2"])
 
 
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.ENOSPC, "corpus: no space left; free some, and the same command goes on from here"),
+        (errno.ENOSPC, "corpus: no space left; free some, and the same command resumes from here"),
         (errno.EROFS, "corpus: Read-only file system; give access to it, or choose another --out"),
     ],
 )
 def test_what_the_system_refuses_is_said_in_a_sentence(
     number: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(number, "Read-only file system", "corpus")
 
-    monkeypatch.setattr("data_prep.__main__.run_stage", refuse)
+    monkeypatch.setattr("data_prep.split.split", refuse)
     assert main(["split", "corpus", "--out", "x"]) == 1
     assert message in capsys.readouterr().err
 
@@ -97,7 +142,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_space(
     arguments = ["run", "folder", f"input={texts}", "tokenizer.vocab_size=320", "split.valid=0.3"]
     arguments += ["--out", str(out / "run")]
     assert main(arguments) == 1
-    assert "no space left; free some, and the same command goes on from here" in capsys.readouterr().err
+    assert "no space left; free some, and the same command resumes from here" in capsys.readouterr().err
     subprocess.run(["mount", "-o", "remount,size=9m", str(out)], check=True)
     assert main(arguments) == 0
 

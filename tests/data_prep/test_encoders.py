@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 from argparse import Namespace
 from collections import Counter
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import encoders
-from data_prep.fairseq_dict import SPECIALS, SymbolTable, dictionary_text
+from data_prep.fairseq_dict import SPECIALS, dictionary_text, read_dictionary
 from linformer_fairseq.errors import UsageError
 
 TEXTS = [
@@ -84,9 +85,9 @@ def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of RoBERTa."""
     import tarfile
 
-    archive = Path(__file__).parents[3] / "shared/data/tokenizer/gpt2_bpe.tar.xz"
+    archive = Path(os.environ.get("LINFORMER_TEST_DATA", "")) / "tokenizer/gpt2_bpe.tar.xz"
     if not archive.exists():
-        pytest.skip("needs GPT-2's encoder.json and vocab.bpe and RoBERTa's dict.txt")
+        pytest.skip("needs tokenizer/gpt2_bpe.tar.xz (GPT-2's files, RoBERTa's dict.txt) in LINFORMER_TEST_DATA")
     pytest.importorskip("tokenizers")
     folder = tmp_path_factory.mktemp("roberta")
     with tarfile.open(archive) as tar:
@@ -104,13 +105,16 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 
 class Fairseq:
-    """fairseq's way to ids, set up with the flags that our encoder names."""
+    """fairseq's own `--bpe` and dictionary."""
 
     def __init__(self, folder: Path) -> None:
-        flags = encoders.load(folder).flags(folder)
-        names = [flag.removeprefix("--").replace("-", "_") for flag in flags[::2]]
-        sampling = {"sentencepiece_enable_sampling": False, "sentencepiece_alpha": None}
-        self.arguments = Namespace(**dict(zip(names, flags[1::2], strict=True)), **sampling)
+        if (folder / encoders.SENTENCEPIECE).exists():
+            sampling = {"sentencepiece_enable_sampling": False, "sentencepiece_alpha": None}
+            files = {"bpe": "sentencepiece", "sentencepiece_model": str(folder / encoders.SENTENCEPIECE), **sampling}
+        else:
+            vocabulary, merges = (str(folder / name) for name in (encoders.GPT2_VOCABULARY, encoders.GPT2_MERGES))
+            files = {"bpe": "gpt2", "gpt2_encoder_json": vocabulary, "gpt2_vocab_bpe": merges}
+        self.arguments = Namespace(**files)
         self.bpe = build_bpe(self.arguments)
         self.dictionary = Dictionary.load(str(folder / "dict.txt"))
         self.dictionary.add_symbol("<mask>")
@@ -214,7 +218,7 @@ def test_a_dictionary_of_another_model_is_refused(folder: Path, tmp_path: Path) 
     lines = (spoilt / "dict.txt").read_text(encoding="utf-8").splitlines()
     for change, message in (
         ([*lines[:4], "nobody 7", *lines[5:]], "line 5, 'nobody', is no token of"),
-        (lines[:6], "ends at line 6 without .*, token "),
+        (lines[:6], "has no .*, token "),
         ([*lines[:2], lines[0]], "line 3 lists .* a second time"),
         ([*lines[:2], "alone"], "line 3 is not `symbol count` but 'alone'"),
     ):
@@ -239,8 +243,8 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     [
         (encoders.GPT2_VOCABULARY, "{", r"encoder\.json: not JSON"),
         (encoders.GPT2_VOCABULARY, "[]", r"encoder\.json: not a table from token to id"),
-        (encoders.GPT2_MERGES, "#version\nx y z\n", r"vocab\.bpe: cannot be used with its encoder\.json"),
-        (encoders.GPT2_MERGES, "#version\nzz qq\n", r"vocab\.bpe: cannot be used with its encoder\.json"),
+        (encoders.GPT2_MERGES, "#version\nx y z\n", r"vocab\.bpe: does not match its encoder\.json"),
+        (encoders.GPT2_MERGES, "#version\nzz qq\n", r"vocab\.bpe: does not match its encoder\.json"),
     ],
 )
 def test_broken_files_of_gpt2_are_refused(gpt2: Path, tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -255,16 +259,17 @@ def test_a_dictionary_is_read_as_fairseq_reads_it(tmp_path: Path) -> None:
     path.write_text("a 5\nb 3\n<unk> 1 #fairseq:overwrite\n\u2581 -1\n", encoding="utf-8")
     dictionary = Dictionary.load(str(path))
     dictionary.add_symbol("<mask>")
-    table = SymbolTable.load(path)
-    assert list(table.symbols) == dictionary.symbols and dict(table.index) == dictionary.indices
+    symbols = read_dictionary(path)
+    assert symbols == dictionary.symbols
+    assert {name: i for i, name in enumerate(symbols)} == dictionary.indices
     path.write_bytes(b"a 5\n\xff 3\n")
     with pytest.raises(UsageError, match=r"dict\.txt: byte 4 is not UTF-8"):
-        SymbolTable.load(path)
+        read_dictionary(path)
 
 
 def test_a_dictionary_is_filled_up_to_a_multiple_of_64(tmp_path: Path) -> None:
     path = tmp_path / "dict.txt"
     path.write_text(dictionary_text(["a", "b"], [2, 1]))
-    symbols = SymbolTable.load(path).symbols
+    symbols = read_dictionary(path)
     assert symbols[:6] == [*SPECIALS, "a", "b"] and symbols[6] == "madeupword0000" and symbols[-1] == "<mask>"
     assert len(symbols) == 64 and max(Counter(symbols).values()) == 1

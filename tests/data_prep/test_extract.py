@@ -7,16 +7,23 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 import data_prep
 from data_prep.__main__ import main
-from data_prep.extract import extract
+from data_prep.config import ReadingConfig, SourceConfig
+from data_prep.extract import extract as extract_stage
 from linformer_fairseq.errors import UsageError
 
 BOOKS = {"One.txt": "A first book.\n\nIt has two paragraphs.", "Two.txt": "A second book.", "Zero.txt": "\n \n"}
+
+
+def extract(source: str, inputs: list[Path | str], out: Path, name: str | None = None, on_error: str = "stop") -> Any:
+    """Run the stage."""
+    return extract_stage(SourceConfig(source, [str(path) for path in inputs], name), out, ReadingConfig(on_error))
 
 
 @pytest.fixture

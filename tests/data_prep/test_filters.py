@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.clean import clean
 from data_prep.config import DecontaminateConfig, SplitConfig
 from data_prep.corpus import Document, corpus_files, read_file, write_file
+from data_prep.decontaminate import decontaminate
 from data_prep.dedup import dedup
-from data_prep.filters import clean, decontaminate
 from data_prep.split import split, split_of
 from data_prep.text.minhash import NearDuplicates
 from data_prep.text.rules import CleanConfig

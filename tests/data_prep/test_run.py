@@ -12,7 +12,8 @@ import pytest
 
 import data_prep
 from data_prep.__main__ import main
-from data_prep.config import load_config, shipped
+from data_prep.config import bundled
+from data_prep.pipeline import load_config
 from linformer_fairseq.errors import UsageError
 
 ROOT = Path(data_prep.__file__).parents[1]
@@ -78,10 +79,12 @@ def test_a_run_leaves_data_report_and_manifest(undisturbed: Path) -> None:
 
 
 def test_a_second_run_does_nothing(config: Path, undisturbed: Path) -> None:
+    report = (undisturbed / "report.md").read_bytes()
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")}
     done = subprocess.run(command(config, undisturbed, 1), cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.count("already finished") == 7
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")} == before
+    assert (undisturbed / "report.md").read_bytes() == report
 
 
 @pytest.mark.slow
@@ -148,7 +151,7 @@ def test_redo_makes_a_stage_and_those_behind_it_again(
     assert main([*arguments, "--redo", "nothing"]) == 1
 
 
-@pytest.mark.parametrize("name", [*shipped(), str(ROOT / "recipes/reproduce/preparation.yaml")])
+@pytest.mark.parametrize("name", [*bundled(), str(ROOT / "recipes/reproduce/preparation.yaml")])
 def test_every_configuration_that_comes_along_is_valid(name: str) -> None:
     assert load_config(name, ["input=x"]).sources
 

@@ -10,8 +10,9 @@ from fairseq.data.dictionary import Dictionary
 
 from data_prep import encoders
 from data_prep.__main__ import main
+from data_prep.config import TokenizerConfig
 from data_prep.corpus import corpus_files
-from data_prep.tokenizer import import_tokenizer, sample_paragraphs, train_tokenizer
+from data_prep.tokenizer import make_tokenizer, sample_paragraphs
 from linformer_fairseq.errors import UsageError
 
 FILES = ("sentencepiece.model", "dict.txt")
@@ -24,7 +25,7 @@ def test_fairseq_counts_as_many_symbols_as_asked(tokenizer: Path) -> None:
 
 
 def test_training_again_gives_the_same_bytes(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
-    train_tokenizer(corpus, tmp_path, 512)
+    make_tokenizer(corpus, tmp_path, TokenizerConfig(512))
     assert all((tmp_path / name).read_bytes() == (tokenizer / name).read_bytes() for name in FILES)
 
 
@@ -42,10 +43,10 @@ def test_the_sample_does_not_depend_on_the_order_of_files(corpus: Path) -> None:
 
 
 def test_an_imported_model_keeps_its_ids(tokenizer: Path, tmp_path: Path) -> None:
-    import_tokenizer(tokenizer, tmp_path / "folder")
+    make_tokenizer(None, tmp_path / "folder", TokenizerConfig(existing=str(tokenizer)))
     assert all((tmp_path / "folder" / name).read_bytes() == (tokenizer / name).read_bytes() for name in FILES)
     shutil.copy(tokenizer / "sentencepiece.model", tmp_path / "other.model")
-    record = import_tokenizer(tmp_path / "other.model", tmp_path / "alone")
+    record = make_tokenizer(None, tmp_path / "alone", TokenizerConfig(existing=str(tmp_path / "other.model")))
     assert record["result"]["symbols"] == 512
     texts = ["Returns the number of items.", "x = [1, 2]"]
     ids = [encoders.load(folder).encode(texts)[0].tolist() for folder in (tokenizer, tmp_path / "alone")]

@@ -1,4 +1,4 @@
-"""Shards of work: nothing twice, nothing lost, whoever dies."""
+"""Shards of work run once, and none is lost when a process dies."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io import shards as work
+from linformer_fairseq.io import shards as module
 from linformer_fairseq.io.records import WORK
 from linformer_fairseq.io.shards import Claims, Done, Shard, run_shards
 
 
 def write_line(out: Path, name: str) -> Done:
-    """A shard that leaves a trace of each time that it ran."""
+    """A shard that logs each call."""
     with (out / "ran").open("a") as file:
         file.write(f"{name}\n")
     target = out / f"{name}.txt"
@@ -29,7 +29,7 @@ def write_line(out: Path, name: str) -> Done:
 
 
 def fail(out: Path, name: str) -> Done:
-    """A shard that cannot be done."""
+    """A shard that fails."""
     raise UsageError(f"{name}: broken")
 
 
@@ -53,7 +53,7 @@ def test_every_shard_runs_once_and_results_keep_their_order(tmp_path: Path, work
     assert len(ran(tmp_path)) == 6
 
 
-def test_an_error_keeps_what_is_finished_and_gives_the_claims_back(tmp_path: Path) -> None:
+def test_an_error_keeps_finished_shards_and_releases_the_claims(tmp_path: Path) -> None:
     run_shards(tmp_path, shards(tmp_path, 2), write_line, 1, "test")
     with pytest.raises(UsageError, match="c: broken"):
         run_shards(tmp_path, shards(tmp_path, 3), fail, 1, "test")
@@ -63,8 +63,8 @@ def test_an_error_keeps_what_is_finished_and_gives_the_claims_back(tmp_path: Pat
 
 
 def this_file(*arguments: object) -> subprocess.Popen[bytes]:
-    """This file as a program of its own."""
-    root = str(Path(work.__file__).parents[1])
+    """Run this file as a program."""
+    root = str(Path(module.__file__).parents[2])
     return subprocess.Popen(
         [sys.executable, __file__, *map(str, arguments)], env={**os.environ, "PYTHONPATH": root}, start_new_session=True
     )
@@ -79,7 +79,7 @@ def test_several_tasks_share_the_shards(tmp_path: Path) -> None:
 def test_the_shard_of_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     process.start()
-    claim = {"host": socket.gethostname(), "process": process.pid, "started": work._started(process.pid or 0)}
+    claim = {"host": socket.gethostname(), "process": process.pid, "started": module._started(process.pid or 0)}
     path = tmp_path / "a.claim"
     path.write_text(json.dumps(claim))
     assert not Claims(tmp_path).take("a")
@@ -93,13 +93,13 @@ def test_the_shard_of_another_machine_is_taken_over_when_its_claim_is_no_longer_
     path = tmp_path / "a.claim"
     path.write_text(json.dumps({"host": "elsewhere", "process": 1, "started": "1"}))
     assert not Claims(tmp_path).take("a")
-    old = path.stat().st_mtime - 5 * work.HEARTBEAT_SECONDS - 1
+    old = path.stat().st_mtime - 5 * module.HEARTBEAT_SECONDS - 1
     os.utime(path, (old, old))
     assert Claims(tmp_path).take("a")
 
 
 def test_claims_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
     path = tmp_path / "a.claim"
     with Claims(tmp_path) as claims:
         claims.take("a")
@@ -113,10 +113,10 @@ def test_claims_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def alive(process: int) -> bool:
     """Whether a process runs."""
-    return work._started(process) is not None and ") Z " not in Path(f"/proc/{process}/stat").read_text()
+    return module._started(process) is not None and ") Z " not in Path(f"/proc/{process}/stat").read_text()
 
 
-def test_workers_end_with_the_process_that_feeds_them(tmp_path: Path) -> None:
+def test_workers_exit_when_their_parent_is_killed(tmp_path: Path) -> None:
     process = this_file(tmp_path, "sleep")
     told = tmp_path / "worker"
     for _ in range(600):
@@ -134,7 +134,7 @@ def test_workers_end_with_the_process_that_feeds_them(tmp_path: Path) -> None:
 
 
 def sleep(out: Path) -> Done:
-    """A shard that tells its process and does not end."""
+    """A shard that writes its process id and does not return."""
     (out / "worker").write_text(str(os.getpid()))
     time.sleep(60)
     return Done({})
@@ -142,7 +142,7 @@ def sleep(out: Path) -> Done:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    import test_work as this
+    import test_shards as this
 
     out = Path(sys.argv[1])
     if sys.argv[2:] == ["sleep"]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_prep.config import TokenizerConfig
 from data_prep.corpus import Document, write_file
-from data_prep.tokenizer import train_tokenizer
+from data_prep.tokenizer import make_tokenizer
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols, write
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
 
@@ -29,7 +30,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rare = ["".join(chance.choices("aeioulmnrst", k=chance.randint(3, 8))) for _ in range(600)]
     text = "\n".join(f"{sentence(chance, 12)} {' '.join(chance.sample(rare, 8))}" for _ in range(400))
     write_file([Document("1", "text", "1", text)], folder / "corpus/a.parquet")
-    train_tokenizer(folder / "corpus", folder / "tokenizer", VOCABULARY)
+    make_tokenizer(folder / "corpus", folder / "tokenizer", TokenizerConfig(VOCABULARY))
     return folder / "tokenizer"
 
 

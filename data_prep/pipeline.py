@@ -1,0 +1,69 @@
+"""A whole preparation in one YAML file: the path of one, or the name of one in `configs/`.
+
+`KEY=VALUE` on the command line replaces a value: `tokenizer.vocab_size=50048`. A stage set to `null` is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError, safe_load
+
+from data_prep import config as stages
+from data_prep.text.minhash import NearDuplicates
+from data_prep.text.rules import CleanConfig
+from linformer_fairseq.errors import UsageError
+
+
+@dataclass
+class PipelineConfig(stages.ReadingConfig):
+    """All stages in their order."""
+
+    sources: list[stages.SourceConfig] = MISSING
+    clean: CleanConfig | None = field(default_factory=CleanConfig)
+    dedup: NearDuplicates | None = field(default_factory=NearDuplicates)
+    decontaminate: stages.DecontaminateConfig | None = None
+    split: stages.SplitConfig = field(default_factory=stages.SplitConfig)
+    tokenizer: stages.TokenizerConfig = field(default_factory=stages.TokenizerConfig)
+    binarize: stages.BinarizeConfig = field(default_factory=stages.BinarizeConfig)
+    input: str | None = None  # only for configurations whose sources name ${input}
+
+
+def load_config(config: str, changes: Sequence[str] = (), section: str | None = None) -> Any:
+    """Read a configuration.
+
+    Args:
+        config: path of a YAML file, or a name in `bundled()`.
+        changes: `KEY=VALUE`, applied in order.
+        section: of one stage; the others need not be complete.
+
+    Returns:
+        The `PipelineConfig`, or what its `section` holds.
+
+    Raises:
+        UsageError: no such file, a key or value that does not belong in it, or the section is null.
+    """
+    path = stages.CONFIGS / f"{config}.yaml" if config in stages.bundled() else Path(config)
+    if not path.is_file():
+        raise UsageError(f"{config}: no such file; give a YAML file, or one of {', '.join(stages.bundled())}")
+    for change in changes:
+        if "=" not in change:
+            raise UsageError(f"{change}: expected KEY=VALUE, such as tokenizer.vocab_size=50048")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(PipelineConfig), OmegaConf.load(path))
+        for change in changes:
+            key, _, value = change.partition("=")
+            OmegaConf.update(merged, key, safe_load(value))
+        if section is None and merged.input is None and "${input}" in path.read_text(encoding="utf-8"):
+            raise UsageError(f"{config}: needs input=PATH, a file or folder")
+        chosen = merged if section is None else OmegaConf.select(merged, section)
+        if chosen is None:
+            raise UsageError(f"{config}: its section {section} is null, so that stage has no settings")
+        return OmegaConf.to_object(chosen)
+    except UsageError:
+        raise
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
