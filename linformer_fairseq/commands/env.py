@@ -1,9 +1,9 @@
 """`linformer env`: where the user-dir is and what this machine offers."""
 
-import argparse
 import json
 from collections.abc import Sequence
 
+from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.paths import USER_DIR
 
 DESCRIPTION = """\
@@ -16,18 +16,12 @@ example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the result is the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="linformer env",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """The command line; returns the exit status."""
+    parser = command_parser("env", DESCRIPTION, epilog=EPILOG)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--path", action="store_true", help="print only the folder for --user-dir")
     output.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args(argv)
-
     if arguments.path:
         print(USER_DIR)
         return 0

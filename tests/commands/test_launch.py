@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.commands import glue as finetune_glue
-from linformer_fairseq.commands.launch import combinations, finetune, main, parser
+from linformer_fairseq.commands.launch import combinations, finetune, main, parser, run_here
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.launch.submission import Submitted, new_folder, read_submission
-from linformer_fairseq.launch.work import Work
+from linformer_fairseq.launch.task import Task
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_sweep_that_is_none(given: str) -> None:
 
 
 def test_a_wrong_key_of_a_sweep_is_found_before_anything_is_queued(pretrain: list[str]) -> None:
-    with pytest.raises(SystemExit, match="error: RECIPE: .*common.sead: unknown key"):
+    with pytest.raises(UsageError, match="common.sead: unknown key"):
         main([*pretrain, "--dry-run", "--sweep", "common.sead=1,2"])
 
 
@@ -67,14 +67,34 @@ def test_data_preparation_as_an_array(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_fine_tuning_shares_its_runs_among_jobs(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["finetune", "--parts", "2", "--checkpoint", "c.pt", "--glue-dir", "glue", "--tasks", "RTE", "--out", "o"]
+    command = ["finetune", "--copies", "2", "--checkpoint", "c.pt", "--glue-dir", "glue", "--tasks", "RTE"]
+    command += ["--out", "o"]
     assert main([*command, "--dry-run"]) == 0
     file = capsys.readouterr().out
     assert "#SBATCH --array=0-1%2\n" in file and "#SBATCH --gres=gpu:1\n" in file
     arguments, more = parser().parse_known_args(command)
-    for number, part in enumerate(finetune(arguments, more), start=1):
-        glue = finetune_glue.parser().parse_args(part.work.argv[3:])
-        assert (glue.part, glue.tasks, glue.out) == (f"{number}/2", "RTE", Path("o"))
+    for task in finetune(arguments, more):
+        assert task.argv[2:5] == ("-m", "linformer_fairseq", "glue")
+        glue = finetune_glue.parser().parse_args(task.argv[5:])
+        assert (glue.tasks, glue.out) == ("RTE", Path("o"))
+
+
+def test_the_path_of_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["script", "pretrain"]) == 0
+    assert "#SBATCH" in Path(capsys.readouterr().out.strip()).read_text()
+
+
+def test_unknown_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["status", "--fast"])
+    assert "unrecognized arguments: --fast" in capsys.readouterr().err
+
+
+def test_copies_of_one_command_run_once_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("linformer_fairseq.commands.launch.signal.signal", lambda *_: None)
+    command = (sys.executable, "-c", f"open({str(tmp_path / 'runs')!r}, 'a').write('x')")
+    assert run_here([Task("copy 1", command), Task("copy 2", command)]) == 0
+    assert (tmp_path / "runs").read_text() == "x"
 
 
 @pytest.mark.slow
@@ -102,7 +122,7 @@ def test_without_submitit_the_ways_that_need_none_are_named(
     pretrain: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(SystemExit, match=re.escape("pip install 'linformer-fairseq[slurm]', or use --local")):
+    with pytest.raises(UsageError, match=re.escape("pip install -e '.[slurm]' from a clone") + ".*--local"):
         main([*pretrain, "--dry-run"])
 
 
@@ -157,26 +177,26 @@ def test_cancel_and_logs_of_a_submission(
 
 def test_work_that_fails_says_so() -> None:
     with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
-        Work((sys.executable, "-c", "raise SystemExit(3)"))()
-    Work((sys.executable, "-c", ""))()
+        Task("a", (sys.executable, "-c", "raise SystemExit(3)"))()
+    Task("a", (sys.executable, "-c", ""))()
 
 
 def test_work_without_a_handler_outlives_the_warning() -> None:
     """As in a cluster that signals a program beside submitit."""
-    Work((sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"))()
+    Task("a", (sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"))()
 
 
 @pytest.fixture
 def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
-    monkeypatch.setattr("linformer_fairseq.launch.work._hand_over", lambda: calls.append("handed over"))
+    monkeypatch.setattr("linformer_fairseq.launch.task._hand_over", lambda: calls.append("handed over"))
     return calls
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(75)", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"])
 def test_a_training_that_was_warned_is_handed_over(handed_over: list[str], ending: str) -> None:
     with pytest.raises(subprocess.CalledProcessError):  # Slurm would have ended it by now
-        Work((sys.executable, "-c", ending), saves=True)()
+        Task("a", (sys.executable, "-c", ending), saves_on_signal=True)()
     assert handed_over == ["handed over"]
 
 
@@ -190,11 +210,11 @@ def test_the_checkpoint_waits_until_the_training_has_saved(tmp_path: Path) -> No
         "os.kill(os.getppid(), signal.SIGUSR2)\n"
         "time.sleep(60)\n"
     )
-    work = Work((sys.executable, "-c", program), saves=True)
+    task = Task("a", (sys.executable, "-c", program), saves_on_signal=True)
     left: list[object] = []
-    before = signal.signal(signal.SIGUSR2, lambda *_: left.append((work.checkpoint().function, saved.exists())))
+    before = signal.signal(signal.SIGUSR2, lambda *_: left.append((task.checkpoint().function, saved.exists())))
     terminate = signal.getsignal(signal.SIGTERM)
-    work()
+    task()
     signal.signal(signal.SIGUSR2, before)
     signal.signal(signal.SIGTERM, terminate)
-    assert left == [(work, True)]
+    assert left == [(task, True)]

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # process with the rank FAIL fails there.
 HOLDING = """
 import os, time
-import linformer_fairseq
+from linformer_fairseq.plugin import register
+register()
 from fairseq.trainer import Trainer
 
 train_step = Trainer.train_step
