@@ -7,6 +7,7 @@ import json
 import random
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +81,11 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def roberta(tmp_path_factory: pytest.TempPathFactory, shared_data: Callable[[str], Path]) -> Path:
     """The files of RoBERTa."""
     import tarfile
 
-    archive = Path(__file__).parents[3] / "shared/data/tokenizer/gpt2_bpe.tar.xz"
-    if not archive.exists():
-        pytest.skip("needs GPT-2's encoder.json and vocab.bpe and RoBERTa's dict.txt")
+    archive = shared_data("tokenizer/gpt2_bpe.tar.xz")
     pytest.importorskip("tokenizers")
     folder = tmp_path_factory.mktemp("roberta")
     with tarfile.open(archive) as tar:
