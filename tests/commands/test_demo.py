@@ -20,7 +20,7 @@ from linformer_fairseq.training.metrics import read_metrics
 
 def start(out: Path, updates: int) -> subprocess.Popen[str]:
     """The demo in a process group of its own, as in a terminal."""
-    packages = [str(Path(package.__file__).parent) for package in (numpy, torch.distributed)]
+    packages = [str(Path(package.__path__[0])) for package in (numpy, torch.distributed)]
     return subprocess.Popen(
         [sys.executable, "-m", "linformer_fairseq", "demo", "--out", str(out), "--updates", str(updates)]
         + ["--packages", *packages],

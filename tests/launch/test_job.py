@@ -244,7 +244,10 @@ def test_where_the_script_runs(tmp_path: Path, place: str) -> None:
     environ = {"PATH": os.environ["PATH"], "PYTHON": str(tmp_path / "python")}
     done = subprocess.run(
         ["bash", "../package/slurm/pretrain.sh", "--seed", "3"],
-        **{"cwd": tmp_path / "here", "env": environ, "capture_output": True, "text": True},
+        cwd=tmp_path / "here",
+        env=environ,
+        capture_output=True,
+        text=True,
     )
     expected = [str(folder), "cuda", "-u", "-m", "linformer_fairseq.launch.job", str(script), "--seed", "3"]
     assert done.stdout.splitlines() == expected, done.stderr
