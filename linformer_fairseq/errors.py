@@ -63,7 +63,7 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, UsageError):
         return str(error)
     if isinstance(error, BrokenProcessPool):
-        return f"a worker process died, for lack of memory? {AGAIN}, with fewer --workers if need be"
+        return f"a worker process died, perhaps for lack of memory; {AGAIN}, with fewer --workers if necessary"
     if isinstance(error, ModuleNotFoundError):
         extra = _EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
