@@ -43,6 +43,7 @@ docs: $(STAMP) ## build the documentation in site/
 	$(BIN)/mkdocs build --strict
 
 wheel: $(STAMP) ## build the wheel in dist/
+	rm -rf build
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist .
 
 venv: $(STAMP) ## only make .venv
