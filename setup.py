@@ -8,6 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "linformer_fairseq/version.py").read_text(), re.MULTILINE)
+ROOMS = ["linformer_fairseq", "linformer_fairseq.*", "data_prep", "data_prep.*"]
 
 
 class BuildWithRecipes(build_py):
@@ -29,12 +30,8 @@ setup(
     author="linformer_fairseq contributors",
     license="MIT",
     python_requires=">=3.11,<3.13",
-    packages=[
-        *find_namespace_packages(
-            include=["linformer_fairseq*", "data_prep*"], exclude=["*.hydra_plugins", "data_prep.configs"]
-        ),
-        "hydra_plugins",  # the namespace package where hydra looks for plugins
-    ],
+    packages=[*find_namespace_packages(include=ROOMS, exclude=["*.hydra_plugins", "*.configs"]), "hydra_plugins"],
+    # hydra looks for plugins in this namespace package
     package_dir={"hydra_plugins": "linformer_fairseq/hydra_plugins"},
     package_data={"linformer_fairseq": ["py.typed"], "data_prep": ["py.typed", "configs/*.yaml"]},
     cmdclass={"build_py": BuildWithRecipes},

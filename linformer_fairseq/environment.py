@@ -11,12 +11,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 from linformer_fairseq.paths import CLONE, USER_DIR
 from linformer_fairseq.version import __version__
@@ -71,10 +71,6 @@ class Report:
     apex: ApexStatus
     slurm: str
     problems: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain dictionaries and lists."""
-        return asdict(self)
 
     def __str__(self) -> str:
         bf16 = f"bf16 instructions: {', '.join(self.cpu_bf16)}" if self.cpu_bf16 else "no bf16 instructions"
@@ -135,15 +131,11 @@ def _fairseq() -> tuple[str, str]:
     if spec is None:
         return "missing", f"fairseq is missing: {install}"
     if ours and upstream:
-        return f"{name} {ours} and fairseq {upstream}", (
-            "Two distributions provide fairseq and overwrite each other's files: "
-            f"pip uninstall -y fairseq {name} && {install}"
-        )
+        problem = f"Two distributions provide fairseq and overwrite each other's files: pip uninstall -y fairseq {name}"
+        return f"{name} {ours} and fairseq {upstream}", f"{problem} && {install}"
     if upstream:
-        return f"the distribution fairseq {upstream}", (
-            f"fairseq {upstream} does not run on Python 3.11 and later, {FAIRSEQ} does: "
-            f"pip uninstall -y fairseq && {install}"
-        )
+        problem = f"fairseq {upstream} does not run on Python 3.11 and later, {FAIRSEQ} does: pip uninstall -y fairseq"
+        return f"the distribution fairseq {upstream}", f"{problem} && {install}"
     origin = _location(spec)
     if ours is None or not origin.samefile(str(distribution(name).locate_file("fairseq"))):
         problem = f"fairseq comes from {origin}, not from {FAIRSEQ}: take that folder off PYTHONPATH, and {install}"
@@ -160,17 +152,11 @@ def _apex() -> ApexStatus:
         return ApexStatus("absent", "absent (optional: only the fused CUDA optimizer and layer norm need it)")
     folder = _location(spec)
     if not all((folder / part).is_dir() for part in ("optimizers", "normalization")):
-        return ApexStatus(
-            "other-project",
-            f"The installed apex ({folder}) is not NVIDIA's but another project of that name, such as "
-            "PyPI's toolkit for Pyramid: pip uninstall apex, and build NVIDIA's from source for its kernels.",
-        )
+        sentence = f"The installed apex ({folder}) is another project of that name, such as PyPI's toolkit for Pyramid"
+        return ApexStatus("other-project", f"{sentence}: pip uninstall apex, and build NVIDIA's from source if needed.")
     if failure := next(filter(None, (_try_import(name)[1] for name in APEX_MODULES)), ""):
-        return ApexStatus(
-            "unusable",
-            f"NVIDIA's apex is installed but unusable ({failure}): rebuild it with its CUDA extensions "
-            "against the installed torch, or pip uninstall apex, which is optional.",
-        )
+        sentence = f"NVIDIA's apex is installed but unusable ({failure}): rebuild it with its CUDA extensions"
+        return ApexStatus("unusable", f"{sentence} against the installed torch, or pip uninstall apex; it is optional.")
     return ApexStatus("ready", f"NVIDIA's, with FusedAdam and FusedLayerNorm ({folder})")
 
 
@@ -185,11 +171,10 @@ def _cuda(torch: ModuleType | None) -> tuple[str, list[Gpu], str]:
     if not torch.cuda.is_available():
         problem = f"torch finds no GPU: the NVIDIA driver may be too old for CUDA {torch.version.cuda}."
         return f"{torch.version.cuda} in torch, but no usable GPU", [], problem if driver else ""
-    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     gpus = [
         # Ampere (8.0) computes in bfloat16; on older ones torch only emulates it
         Gpu(each.name, f"{each.major}.{each.minor}", round(each.total_memory / 2**30, 1), each.major >= 8)
-        for each in devices
+        for each in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     ]
     return f"{torch.version.cuda}, {_plural(len(gpus), 'GPU')}", gpus, ""
 
@@ -208,17 +193,17 @@ def _slurm() -> str:
     """Version of the Slurm commands, and whether this process runs in a job."""
     job = os.environ.get("SLURM_JOB_ID")
     here = f"inside job {job}" if job else "outside a job"
-    paths = {name: shutil.which(name) for name in ("sbatch", "scontrol")}
-    command = paths["scontrol"] or paths["sbatch"]
-    if command is None:
+    absent = [name for name in ("sbatch", "scontrol") if shutil.which(name) is None]
+    if len(absent) == 2:
         return f"no sbatch or scontrol on PATH, {here}"
+    command = "sbatch" if "scontrol" in absent else "scontrol"
     try:
         ran = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20)
-        output = (ran.stdout + ran.stderr).strip().splitlines() or [f"exit status {ran.returncode}"]
-        version = output[-1] if ran.returncode == 0 else f"{command} fails ({output[-1]})"
+        *_, last = [f"exit status {ran.returncode}", *(ran.stdout + ran.stderr).strip().splitlines()]
+        version = last if ran.returncode == 0 else f"{command} fails ({last})"
     except (OSError, subprocess.TimeoutExpired) as error:
         version = f"{command} does not answer ({error})"
-    return ", ".join([version, here, *(f"no {name} on PATH" for name, path in paths.items() if path is None)])
+    return ", ".join([version, here, *(f"no {name} on PATH" for name in absent)])
 
 
 def _version(name: str) -> str | None:

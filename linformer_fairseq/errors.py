@@ -11,10 +11,8 @@ DEBUG = "LINFORMER_DEBUG"
 """With this environment variable set to 1, errors show their traceback."""
 
 AGAIN = "the same command resumes from here"
-_EXTRAS = {
-    **dict.fromkeys(("safetensors", "transformers", "tokenizers", "google"), "hf"),  # google.protobuf
-    "submitit": "slurm",
-}
+_EXTRAS = {"safetensors": "hf", "transformers": "hf", "tokenizers": "hf", "google": "hf", "submitit": "slurm"}
+_DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -65,10 +63,11 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, BrokenProcessPool):
         return f"a worker process died, perhaps for lack of memory; {AGAIN}, with fewer --workers if necessary"
     if isinstance(error, ModuleNotFoundError):
-        extra = _EXTRAS.get((error.name or "").split(".")[0])
-        if extra is None:
+        module = (error.name or "").split(".")[0]
+        if module not in _EXTRAS:
             return None
-        return f"the package {error.name} is missing: pip install -e '.[{extra}]' from a clone, or pip install it"
+        package, extra = _DISTRIBUTIONS.get(module, module), _EXTRAS[module]
+        return f"the package {package} is missing: pip install -e '.[{extra}]' from a clone, or pip install {package}"
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{error.filename or 'the disk'}: no space left; free some, and {AGAIN}"
     if isinstance(error, OSError) and error.errno in _CLOSED:

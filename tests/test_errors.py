@@ -34,6 +34,7 @@ def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
         (UsageError("--k 0: must be above 0"), "--k 0: must be above 0"),
         (BrokenProcessPool(), "a worker process died, .* fewer --workers"),
         (ModuleNotFoundError(name="transformers.models"), r"pip install -e '.\[hf\]' from a clone"),
+        (ModuleNotFoundError(name="google.protobuf"), "package protobuf is missing: .* or pip install protobuf$"),
         (ModuleNotFoundError(name="submitit"), r"package submitit is missing: pip install -e '.\[slurm\]'"),
         (OSError(errno.ENOSPC, "No space left", "a.bin"), "a.bin: no space left; free some"),
         (PermissionError(errno.EACCES, "Permission denied", "b.bin"), "b.bin: Permission denied; give access"),

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"--updates {options.updates}: must be at least 2, half before the stop and half after it")
     logging.basicConfig(level=logging.WARNING, force=True)  # importing fairseq sets INFO for every logger
     os.environ.setdefault("OMP_NUM_THREADS", str(min(CORES, 2)))  # the model is too small to use more
-    demo(options.out.resolve(), options.updates, options.packages)
+    demo(options.out, options.updates, options.packages)
     return 0
 
 
@@ -48,9 +48,7 @@ def demo(out: Path, updates: int, packages: list[Path]) -> None:
     from linformer_fairseq.measuring.curve import plot_curve
     from linformer_fairseq.training.metrics import read_metrics
 
-    data, checkpoints, log = out / "data", out / "checkpoints", out / "train.log"
-
-    step("1/5  Data: docstrings of the installed packages, one document per module; vocabulary; fairseq's files")
+    print("\n== 1/5  Data: docstrings of the installed packages, a document per module; vocabulary; fairseq's files")
     changes = [f"sources.0.inputs=[{','.join(str(path.resolve()) for path in packages)}]"] if packages else []
     prepare = ["prepare", "run", "demo", *changes, "--out", str(out), "--workers", str(CORES)]
     print("$", shlex.join(["linformer", *prepare]), flush=True)
@@ -60,61 +58,51 @@ def demo(out: Path, updates: int, packages: list[Path]) -> None:
     if status:
         raise UsageError(f"the command above failed (exit status {status})")
 
-    step("2/5  Pretraining: linformer_roberta_tiny reads n = 512 tokens and attends to k = 128")
-    pretrain(data, checkpoints, log, until=updates // 2, total=updates)
+    print("\n== 2/5  Pretraining: linformer_roberta_tiny reads n = 512 tokens and attends to k = 128")
+    pretrain(out, until=updates // 2, total=updates)
 
-    step("3/5  Resuming: a second fairseq-train resumes from the checkpoint of the first")
-    pretrain(data, checkpoints, log, until=updates, total=updates)
+    print("\n== 3/5  Resuming: a second fairseq-train resumes from the checkpoint of the first")
+    pretrain(out, until=updates, total=updates)
+    log, checkpoint = out / "train.log", out / "checkpoints/checkpoint_last.pt"
     print(f"resumed from update {last_update(log, 'Loaded'):,}, trained to update {last_update(log, 'Saved'):,}")
 
-    step("4/5  Validation")
-    checkpoint = checkpoints / "checkpoint_last.pt"
-    perplexity = validate(data, checkpoint, out / "validate.log")
-    metrics = read_metrics(checkpoints)
+    print("\n== 4/5  Validation")
+    perplexity = validate(out, checkpoint)
+    print(f"perplexity {perplexity:.2f}")
+    metrics = read_metrics(checkpoint.parent)
     plot_curve(metrics, out / "loss.png", "linformer_roberta_tiny on docstrings")
 
-    step("5/5  Filling a mask")
-    print(f"  {SENTENCE}")
-    for token, probability in fill_mask(data, checkpoint):
+    print(f"\n== 5/5  Filling a mask\n  {SENTENCE}")
+    for token, probability in fill_mask(out / "data", checkpoint):
         print(f"  {probability:6.1%}  {token}")
 
     start = next(line["perplexity"] for line in metrics if line["split"] == "train")
     print(f"""
 Done: perplexity of masked tokens {start:,.0f} at the start, {perplexity:,.1f} now, on unseen modules.
 
-  {shown(checkpoint)}
+  {checkpoint}
       the model; fairseq's programs read it with --user-dir linformer_fairseq
-  {shown(data)}
+  {out / "data"}
       the corpus as fairseq reads it, with its vocabulary
-  {shown(out / "loss.png")}
+  {out / "loss.png"}
       the loss curve; its figures are in checkpoints/metrics.jsonl, fairseq's log in train.log
 
 Next:
-  linformer demo --updates {2 * updates} --out {shown(out)}-longer
+  linformer demo --updates {2 * updates} --out {out}-longer
       train twice as long
   linformer prepare --help
       your own text: run folder input=my_texts, or stage by stage
-  linformer train {RECIPE.stem} {shown(data)} --save-dir {shown(out)}-exact -- --attention exact
+  linformer train {RECIPE.stem} {out / "data"} --save-dir {out}-exact -- --attention exact
       the same with exact attention""")
 
 
-def step(title: str) -> None:
-    """Print a heading."""
-    print(f"\n== {title}", flush=True)
-
-
-def shown(path: Path) -> str:
-    """A path, relative if it lies below the current folder."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def pretrain(data: Path, checkpoints: Path, log: Path, until: int, total: int) -> None:
+def pretrain(out: Path, until: int, total: int) -> None:
     """Train to update `until`, with a learning rate that reaches zero at `total`; resume if there is a checkpoint."""
     from linformer_fairseq.training.progress import run_logged
     from linformer_fairseq.training.recipe import fairseq_train_argv
 
-    done = last_update(log, "Saved") if (checkpoints / "checkpoint_last.pt").exists() else 0
+    log = out / "train.log"
+    done = last_update(log, "Saved") if (out / "checkpoints/checkpoint_last.pt").exists() else 0
     if done >= until:
         print(f"already trained to update {done:,}")
         return
@@ -125,7 +113,7 @@ def pretrain(data: Path, checkpoints: Path, log: Path, until: int, total: int) -
         "lr_scheduler.warmup_updates": total // 10,
         "checkpoint.save_interval_updates": max(1, total // 10),  # fairseq also validates at each of them
     }
-    argv = fairseq_train_argv(RECIPE, data, checkpoints, settings)
+    argv = fairseq_train_argv(RECIPE, out / "data", out / "checkpoints", settings)
     print("$", shlex.join(argv), flush=True)
     run_logged(argv, log, range(done, until), "pretraining")
 
@@ -137,19 +125,18 @@ def last_update(log: Path, event: str) -> int:
     return int(found[-1]) if found else 0
 
 
-def validate(data: Path, checkpoint: Path, log: Path) -> float:
+def validate(out: Path, checkpoint: Path) -> float:
     """Perplexity of the validation set, measured by fairseq-validate."""
     from linformer_fairseq.training.progress import parse_line, run_logged
 
-    argv = ["fairseq-validate", str(data), "--user-dir", str(USER_DIR), "--task", "masked_lm"]
+    argv = ["fairseq-validate", str(out / "data"), "--user-dir", str(USER_DIR), "--task", "masked_lm"]
     argv += ["--path", str(checkpoint), "--batch-size", "8", "--required-batch-size-multiple", "1"]
     argv += ["--log-format", "json"]
     print("$", shlex.join(argv), flush=True)
+    log = out / "validate.log"
     log.unlink(missing_ok=True)
     run_logged(argv, log)
-    perplexity: float = next(filter(None, map(parse_line, log.read_text().splitlines())))["ppl"]
-    print(f"perplexity {perplexity:.2f}")
-    return perplexity
+    return float(next(filter(None, map(parse_line, log.read_text().splitlines())))["ppl"])
 
 
 def fill_mask(data: Path, checkpoint: Path) -> list[tuple[str, float]]:
@@ -161,20 +148,15 @@ def fill_mask(data: Path, checkpoint: Path) -> list[tuple[str, float]]:
     register()
     from linformer_fairseq.models import LinformerRobertaModel
 
-    hub = LinformerRobertaModel.from_pretrained(
-        str(checkpoint.parent),
-        checkpoint_file=checkpoint.name,
-        data_name_or_path=str(data),
-        bpe="sentencepiece",
-        sentencepiece_model=str(data / "sentencepiece.model"),
-    ).eval()
+    tokenizer = {"bpe": "sentencepiece", "sentencepiece_model": str(data / "sentencepiece.model")}
+    places = {"checkpoint_file": checkpoint.name, "data_name_or_path": str(data.resolve())}
+    hub = LinformerRobertaModel.from_pretrained(str(checkpoint.parent), **places, **tokenizer).eval()
     dictionary = hub.task.source_dictionary
     before, after = (hub.bpe.encode(part) for part in SENTENCE.split("<mask>"))
     ids = dictionary.encode_line(f"<s> {before} <mask> {after} </s>", append_eos=False, add_if_not_exist=False)
     with torch.no_grad():
         logits, _ = hub.model(ids.long().unsqueeze(0))
     masked = ids.tolist().index(dictionary.index("<mask>"))
-    best = logits[0, masked].softmax(dim=0).topk(5)
-    return [
-        (dictionary[i].lstrip("\u2581"), p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
+    probabilities, indices = logits[0, masked].softmax(dim=0).topk(5)
+    tokens = [dictionary[index].lstrip("\u2581") for index in indices.tolist()]
+    return list(zip(tokens, probabilities.tolist(), strict=True))

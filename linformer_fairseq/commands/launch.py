@@ -68,11 +68,7 @@ def _copies(count: int, argv: Sequence[str]) -> list[Task]:
 
 
 def combinations(sweep: Sequence[str]) -> list[dict[str, Any]]:
-    """Every choice of one value for each `KEY=VALUE,VALUE`; the last key varies fastest.
-
-    Raises:
-        UsageError: it does not have that form.
-    """
+    """Every choice of one value for each `KEY=VALUE,VALUE`, or UsageError; the last key varies fastest."""
     keys, values = [], []
     for given in sweep:
         key, equals, text = given.partition("=")
@@ -101,18 +97,7 @@ def start(a: argparse.Namespace, more: list[str]) -> int:
     tasks = a.tasks_of(a, [word for word in more if word != "--"])
     if a.local or not a.dry_run and shutil.which("sbatch") is None:
         return run_here(tasks)
-    parameters = submission.slurm_parameters(
-        a.command,
-        tasks_per_node=max(1, a.gpus) if a.command == "pretrain" else 1,
-        gpus=a.gpus,
-        cpus=a.cpus,
-        nodes=a.nodes,
-        time=round(a.hours * 60),
-        array_parallelism=a.parallel,
-        partition=a.partition,
-        account=a.account,
-    )
-    folder = submission.new_folder(a.folder, a.command)
+    folder, parameters = submission.new_folder(a.folder, a.command), submission.slurm_parameters(a)
     if a.dry_run:
         print(submission.sbatch_file(folder, tasks, parameters))
         return 0

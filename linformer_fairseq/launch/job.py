@@ -16,60 +16,45 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 from linformer_fairseq.errors import UsageError, exit_status
 from linformer_fairseq.launch.rank import REQUEUE
 from linformer_fairseq.launch.training_run import number, training_run
 
 # What srun prints when a task exits with a status other than 0: "srun: error: node2: tasks 4-5: Killed".
-FAILED_TASK = re.compile(r"srun: error: (?P<node>[^:\s]+): tasks? (?P<tasks>[\d,-]+): (?P<how>.+)$")
-EXIT_CODE = re.compile(r"Exited with exit code (\d+)")
+FAILED_TASK = re.compile(r"srun: error: ([^:\s]+): tasks? (\d+)[\d,-]*: (Exited with exit code (\d+)|.+)")
 LOG_LINES = 40  # shown of the process that failed first
+_say = partial(print, "pretrain:", flush=True)
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """The first process of a step that ended with a status other than 0."""
 
     rank: int
     node: str
     how: str
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status; None if a signal killed it."""
-        found = EXIT_CODE.match(self.how)
-        return int(found[1]) if found else None
+    status: int | None
+    """Its exit status; None if a signal killed it."""
 
 
 def submit(script: str, flags: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Check everything that can be checked here, then call sbatch; return its exit status.
-
-    Raises:
-        UsageError: the job could not run, or there is no Slurm.
-    """
+    """Call sbatch and return its exit status; UsageError if the job could not run, or there is no Slurm."""
     if shutil.which("sbatch") is None:
         raise UsageError("there is no sbatch here: without Slurm, use `linformer launch pretrain --local`")
     training_run(environ, flags)
-    size = []
-    if environ.get("NODES"):
-        size.append(f"--nodes={int(number(environ, 'NODES', 8))}")
+    size = [f"--nodes={int(number(environ, 'NODES', 0))}"] if environ.get("NODES") else []
     if environ.get("GPUS"):
-        gpus = int(number(environ, "GPUS", 8))
+        gpus = int(number(environ, "GPUS", 0))
         size += [f"--ntasks-per-node={gpus}", f"--gres=gpu:{gpus}"]
     return subprocess.run(["sbatch", *size, script, *flags]).returncode
 
 
 def run(flags: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Train in all tasks of this job, and requeue it if it was cut short; return the job's exit status.
-
-    Raises:
-        UsageError: the job cannot run.
-    """
+    """Train in all tasks of this job, requeue it if it was cut short, return its exit status; UsageError as above."""
     wanted, given = environ.get("NODES"), environ.get("SLURM_JOB_NUM_NODES", "1")
     if wanted and wanted != given:
         raise UsageError(
@@ -94,7 +79,10 @@ def run(flags: Sequence[str], environ: Mapping[str, str]) -> int:
         _say("the run is saved")
         return requeue(environ)
     if failure is not None:
-        _show_log(failure, logs)
+        log = logs / f"rank-{failure.rank}.log"
+        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else ["(no log)"]
+        _say(f"task {failure.rank} on {failure.node} failed first: {failure.how}; the end of {log}:")
+        print(*(f"    {line}" for line in lines), sep="\n", flush=True)
         if failure.status is None and may_retry(save_dir, retries):
             return requeue(environ)
     return first or 1
@@ -128,7 +116,8 @@ def _srun(argv: Sequence[str], logs: Path, environ: Mapping[str, str]) -> tuple[
 def parse_failure(line: str) -> Failure | None:
     """The failure that a line of srun's output reports, if it does."""
     if found := FAILED_TASK.search(line):
-        return Failure(int(re.split("[,-]", found["tasks"])[0]), found["node"], found["how"].strip())
+        node, rank, how, status = found.groups()
+        return Failure(int(rank), node, how, int(status) if status else None)
     return None
 
 
@@ -161,11 +150,7 @@ def requeue(environ: Mapping[str, str]) -> int:
 
 
 def may_retry(save_dir: Path, retries: int) -> bool:
-    """Count a process that a signal has killed (out of memory, a faulty GPU, an administrator).
-
-    Returns:
-        False after more than `retries` of them in a row without a new checkpoint in between.
-    """
+    """Count a process killed by a signal: False after more than `retries` in a row without a new checkpoint."""
     record, last = save_dir / "logs/deaths.json", save_dir / "checkpoint_last.pt"
     saved = last.stat().st_mtime_ns if last.exists() else 0
     try:
@@ -177,17 +162,6 @@ def may_retry(save_dir: Path, retries: int) -> bool:
     if count > retries:
         _say(f"{count} killed processes in a row without a new checkpoint, more than RETRIES={retries}: not requeued")
     return count <= retries
-
-
-def _show_log(failure: Failure, logs: Path) -> None:
-    log = logs / f"rank-{failure.rank}.log"
-    lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else ["(no log)"]
-    _say(f"task {failure.rank} on {failure.node} failed first: {failure.how}; the end of {log}:")
-    print(*(f"    {line}" for line in lines), sep="\n", flush=True)
-
-
-def _say(text: str) -> None:
-    print(f"pretrain: {text}", flush=True)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -6,6 +6,7 @@ from 1.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -28,48 +29,30 @@ TIMEOUTS = 1000  # how often a job may reach its time limit and resume
 LIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED", "SUSPENDED", "UNKNOWN")
 
 
-def slurm_parameters(name: str, *, tasks_per_node: int, gpus: int, cpus: int, **further: Any) -> dict[str, Any]:
-    """What each job asks for, by submitit's names.
-
-    Args:
-        name: of the job.
-        tasks_per_node, gpus, cpus: processes on each node, GPUs on each node, processors of each process.
-        further: parameters that submitit has by the same name; None for the cluster's default.
-    """
+def slurm_parameters(a: argparse.Namespace) -> dict[str, Any]:
+    """What each job asks for, by submitit's names, from the arguments of `linformer launch`."""
     site = Path(os.environ.get("SITE") or (CLONE or Path()) / "slurm/site.sh")
     setup = [f"source {shlex.quote(str(site.resolve()))}"] if site.is_file() else []
     if CLONE:
         setup.append(f"export PYTHONPATH={shlex.quote(str(CLONE))}:${{PYTHONPATH:-}}")
     given = {
-        "job_name": name,
-        "ntasks_per_node": tasks_per_node,
-        "cpus_per_task": cpus,
-        "gres": f"gpu:{gpus}" if gpus else None,
+        "job_name": a.command,
+        "time": round(a.hours * 60),
+        "nodes": a.nodes,
+        "ntasks_per_node": max(1, a.gpus) if a.command == "pretrain" else 1,
+        "cpus_per_task": a.cpus,
+        "gres": f"gpu:{a.gpus}" if a.gpus else None,
+        "partition": a.partition,
+        "account": a.account,
+        "array_parallelism": a.parallel,
         "signal_delay_s": WARNING_S,
         "stderr_to_stdout": True,
         "setup": setup,
         # from Slurm 22.05 on, srun does not take --cpus-per-task over from sbatch
-        "srun_args": ["--kill-on-bad-exit=1", "--open-mode=append", f"--cpus-per-task={cpus}"],
+        "srun_args": ["--kill-on-bad-exit=1", "--open-mode=append", f"--cpus-per-task={a.cpus}"],
         "additional_parameters": {"requeue": True},
-        **further,
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def import_submitit() -> Any:
-    """The package submitit, which only submissions need.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import submitit
-    except ImportError:
-        raise UsageError(
-            "the package submitit is missing: pip install -e '.[slurm]' from a clone, or pip install submitit; "
-            "--local and sbatch (`linformer launch script pretrain`) need none"
-        ) from None
-    return submitit
 
 
 def new_folder(parent: Path, kind: str) -> Path:
@@ -81,7 +64,6 @@ def new_folder(parent: Path, kind: str) -> Path:
 
 def sbatch_file(folder: Path, tasks: Sequence[Task], parameters: Mapping[str, Any]) -> str:
     """The text of the file that `submit` would give to sbatch; nothing is written."""
-    import_submitit()
     from submitit.slurm.slurm import _make_sbatch_string
 
     count: dict[str, Any] = {"map_count": len(tasks)} if len(tasks) > 1 else {}
@@ -91,7 +73,9 @@ def sbatch_file(folder: Path, tasks: Sequence[Task], parameters: Mapping[str, An
 
 def submit(folder: Path, tasks: Sequence[Task], parameters: Mapping[str, Any]) -> list[str]:
     """Submit all tasks, several as one array; return the numbers of their jobs."""
-    executor = import_submitit().SlurmExecutor(folder=folder.resolve(), max_num_timeout=TIMEOUTS)
+    from submitit import SlurmExecutor
+
+    executor = SlurmExecutor(folder=folder.resolve(), max_num_timeout=TIMEOUTS)
     executor.update_parameters(**parameters)
     with executor.batch():
         jobs = [executor.submit(task) for task in tasks]
@@ -132,11 +116,7 @@ class Submitted:
 
 
 def read_submission(parent: Path, folder: Path | None) -> list[Submitted]:
-    """The jobs of a submission, of the newest one unless a folder is given.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The jobs of a submission, of the newest one unless a folder is given; UsageError if there is none."""
     if folder is None:
         found = sorted(parent.glob(f"*/{RECORD}"))
         if not found:

@@ -30,11 +30,7 @@ class Task:
     """It is a training process: on a signal it saves and exits with status `REQUEUE`."""
 
     def __call__(self) -> None:
-        """Run it to its end, or until submitit requeues the job.
-
-        Raises:
-            subprocess.CalledProcessError: it failed; its log says why.
-        """
+        """Run it to its end, or until submitit requeues the job; CalledProcessError if it fails."""
         global _running
         handler = signal.getsignal(signal.SIGUSR2)
         if not self.saves_on_signal:  # Some clusters signal the program too. It must survive until submitit has acted.

@@ -1,7 +1,4 @@
-"""What a job trains, from environment variables, and whether it could start here.
-
-The checks run before the job waits in a queue, and again when it starts.
-"""
+"""What a job trains, and whether it could start here: checked before it is queued, and again when it starts."""
 
 from __future__ import annotations
 
@@ -17,15 +14,7 @@ SPLITS = ("train.bin", "train.idx", "valid.bin", "valid.idx")
 
 
 def training_run(environ: Mapping[str, str], flags: Sequence[str]) -> tuple[Path, list[str]]:
-    """The folder and the `fairseq-train` command of the run that RECIPE, DATA and SAVE_DIR describe.
-
-    Args:
-        environ: environment variables.
-        flags: more flags of fairseq-train; they win over the recipe.
-
-    Raises:
-        UsageError: the run could not start.
-    """
+    """Folder and `fairseq-train` command of the run that RECIPE, DATA and SAVE_DIR describe; UsageError if it cannot run."""
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
     recipe = find_recipe(environ.get("RECIPE", "base_n512_k128"))
@@ -36,11 +25,7 @@ def training_run(environ: Mapping[str, str], flags: Sequence[str]) -> tuple[Path
 
 
 def find_data(given: str) -> str:
-    """DATA as fairseq-train takes it: the shards of a folder that has them are joined by colons.
-
-    Raises:
-        UsageError: a folder, or a file in it, is missing.
-    """
+    """DATA as fairseq-train takes it, the shards of a folder joined by colons; UsageError if a file is missing."""
     folders = [Path(one) for one in given.split(os.pathsep)]
     if len(folders) == 1 and (shards := sorted(folders[0].glob("shard*/"))):
         folders = shards
@@ -57,11 +42,7 @@ def find_data(given: str) -> str:
 
 
 def check_save_dir(save_dir: Path, free_gb: float) -> None:
-    """Make the folder of a run, and check that checkpoints can be written there.
-
-    Raises:
-        UsageError: it cannot be made or written to, or its disk has less than `free_gb` GB (1e9 bytes) free.
-    """
+    """Make the folder of a run; UsageError if it cannot be written to or has less than `free_gb` GB (1e9 B) free."""
     try:
         (save_dir / "logs").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=save_dir):
@@ -77,11 +58,7 @@ def check_save_dir(save_dir: Path, free_gb: float) -> None:
 
 
 def number(environ: Mapping[str, str], name: str, default: float) -> float:
-    """An environment variable that is a number, 0 or more.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """An environment variable that is a number, 0 or more; UsageError if it is not."""
     text = environ.get(name) or str(default)
     try:
         value = float(text)
