@@ -74,18 +74,16 @@ class Report:
 
     def __str__(self) -> str:
         bf16 = f"bf16 instructions: {', '.join(self.cpu_bf16)}" if self.cpu_bf16 else "no bf16 instructions"
-        rows = [
-            ("user dir", self.user_dir),
-            ("Python", self.python),
-            *((name, found or "missing") for name, found in self.packages.items()),
-            ("fairseq", self.fairseq),
-            ("CPU", f"{_plural(self.cpu_cores, 'core')}, {bf16}"),
-            ("CUDA", self.cuda),
-            *(("", str(gpu)) for gpu in self.gpus),
-            ("apex", self.apex.sentence),
-            ("Slurm", self.slurm),
-        ]
-        lines = [f"linformer_fairseq {self.version}", *(f"  {name:<14} {found}" for name, found in rows)]
+        rows = {"user dir": self.user_dir, "Python": self.python}
+        rows |= {name: found or "missing" for name, found in self.packages.items()}
+        rows |= {
+            "fairseq": self.fairseq,
+            "CPU": f"{self.cpu_cores} core{'s' * (self.cpu_cores != 1)}, {bf16}",
+            "CUDA": self.cuda,
+        }
+        rows |= {f"GPU {number}": str(gpu) for number, gpu in enumerate(self.gpus)}
+        rows |= {"apex": self.apex.sentence, "Slurm": self.slurm}
+        lines = [f"linformer_fairseq {self.version}", *(f"  {name:<14} {found}" for name, found in rows.items())]
         lines += ["To repair:", *(f"  - {problem}" for problem in self.problems)] if self.problems else []
         return "\n".join(lines)
 
@@ -176,7 +174,7 @@ def _cuda(torch: ModuleType | None) -> tuple[str, list[Gpu], str]:
         Gpu(each.name, f"{each.major}.{each.minor}", round(each.total_memory / 2**30, 1), each.major >= 8)
         for each in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     ]
-    return f"{torch.version.cuda}, {_plural(len(gpus), 'GPU')}", gpus, ""
+    return f"{torch.version.cuda}, {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}", gpus, ""
 
 
 def _cpu_bf16() -> list[str]:
@@ -214,22 +212,14 @@ def _version(name: str) -> str | None:
 
 
 def _location(spec: ModuleSpec) -> Path:
-    """The folder of a package, or the file of a module."""
     return Path(next(iter(spec.submodule_search_locations or [spec.origin or ""])))
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
 def _try_import(name: str) -> tuple[ModuleType | None, str]:
-    """Import a module: it and "", or None and the failure in one sentence.
-
-    Any exception counts: a broken extension raises OSError, a package for Python 2 raises SyntaxError.
-    """
+    """Import a module: it and "", or None and the failure in one sentence."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return importlib.import_module(name), ""
-    except Exception as error:
+    except Exception as error:  # a broken extension raises OSError, a package for Python 2 raises SyntaxError
         reason = str(error).partition("\n")[0]
         return None, f"{name} cannot be imported: {type(error).__name__}: {reason}"

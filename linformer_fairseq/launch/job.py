@@ -18,7 +18,6 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 from linformer_fairseq.errors import UsageError, exit_status
@@ -98,14 +97,10 @@ def _srun(argv: Sequence[str], logs: Path, environ: Mapping[str, str]) -> tuple[
     command += [sys.executable, "-u", "-m", "linformer_fairseq.launch.rank", *argv]
     first: Failure | None = None
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as srun:
-
-        def forward(number: int, frame: FrameType | None) -> None:
-            """With `--signal=B:USR1@…` Slurm signals only this script. SIGTERM it sends to the tasks itself."""
-            if number != signal.SIGTERM:
-                srun.send_signal(number)
-
-        for each in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
-            signal.signal(each, forward)
+        # With `--signal=B:USR1@…` Slurm signals only this script. SIGTERM it sends to the tasks itself.
+        for each in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(each, lambda number, frame: srun.send_signal(number))
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
         assert srun.stderr is not None
         for line in srun.stderr:
             print(line, end="", file=sys.stderr, flush=True)

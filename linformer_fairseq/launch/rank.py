@@ -18,41 +18,33 @@ REQUEUE = os.EX_TEMPFAIL
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
 
-def train(argv: Sequence[str]) -> int:
-    """Run `fairseq-train` in this process; return its exit status."""
-    sys.argv = list(argv)
-    from linformer_fairseq.plugin import register
-
-    register()
-    from fairseq_cli.train import cli_main
-
-    try:
-        cli_main()
-    except SystemExit as exiting:
-        if exiting.code is None or isinstance(exiting.code, int):
-            return exiting.code or 0
-        print(exiting.code, file=sys.stderr)
-        return 1
-    return 0
-
-
 def main(argv: Sequence[str]) -> int:
-    """Train; return the exit status, or end this process with it if the training has failed."""
+    """Run `fairseq-train`; return the exit status, or end this process with it if the training has failed."""
     for number in WARNINGS:
         signal.signal(number, _exit_before_training)
+    sys.argv = list(argv)
+    status = 1
     try:
-        status = train(argv)
+        from linformer_fairseq.plugin import register
+
+        register()
+        from fairseq_cli.train import cli_main
+
+        cli_main()
+        status = 0
+    except SystemExit as exiting:
+        if exiting.code is None or isinstance(exiting.code, int):
+            status = exiting.code or 0
+        else:
+            print(exiting.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-        status = 1
     if status not in (0, REQUEUE):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     # Rank 0 writes the checkpoint. If another rank exited first with a failure, srun would kill rank 0.
-    if status == REQUEUE and os.environ.get("SLURM_PROCID", "0") != "0":
-        return 0
-    return status
+    return 0 if status == REQUEUE and os.environ.get("SLURM_PROCID", "0") != "0" else status
 
 
 def _exit_before_training(number: int, frame: FrameType | None) -> None:

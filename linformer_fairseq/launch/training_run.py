@@ -14,7 +14,7 @@ SPLITS = ("train.bin", "train.idx", "valid.bin", "valid.idx")
 
 
 def training_run(environ: Mapping[str, str], flags: Sequence[str]) -> tuple[Path, list[str]]:
-    """Folder and `fairseq-train` command of the run that RECIPE, DATA and SAVE_DIR describe; UsageError if it cannot run."""
+    """Folder and `fairseq-train` command of the run that RECIPE, DATA and SAVE_DIR describe, or a UsageError."""
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
     recipe = find_recipe(environ.get("RECIPE", "base_n512_k128"))
