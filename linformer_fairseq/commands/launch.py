@@ -48,7 +48,7 @@ def pretrain(a: argparse.Namespace, more: list[str]) -> list[Task]:
         argv += [*fairseq_train_argv(recipe, data, save_dir, changes), *more]
         if not a.dry_run:
             check_save_dir(save_dir, a.free_gb)
-        tasks.append(Task(name, tuple(argv), saves_on_signal=True))
+        tasks.append(Task(name, tuple(argv)))
     return tasks
 
 

@@ -22,34 +22,27 @@ _running: subprocess.Popen[bytes] | None = None
 
 @dataclass(frozen=True)
 class Task:
-    """A command that resumes when it is started again."""
+    """A command that resumes when it is started again, whether it saves its state on a signal or is ended by it."""
 
     name: str
     argv: tuple[str, ...]
-    saves_on_signal: bool = False
-    """It is a training process: on a signal it saves and exits with status `REQUEUE`."""
 
     def __call__(self) -> None:
         """Run it to its end, or until submitit requeues the job; CalledProcessError if it fails."""
         global _running
-        handler = signal.getsignal(signal.SIGUSR2)
-        if not self.saves_on_signal:  # Some clusters signal the program too. It must survive until submitit has acted.
-            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         with subprocess.Popen(self.argv) as _running:
-            signal.signal(signal.SIGUSR2, handler)
-            if self.saves_on_signal:
-                signal.signal(signal.SIGTERM, _forward)
+            signal.signal(signal.SIGTERM, _forward)
             status = _running.wait()
-        if self.saves_on_signal and (status == REQUEUE or -status in WARNINGS):
+        if status == REQUEUE or -status in WARNINGS:  # some clusters signal the program too
             _hand_over()
         if status:
             raise subprocess.CalledProcessError(status, self.argv)
 
     def checkpoint(self) -> Any:
-        """What remains to be done, once a training has saved its state."""
+        """What remains to be done, once the command has ended."""
         from submitit.helpers import DelayedSubmission
 
-        if self.saves_on_signal and _running is not None and _running.returncode is None:
+        if _running is not None and _running.returncode is None:
             _forward(signal.SIGUSR2, None)
             # This is inside a signal handler, which may have interrupted `_running.wait()`.
             os.waitid(os.P_PID, _running.pid, os.WEXITED | os.WNOWAIT)

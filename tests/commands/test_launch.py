@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -177,32 +178,30 @@ def test_cancel_and_logs_of_a_submission(
 # --- what submitit runs
 
 
-def test_work_that_fails_says_so() -> None:
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    calls: list[str] = []
+    monkeypatch.setattr("linformer_fairseq.launch.task._hand_over", lambda: calls.append("handed over"))
+    handler = signal.getsignal(signal.SIGTERM)
+    yield calls
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_a_task_that_fails_says_so(handed_over: list[str]) -> None:
     with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
         Task("a", (sys.executable, "-c", "raise SystemExit(3)"))()
     Task("a", (sys.executable, "-c", ""))()
-
-
-def test_work_without_a_handler_outlives_the_warning() -> None:
-    """As in a cluster that signals a program beside submitit."""
-    Task("a", (sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"))()
-
-
-@pytest.fixture
-def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    calls: list[str] = []
-    monkeypatch.setattr("linformer_fairseq.launch.task._hand_over", lambda: calls.append("handed over"))
-    return calls
+    assert handed_over == []
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(75)", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"])
-def test_a_training_that_was_warned_is_handed_over(handed_over: list[str], ending: str) -> None:
+def test_a_command_that_was_warned_is_handed_over(handed_over: list[str], ending: str) -> None:
     with pytest.raises(subprocess.CalledProcessError):  # Slurm would have ended it by now
-        Task("a", (sys.executable, "-c", ending), saves_on_signal=True)()
+        Task("a", (sys.executable, "-c", ending))()
     assert handed_over == ["handed over"]
 
 
-def test_the_checkpoint_waits_until_the_training_has_saved(tmp_path: Path) -> None:
+def test_the_checkpoint_waits_until_the_training_has_saved(tmp_path: Path, handed_over: list[str]) -> None:
     """submitit calls it from the handler of SIGUSR2, in the middle of the wait for the program."""
     saved = tmp_path / "saved"
     program = (
@@ -212,11 +211,9 @@ def test_the_checkpoint_waits_until_the_training_has_saved(tmp_path: Path) -> No
         "os.kill(os.getppid(), signal.SIGUSR2)\n"
         "time.sleep(60)\n"
     )
-    task = Task("a", (sys.executable, "-c", program), saves_on_signal=True)
+    task = Task("a", (sys.executable, "-c", program))
     left: list[object] = []
     before = signal.signal(signal.SIGUSR2, lambda *_: left.append((task.checkpoint().function, saved.exists())))
-    terminate = signal.getsignal(signal.SIGTERM)
     task()
     signal.signal(signal.SIGUSR2, before)
-    signal.signal(signal.SIGTERM, terminate)
     assert left == [(task, True)]
