@@ -25,11 +25,11 @@ def main(argv: Sequence[str]) -> int:
     sys.argv = list(argv)
     status = 1
     try:
+        from fairseq_cli.train import cli_main  # first: it sets up logging to standard output
+
         from linformer_fairseq.plugin import register
 
         register()
-        from fairseq_cli.train import cli_main
-
         cli_main()
         status = 0
     except SystemExit as exiting:
