@@ -15,10 +15,11 @@ from linformer_fairseq.launch.rank import REQUEUE
 from linformer_fairseq.training.interrupt import REQUEUE as TRAINERS
 
 ROOT = Path(__file__).resolve().parents[2]
-# The project's registration with fairseq takes seconds and does not matter here.
+# The project's registration with fairseq takes seconds; all that matters here is that it comes after fairseq has set up
+# logging.
 RANK = """
 import sys, types
-sys.modules["linformer_fairseq.plugin"] = types.SimpleNamespace(register=lambda: None)
+sys.modules["linformer_fairseq.plugin"] = types.SimpleNamespace(register=lambda: sys.modules["fairseq_cli.train"])
 from linformer_fairseq.launch.rank import main
 assert not {"torch", "fairseq", "numpy"} & set(sys.modules), "signals are handled late"
 sys.exit(main(sys.argv[1:]))
