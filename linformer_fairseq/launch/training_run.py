@@ -31,13 +31,13 @@ def find_data(given: str) -> str:
         folders = shards
     for folder in folders:
         if not folder.is_dir():
-            raise UsageError(f"DATA={given}: there is no folder {folder}; make it with `linformer prepare run`")
+            raise UsageError(f"DATA (--data) {given}: no folder {folder}; make it with `linformer prepare run`")
     # fairseq takes the dictionary and the validation set from the first folder alone
     needed = [folders[0] / name for name in ("dict.txt", *SPLITS)]
     needed += [folder / name for folder in folders[1:] for name in SPLITS[:2]]
     for file in needed:
         if not file.is_file():
-            raise UsageError(f"DATA={given}: {file} is missing; make it with `linformer prepare binarize`")
+            raise UsageError(f"DATA (--data) {given}: {file} is missing; make it with `linformer prepare binarize`")
     return os.pathsep.join(map(str, folders))
 
 
@@ -48,12 +48,12 @@ def check_save_dir(save_dir: Path, free_gb: float) -> None:
         with tempfile.TemporaryFile(dir=save_dir):
             pass
     except OSError as error:
-        raise UsageError(f"SAVE_DIR={save_dir} cannot be written to: {error.strerror}") from None
+        raise UsageError(f"SAVE_DIR (--save-dir) {save_dir} cannot be written to: {error.strerror}") from None
     free = shutil.disk_usage(save_dir).free / 1e9
     if free < free_gb:
         raise UsageError(
-            f"SAVE_DIR={save_dir} has {free:.1f} GB of free disk and FREE_GB asks for {free_gb:g}: free some, or set "
-            "FREE_GB to what the checkpoints of your model take"
+            f"SAVE_DIR (--save-dir) {save_dir} has {free:.1f} GB of free disk space, less than {free_gb:g}: free some, "
+            "or set FREE_GB (--free-gb) to what the checkpoints of your model take"
         )
 
 

@@ -57,7 +57,7 @@ def test_nothing_is_queued_that_cannot_run(
 ) -> None:
     here = programs("sbatch", 'touch "$HERE/asked"')
     assert main(["slurm/pretrain.sh"], {**environ, "DATA": "nothing"}) == 1
-    assert "pretrain: error: DATA=nothing: there is no folder" in capsys.readouterr().err
+    assert "pretrain: error: DATA (--data) nothing: no folder" in capsys.readouterr().err
     assert not (here / "asked").exists()
 
 
@@ -151,7 +151,7 @@ def test_a_cancelled_job_does_not(job: Callable[..., tuple[int, str, str]]) -> N
 
 
 def test_nor_does_an_older_start_of_it(job: Callable[..., tuple[int, str, str]]) -> None:
-    """One whose node was lost, and that goes on while Slurm has started the job elsewhere."""
+    """One whose node was lost, and that still runs while Slurm has started the job elsewhere."""
     assert job(KILLED, RUNNING.replace("Restarts=0", "Restarts=1"))[::2] == (137, "")
 
 

@@ -34,7 +34,7 @@ def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
 
 
 def test_missing_data_names_the_script_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no folder .*nothing; make it with `linformer prepare run`"):
+    with pytest.raises(UsageError, match="no folder .*nothing; make it with `linformer prepare run`"):
         find_data(str(tmp_path / "nothing"))
 
 
@@ -45,7 +45,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_too_little_disk(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"has [\d.]+ GB of free disk and FREE_GB asks for 1e\+09"):
+    with pytest.raises(UsageError, match=r"has [\d.]+ GB of free disk space, less than 1e\+09: .*--free-gb"):
         check_save_dir(tmp_path, 1e9)
     check_save_dir(tmp_path, 0)
     assert {file.name for file in tmp_path.iterdir()} == {"logs"}
