@@ -1,5 +1,5 @@
-# `make` lists the targets. demo, test and lint first make .venv with the versions pinned in constraints.txt, and
-# refresh it when setup.py or constraints.txt has changed.
+# `make` lists the targets. All but help and clean first make .venv with the versions pinned in constraints.txt, and
+# update it when setup.py or constraints.txt has changed.
 #   PYTHON=/path/to/python3.12   the interpreter to make .venv with (default: python3.11, python3.12 or python3)
 #   PYTEST_ARGS="-k padding"     more options for pytest
 # pip's own settings hold (PIP_INDEX_URL, PIP_FIND_LINKS, pip.conf): for a mirror, or a local build of torch.
@@ -19,26 +19,37 @@ USABLE := import os, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) or 
 PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1 $(BIN)/python -m pip install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint venv clean
+.PHONY: help demo test test-fast lint docs wheel venv clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP) ## pretrain a small Linformer on the documentation of installed packages; results in demo-run/
-	$(BIN)/python recipes/demo.py
+	$(BIN)/linformer demo
 
 test: lint ## lint, then run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-fast: $(STAMP) ## run the tests that take seconds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP) ## build the documentation in site/
+	$(PIP_INSTALL) -q --no-build-isolation -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+wheel: $(STAMP) ## build the wheel in dist/
+	rm -rf build
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist .
+
 venv: $(STAMP) ## only make .venv
 
-clean: ## remove .venv, demo-run and all caches
-	rm -rf $(VENV) demo-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove .venv, demo-run, what was built, and all caches
+	rm -rf $(VENV) demo-run build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv that was moved here, or whose interpreter is gone, is as good as absent.

@@ -2,7 +2,7 @@
 
 import sys
 
-from linformer_fairseq.cli import COMMANDS, main
+from linformer_fairseq.cli import main
 
 words = sys.argv[1:]
-sys.exit(main(words if words[:1] and words[0] in COMMANDS else ["env", *words]))
+sys.exit(main(words if words and words[0] not in ("--path", "--json") else ["env", *words]))

@@ -1,9 +1,10 @@
-"""The command `linformer`: one subcommand a job. Each is a module that is imported only when it runs."""
+"""The command `linformer`. Each subcommand is a module of `commands`, imported only when it runs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = words
     if name not in COMMANDS:
-        print(f"linformer: error: {name}: no such command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        near = get_close_matches(name, COMMANDS, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        print(f"linformer: error: {name}: no such command; {remedy}", file=sys.stderr)
         return 2
     module = import_module(f"linformer_fairseq.commands.{name}")
     return exit_status(f"linformer {name}", partial(module.main, rest))

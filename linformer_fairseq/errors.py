@@ -1,4 +1,4 @@
-"""The one error that a person can put right, and how a command ends with it."""
+"""The one class of errors that a person can correct, and how a command ends with one."""
 
 import errno
 import os
@@ -8,13 +8,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 DEBUG = "LINFORMER_DEBUG"
-"""With this environment variable set to 1, errors keep their traceback."""
+"""With this environment variable set to 1, errors show their traceback."""
 
 AGAIN = "the same command resumes from here"
-_EXTRAS = {
-    **dict.fromkeys(("safetensors", "transformers", "tokenizers", "google"), "hf"),  # google.protobuf
-    "submitit": "slurm",
-}
+_EXTRAS = {"safetensors": "hf", "transformers": "hf", "tokenizers": "hf", "google": "hf", "submitit": "slurm"}
+_DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -25,7 +23,7 @@ class UsageError(ValueError):
 
 @contextmanager
 def as_one_sentence() -> Iterator[None]:
-    """End the program with the sentence alone where a `UsageError` would end it with a traceback."""
+    """End the program with a sentence where a `UsageError` would end it with a traceback."""
     try:
         yield
     except UsageError as error:
@@ -42,8 +40,8 @@ def exit_status(program: str, command: Callable[[], int]) -> int:
         command: does the work and returns the exit status.
 
     Returns:
-        The exit status of the command; 1 after an error that a person can put right, shown as one sentence; 130
-        after Ctrl-C. With `LINFORMER_DEBUG=1`, an error is raised instead, so that its traceback shows.
+        The exit status of the command; 1 after an error that a person can correct, shown as one sentence; 130 after
+        Ctrl-C. With `LINFORMER_DEBUG=1`, the error is raised instead, so that its traceback shows.
     """
     try:
         return command()
@@ -59,16 +57,17 @@ def exit_status(program: str, command: Callable[[], int]) -> int:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to say of an error, or None for one that nobody expects."""
+    """An error in one sentence, or None for an unexpected one."""
     if isinstance(error, UsageError):
         return str(error)
     if isinstance(error, BrokenProcessPool):
-        return f"a worker process died, for lack of memory? {AGAIN}, with fewer --workers if need be"
+        return f"a worker process died, perhaps for lack of memory; {AGAIN}, with fewer --workers if necessary"
     if isinstance(error, ModuleNotFoundError):
-        extra = _EXTRAS.get((error.name or "").split(".")[0])
-        if extra is None:
+        module = (error.name or "").split(".")[0]
+        if module not in _EXTRAS:
             return None
-        return f"the package {error.name} is missing: pip install -e '.[{extra}]' in a clone, or install it by its name"
+        package, extra = _DISTRIBUTIONS.get(module, module), _EXTRAS[module]
+        return f"the package {package} is missing: pip install -e '.[{extra}]' from a clone, or pip install {package}"
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{error.filename or 'the disk'}: no space left; free some, and {AGAIN}"
     if isinstance(error, OSError) and error.errno in _CLOSED:

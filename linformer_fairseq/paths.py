@@ -1,12 +1,15 @@
-"""Where the package's files are, in a clone and in an installed wheel."""
+"""Where this project's files are, in a clone and in an installed wheel."""
 
 from pathlib import Path
 
 USER_DIR = Path(__file__).resolve().parent
 """What fairseq's --user-dir takes."""
 
-CLONE = USER_DIR.parent
-"""The clone that this package is part of; in an installation, site-packages."""
+CLONE = USER_DIR.parent if (USER_DIR.parent / "setup.py").is_file() else None
+"""The clone that this package is part of, if it is part of one."""
 
-RECIPES = USER_DIR / "recipes" if (USER_DIR / "recipes").is_dir() else CLONE / "recipes"
-"""The YAML recipes: they are copied into the wheel, and stand beside the package in a clone."""
+RECIPES = (CLONE or USER_DIR) / "recipes"
+"""The YAML recipes, which the wheel holds inside the package."""
+
+SLURM = (CLONE or USER_DIR) / "slurm"
+"""The sbatch scripts, likewise."""

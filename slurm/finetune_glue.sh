@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tuning on GLUE as a Slurm array: its tasks share the runs, task x setting x seed, and the one that ends last makes
+# Fine-tuning on GLUE as a Slurm array: its tasks share the runs (task x setting x seed), and the last to finish writes
 # the table of results.
 #
 #   CHECKPOINT=runs/base/checkpoint_best.pt GLUE=glue OUT=tuned sbatch slurm/finetune_glue.sh
@@ -8,9 +8,9 @@
 # CHECKPOINT    a pretrained one                                                  (must be given)
 # GLUE          GLUE's folders, one a task                                        (default: glue)
 # OUT           folder of the runs that all nodes see                             (default: tuned)
-# SITE, PYTHON  see common.sh. Arguments are more flags of recipes/finetune_glue.py.
+# SITE, PYTHON  as for pretrain.sh. Arguments are more flags of `linformer glue`.
 #
-# A task that is killed or pre-empted is queued again and goes on; runs that are finished are not done again.
+# A task that is killed or pre-empted is requeued and resumes; finished runs are not repeated.
 #SBATCH --job-name=finetune_glue
 #SBATCH --array=1-27
 #SBATCH --nodes=1
@@ -23,9 +23,11 @@
 #SBATCH --output=finetune_glue-%A_%a.log
 set -euo pipefail
 
-cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
-# shellcheck source=slurm/common.sh
-source slurm/common.sh
-part=$((${SLURM_ARRAY_TASK_ID:-1} - ${SLURM_ARRAY_TASK_MIN:-1} + 1))
-exec "$PYTHON" -u -m linformer_fairseq glue --checkpoint "${CHECKPOINT:?names a pretrained checkpoint}" \
-    --glue-dir "${GLUE:-glue}" --out "${OUT:-tuned}" --part "$part/${SLURM_ARRAY_TASK_COUNT:-1}" "$@"
+project=$(dirname "$0")/..
+if [ -f "$project/setup.py" ]; then cd "$project"; fi  # in a clone, on the login node; a job starts there
+SITE=${SITE:-slurm/site.sh}
+# shellcheck source=/dev/null
+if [ -f "$SITE" ]; then set +u; source "$SITE"; set -u; fi
+if [ -x .venv/bin/python ]; then PYTHON=${PYTHON:-.venv/bin/python}; fi
+exec "${PYTHON:-python}" -u -m linformer_fairseq glue --checkpoint "${CHECKPOINT:?names a pretrained checkpoint}" \
+    --glue-dir "${GLUE:-glue}" --out "${OUT:-tuned}" "$@"

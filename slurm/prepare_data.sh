@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Data preparation as a Slurm array: every task takes shards that no other task has, stage after stage.
+# Data preparation as a Slurm array: its tasks share the work of each stage.
 #
 #   CONFIG=wikipedia_books OUT=data-run sbatch --array=0-15 slurm/prepare_data.sh
 #   CONFIG=folder OUT=data-run sbatch slurm/prepare_data.sh input=my_texts
 #
 # CONFIG   a YAML file, or the name of a configuration of data_prep          (default: folder)
 # OUT      folder that all nodes see                                         (default: data-run)
-# SITE, PYTHON   see common.sh
+# SITE, PYTHON   as for pretrain.sh
 # Arguments are settings of the configuration, KEY=VALUE.
 #
 # Tasks may start late, be killed or requeued at any time: finished shards are skipped, and those of a dead task
@@ -23,8 +23,11 @@
 #SBATCH --output=prepare_data-%A_%a.log
 set -euo pipefail
 
-cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
-# shellcheck source=slurm/common.sh
-source slurm/common.sh
-exec "$PYTHON" -m data_prep run "${CONFIG:-folder}" "$@" --out "${OUT:-data-run}" \
+project=$(dirname "$0")/..
+if [ -f "$project/setup.py" ]; then cd "$project"; fi  # in a clone, on the login node; a job starts there
+SITE=${SITE:-slurm/site.sh}
+# shellcheck source=/dev/null
+if [ -f "$SITE" ]; then set +u; source "$SITE"; set -u; fi
+if [ -x .venv/bin/python ]; then PYTHON=${PYTHON:-.venv/bin/python}; fi
+exec "${PYTHON:-python}" -m data_prep run "${CONFIG:-folder}" "$@" --out "${OUT:-data-run}" \
     --workers "${SLURM_CPUS_PER_TASK:-1}"

@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
-# Pretraining on 8 nodes with 8 GPUs each, in the paper's setting: 250,000 updates of 1 M tokens with mixed precision.
+# Pretraining on 8 nodes with 8 GPUs each, in the paper's setting: 250,000 updates of 1 M tokens in mixed precision.
 #
 #   DATA=data-run/data slurm/pretrain.sh                          checks, then calls sbatch
 #   NODES=2 DATA=data-run/data slurm/pretrain.sh --update-freq 8  the same batch on a quarter of the GPUs
 #   DATA=data-run/data sbatch --nodes=2 slurm/pretrain.sh         sbatch's own flags win over the lines below
+#   $(linformer launch script pretrain)                           the same script where there is no clone
 #
 # RECIPE     a YAML file, or the name of one in recipes/pretrain           (default: base_n512_k128)
 # DATA       folder of binarised text, or several joined by colons         (default: data-run/data)
-# SAVE_DIR   checkpoints and logs; a run that is there goes on             (default: runs/RECIPE)
-# NODES, GPUS   nodes, and GPUs and tasks on each; only where this script calls sbatch, which reads no variables here
-# FREE_GB    disk that must be free for checkpoints                        (default: 10, for a base model)
-# RETRIES    deaths of a process in a row, without a new checkpoint between them, that are forgiven   (default: 3)
-# SITE, PYTHON   see common.sh. Arguments are more flags of fairseq-train.
+# SAVE_DIR   checkpoints and logs; a run that is there resumes             (default: runs/RECIPE)
+# NODES, GPUS   nodes, and GPUs and tasks on each; only where this script calls sbatch, which reads neither
+# FREE_GB    disk space in GB that must be free for checkpoints            (default: 10, for a base model)
+# RETRIES    how many killed processes in a row, without a new checkpoint in between, lead to a requeue (default: 3)
+# SITE       a script to source first: modules, proxies, SBATCH_PARTITION  (default: slurm/site.sh, if it exists)
+# PYTHON     of the environment with this project                          (default: .venv/bin/python, or python)
+# Arguments are more flags of fairseq-train.
 #
 # Partition, account and time limit: sbatch's own SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT.
-# Two minutes before the time limit, and when the job is pre-empted, the run is saved and queued again by itself.
+# Two minutes before the time limit, and when the job is preempted, the run is saved and the job requeued.
 #SBATCH --job-name=pretrain
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=8
@@ -27,7 +30,11 @@
 #SBATCH --output=pretrain-%j.log
 set -euo pipefail
 
-cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
-# shellcheck source=slurm/common.sh
-source slurm/common.sh
-exec "$PYTHON" -u -m linformer_fairseq.launch.job "$@"
+script=$(realpath "$0")
+project=$(dirname "$0")/..
+if [ -f "$project/setup.py" ]; then cd "$project"; fi  # in a clone, on the login node; a job starts there
+SITE=${SITE:-slurm/site.sh}
+# shellcheck source=/dev/null
+if [ -f "$SITE" ]; then set +u; source "$SITE"; set -u; fi
+if [ -x .venv/bin/python ]; then PYTHON=${PYTHON:-.venv/bin/python}; fi
+exec "${PYTHON:-python}" -u -m linformer_fairseq.launch.job "$script" "$@"

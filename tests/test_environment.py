@@ -121,8 +121,8 @@ def test_gpus_older_than_ampere_are_told_to_use_fp16() -> None:
         is_available=lambda: True, device_count=lambda: len(devices), get_device_properties=devices.__getitem__
     )
     torch = cast(ModuleType, SimpleNamespace(version=SimpleNamespace(cuda="13.0"), cuda=cuda))
-    status, gpus = environment._cuda(torch)
-    assert (status.found, status.remedy) == ("13.0, 2 GPUs", "")
+    found, gpus, problem = environment._cuda(torch)
+    assert (found, problem) == ("13.0, 2 GPUs", "")
     assert str(gpus[0]) == "V100, 16.0 GiB, capability 7.0, no bf16: use --fp16"
     assert str(gpus[1]) == "H100, 80.0 GiB, capability 9.0, bf16"
 

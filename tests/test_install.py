@@ -1,4 +1,4 @@
-"""What is declared, pinned and documented about the installation agrees, and the Makefile does what it says."""
+"""What is declared, pinned and documented about the installation agrees; the Makefile and the wheel work."""
 
 import os
 import re
@@ -6,10 +6,13 @@ import runpy
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires, version
+import sysconfig
+import zipfile
+from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import setuptools
 import yaml
@@ -20,7 +23,7 @@ from linformer_fairseq.environment import FAIRSEQ, REQUIRED
 from linformer_fairseq.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("hf", "slurm", "dev")
+EXTRAS = ("hf", "slurm", "docs", "dev")
 
 
 @pytest.fixture
@@ -222,8 +225,8 @@ def test_help_lists_every_target_and_is_the_default() -> None:
     phony = re.search(r"^\.PHONY: (help .+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony
     listed = make(cwd=ROOT).stdout
-    assert re.findall(r"^  make (\w+) ", listed, re.MULTILINE) == phony[1].split()
-    assert {"demo", "test", "lint", "clean"} <= set(phony[1].split())
+    assert re.findall(r"^  make (\S+) ", listed, re.MULTILINE) == phony[1].split()
+    assert {"demo", "test", "test-fast", "lint", "docs", "wheel", "clean"} <= set(phony[1].split())
 
 
 def test_ci_runs_linters_and_tests() -> None:
@@ -232,3 +235,117 @@ def test_ci_runs_linters_and_tests() -> None:
     commands = make("-n", "test", cwd=ROOT).stdout
     for command in ("ruff check", "ruff format --check", "mypy", "-m pytest"):
         assert command in commands
+
+
+def test_workflows_run_targets_and_pythons_that_exist() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    assert jobs.keys() == {"lint", "test", "wheel", "docs"}
+    assert jobs["test"]["strategy"]["matrix"]["python-version"] == ["3.11", "3.12"]
+    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    for name, job in jobs.items():
+        assert any(step.get("run", "").startswith(f"make {name}") for step in job["steps"])
+        assert name in phony[1].split()
+
+
+# --- the wheel
+
+
+def run(*words: object, cwd: Path) -> str:
+    """Run a command without this checkout in sight; its output."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    argv = [str(word) for word in words]
+    done = subprocess.run(argv, cwd=cwd, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, f"{argv} ended with {done.returncode}:\n{done.stdout[-5000:]}"
+    return done.stdout
+
+
+def build_wheel(source: Path, to: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    run(*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", to, source, cwd=to.parent)
+    (wheel,) = to.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout, in which the build may leave what it likes."""
+    folder = tmp_path_factory.mktemp("source") / "linformer-fairseq"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "site", "runs", "demo-run")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a new environment that has the wheel, and this environment's other packages."""
+    venv = tmp_path_factory.mktemp("installed") / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=venv.parent)
+    python = venv / "bin/python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", wheel, cwd=venv.parent)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    # Folders in a .pth file are searched last, and their own .pth files, such as those of this checkout, are not read.
+    (packages / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    for entry in entry_points(group="console_scripts"):
+        if entry.name.startswith("fairseq-"):
+            program = f"#!{python}\nimport sys\nfrom {entry.module} import {entry.attr}\nsys.exit({entry.attr}())\n"
+            (venv / "bin" / entry.name).write_text(program)
+            (venv / "bin" / entry.name).chmod(0o755)
+    return venv / "bin"
+
+
+@pytest.mark.slow
+def test_the_sdist_makes_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
+    run(sys.executable, "-c", code, cwd=source)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(sdist, tmp_path, filter="data")
+    again = build_wheel(tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path / "wheel")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(names)
+    modules = {
+        str(file.relative_to(ROOT))
+        for room in ("linformer_fairseq", "data_prep")
+        for file in ROOT.glob(f"{room}/**/*.py")
+    }
+    assert {name.replace("linformer_fairseq/hydra_plugins", "hydra_plugins") for name in modules} <= set(names)
+    for pattern in ("recipes/pretrain/*", "recipes/finetune/*", "slurm/*.sh"):
+        files = [str(file.relative_to(ROOT)) for file in ROOT.glob(pattern)]
+        assert files and {f"linformer_fairseq/{name}" for name in files} <= set(names)
+
+
+@pytest.mark.slow
+def test_the_installed_commands_work_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    def linformer(*words: object) -> str:
+        return run(installed / "linformer", *words, cwd=tmp_path)
+
+    where = linformer("env", "--path").strip()
+    assert Path(where).is_relative_to(installed.parent), "this checkout is what was imported"
+    assert where in linformer("env")
+    script = Path(linformer("launch", "script", "pretrain").strip())
+    assert script.is_relative_to(where) and os.access(script, os.X_OK)
+    assert "#SBATCH --array=0-3%4" in linformer("launch", "prepare", "folder", "--out", "data", "--dry-run")
+
+    text = Path(str(sysconfig.get_path("purelib"))) / "numpy"
+    docstrings = f"sources.0.inputs=[{text / 'lib'},{text / 'linalg'},{text / 'random'}]"
+    linformer("prepare", "run", "demo", docstrings, "tokenizer.vocab_size=512", "split.valid=0.2", "--out", "data")
+    small = ["--encoder-layers", 1, "--encoder-embed-dim", 32, "--encoder-ffn-embed-dim", 64]
+    quick = ["--max-update", 2, "--batch-size", 2, "--disable-validation"]
+    linformer("train", "tiny_n512_k128", "data/data", "--save-dir", "run", "--", *small, *quick)
+    checkpoint = tmp_path / "run/checkpoint_last.pt"
+    linformer("convert", "to-hf", checkpoint, "exported")
+    assert {"config.json", "model.safetensors"} <= {file.name for file in (tmp_path / "exported").iterdir()}
+
+    table = "text\tlabel\n" + "the array of numbers\tnumbers\na string of characters\tstrings\n" * 8
+    (tmp_path / "train.tsv").write_text(table)
+    tables = ["--train", "train.tsv", "--dev", "train.tsv", "--text-column", "text", "--label-column", "label"]
+    linformer("finetune", "train", "--checkpoint", checkpoint, *tables, "--epochs", 1, "--out", "tuned")
+    linformer(
+        "encode", "--checkpoint", "tuned/model.pt", "--predict", "--input", "train.tsv", "--out", "labels.parquet"
+    )
+    assert pyarrow.parquet.read_table(tmp_path / "labels.parquet").num_rows == 16

@@ -1,38 +1,30 @@
 """`linformer env`: where the user-dir is and what this machine offers."""
 
-import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
+from linformer_fairseq.commands.arguments import command_parser
+from linformer_fairseq.environment import environment_report
 from linformer_fairseq.paths import USER_DIR
 
 DESCRIPTION = """\
-Print the folder to give to fairseq's --user-dir, and a report on this machine: versions, CPU, GPUs, apex,
-Slurm. Exits with 1 if something needs repair; each problem comes with its remedy."""
+Print the folder to give to fairseq's --user-dir, and a report on this machine: versions, CPU, GPUs, apex, Slurm.
+Exits with 1 if something needs repair; each problem comes with its remedy.
 
-EPILOG = """\
-example:
   fairseq-train DATA --user-dir "$(linformer env --path)" --arch linformer_roberta_base ..."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the result is the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="linformer env",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(argv: Sequence[str]) -> int:
+    """The command line; returns the exit status."""
+    parser = command_parser("env", DESCRIPTION)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--path", action="store_true", help="print only the folder for --user-dir")
     output.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args(argv)
-
     if arguments.path:
         print(USER_DIR)
         return 0
-    from linformer_fairseq.environment import environment_report
-
     report = environment_report()
-    print(json.dumps(report.to_json(), indent=2) if arguments.json else report)
+    print(json.dumps(asdict(report), indent=2) if arguments.json else report)
     return 1 if report.problems else 0

@@ -24,10 +24,11 @@ from linformer_fairseq.finetuning.tables import Table
 from linformer_fairseq.inference.sequences import encode
 from linformer_fairseq.inference.tokenizer import tokenizer_of
 from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.paths import RECIPES
 from linformer_fairseq.training.progress import run_logged
 from linformer_fairseq.training.recipe import fairseq_train_argv
 
-RECIPE = Path(__file__).resolve().parents[1] / "finetune/classification.yaml"
+RECIPE = RECIPES / "finetune/classification.yaml"
 RESULT = "result.json"
 MODEL = "model.pt"
 Result = dict[str, Any]

@@ -1,1 +1,4 @@
-"""Pretraining, fine-tuning and data preparation as Slurm jobs. Read job.py first."""
+"""Training, fine-tuning and data preparation as Slurm jobs.
+
+job.py and rank.py are behind slurm/pretrain.sh; submission.py and task.py, through submitit, behind `linformer launch`.
+"""

@@ -1,7 +1,7 @@
-"""One process of a training that srun has started: `python slurm/rank.py fairseq-train DATA …`.
+"""One training process that srun starts: `python -m linformer_fairseq.launch.rank fairseq-train DATA …`.
 
-It is fairseq-train, with an end that srun understands. A process that fails says why and is gone at once, so that it
-is the first to go and srun takes the others down; a tidy exit can wait for a dead peer inside NCCL for half an hour.
+It is fairseq-train with an exit that srun understands. A process that fails prints its traceback and exits at once,
+so that srun sees it first and ends the others; a clean exit can wait half an hour for a dead peer inside NCCL.
 """
 
 from __future__ import annotations
@@ -13,51 +13,42 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
-REQUEUE = (
-    75  # EX_TEMPFAIL: the run is saved and wants to go on; the same number in linformer_fairseq.training.interrupt
-)
+REQUEUE = os.EX_TEMPFAIL
+"""Exit status of a run that is saved and is to be started again."""
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
 
-def train(argv: Sequence[str]) -> int:
-    """Run `fairseq-train` in this process; return its exit status."""
-    sys.argv = list(argv)
-    from linformer_fairseq.plugin import register
-
-    register()
-    from fairseq_cli.train import cli_main
-
-    try:
-        cli_main()
-    except SystemExit as ending:
-        if ending.code is None or isinstance(ending.code, int):
-            return ending.code or 0
-        print(ending.code, file=sys.stderr)
-        return 1
-    return 0
-
-
 def main(argv: Sequence[str]) -> int:
-    """Train; return the exit status, or end this process with it if the training has failed."""
+    """Run `fairseq-train`; return the exit status, or end this process with it if the training has failed."""
     for number in WARNINGS:
-        signal.signal(number, _leave_before_the_start)
+        signal.signal(number, _exit_before_training)
+    sys.argv = list(argv)
+    status = 1
     try:
-        status = train(argv)
+        from fairseq_cli.train import cli_main  # first: it sets up logging to standard output
+
+        from linformer_fairseq.plugin import register
+
+        register()
+        cli_main()
+        status = 0
+    except SystemExit as exiting:
+        if exiting.code is None or isinstance(exiting.code, int):
+            status = exiting.code or 0
+        else:
+            print(exiting.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-        status = 1
     if status not in (0, REQUEUE):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    # Rank 0 writes the checkpoint. Of those that only waited for it, none may go first: srun would kill rank 0.
-    if status == REQUEUE and os.environ.get("SLURM_PROCID", "0") != "0":
-        return 0
-    return status
+    # Rank 0 writes the checkpoint. If another rank exited first with a failure, srun would kill rank 0.
+    return 0 if status == REQUEUE and os.environ.get("SLURM_PROCID", "0") != "0" else status
 
 
-def _leave_before_the_start(number: int, frame: FrameType | None) -> None:
-    """Stands in for the trainer's handlers until they are there. Nothing has been computed yet."""
+def _exit_before_training(number: int, frame: FrameType | None) -> None:
+    """Handles warnings until the trainer's handlers are installed. Nothing has been computed yet."""
     os._exit(REQUEUE)
 
 

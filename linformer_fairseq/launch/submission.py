@@ -1,129 +1,87 @@
-"""One submission through submitit: a folder of its own with what was submitted, and what has become of it.
+"""A submission through submitit: a folder with what was submitted, and what has become of it.
 
-A folder is never used twice: submitit names its files by the number of the job, and a cluster that was set up anew
-counts from 1 again.
+A folder is never used twice: submitit names its files after job numbers, and a cluster that is set up again counts
+from 1.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.launch.work import Work
+from linformer_fairseq.launch.task import Task
 from linformer_fairseq.paths import CLONE
-from linformer_fairseq.training.progress import parse_line
 
 RECORD = "submission.json"
 WARNING_S = 120  # from the warning to the end: time for one update and a checkpoint
-TIMEOUTS = 1000  # how often a job may run into its time limit and go on
+TIMEOUTS = 1000  # how often a job may reach its time limit and resume
 LIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED", "SUSPENDED", "UNKNOWN")
 
 
-@dataclass(frozen=True)
-class Part:
-    """One job, or one element of an array."""
-
-    name: str
-    work: Work
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What each job asks for."""
-
-    name: str
-    nodes: int
-    tasks_per_node: int
-    gpus_per_node: int
-    cpus_per_task: int
-    minutes: int
-    parallel: int = 256
-    """Elements of an array that may run at once."""
-    partition: str | None = None
-    account: str | None = None
-
-    def parameters(self) -> dict[str, Any]:
-        """The same in submitit's words."""
-        setup = [f"export PYTHONPATH={shlex.quote(str(CLONE))}:${{PYTHONPATH:-}}"]
-        site = Path(os.environ.get("SITE", CLONE / "slurm/site.sh")).resolve()
-        if site.is_file():
-            setup.insert(0, f"source {shlex.quote(str(site))}")
-        given = {
-            "job_name": self.name,
-            "time": self.minutes,
-            "nodes": self.nodes,
-            "ntasks_per_node": self.tasks_per_node,
-            "cpus_per_task": self.cpus_per_task,
-            "gres": f"gpu:{self.gpus_per_node}" if self.gpus_per_node else None,
-            "partition": self.partition,
-            "account": self.account,
-            "array_parallelism": self.parallel,
-            "signal_delay_s": WARNING_S,
-            "stderr_to_stdout": True,
-            "setup": setup,
-            # from Slurm 22.05 on, srun does not take --cpus-per-task over from sbatch
-            "srun_args": ["--kill-on-bad-exit=1", "--open-mode=append", f"--cpus-per-task={self.cpus_per_task}"],
-            "additional_parameters": {"requeue": True},
-        }
-        return {name: value for name, value in given.items() if value is not None}
-
-
-def import_submitit() -> Any:
-    """The package submitit, which only submissions need.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import submitit
-    except ImportError:
-        raise UsageError(
-            "submitit is not installed: pip install 'linformer-fairseq[slurm]', or use --local or sbatch"
-        ) from None
-    return submitit
+def slurm_parameters(a: argparse.Namespace) -> dict[str, Any]:
+    """What each job asks for, by submitit's names, from the arguments of `linformer launch`."""
+    site = Path(os.environ.get("SITE") or (CLONE or Path()) / "slurm/site.sh")
+    setup = [f"source {shlex.quote(str(site.resolve()))}"] if site.is_file() else []
+    if CLONE:
+        setup.append(f"export PYTHONPATH={shlex.quote(str(CLONE))}:${{PYTHONPATH:-}}")
+    given = {
+        "job_name": a.command,
+        "time": round(a.hours * 60),
+        "nodes": a.nodes,
+        "ntasks_per_node": max(1, a.gpus) if a.command == "pretrain" else 1,
+        "cpus_per_task": a.cpus,
+        "gres": f"gpu:{a.gpus}" if a.gpus else None,
+        "partition": a.partition,
+        "account": a.account,
+        "array_parallelism": a.parallel,
+        "signal_delay_s": WARNING_S,
+        "stderr_to_stdout": True,
+        "setup": setup,
+        # from Slurm 22.05 on, srun does not take --cpus-per-task over from sbatch
+        "srun_args": ["--kill-on-bad-exit=1", "--open-mode=append", f"--cpus-per-task={a.cpus}"],
+        "additional_parameters": {"requeue": True},
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def new_folder(parent: Path, kind: str) -> Path:
     """The name of a folder that does not exist yet; the newest of a kind is the last in alphabetical order."""
-    while True:
-        folder = parent / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}"
-        if not folder.exists():
-            return folder
+    while (folder := parent / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}").exists():
         time.sleep(0.1)
+    return folder
 
 
-def sbatch_file(folder: Path, parts: Sequence[Part], resources: Resources) -> str:
+def sbatch_file(folder: Path, tasks: Sequence[Task], parameters: Mapping[str, Any]) -> str:
     """The text of the file that `submit` would give to sbatch; nothing is written."""
-    import_submitit()
     from submitit.slurm.slurm import _make_sbatch_string
 
-    count: dict[str, Any] = {"map_count": len(parts)} if len(parts) > 1 else {}
+    count: dict[str, Any] = {"map_count": len(tasks)} if len(tasks) > 1 else {}
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder.resolve()))}"
-    return _make_sbatch_string(command=command, folder=folder.resolve(), **resources.parameters(), **count)
+    return _make_sbatch_string(command=command, folder=folder.resolve(), **parameters, **count)
 
 
-def submit(folder: Path, parts: Sequence[Part], resources: Resources) -> list[str]:
-    """Submit all parts, several as one array; return the numbers of their jobs."""
-    executor = import_submitit().SlurmExecutor(folder=folder.resolve(), max_num_timeout=TIMEOUTS)
-    executor.update_parameters(**resources.parameters())
+def submit(folder: Path, tasks: Sequence[Task], parameters: Mapping[str, Any]) -> list[str]:
+    """Submit all tasks, several as one array; return the numbers of their jobs."""
+    from submitit import SlurmExecutor
+
+    executor = SlurmExecutor(folder=folder.resolve(), max_num_timeout=TIMEOUTS)
+    executor.update_parameters(**parameters)
     with executor.batch():
-        jobs = [executor.submit(part.work) for part in parts]
+        jobs = [executor.submit(task) for task in tasks]
     ids: list[str] = [job.job_id for job in jobs]
-    described = [
-        {"id": job, "name": part.name, "argv": list(part.work.argv)} for job, part in zip(ids, parts, strict=True)
-    ]
-    record = {"resources": asdict(resources), "jobs": described}
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    described = [{"id": id, "name": task.name, "argv": task.argv} for id, task in zip(ids, tasks, strict=True)]
+    (folder / RECORD).write_text(json.dumps({"resources": parameters, "jobs": described}, indent=1) + "\n")
     return ids
 
 
@@ -137,7 +95,7 @@ class Submitted:
 
     @property
     def log(self) -> Path:
-        """What its first task prints."""
+        """The output of its first task."""
         return self.folder / f"{self.id}_0_log.out"
 
     def state(self) -> str:
@@ -149,21 +107,16 @@ class Submitted:
         return "UNKNOWN"
 
     def progress(self) -> str:
-        """The last update that its log tells of, or nothing."""
-        if not self.log.exists():
-            return ""
-        for line in reversed(self.log.read_text(errors="replace").splitlines()):
-            if figures := parse_line(line):
-                return f"update {figures['num_updates']:.0f}, loss {figures['loss']:.2f}"
-        return ""
+        """The last update in its log, or an empty string."""
+        from linformer_fairseq.training.progress import parse_line
+
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        figures = next(filter(None, map(parse_line, reversed(lines))), None)
+        return f"update {figures['num_updates']:.0f}, loss {figures['loss']:.2f}" if figures else ""
 
 
 def read_submission(parent: Path, folder: Path | None) -> list[Submitted]:
-    """The jobs of a submission, of the newest one unless a folder is given.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The jobs of a submission, of the newest one unless a folder is given; UsageError if there is none."""
     if folder is None:
         found = sorted(parent.glob(f"*/{RECORD}"))
         if not found:

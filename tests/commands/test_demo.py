@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -16,15 +15,15 @@ import pytest
 import torch.distributed
 
 from linformer_fairseq.commands import demo
-
-DEMO = Path(demo.__file__)
+from linformer_fairseq.training.metrics import read_metrics
 
 
 def start(out: Path, updates: int) -> subprocess.Popen[str]:
     """The demo in a process group of its own, as in a terminal."""
-    packages = [str(Path(package.__file__).parent) for package in (numpy, torch.distributed)]
+    packages = [str(Path(package.__path__[0])) for package in (numpy, torch.distributed)]
     return subprocess.Popen(
-        [sys.executable, str(DEMO), "--out", str(out), "--updates", str(updates), "--packages", *packages],
+        [sys.executable, "-m", "linformer_fairseq", "demo", "--out", str(out), "--updates", str(updates)]
+        + ["--packages", *packages],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -53,9 +52,10 @@ def test_every_step_leaves_its_result(finished: tuple[Path, str]) -> None:
     out, output = finished
     assert re.findall(r"^== (\d)/5", output, re.MULTILINE) == list("12345")
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert max(figures["num_updates"] for figures in metrics) == 4
-    assert {figures["split"] for figures in metrics} == {"train", "valid"}
+    metrics = read_metrics(out / "checkpoints")
+    assert max(line["update"] for line in metrics) == 4
+    assert {line["split"] for line in metrics} == {"train", "valid"}
+    assert not (out / "metrics.jsonl").exists(), "the same figures twice"
     for path in ("checkpoints/checkpoint_last.pt", "data", "loss.png"):
         assert str(out / path) in output.partition("Done: ")[2] and (out / path).exists()
     assert "Next:" in output
@@ -74,9 +74,9 @@ def test_the_second_half_is_trained_from_the_checkpoint_of_the_first(finished: t
 @pytest.mark.slow
 def test_validation_and_the_mask_come_from_the_trained_model(finished: tuple[Path, str]) -> None:
     out, output = finished
-    last = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][-1]
+    last = read_metrics(out / "checkpoints")[-1]
     (perplexity,) = re.findall(r"^perplexity (\S+)$", output, re.MULTILINE)
-    assert last["split"] == "valid" and float(perplexity) == pytest.approx(last["ppl"], rel=0.2)  # other masks
+    assert last["split"] == "valid" and float(perplexity) == pytest.approx(last["perplexity"], rel=0.2)  # other masks
     shares = [float(share) for share in re.findall(r"^ +(\d+\.\d)%  \S+$", output, re.MULTILINE)]
     assert len(shares) == 5 and shares == sorted(shares, reverse=True) and sum(shares) <= 100
 
@@ -91,7 +91,7 @@ def test_a_second_run_trains_nothing(finished: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-def test_after_ctrl_c_the_same_command_goes_on(finished: tuple[Path, str]) -> None:
+def test_after_ctrl_c_the_same_command_resumes(finished: tuple[Path, str]) -> None:
     out, _ = finished
     log = out / "train.log"
     with start(out, 60) as process:
@@ -100,7 +100,7 @@ def test_after_ctrl_c_the_same_command_goes_on(finished: tuple[Path, str]) -> No
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate()
     assert process.returncode == 130
-    assert output.endswith("demo: stopped; the same command goes on from here\n")
+    assert output.endswith("linformer demo: stopped; the same command resumes from here\n")
     reached = demo.last_update(log, "Saved")
     assert 6 <= reached < 30
     assert f"resumed from update {reached}, trained to update {reached + 2}" in run(out, reached + 2)
@@ -117,8 +117,7 @@ def test_the_last_checkpoint_of_a_log_counts(tmp_path: Path) -> None:
     assert (demo.last_update(log, "Saved"), demo.last_update(log, "Loaded")) == (1500, 2)
 
 
-def test_too_few_updates_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["demo.py", "--updates", "1"])
+def test_too_few_updates_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
-        demo.main()
+        demo.main(["--updates", "1"])
     assert error.value.code == 2 and "--updates 1: must be at least 2" in capsys.readouterr().err

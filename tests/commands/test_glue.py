@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ from linformer_fairseq.commands import glue as finetune_glue
 from linformer_fairseq.finetuning.glue import read_split
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared/data/glue"
 WORDS = "the river garden child teacher book city winter letter".split()
 
 
@@ -131,11 +131,11 @@ ANSWERS = {"QNLI": {"entailment", "not_entailment"}, "RTE": {"entailment", "not_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", list(METRICS))
-def test_real_sets_are_scored_and_answered_in_full(task: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_real_sets_are_scored_and_answered_in_full(
+    task: str, checkpoint: Path, tmp_path: Path, shared_data: Callable[[str], Path]
+) -> None:
     """Few rows are learnt from; dev and test are the original ones, read here once more and scored on their own."""
-    if not SHARED.is_dir():
-        pytest.skip("needs ../shared/data, which not every checkout has")
-    with tarfile.open(SHARED / f"{task}.tar.xz") as tar:
+    with tarfile.open(shared_data(f"glue/{task}.tar.xz")) as tar:
         tar.extractall(tmp_path, filter="data")
     folder = tmp_path / task
     source = folder / ("dev.tsv" if task == "QNLI" else "train.tsv")  # QNLI's train set is not in that data

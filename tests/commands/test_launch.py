@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from linformer_fairseq.commands import glue as finetune_glue
-from linformer_fairseq.commands.launch import combinations, finetune, main, parser
-from linformer_fairseq.errors import UsageError
+from linformer_fairseq.commands.launch import combinations, finetune, main, parser, run_here
+from linformer_fairseq.errors import UsageError, exit_status
 from linformer_fairseq.launch.submission import Submitted, new_folder, read_submission
-from linformer_fairseq.launch.work import Work
+from linformer_fairseq.launch.task import Task
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_a_sweep_that_is_none(given: str) -> None:
 
 
 def test_a_wrong_key_of_a_sweep_is_found_before_anything_is_queued(pretrain: list[str]) -> None:
-    with pytest.raises(SystemExit, match="error: RECIPE: .*common.sead: unknown key"):
+    with pytest.raises(UsageError, match="common.sead: unknown key"):
         main([*pretrain, "--dry-run", "--sweep", "common.sead=1,2"])
 
 
@@ -67,14 +68,34 @@ def test_data_preparation_as_an_array(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_fine_tuning_shares_its_runs_among_jobs(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["finetune", "--parts", "2", "--checkpoint", "c.pt", "--glue-dir", "glue", "--tasks", "RTE", "--out", "o"]
+    command = ["finetune", "--copies", "2", "--checkpoint", "c.pt", "--glue-dir", "glue", "--tasks", "RTE"]
+    command += ["--out", "o"]
     assert main([*command, "--dry-run"]) == 0
     file = capsys.readouterr().out
     assert "#SBATCH --array=0-1%2\n" in file and "#SBATCH --gres=gpu:1\n" in file
     arguments, more = parser().parse_known_args(command)
-    for number, part in enumerate(finetune(arguments, more), start=1):
-        glue = finetune_glue.parser().parse_args(part.work.argv[3:])
-        assert (glue.part, glue.tasks, glue.out) == (f"{number}/2", "RTE", Path("o"))
+    for task in finetune(arguments, more):
+        assert task.argv[2:5] == ("-m", "linformer_fairseq", "glue")
+        glue = finetune_glue.parser().parse_args(task.argv[5:])
+        assert (glue.tasks, glue.out) == ("RTE", Path("o"))
+
+
+def test_the_path_of_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["script", "pretrain"]) == 0
+    assert "#SBATCH" in Path(capsys.readouterr().out.strip()).read_text()
+
+
+def test_unknown_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["status", "--fast"])
+    assert "unrecognized arguments: --fast" in capsys.readouterr().err
+
+
+def test_copies_of_one_command_run_once_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("linformer_fairseq.commands.launch.signal.signal", lambda *_: None)
+    command = (sys.executable, "-c", f"open({str(tmp_path / 'runs')!r}, 'a').write('x')")
+    assert run_here([Task("copy 1", command), Task("copy 2", command)]) == 0
+    assert (tmp_path / "runs").read_text() == "x"
 
 
 @pytest.mark.slow
@@ -98,12 +119,14 @@ def test_a_failure_on_this_machine_is_passed_on(tmp_path: Path, capfd: pytest.Ca
     assert "exit status 1" in capfd.readouterr().out
 
 
-def test_without_submitit_the_ways_that_need_none_are_named(
-    pretrain: list[str], monkeypatch: pytest.MonkeyPatch
+def test_without_submitit_the_remedy_is_named(
+    pretrain: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name in [name for name in sys.modules if name.startswith("submitit.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(SystemExit, match=re.escape("pip install 'linformer-fairseq[slurm]', or use --local")):
-        main([*pretrain, "--dry-run"])
+    assert exit_status("linformer launch", partial(main, [*pretrain, "--dry-run"])) == 1
+    assert "the package submitit is missing: pip install -e '.[slurm]' from a clone" in capsys.readouterr().err
 
 
 def test_every_submission_has_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -155,32 +178,30 @@ def test_cancel_and_logs_of_a_submission(
 # --- what submitit runs
 
 
-def test_work_that_fails_says_so() -> None:
-    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
-        Work((sys.executable, "-c", "raise SystemExit(3)"))()
-    Work((sys.executable, "-c", ""))()
-
-
-def test_work_without_a_handler_outlives_the_warning() -> None:
-    """As in a cluster that signals a program beside submitit."""
-    Work((sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"))()
-
-
 @pytest.fixture
-def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     calls: list[str] = []
-    monkeypatch.setattr("linformer_fairseq.launch.work._hand_over", lambda: calls.append("handed over"))
-    return calls
+    monkeypatch.setattr("linformer_fairseq.launch.task._hand_over", lambda: calls.append("handed over"))
+    handler = signal.getsignal(signal.SIGTERM)
+    yield calls
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_a_task_that_fails_says_so(handed_over: list[str]) -> None:
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
+        Task("a", (sys.executable, "-c", "raise SystemExit(3)"))()
+    Task("a", (sys.executable, "-c", ""))()
+    assert handed_over == []
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(75)", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"])
-def test_a_training_that_was_warned_is_handed_over(handed_over: list[str], ending: str) -> None:
+def test_a_command_that_was_warned_is_handed_over(handed_over: list[str], ending: str) -> None:
     with pytest.raises(subprocess.CalledProcessError):  # Slurm would have ended it by now
-        Work((sys.executable, "-c", ending), saves=True)()
+        Task("a", (sys.executable, "-c", ending))()
     assert handed_over == ["handed over"]
 
 
-def test_the_checkpoint_waits_until_the_training_has_saved(tmp_path: Path) -> None:
+def test_the_checkpoint_waits_until_the_training_has_saved(tmp_path: Path, handed_over: list[str]) -> None:
     """submitit calls it from the handler of SIGUSR2, in the middle of the wait for the program."""
     saved = tmp_path / "saved"
     program = (
@@ -190,11 +211,9 @@ def test_the_checkpoint_waits_until_the_training_has_saved(tmp_path: Path) -> No
         "os.kill(os.getppid(), signal.SIGUSR2)\n"
         "time.sleep(60)\n"
     )
-    work = Work((sys.executable, "-c", program), saves=True)
+    task = Task("a", (sys.executable, "-c", program))
     left: list[object] = []
-    before = signal.signal(signal.SIGUSR2, lambda *_: left.append((work.checkpoint().function, saved.exists())))
-    terminate = signal.getsignal(signal.SIGTERM)
-    work()
+    before = signal.signal(signal.SIGUSR2, lambda *_: left.append((task.checkpoint().function, saved.exists())))
+    task()
     signal.signal(signal.SIGUSR2, before)
-    signal.signal(signal.SIGTERM, terminate)
-    assert left == [(work, True)]
+    assert left == [(task, True)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +81,11 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def roberta(tmp_path_factory: pytest.TempPathFactory, shared_data: Callable[[str], Path]) -> Path:
     """The files of RoBERTa."""
     import tarfile
 
-    archive = Path(os.environ.get("LINFORMER_TEST_DATA", "")) / "tokenizer/gpt2_bpe.tar.xz"
-    if not archive.exists():
-        pytest.skip("needs tokenizer/gpt2_bpe.tar.xz (GPT-2's files, RoBERTa's dict.txt) in LINFORMER_TEST_DATA")
+    archive = shared_data("tokenizer/gpt2_bpe.tar.xz")
     pytest.importorskip("tokenizers")
     folder = tmp_path_factory.mktemp("roberta")
     with tarfile.open(archive) as tar:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -13,7 +12,6 @@ import pytest
 from data_prep.__main__ import main
 
 ROOT = Path(__file__).parents[2]
-DATA = Path(os.environ.get("LINFORMER_TEST_DATA", "/nonexistent"))
 SMALL = ["--arch", "linformer_roberta_tiny", "--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "64"]
 UPDATES = ["--optimizer", "adam", "--lr", "2e-3", "--log-format", "json", "--log-interval", "1"]
 RunFairseq = Callable[..., CompletedProcess[str]]
@@ -43,15 +41,13 @@ def test_fairseq_trains_on_the_shards_of_a_corpus(
 
 @pytest.mark.slow
 def test_a_dump_slice_and_books_become_a_training(
-    tmp_path: Path, run_fairseq: RunFairseq, parse_losses: Losses
+    tmp_path: Path, run_fairseq: RunFairseq, parse_losses: Losses, shared_data: Callable[[str], Path]
 ) -> None:
-    if not (DATA / "wiki").is_dir():
-        pytest.skip("needs text/classic-books.tar.xz and wiki/*.bz2 in LINFORMER_TEST_DATA")
-    with open_tar(DATA / "text/classic-books.tar.xz") as tar:
+    with open_tar(shared_data("text/classic-books.tar.xz")) as tar:
         tar.extractall(tmp_path, [m for m in tar if m.isfile() and "/Anna_Sewell" in m.name], filter="data")
     config = tmp_path / "config.yaml"
     config.write_text(
-        f"sources:\n- {{source: wikipedia, inputs: ['{DATA}/wiki/*.bz2']}}\n"
+        f"sources:\n- {{source: wikipedia, inputs: ['{shared_data('wiki')}/*.bz2']}}\n"
         f"- {{source: books, inputs: ['{tmp_path}/classic-books']}}\n"
         "file_characters: 2000000\nsplit: {valid: 0.05}\n"
         "tokenizer: {vocab_size: 2048}\nbinarize: {shards: 2, max_item_tokens: 126}\n"

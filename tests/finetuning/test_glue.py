@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from tarfile import open as open_tar
 
@@ -11,7 +12,6 @@ import pytest
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.glue import TASKS, find_task, read_split, write_submission
 
-SHARED = Path(__file__).parents[4] / "shared/data/glue"
 # Rows of train, dev and test of the original download.
 ROWS = {
     "CoLA": (8551, 1043, 1063),
@@ -50,10 +50,8 @@ def test_rows_without_all_columns_are_left_out_of_training_only(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", list(ROWS))
-def test_the_real_files_are_read_in_full(name: str, tmp_path: Path) -> None:
-    if not SHARED.is_dir():
-        pytest.skip("needs ../shared/data, which not every checkout has")
-    with open_tar(SHARED / f"{name}.tar.xz") as tar:
+def test_the_real_files_are_read_in_full(name: str, tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    with open_tar(shared_data(f"glue/{name}.tar.xz")) as tar:
         tar.extractall(tmp_path, filter="data")
     task = find_task(name.lower())
     for split, rows in zip(("train", "dev", "test"), ROWS[name], strict=True):

@@ -1,8 +1,9 @@
-"""The job's script without Slurm: what it queues, which death it sees first, when it goes back into the queue."""
+"""The job without Slurm: what it queues, which failure it sees first, when it is requeued."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from linformer_fairseq.launch.checks import Pretraining
-from linformer_fairseq.launch.job import Death, forgiven, main, parse_death
-from linformer_fairseq.launch.jobstate import job_name, still_ours
+from linformer_fairseq.launch.job import Failure, job_name, main, may_retry, parse_failure, still_ours
 from linformer_fairseq.launch.rank import WARNINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,55 +45,57 @@ def environ(tmp_path: Path, tiny_data: Path) -> dict[str, str]:
 
 def test_the_size_of_the_job_goes_to_sbatch(programs: Callable[..., Path], environ: dict[str, str]) -> None:
     here = programs("sbatch", 'echo "$@" > "$HERE/asked"')
-    assert main(["--seed", "3"], {**environ, "NODES": "2", "GPUS": "4"}) == 0
+    assert main(["slurm/pretrain.sh", "--seed", "3"], {**environ, "NODES": "2", "GPUS": "4"}) == 0
     asked = (here / "asked").read_text()
     assert asked == "--nodes=2 --ntasks-per-node=4 --gres=gpu:4 slurm/pretrain.sh --seed 3\n"
-    assert main([], environ) == 0
+    assert main(["slurm/pretrain.sh"], environ) == 0
     assert (here / "asked").read_text() == "slurm/pretrain.sh\n"
 
 
-def test_nothing_is_queued_that_cannot_run(programs: Callable[..., Path], environ: dict[str, str]) -> None:
+def test_nothing_is_queued_that_cannot_run(
+    programs: Callable[..., Path], environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     here = programs("sbatch", 'touch "$HERE/asked"')
-    with pytest.raises(SystemExit, match="error: DATA=nothing: there is no folder"):
-        main([], {**environ, "DATA": "nothing"})
+    assert main(["slurm/pretrain.sh"], {**environ, "DATA": "nothing"}) == 1
+    assert "pretrain: error: DATA (--data) nothing: no folder" in capsys.readouterr().err
     assert not (here / "asked").exists()
 
 
-def test_without_slurm_the_launcher_is_named(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_the_launcher_is_named(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit, match="no sbatch here: .*slurm/launch.py pretrain --local"):
-        main([], environ)
+    assert main(["slurm/pretrain.sh"], environ) == 1
+    assert "no sbatch here: without Slurm, use `linformer launch pretrain --local`" in capsys.readouterr().err
 
 
-def test_a_job_of_another_size_than_asked_for(environ: dict[str, str]) -> None:
-    with pytest.raises(SystemExit, match="NODES=2, but the job has 8 nodes.*sbatch --nodes=2 slurm/pretrain.sh"):
-        main([], {**environ, **MADE_BY_SLURM, "NODES": "2"})
+def test_a_job_of_another_size_than_asked_for(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["slurm_script"], {**environ, **MADE_BY_SLURM, "NODES": "2"}) == 1
+    assert re.search("NODES=2, but the job has 8 nodes.*`sbatch --nodes=2`", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
-    ("line", "death", "status"),
+    ("line", "failure"),
     [
-        ("srun: error: node2: task 5: Killed\n", Death(5, "node2", "Killed"), None),
+        ("srun: error: node2: task 5: Killed\n", Failure(5, "node2", "Killed", None)),
         (
             "srun: error: gpu-07: tasks 4-5,7: Exited with exit code 1\n",
-            Death(4, "gpu-07", "Exited with exit code 1"),
-            1,
+            Failure(4, "gpu-07", "Exited with exit code 1", 1),
         ),
         (
             "srun: error: 10.0.0.1: task 0: Exited with exit code 75",
-            Death(0, "10.0.0.1", "Exited with exit code 75"),
-            75,
+            Failure(0, "10.0.0.1", "Exited with exit code 75", 75),
         ),
-        ("srun: error: n1: task 3: Bus error (core dumped)", Death(3, "n1", "Bus error (core dumped)"), None),
+        ("srun: error: n1: task 3: Bus error (core dumped)", Failure(3, "n1", "Bus error (core dumped)", None)),
     ],
 )
-def test_what_srun_says_of_a_death(line: str, death: Death, status: int | None) -> None:
-    assert parse_death(line) == death and death.status == status
+def test_what_srun_says_of_a_failure(line: str, failure: Failure) -> None:
+    assert parse_failure(line) == failure
 
 
 @pytest.mark.parametrize("line", ["srun: Job step aborted: Waiting up to 7 seconds for job step to finish.\n", "\n"])
 def test_what_else_srun_says(line: str) -> None:
-    assert parse_death(line) is None
+    assert parse_failure(line) is None
 
 
 # --- the job, with a srun and a scontrol that do as they are told
@@ -124,7 +125,9 @@ def job(
         (here / "run/logs").mkdir(parents=True, exist_ok=True)
         (here / "run/logs/rank-1.log").write_text("".join(f"line {number}\n" for number in range(100)))
         (here / "asked").write_text("")
-        status = main(["--seed", "3"], {**environ, "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4"})
+        status = main(
+            ["slurm/pretrain.sh", "--seed", "3"], {**environ, "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4"}
+        )
         return status, capfd.readouterr().out, (here / "asked").read_text()
 
     yield run
@@ -148,7 +151,7 @@ def test_a_cancelled_job_does_not(job: Callable[..., tuple[int, str, str]]) -> N
 
 
 def test_nor_does_an_older_start_of_it(job: Callable[..., tuple[int, str, str]]) -> None:
-    """One whose node was lost, and that goes on while Slurm has started the job elsewhere."""
+    """One whose node was lost, and that still runs while Slurm has started the job elsewhere."""
     assert job(KILLED, RUNNING.replace("Restarts=0", "Restarts=1"))[::2] == (137, "")
 
 
@@ -156,7 +159,7 @@ def test_the_log_of_the_first_dead_process_is_shown(job: Callable[..., tuple[int
     status, output, asked = job(FAILED)
     assert (status, asked) == (1, "")
     shown = output.splitlines()[-41:]
-    assert "task 1 on node1 ended first: Exited with exit code 1" in shown[0]
+    assert "task 1 on node1 failed first: Exited with exit code 1" in shown[0]
     assert shown[1].strip() == "line 60" and shown[-1].strip() == "line 99"
 
 
@@ -166,24 +169,26 @@ def test_killed_processes_are_forgiven_until_there_are_too_many(
     environ["RETRIES"] = "1"
     assert job(KILLED)[::2] == (0, "requeue 7\n")
     status, output, asked = job(KILLED)
-    assert (status, asked) == (137, "") and "2 deaths in a row without a new checkpoint, more than RETRIES=1" in output
+    assert (status, asked) == (
+        137,
+        "",
+    ) and "2 killed processes in a row without a new checkpoint, more than RETRIES=1" in output
 
 
 def test_a_new_checkpoint_makes_deaths_forgotten(tmp_path: Path) -> None:
-    training = Pretraining(Path("recipe"), "data", tmp_path)
     (tmp_path / "logs").mkdir()
     last = tmp_path / "checkpoint_last.pt"
-    assert forgiven(training, 1) and not forgiven(training, 1)
+    assert may_retry(tmp_path, 1) and not may_retry(tmp_path, 1)
     for second in range(1, 4):
         last.touch()
         os.utime(last, (second, second))
-        assert forgiven(training, 1)
-    assert not forgiven(training, 1)
+        assert may_retry(tmp_path, 1)
+    assert not may_retry(tmp_path, 1)
 
 
 def test_no_requeue_where_slurm_refuses_it(job: Callable[..., tuple[int, str, str]]) -> None:
     status, output, _ = job(SAVED, f"{RUNNING}; exit 0; fi; if true; then exit 1")
-    assert status == 75 and "submit it once more" in output
+    assert status == 75 and "submit it again" in output
 
 
 def test_elements_of_an_array_are_told_apart(programs: Callable[..., Path]) -> None:
@@ -197,7 +202,7 @@ def test_elements_of_an_array_are_told_apart(programs: Callable[..., Path]) -> N
 
 @pytest.mark.parametrize(
     "script",
-    [".ci/run", *(f"slurm/{name}" for name in ("common.sh", "pretrain.sh", "prepare_data.sh", "finetune_glue.sh"))],
+    [".ci/run", *(f"slurm/{name}" for name in ("pretrain.sh", "prepare_data.sh", "finetune_glue.sh"))],
 )
 def test_scripts_are_clean(script: str) -> None:
     if shutil.which("shellcheck") is None:
@@ -217,3 +222,30 @@ def test_the_scripts_lines_for_sbatch() -> None:
         "--open-mode=append",
     ]
     assert {f"#SBATCH {flag}" for flag in wanted} <= set(lines)
+
+
+@pytest.mark.parametrize("place", ["clone", "elsewhere"])
+def test_where_the_script_runs(tmp_path: Path, place: str) -> None:
+    """In a clone it changes to the clone's folder; the wheel's script stays where it is called."""
+    script = tmp_path / "package/slurm/pretrain.sh"
+    script.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "slurm/pretrain.sh", script)
+    folder = tmp_path / "here"
+    if place == "clone":
+        folder = tmp_path / "package"
+        (folder / "setup.py").touch()
+    (tmp_path / "python").write_text('#!/bin/sh\npwd; echo "$MODULE"; printf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    (folder / "slurm").mkdir(parents=True, exist_ok=True)
+    (folder / "slurm/site.sh").write_text('[ -z "$UNSET_BY_MODULES" ] && export MODULE=cuda\n')
+    (tmp_path / "here").mkdir(exist_ok=True)
+    environ = {"PATH": os.environ["PATH"], "PYTHON": str(tmp_path / "python")}
+    done = subprocess.run(
+        ["bash", "../package/slurm/pretrain.sh", "--seed", "3"],
+        cwd=tmp_path / "here",
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
+    expected = [str(folder), "cuda", "-u", "-m", "linformer_fairseq.launch.job", str(script), "--seed", "3"]
+    assert done.stdout.splitlines() == expected, done.stderr

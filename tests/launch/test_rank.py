@@ -14,20 +14,29 @@ import pytest
 from linformer_fairseq.launch.rank import REQUEUE
 from linformer_fairseq.training.interrupt import REQUEUE as TRAINERS
 
-RANK = Path(__file__).resolve().parents[2] / "slurm/rank.py"
+ROOT = Path(__file__).resolve().parents[2]
+# The project's registration with fairseq takes seconds; all that matters here is that it comes after fairseq has set up
+# logging.
+RANK = """
+import sys, types
+sys.modules["linformer_fairseq.plugin"] = types.SimpleNamespace(register=lambda: sys.modules["fairseq_cli.train"])
+from linformer_fairseq.launch.rank import main
+assert not {"torch", "fairseq", "numpy"} & set(sys.modules), "signals are handled late"
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture
 def rank(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Start slurm/rank.py with a fairseq that only does what `body` says."""
+    """Start a rank with a fairseq that only does what `body` says."""
 
     def start(body: str, procid: int = 0) -> subprocess.Popen[str]:
         fairseq = tmp_path / "fairseq_cli"
         fairseq.mkdir(exist_ok=True)
         (fairseq / "__init__.py").touch()
         (fairseq / "train.py").write_text(f"import sys\ndef cli_main():\n    {body}\n")
-        environ = {"PYTHONPATH": str(tmp_path), "SLURM_PROCID": str(procid)}
-        command = [sys.executable, RANK, "fairseq-train", "DATA", "--flag"]
+        environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "SLURM_PROCID": str(procid)}
+        command = [sys.executable, "-c", RANK, "fairseq-train", "DATA", "--flag"]
         return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     return start

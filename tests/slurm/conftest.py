@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # process with the rank FAIL fails there.
 HOLDING = """
 import os, time
-import linformer_fairseq
+from linformer_fairseq.plugin import register
+register()
 from fairseq.trainer import Trainer
 
 train_step = Trainer.train_step
@@ -38,7 +39,7 @@ Trainer.train_step = hold_then_step
 TINY = [
     *("--batch-size", "2", "--tokens-per-sample", "64", "--encoder-layers", "1", "--projected-length", "16"),
     *("--num-workers", "1", "--log-interval", "1", "--save-interval-updates", "5", "--disable-validation"),
-    # With these, random numbers have to go on, too. Without the last, DDP sorts its buckets anew after the first update
+    # With these, random numbers must resume, too. Without the last, DDP sorts its buckets anew after the first update
     # of each start, and sums over more than two processes round differently.
     *("--dropout", "0.1", "--attention-dropout", "0.1", "--find-unused-parameters"),
 ]
@@ -56,7 +57,7 @@ class Job:
     log: Path
 
     def hold_at(self, update: int) -> None:
-        """Let the training go on up to this update."""
+        """Let the training continue up to this update."""
         hold = self.save_dir.with_suffix(".hold")
         hold.with_suffix(".new").write_text(str(update))
         hold.with_suffix(".new").replace(hold)

@@ -120,7 +120,7 @@ def test_without_a_warning_the_job_comes_back(
     job.wait_for_update(7)
     os.kill(cluster.tasks(job.id)[1], signal.SIGKILL)
     job.wait_for_restart(1)
-    assert "task 1 on" in job.log.read_text() and "ended first: Killed" in job.log.read_text()
+    assert "task 1 on" in job.log.read_text() and "failed first: Killed" in job.log.read_text()
 
     job.hold_at(12)
     job.wait_for_update(12)
@@ -158,12 +158,12 @@ def test_a_process_that_fails_takes_the_job_down_with_its_traceback_shown(
     state = job.wait_for_end()
     assert (state["JobState"], state["Restarts"], state["ExitCode"]) == ("FAILED", "0", "1:0")
     log = job.log.read_text()
-    shown = log[log.index("task 2 on 127.0.0.2 ended first: Exited with exit code 1") :]
+    shown = log[log.index("task 2 on 127.0.0.2 failed first: Exited with exit code 1") :]
     assert "Traceback (most recent call last)" in shown and "RuntimeError: this process fails" in shown
     wait_for(60, lambda: not job.cluster.tasks(job.id), "the end of all processes")
 
 
-def test_an_array_of_the_launcher_goes_on_after_a_warning(
+def test_an_array_of_the_launcher_resumes_after_a_warning(
     cluster: Cluster,
     tiny_data: Path,
     tiny_flags: list[str],

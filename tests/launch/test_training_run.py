@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.launch.checks import Pretraining, check_save_dir, find_data, find_recipe, from_environment
+from linformer_fairseq.launch.training_run import check_save_dir, find_data, training_run
 
 
 def make_data(folder: Path, *names: str) -> Path:
@@ -15,13 +15,6 @@ def make_data(folder: Path, *names: str) -> Path:
     for name in names or ("dict.txt", "train.bin", "train.idx", "valid.bin", "valid.idx"):
         (folder / name).touch()
     return folder
-
-
-def test_recipes_by_name_and_by_path() -> None:
-    by_name = find_recipe("tiny_n512_k128")
-    assert find_recipe(str(by_name)) == by_name
-    with pytest.raises(UsageError, match="RECIPE=base is neither a file nor one of base_n4096_k256, base_n512_k128"):
-        find_recipe("base")
 
 
 def test_one_folder_or_its_shards(tmp_path: Path) -> None:
@@ -41,7 +34,7 @@ def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
 
 
 def test_missing_data_names_the_script_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no folder .*nothing; make it with slurm/prepare_data.sh"):
+    with pytest.raises(UsageError, match="no folder .*nothing; make it with `linformer prepare run`"):
         find_data(str(tmp_path / "nothing"))
 
 
@@ -52,7 +45,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_too_little_disk(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"has [\d.]+ GB of free disk and FREE_GB asks for 1e\+09"):
+    with pytest.raises(UsageError, match=r"has [\d.]+ GB of free disk space, less than 1e\+09: .*--free-gb"):
         check_save_dir(tmp_path, 1e9)
     check_save_dir(tmp_path, 0)
     assert {file.name for file in tmp_path.iterdir()} == {"logs"}
@@ -63,17 +56,14 @@ def test_a_size_that_is_no_number(tmp_path: Path, size: str) -> None:
     data = make_data(tmp_path / "data")
     environ = {"RECIPE": "tiny_n512_k128", "DATA": str(data), "SAVE_DIR": str(tmp_path / "run"), "FREE_GB": size}
     with pytest.raises(UsageError, match=f"FREE_GB={size} is not a number"):
-        from_environment(environ, [])
+        training_run(environ, [])
 
 
-def test_the_command_has_recipe_overrides_and_flags(tmp_path: Path) -> None:
-    run = Pretraining(find_recipe("tiny_n512_k128"), "D", tmp_path, ("--max-update", "9"), {"common.seed": 7})
-    argv = run.argv()
-    assert argv[:2] == ["fairseq-train", "D"] and argv[-2:] == ["--max-update", "9"]
-    assert argv[argv.index("--seed") + 1] == "7" and argv[argv.index("--save-dir") + 1] == str(tmp_path)
-
-
-def test_a_setting_that_the_recipe_does_not_have(tmp_path: Path) -> None:
-    run = Pretraining(find_recipe("tiny_n512_k128"), "D", tmp_path, (), {"common.seeds": 7})
-    with pytest.raises(UsageError, match="RECIPE: .*common.seeds: unknown key"):
-        run.argv()
+def test_the_command_has_recipe_and_flags(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    environ = {"RECIPE": "tiny_n512_k128", "DATA": str(data), "SAVE_DIR": str(tmp_path / "run"), "FREE_GB": "0"}
+    save_dir, argv = training_run(environ, ["--max-update", "9"])
+    assert save_dir == tmp_path / "run" and argv[argv.index("--save-dir") + 1] == str(save_dir)
+    assert argv[:2] == ["fairseq-train", str(data)] and argv[-2:] == ["--max-update", "9"]
+    with pytest.raises(UsageError, match="RECIPE=base is neither a file nor one of base_n4096_k256, base_n512_k128"):
+        training_run({**environ, "RECIPE": "base"}, [])

@@ -1,0 +1,70 @@
+"""How commands end: with a status, and with one sentence where a person can correct something."""
+
+from __future__ import annotations
+
+import errno
+import re
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+
+import pytest
+
+from linformer_fairseq.errors import UsageError, as_one_sentence, exit_status
+
+
+def ends_with(error: BaseException) -> int:
+    def command() -> int:
+        raise error
+
+    return exit_status("linformer test", command)
+
+
+def test_the_status_of_a_command_is_kept() -> None:
+    assert [exit_status("linformer test", partial(int, status)) for status in (0, 1, 75)] == [0, 1, 75]
+
+
+def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends_with(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "\nlinformer test: stopped; the same command resumes from here\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UsageError("--k 0: must be above 0"), "--k 0: must be above 0"),
+        (BrokenProcessPool(), "a worker process died, .* fewer --workers"),
+        (ModuleNotFoundError(name="transformers.models"), r"pip install -e '.\[hf\]' from a clone"),
+        (ModuleNotFoundError(name="google.protobuf"), "package protobuf is missing: .* or pip install protobuf$"),
+        (ModuleNotFoundError(name="submitit"), r"package submitit is missing: pip install -e '.\[slurm\]'"),
+        (OSError(errno.ENOSPC, "No space left", "a.bin"), "a.bin: no space left; free some"),
+        (PermissionError(errno.EACCES, "Permission denied", "b.bin"), "b.bin: Permission denied; give access"),
+    ],
+    ids=str,
+)
+def test_what_a_person_can_correct_is_one_sentence(
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LINFORMER_DEBUG", raising=False)
+    assert ends_with(error) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"linformer test: error: .*{sentence}", line)
+    monkeypatch.setenv("LINFORMER_DEBUG", "1")
+    with pytest.raises(type(error)):
+        ends_with(error)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), ModuleNotFoundError(name="nonsense"), OSError(errno.EIO, "I/O")]
+)
+def test_what_nobody_expects_keeps_its_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        ends_with(error)
+
+
+def test_where_fairseq_calls_us_the_program_ends_with_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LINFORMER_DEBUG", raising=False)
+    with pytest.raises(SystemExit, match="^error: wrong flag$"), as_one_sentence():
+        raise UsageError("wrong flag")
+    monkeypatch.setenv("LINFORMER_DEBUG", "1")
+    with pytest.raises(UsageError), as_one_sentence():
+        raise UsageError("wrong flag")
