@@ -27,8 +27,10 @@ from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring.curve import plot_curve
 from linformer_fairseq.paths import RECIPES, USER_DIR
-from linformer_fairseq.training.progress import parse_line, read_metrics, run_logged
-from linformer_fairseq.training.recipe import fairseq_train_argv, register_project
+from linformer_fairseq.plugin import register
+from linformer_fairseq.training.metrics import read_metrics
+from linformer_fairseq.training.progress import parse_line, run_logged
+from linformer_fairseq.training.recipe import fairseq_train_argv
 
 RECIPE = RECIPES / "pretrain/tiny_n512_k128.yaml"
 SENTENCE = "Returns the <mask> of the array."
@@ -80,7 +82,7 @@ def demo(out: Path, updates: int, packages: list[Path]) -> None:
     step("4/5  Validation")
     checkpoint = checkpoints / "checkpoint_last.pt"
     perplexity = validate(data, checkpoint, out / "validate.log")
-    metrics = read_metrics(log)
+    metrics = read_metrics(checkpoints)
     (out / "metrics.jsonl").write_text("".join(json.dumps(figures) + "\n" for figures in metrics))
     plot_curve(metrics, out / "loss.png", "linformer_roberta_tiny on docstrings")
 
@@ -91,7 +93,7 @@ def demo(out: Path, updates: int, packages: list[Path]) -> None:
 
     first = next(figures for figures in metrics if figures["split"] == "train")
     print(f"""
-Done: perplexity of masked tokens {first["ppl"]:,.0f} at the start, {perplexity:,.1f} now, on unseen modules.
+Done: perplexity of masked tokens {first["perplexity"]:,.0f} at the start, {perplexity:,.1f} now, on unseen modules.
 
   {shown(checkpoint)}
       the model; fairseq's programs read it with --user-dir linformer_fairseq
@@ -176,7 +178,7 @@ def validate(data: Path, checkpoint: Path, log: Path) -> float:
 
 def fill_mask(data: Path, checkpoint: Path, sentence: str) -> list[tuple[str, float]]:
     """The five most probable pieces for `<mask>` in a sentence."""
-    register_project()
+    register()
     from linformer_fairseq.models import LinformerRobertaModel
 
     hub = LinformerRobertaModel.from_pretrained(

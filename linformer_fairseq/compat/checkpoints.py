@@ -17,7 +17,7 @@ from omegaconf.base import ContainerMetadata, Metadata
 from linformer_fairseq.compat.overlay import Overlay
 from linformer_fairseq.errors import UsageError
 
-# All of these are plain data: to make one and set its attributes runs no code but its own.
+# All of these are plain data: creating one and setting its attributes runs no other code.
 _CONFIGURATION = [
     Namespace,  # `args` before 2021; today inside `cfg`, for every part without a config dataclass
     # The configuration that rank 0 has loaded and sends to the others; also `cfg` in some files of 2021.
@@ -39,35 +39,33 @@ _METERS = [
     for module in ("meters", "logging.meters")
     for meter in (meters.AverageMeter, meters.TimeMeter, meters.StopwatchMeter)
 ]
+_ALLOWED: list[Any] = [*_CONFIGURATION, *_SCORES, *_METERS, _TensorPlaceholder]
 
 
 def allow_what_fairseq_writes() -> None:
-    """Name to PyTorch the classes that fairseq's own checkpoints hold.
+    """Tell PyTorch which classes fairseq's own checkpoints hold.
 
-    Since PyTorch 2.6 `torch.load` unpickles only tensors and plain values unless told otherwise, and fairseq
-    stores an `argparse.Namespace` in almost every checkpoint. Without this, no training resumes, no checkpoint can
-    be validated, and a second process cannot receive what the first has loaded.
+    Since PyTorch 2.6 `torch.load` unpickles only tensors and plain values unless told otherwise, and fairseq stores an
+    `argparse.Namespace` in almost every checkpoint. Without this, no training run resumes, no checkpoint can be
+    validated, and a second process cannot receive what the first has loaded.
     """
-    torch.serialization.add_safe_globals([*_CONFIGURATION, *_SCORES, *_METERS, _TensorPlaceholder])
+    torch.serialization.add_safe_globals(_ALLOWED)
 
 
 def explain_refusals() -> None:
-    """Let fairseq read checkpoint files through `load`: always safely, and with errors made for their reader."""
+    """Let fairseq read checkpoint files through `load`: always safely, and with errors that a person understands."""
     checkpoint_utils.torch = Overlay(torch, load=load)
 
 
 def load(file: IO[bytes], **options: Any) -> Any:
-    """`torch.load` with `weights_only` on, whatever the environment says.
-
-    Args:
-        file: the checkpoint, open for reading.
-        **options: further arguments for `torch.load`.
+    """`torch.load` of an open checkpoint with `weights_only` on, whatever the environment says.
 
     Raises:
         UsageError: the file asks for a class or function that fairseq never writes, or is not a whole checkpoint.
     """
     try:
-        return torch.load(file, **{**options, "weights_only": True})
+        with torch.serialization.safe_globals(_ALLOWED):
+            return torch.load(file, **{**options, "weights_only": True})
     except Exception as error:
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
             raise
@@ -75,17 +73,16 @@ def load(file: IO[bytes], **options: Any) -> Any:
 
 
 def _reason(name: str, error: Exception) -> str:
-    """Say in one sentence why `torch.load` failed, and what to do."""
     foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
     if isinstance(error, pickle.UnpicklingError) and foreign:
         return (
             f"{name} was not loaded, because it asks for {foreign[1]}, which fairseq never writes and which might "
             "run foreign code: take the checkpoint from a source you trust, or, if you made it yourself, load it "
-            "once with torch.load(..., weights_only=False), replace that object by a plain value and save it again"
+            "once with torch.load(..., weights_only=False), replace that object with a plain value and save it again"
         )
     detail = str(error).strip().split("\n")[-1]
     return (
-        f"{name} is not a whole checkpoint, perhaps because the program was stopped or the disk was full while it "
-        f"was written ({type(error).__name__}{': ' + detail if detail else ''}): delete it, or take another one "
+        f"{name} is not a whole checkpoint, perhaps because the program was stopped or the disk was full while it was "
+        f"written ({type(error).__name__}{': ' + detail if detail else ''}): delete it, or choose another one "
         "with --restore-file"
     )

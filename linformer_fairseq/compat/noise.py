@@ -1,4 +1,4 @@
-"""Warnings and messages that say nothing to the person who trains."""
+"""Warnings and messages that mean nothing to the person who trains."""
 
 import logging
 import os
@@ -6,8 +6,8 @@ import warnings
 
 # (start of the message, category, module that causes it). fairseq works in spite of them, and only a change in
 # fairseq could end them.
-_FUTILE: list[tuple[str, type[Warning], str]] = [
-    # In every step of a training.
+_KNOWN: list[tuple[str, type[Warning], str]] = [
+    # In every update.
     (r"`torch\.cuda\.amp\.(autocast|GradScaler)\(args\.\.\.\)` is deprecated", FutureWarning, r"fairseq\."),
     # Whenever a model is wrapped for several processes.
     (r"`broadcast_buffers` is deprecated", FutureWarning, r"linformer_fairseq\.compat\.distributed"),
@@ -24,15 +24,15 @@ _FUTILE: list[tuple[str, type[Warning], str]] = [
 
 def silence_known_warnings() -> None:
     """Filter the warnings above, which would bury a training log, and no others."""
-    for message, category, module in _FUTILE:
+    for message, category, module in _KNOWN:
         warnings.filterwarnings("ignore", message, category, module)
 
 
 def quiet_root_logger() -> None:
-    """Take back that a model of fairseq (wav2vec2_classification), when imported, sets the root logger to DEBUG.
+    """Undo what a model of fairseq (wav2vec2_classification) does when imported: it sets the root logger to DEBUG.
 
-    Every library would tell its own after that, Matplotlib each font that it knows. `fairseq-train` has set up logging
-    before it imports models, and LOGLEVEL=DEBUG asks for all of it; both are left alone.
+    Every library would then log its details. `fairseq-train` has set up logging before it imports models, and
+    LOGLEVEL=DEBUG asks for everything; both are left alone.
     """
     if logging.root.level == logging.DEBUG and os.environ.get("LOGLEVEL", "").upper() != "DEBUG":
         logging.root.setLevel(logging.WARNING)

@@ -16,13 +16,13 @@ def plot_curve(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> Non
     """Draws perplexity over updates, training and validation, to a PNG.
 
     Args:
-        metrics: figures as `progress.read_metrics` returns them.
+        metrics: figures as `training.metrics.read_metrics` returns them.
         path: the picture.
         title: what was trained on what.
     """
     figure, axes = plt.subplots(figsize=(7, 4.5), dpi=120, layout="constrained")
     for split, style in (("train", "-"), ("valid", "o--")):
-        points = [(figures["num_updates"], figures["ppl"]) for figures in metrics if figures["split"] == split]
+        points = [(figures["update"], figures["perplexity"]) for figures in metrics if figures["split"] == split]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=split)
     axes.set(yscale="log", xlabel="updates", ylabel="perplexity of masked tokens", title=title)

@@ -54,7 +54,7 @@ def test_every_step_leaves_its_result(finished: tuple[Path, str]) -> None:
     assert re.findall(r"^== (\d)/5", output, re.MULTILINE) == list("12345")
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert max(figures["num_updates"] for figures in metrics) == 4
+    assert max(figures["update"] for figures in metrics) == 4
     assert {figures["split"] for figures in metrics} == {"train", "valid"}
     for path in ("checkpoints/checkpoint_last.pt", "data", "loss.png"):
         assert str(out / path) in output.partition("Done: ")[2] and (out / path).exists()
@@ -76,7 +76,7 @@ def test_validation_and_the_mask_come_from_the_trained_model(finished: tuple[Pat
     out, output = finished
     last = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][-1]
     (perplexity,) = re.findall(r"^perplexity (\S+)$", output, re.MULTILINE)
-    assert last["split"] == "valid" and float(perplexity) == pytest.approx(last["ppl"], rel=0.2)  # other masks
+    assert last["split"] == "valid" and float(perplexity) == pytest.approx(last["perplexity"], rel=0.2)  # other masks
     shares = [float(share) for share in re.findall(r"^ +(\d+\.\d)%  \S+$", output, re.MULTILINE)]
     assert len(shares) == 5 and shares == sorted(shares, reverse=True) and sum(shares) <= 100
 

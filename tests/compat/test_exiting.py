@@ -14,7 +14,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENDS_WHILE_LOADING = """
 import torch
 from fairseq.data.iterators import BufferedIterator
-import linformer_fairseq
+from linformer_fairseq.plugin import register
+
+register()
 
 class Data(torch.utils.data.Dataset):
     def __len__(self):

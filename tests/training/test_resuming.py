@@ -46,7 +46,9 @@ def test_goes_on_from_the_newest_whole_one(run: Path, finish: Any, train_command
     damage(run / "checkpoint_1_8.pt")
     log = finish(train_command(run, *SAVES, "--max-update", 10))
     last, other = run / "checkpoint_last.pt", run / "checkpoint_1_4.pt"
-    assert f"{last} is damaged (it does not match checkpoint_last.pt.sha256); going on from the newest whole" in log
+    assert (
+        f"{last} is damaged (it does not match checkpoint_last.pt.sha256); resuming from the newest whole one, " in log
+    )
     assert f"one, {other}" in log
     assert parse_losses(log)[0][0] == 5
     assert log.count("is damaged") == 1
@@ -58,7 +60,7 @@ def test_without_a_whole_one_it_says_so(run: Path, finish: Any, train_command: A
         os.truncate(path, 1000)
     log = finish(train_command(run, "--max-update", 10, "--distributed-world-size", 2), status=1)
     (error,) = (line for line in log.splitlines() if line.startswith("error: "))
-    assert error.endswith(f"and {run} has no other whole one: delete it to start anew")
+    assert error.endswith(f"and {run} has no other whole one: delete it to start over")
     assert "Traceback" not in log
 
 
@@ -75,14 +77,14 @@ def test_a_missing_file_that_was_named_is_refused(tmp_path: Path) -> None:
     """fairseq would start anew."""
     cfg = OmegaConf.create({"save_dir": f"{tmp_path}", "no_save": True, "restore_file": f"{tmp_path}/best.pt"})
     with pytest.raises(UsageError, match=r"--restore-file .*/best.pt: no such file"):
-        resuming.prepare(cfg, "")
+        resuming.checkpoint_instead(cfg, "")
 
 
 def test_what_has_ended_does_nothing(run: Path, finish: Any, train_command: Any) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in run.glob("*.pt*")}
     (run / ".checkpoint_last.pt.12345.partial").write_bytes(b"of a killed write")
     log = finish(train_command(run, "--max-update", 8))
-    assert f"{run}: this training has ended (8 updates, --max-update 8), so there is nothing to do" in log
+    assert f"{run}: this run has ended (8 updates, --max-update 8), so there is nothing to do" in log
     assert {path.name: path.stat().st_mtime_ns for path in run.glob("*.pt*")} == before
     assert not list(run.glob(".*.partial"))
 
@@ -120,7 +122,7 @@ def test_another_number_of_processes(
     finish(train_command(tmp_path, *flags, "--distributed-world-size", before))
     saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)
     log = finish(train_command(tmp_path, "--max-update", 7, "--lr", 0, "--distributed-world-size", after))
-    assert f"Going on with {after} processes instead of {before}" in log
+    assert f"Resuming with {after} processes instead of {before}" in log
     assert f"{6 * before} batches of the epoch are done, 0 of them come again" in log
     assert parse_losses(log)[0][0] == 7
     resumed = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)

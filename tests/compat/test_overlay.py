@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from fairseq.modules import dynamic_crf_layer
 
-import linformer_fairseq  # noqa: F401  (applies the repairs)
-
 
 def test_a_crf_scores_its_targets() -> None:
     """It puts the targets into its beam by a score of np.float("inf")."""

@@ -1,23 +1,31 @@
-"""From what fairseq measures to the lines of `metrics.jsonl`; rank 0 has one recorder for each training."""
+"""From what fairseq measures to the lines of `metrics.jsonl`."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters, metrics
-from fairseq.trainer import Trainer
-from torch import nn
 
 from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.training import hardware
 from linformer_fairseq.training.flops import encoder_flops, head_flops
-from linformer_fairseq.training.metrics import LOSS_UNITS, MetricsFile
-from linformer_fairseq.training.run_directory import now
+from linformer_fairseq.training.metrics import MetricsFile
+from linformer_fairseq.training.run_directory import now, record_start
+
+LOSS_UNITS = {
+    "masked_lm": "bits per masked token",
+    "fused_masked_lm": "bits per masked token",
+    "cross_entropy": "bits per token",
+    "label_smoothed_cross_entropy": "bits per token",
+    "adaptive_loss": "bits per token",
+    "sentence_prediction": "bits per example",
+}
+"""By criterion; of one that is missing here, the unit is not known."""
 
 # fairseq's names of what has a field of its own in a line, or says the same in another way.
 _KNOWN = frozenset("loss ppl lr wps ups wpb bsz num_updates gnorm clip loss_scale train_wall gb_free wall".split())
@@ -26,29 +34,34 @@ _KNOWN = frozenset("loss ppl lr wps ups wpb bsz num_updates gnorm clip loss_scal
 class Recorder:
     """Counts the work of each update, on the CPU and from shapes alone, and writes a line where fairseq logs.
 
-    fairseq has brought its figures from the device by then, and no line waits for anything else.
+    fairseq has brought its figures from the device by then, and no line waits for anything else. Only rank 0 of a run
+    that saves writes; it also records this start.
 
     Args:
         trainer: of this process.
-        precision: of the matrix products.
-        folder: of the run; `metrics.jsonl` is written there.
-        start: number of this start.
+        folder: `run` of this run, None with `--no-save`.
     """
 
-    def __init__(self, trainer: Trainer, precision: hardware.Precision, folder: Path, start: int) -> None:
+    def __init__(self, trainer: Any, folder: Path | None) -> None:
         self.trainer = trainer
-        self.file = MetricsFile(folder, start)
-        self.peak = hardware.peak_flops(trainer.device, precision)
-        self.energy = hardware.energy_meter(trainer.device)
-        self.config = encoder_config_of(trainer.get_model())
+        self.file: MetricsFile | None = None
+        self.config: EncoderConfig | None = None
         self.criterion = str(getattr(trainer.cfg.criterion, "_name", ""))
         self.started = time.perf_counter()
         self._interval: _Interval | None = None
+        self._paused_since: float | None = None
         self._tokens: int | None = None  # before the running log interval
+        if folder is not None and distributed_utils.is_master(trainer.cfg.distributed_training):
+            start = record_start(folder, trainer.cfg, int(trainer.get_num_updates()))
+            self.file = MetricsFile(folder.parent, start)
+            self.peak = hardware.peak_flops(trainer.device, trainer.linformer_precision)
+            self.energy = hardware.energy_meter(trainer.device)
+            config = getattr(getattr(trainer.get_model(), "encoder", None), "cfg", None)
+            self.config = config if isinstance(config, EncoderConfig) else None
 
     def before_update(self) -> None:
         """Start the clock at the first update; what a checkpoint has restored of a log interval is not this start's."""
-        if self._interval is None:
+        if self._interval is None and self.file is not None:
             restored = _sum("wpb")
             self._interval = _Interval(restored, _count("loss"))
             update = self.trainer.get_num_updates()
@@ -56,74 +69,81 @@ class Recorder:
             self._tokens = tokens if tokens is None or at < update else tokens - int(restored)
 
     def count(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Count an update that was done, from the shapes of this rank's batches."""
+        """Count an update that was made, from the shapes of this rank's batches."""
         if self.config is not None and self._interval is not None:
             for sample in samples:
                 if sample:  # empty where this rank had no batch left
                     self._interval.shapes[tuple(sample["net_input"]["src_tokens"].shape)] += 1
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
+    def pause(self) -> None:
         """Stop the clock of the log interval: for validating and saving."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self._interval is not None:
-                self._interval.paused += time.perf_counter() - start
+        if self._paused_since is None:
+            self._paused_since = time.perf_counter()
+
+    def proceed(self) -> None:
+        """Start it again."""
+        if self._interval is not None and self._paused_since is not None:
+            self._interval.paused += time.perf_counter() - self._paused_since
+        self._paused_since = None
 
     def write_training(self, stats: Mapping[str, Any], update: int, epoch: int | None) -> None:
         """Write the line of a log interval, which ends here."""
         interval, self._interval = self._interval, _Interval()
-        if interval is None:
+        if interval is None or self.file is None:
             return
         seconds = time.perf_counter() - interval.started - interval.paused
         words = _sum("wpb")
         flops = self._flops(interval)
+        speed = None if flops is None else flops / seconds
         world = int(self.trainer.data_parallel_world_size)
         if self._tokens is not None:
             self._tokens += int(words)
-        line = {
-            **self._result("train", _mean("loss") if _count("loss") else None, "ppl" in stats, update, epoch),
-            "lr": stats.get("lr", stats.get("lr_default")),
-            "gradient_norm": _mean("gnorm"),
-            "loss_scale": stats.get("loss_scale"),
-            "tokens_per_second": (words - interval.restored_tokens) / seconds if words else None,
-            "flops_per_second": None if flops is None else flops / seconds,
-            "hardware_share": None if flops is None or not self.peak else flops / seconds / (self.peak * world),
-            "memory_bytes": self._memory(),
-            "joules": None if self.energy is None else self.energy(),
-            "tokens": self._tokens,
-        }
-        self._append(line, stats)
+        self._write(
+            "train",
+            update,
+            epoch,
+            _mean("loss") if _count("loss") else None,
+            stats,
+            lr=stats.get("lr", stats.get("lr_default")),
+            gradient_norm=_mean("gnorm"),
+            loss_scale=stats.get("loss_scale"),
+            tokens_per_second=(words - interval.restored_tokens) / seconds if words else None,
+            flops_per_second=speed,
+            hardware_share=speed / (self.peak * world) if speed is not None and self.peak else None,
+            memory_bytes=self._memory(),
+            joules=None if self.energy is None else self.energy(),
+            tokens=self._tokens,
+        )
 
     def write_validation(self, stats: Mapping[str, Any], subset: str, epoch: int | None) -> None:
         """Write the line of a validation."""
-        loss, update = stats.get("loss"), int(self.trainer.get_num_updates())
+        loss = stats.get("loss")
         tokens = None if self._tokens is None else self._tokens + int(_sum("wpb"))
-        line = self._result(subset, None if loss is None else float(loss), "ppl" in stats, update, epoch)
-        self._append({**line, "tokens": tokens}, stats)
+        update = int(self.trainer.get_num_updates())
+        self._write(subset, update, epoch, None if loss is None else float(loss), stats, tokens=tokens)
 
-    def _result(
-        self, split: str, loss: float | None, has_perplexity: bool, update: int, epoch: int | None
-    ) -> dict[str, Any]:
-        return {
+    def _write(
+        self, split: str, update: int, epoch: int | None, loss: float | None, stats: Mapping[str, Any], **figures: Any
+    ) -> None:
+        if self.file is None:
+            return
+        line = {
             "split": split,
             "update": update,
             "epoch": epoch,
             "loss": loss,
             "loss_unit": LOSS_UNITS.get(self.criterion),
-            "perplexity": 2.0**loss if has_perplexity and loss is not None and loss < 1000 else None,
+            "perplexity": 2.0**loss if "ppl" in stats and loss is not None and loss < 1000 else None,
+            **figures,
+            "other": {
+                key: float(value)
+                for key, value in stats.items()
+                if key not in _KNOWN and isinstance(value, int | float) and not isinstance(value, bool)
+            },
+            "time": now(),
+            "seconds": round(self.file.seconds_before + time.perf_counter() - self.started, 3),
         }
-
-    def _append(self, line: dict[str, Any], stats: Mapping[str, Any]) -> None:
-        other = {
-            key: float(value)
-            for key, value in stats.items()
-            if key not in _KNOWN and isinstance(value, int | float) and not isinstance(value, bool)
-        }
-        seconds = self.file.seconds_before + time.perf_counter() - self.started
-        self.file.append({**line, "other": other, "time": now(), "seconds": round(seconds, 3)})
+        self.file.append(line)
 
     def _flops(self, interval: _Interval) -> float | None:
         """Of all ranks; the batches of the others are taken to have the shapes of this one's."""
@@ -158,12 +178,6 @@ class _Interval:
         self.shapes: Counter[tuple[int, int]] = Counter()
         self.restored_tokens = restored_tokens
         self.restored_predicted = restored_predicted
-
-
-def encoder_config_of(model: nn.Module) -> EncoderConfig | None:
-    """The dimensions of a model whose operations we can count, else None."""
-    config = getattr(getattr(model, "encoder", None), "cfg", None)
-    return config if isinstance(config, EncoderConfig) else None
 
 
 def _meter(name: str) -> Any:
