@@ -32,7 +32,7 @@ from linformer_fairseq.training.run_directory import run_folder
 
 Function = Callable[..., Any]
 _replacements: list[tuple[Any, str, Function]] = []
-_latest: Callable[[], Any] = lambda: None  # the trainer of this process, which must not be kept alive
+_latest: list[Any] = []  # a weak reference to the trainer of this process
 
 
 def replaces(owner: Any, name: str) -> Callable[[Function], Function]:
@@ -116,7 +116,6 @@ def create_trainer(
 @replaces(checkpoint_utils, "load_checkpoint")
 def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -> Any:
     """Resume from a whole checkpoint, or start; what observes the run begins here, with the model complete."""
-    global _latest
     with as_one_sentence():
         extra_state, epoch_itr = fairseq(resuming.prepare(cfg, trainer), trainer, **options)
     ended = extra_state is not None and resuming.why_ended(trainer, epoch_itr)
@@ -127,7 +126,7 @@ def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -
     folder = run_folder(trainer.cfg)
     trainer.linformer_recorder = Recorder(trainer, folder)
     trainer.linformer_watch = divergence.Watch(trainer, folder)
-    _latest = ref(trainer)
+    _latest[:] = [ref(trainer)]
     return extra_state, epoch_itr
 
 
@@ -159,7 +158,7 @@ def begin_epoch(fairseq: Function, trainer: Any, *arguments: Any) -> None:
 def show_progress(fairseq: Function, iterator: Any, *arguments: Any, **named: Any) -> Any:
     """fairseq shows its figures in a bar, for training and for each validation; read them where it shows them."""
     bar = fairseq(iterator, *arguments, **named)
-    trainer = _latest()
+    trainer = _latest[0]() if _latest else None
     if trainer is None:  # fairseq-validate has none
         return bar
     recorder, watch, epoch = trainer.linformer_recorder, trainer.linformer_watch, named.get("epoch")

@@ -1,4 +1,4 @@
-"""How a training run starts or resumes: alone in its folder, from a whole checkpoint, and not at all if it has ended."""
+"""How a training run starts or resumes: alone in its folder, from a whole checkpoint, or not at all if it has ended."""
 
 import copy
 import logging

@@ -107,6 +107,6 @@ def test_bars_outside_a_training_stay_as_they_are(monkeypatch: pytest.MonkeyPatc
     """As that of fairseq-validate."""
     from fairseq.logging import progress_bar
 
-    monkeypatch.setattr(hooks, "_latest", lambda: None)
+    monkeypatch.setattr(hooks, "_latest", [])
     bar: Any = progress_bar.progress_bar([1, 2], log_format="none", log_interval=1)
     assert type(bar) is progress_bar.NoopProgressBar and list(bar) == [1, 2]
