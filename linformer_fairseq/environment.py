@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import logging
 import os
 import platform
 import shutil
@@ -169,6 +170,7 @@ def fairseq_status() -> Status:
         )
     if ours != tested:
         return Status(f"{name} {ours}", f"{name} {ours} is not the tested release: {install}")
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it asks for what only speech needs
     return Status(f"{name} {ours}", _try_import("fairseq")[1])
 
 

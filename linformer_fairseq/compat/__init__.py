@@ -1,14 +1,12 @@
 """The repairs that fairseq 0.12.3 needs on a current Python, PyTorch and NumPy.
 
-Each repair is one function, with its reason in its docstring, and changes nothing where fairseq works by itself:
+Each is one function, with its reason in its docstring, and changes nothing where fairseq works by itself:
 
     checkpoints.py   load what fairseq writes, and nothing that could run code
     launch.py        start or join the processes of one training run (peers.py says which), with or without GPUs
     distributed.py   what these processes need on CPUs: the default DDP, gathering of logs
     precision.py     --bf16 and --amp on a CPU, --bf16 on CUDA, an error for --fp16 on a CPU
-    overlay.py       a name that NumPy has removed
-    exiting.py       exit status 0 for a training run that has succeeded
-    noise.py         no warnings that would bury a training log
+    process.py       exit status 0 after success, no warnings that bury a log, a name that NumPy has removed
 
 `call_main` and `Trainer.__init__` are replaced in `training/hooks.py`, which calls launch.py and precision.py there.
 `../hydra_plugins/fairseq_user_dir.py` makes `fairseq-hydra-train` load all of this in time.
@@ -17,7 +15,7 @@ Each repair is one function, with its reason in its docstring, and changes nothi
 
 def apply() -> None:
     """Apply the repairs; `plugin.register` calls this once per process."""
-    from linformer_fairseq.compat import checkpoints, distributed, exiting, launch, noise, overlay, precision
+    from linformer_fairseq.compat import checkpoints, distributed, launch, precision, process
 
     checkpoints.allow_what_fairseq_writes()
     checkpoints.explain_refusals()
@@ -25,7 +23,7 @@ def apply() -> None:
     distributed.wrap_cpu_modules_without_device_ids()
     distributed.gather_without_cuda()
     precision.keep_bf16_off_tpus()
-    overlay.restore_removed_numpy_names()
-    exiting.stop_loading_before_exit()
-    noise.silence_known_warnings()
-    noise.quiet_root_logger()
+    process.restore_removed_numpy_names()
+    process.stop_loading_before_exit()
+    process.silence_known_warnings()
+    process.quiet_root_logger()

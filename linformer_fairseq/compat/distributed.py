@@ -26,15 +26,10 @@ def wrap_cpu_modules_without_device_ids() -> None:
 
 
 def gather_without_cuda() -> None:
-    """Gather logs over gloo without a GPU.
-
-    fairseq collects what cannot be summed (the logs of some criterions, all logs of `fairseq-validate`) through a
-    `torch.cuda.ByteTensor`. Over NCCL that stays as it is.
-    """
+    """Gather logs that cannot be summed over gloo without a GPU. fairseq does it through a `torch.cuda.ByteTensor`."""
     fairseq_all_gather_list = distributed_utils.all_gather_list
 
     def all_gather_list(data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
-        """The `data` of all ranks in their order. Only fairseq's own buffer is limited to `max_size`."""
         group = distributed_utils.get_global_group() if group is None else group
         if torch.distributed.get_backend(group) != "gloo":
             return list(fairseq_all_gather_list(data, group, max_size))

@@ -32,14 +32,10 @@ def of_matrix_products(cfg: DictConfig) -> Precision:
 
 
 def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
-    """Stop `--fp16` on a CPU before anything is loaded.
+    """Raise a UsageError for `--fp16` on a CPU before anything is loaded.
 
-    fairseq's 16-bit optimizer asks for the current CUDA device, and so fails with "Torch not compiled with CUDA
-    enabled" after the data has been read; with `--memory-efficient-fp16` it trains, but several times slower than in
-    32 bit.
-
-    Raises:
-        UsageError: `--fp16` or `--memory-efficient-fp16` on a CPU.
+    fairseq fails with "Torch not compiled with CUDA enabled" after the data has been read; with
+    `--memory-efficient-fp16` it trains, but several times slower than in 32 bit.
     """
     if on_cpu(cfg) and (cfg.common.fp16 or cfg.common.memory_efficient_fp16):
         reason = "--cpu was given" if torch.cuda.is_available() else "PyTorch finds none here"
@@ -50,11 +46,7 @@ def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
 
 
 def keep_bf16_off_tpus() -> None:
-    """Let `--bf16` mean bfloat16 on the device at hand, and only `--tpu` a TPU.
-
-    fairseq's command line turns `--bf16` into `--tpu` on every machine, which then fails without torch_xla. Without
-    that, fairseq's trainer and 16-bit optimizer compute in bfloat16 on CUDA.
-    """
+    """Let `--bf16` mean bfloat16 on the device at hand; fairseq turns it into `--tpu`, which needs torch_xla."""
     fairseq_parse = options.parse_args_and_arch
 
     @wraps(fairseq_parse)
@@ -71,12 +63,11 @@ def keep_bf16_off_tpus() -> None:
 
 
 def autocast_on_cpu(cfg: DictConfig, criterion: nn.Module) -> None:
-    """Make `--bf16` and `--amp` compute the forward pass in bfloat16 on a CPU.
+    """Make `--bf16` and `--amp` compute the forward pass in bfloat16 on a CPU, by autocast.
 
-    Without CUDA, fairseq ignores `--amp`, and `--bf16` wants CUDA for the 32-bit copy of the parameters. Here model and
-    loss run under CPU autocast in training and in validation, while parameters, gradients and optimizer stay in 32 bit.
-    bfloat16 has the range of float32, so no loss needs scaling, and the checkpoints are those of a 32-bit training run.
-    `bf16` and `amp` are therefore off in the trainer's configuration.
+    Without CUDA, fairseq ignores `--amp`, and `--bf16` wants CUDA for the 32-bit copy of the parameters. bfloat16 has
+    the range of float32, so no loss needs scaling, and the checkpoints are those of a 32-bit training run; `bf16` and
+    `amp` are therefore off in the trainer's configuration.
     """
     if cfg.common.bf16 or cfg.common.amp:
         logger.info("computing in bfloat16 (CPU autocast); parameters and optimizer stay in float32")

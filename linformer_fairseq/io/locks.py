@@ -21,13 +21,12 @@ _held: dict[Path, int] = {}
 def hold(path: Path, what: str, patience: float = 20.0) -> ExitStack:
     """Keep other processes out until this one ends, or until the result is closed or left as a context manager.
 
-    The kernel holds the lock, so a killed process leaves none behind; what the file says is for people. Forked children
-    do not inherit it, because a data loader may outlive its killed parent by some seconds.
+    The kernel holds the lock, so a killed process leaves none behind. Forked children do not inherit it, because a data
+    loader may outlive its killed parent by some seconds.
 
     Args:
         path: a folder, which is locked by `.lock` in it, or the lock file itself.
         what: the kind of work that needs it, for messages: "training run".
-        patience: seconds to wait for another process to release it.
 
     Raises:
         UsageError: another process still holds it after `patience` seconds.
@@ -37,14 +36,14 @@ def hold(path: Path, what: str, patience: float = 20.0) -> ExitStack:
     if file in _held:
         return lock
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    deadline, announced = time.monotonic() + patience, False
+    start, announced = time.monotonic(), False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
-            if time.monotonic() >= deadline:
+            if time.monotonic() - start >= patience:
                 os.close(descriptor)
                 raise UsageError(
                     f"{path} is in use by another {what} ({holder}): wait until it has ended, or choose another folder"
@@ -66,14 +65,10 @@ def hold(path: Path, what: str, patience: float = 20.0) -> ExitStack:
     return lock
 
 
-def _release(file: Path) -> None:
-    if file in _held:
-        os.close(_held.pop(file))
+def _release(*files: Path) -> None:
+    for file in files or list(_held):
+        if file in _held:
+            os.close(_held.pop(file))
 
 
-def _release_all_in_child() -> None:
-    for file in list(_held):
-        _release(file)
-
-
-os.register_at_fork(after_in_child=_release_all_in_child)
+os.register_at_fork(after_in_child=_release)

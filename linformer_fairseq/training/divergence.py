@@ -17,7 +17,7 @@ import os
 import statistics
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
@@ -46,18 +46,14 @@ def ratio_setting(environ: Mapping[str, str]) -> float | None:
         UsageError: the variable is not a number above 1, nor 0.
     """
     text = environ.get(VARIABLE, "3")
-    try:
+    with suppress(ValueError):
         ratio = float(text)
-    except ValueError:
-        ratio = math.nan
-    if ratio == 0:
-        return None
-    if not ratio > 1:
-        raise UsageError(
-            f"{VARIABLE} is {text!r}: give how many times the lowest perplexity of a run may be exceeded before it "
-            "stops, a number above 1, or 0 to let it continue at any perplexity"
-        )
-    return ratio
+        if ratio == 0 or ratio > 1:
+            return ratio or None
+    raise UsageError(
+        f"{VARIABLE} is {text!r}: give how many times the lowest perplexity of a run may be exceeded before it stops, "
+        "a number above 1, or 0 to let it continue at any perplexity"
+    )
 
 
 class PerplexityRule:
@@ -86,7 +82,7 @@ class PerplexityRule:
         return None
 
     def last_good_update(self) -> int:
-        """The last update of the last log interval that was below the limit; 0 if there is none among those kept."""
+        """The end of the last log interval that was below the limit; 0 if none of those kept was."""
         limit = self._lowest + math.log2(self.ratio)
         return max((update for update, loss in self._last if loss <= limit), default=0)
 
@@ -99,14 +95,7 @@ class Watch:
     """Judges what fairseq has brought from the device anyway; every rank has one, and all of them stop together.
 
     Between the logs it only keeps what the last update was made of. The losses of single batches, which fairseq sums
-    up, stay on the device until they are needed.
-
-    Args:
-        trainer: of this process.
-        folder: `run` of this run, None with `--no-save`.
-
-    Raises:
-        UsageError: the environment variable has no valid value.
+    up, stay on the device until they are needed. `folder` is `run` of this run, None with `--no-save`.
     """
 
     def __init__(self, trainer: Any, folder: Path | None) -> None:
@@ -136,10 +125,7 @@ class Watch:
         self._samples, self._losses = samples, []
 
     def gradient_failed(self, error: BaseException) -> None:
-        """Stop where fairseq has found a gradient that is not finite, or the loss scale at its minimum.
-
-        fairseq has not changed the parameters then. Other errors are not judged here.
-        """
+        """Stop where fairseq has found a gradient that is not finite; it has not changed the parameters then."""
         reason = _reason(error)
         if reason is not None:
             update = int(self.trainer.get_num_updates())
@@ -171,33 +157,37 @@ class Watch:
 
         Only ranks that save look, and stop without the others, which need not have come as far.
         """
-        if self.trainer.should_save_checkpoint_on_current_rank and not _all_finite(_saved_tensors(self.trainer)):
+        optimizer = getattr(self.trainer.optimizer, "optimizer", None)
+        states = [value for state in getattr(optimizer, "state", {}).values() for value in state.values()]
+        tensors = [*self.trainer.get_model().parameters(), *states]
+        if self.trainer.should_save_checkpoint_on_current_rank and not _all_finite(tensors):
             update = int(self.trainer.get_num_updates())
             reason = "its parameters or the state of its optimizer are not finite any more, so they were not saved"
             self.stop(update, reason, good_until=update - 1, alone=True)
 
     def stop(self, update: int, reason: str, good_until: int, alone: bool = False) -> NoReturn:
-        """End this process, and with it the run; unless `alone`, all ranks call this at the same update.
+        """End this process with status 1, and with it the run; unless `alone`, all ranks do at the same update.
 
         Args:
             update: at which it was found.
             reason: completes "the training run has diverged: ".
             good_until: the last update whose checkpoint can be trusted.
             alone: the batches of the other ranks are not known, and they are not waited for.
-
-        Raises:
-            SystemExit: with status 1.
         """
         trainer = self.trainer
         together = not alone and trainer.data_parallel_world_size > 1
-        batches = self._gather(self._batches()) if together else self._batches()
+        batches = list(self._batches())
+        if together:
+            batches = self._gather(batches)
         if trainer.data_parallel_rank == 0:
             with suppress(Exception):  # an earlier save that failed has been reported, or will be
                 saving.finish()
             save_dir = Path(trainer.cfg.checkpoint.save_dir)
             good = last_good_checkpoint(save_dir, good_until)
-            report = None if self.folder is None else self.folder / "bad_batch.json"
-            if report is not None:
+            culprits = _culprits(batches)
+            if self.folder is not None:
+                report = self.folder / "bad_batch.json"
+                culprits += f" (all ids: {report})"
                 content: dict[str, Any] = {"update": update, "epoch": self.epoch, "reason": reason}
                 content |= {"data": str(getattr(trainer.cfg.task, "data", "")), "batches": batches}
                 content |= {"last_good_checkpoint": good and str(good[0]), "updates_of_it": good and good[1]}
@@ -207,8 +197,8 @@ class Watch:
             begin = "start" if good is None else f"resume from the last good checkpoint, {good[0]} (update {good[1]}),"
             none = f" ({save_dir} has no good checkpoint from before)" if good is None else ""
             logger.error(
-                f"the training run has diverged and stops at {where}: {reason}; {_culprits(batches, report)}: check "
-                f"these examples, or {begin} with a lower --lr or a stricter --clip-norm{none}"
+                f"the training run has diverged and stops at {where}: {reason}; {culprits}: check these examples, or "
+                f"{begin} with a lower --lr or a stricter --clip-norm{none}"
             )
             for handler in logging.getLogger().handlers:
                 handler.flush()
@@ -217,21 +207,15 @@ class Watch:
                 torch.distributed.barrier(group=trainer.data_parallel_process_group)
         sys.exit(1)
 
-    def _batches(self) -> list[dict[str, Any]]:
+    def _batches(self) -> Iterator[dict[str, Any]]:
         """This rank's batches of the last update. Waits for the device."""
-        kept = self._losses[: len(self._samples)]  # fairseq runs the update again, to see where nan begins
-        losses = [None if loss is None else float(torch.as_tensor(loss).sum()) for loss in kept]
-        losses += [None] * (len(self._samples) - len(losses))
-        finite = [None if loss is None else math.isfinite(loss) for loss in losses]
-        return [
-            {
-                "rank": int(self.trainer.data_parallel_rank),
-                "ids": _ids(sample),
-                "loss_is_finite": is_finite,
-                "loss_sum": str(loss) if is_finite is False else loss,
-            }
-            for sample, loss, is_finite in zip(self._samples, losses, finite, strict=True)
-        ]
+        for number, sample in enumerate(self._samples):
+            loss = self._losses[number] if number < len(self._losses) else None
+            loss = None if loss is None else float(torch.as_tensor(loss).sum())
+            finite = None if loss is None else math.isfinite(loss)
+            loss = str(loss) if finite is False else loss
+            rank = int(self.trainer.data_parallel_rank)
+            yield {"rank": rank, "ids": _ids(sample), "loss_is_finite": finite, "loss_sum": loss}
 
     def _gather(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The batches of all ranks; of this one alone if another is gone."""
@@ -258,14 +242,13 @@ def _reason(error: BaseException | None) -> str | None:
     return None
 
 
-def _culprits(batches: Sequence[Mapping[str, Any]], report: Path | None) -> str:
+def _culprits(batches: Sequence[Mapping[str, Any]]) -> str:
     """Which batches of the update to check."""
     bad = [batch for batch in batches if batch["loss_is_finite"] is False]
     named = [f"{_list(batch['ids'])} on rank {batch['rank']}" for batch in (bad or batches)[:3]]
     more = len(bad or batches) - len(named)
     examples = "of the examples " + ", ".join(named) + (f" and in {more} more batches" if more else "")
-    text = f"the loss {examples} is not finite" if bad else f"that update was made {examples}"
-    return text + ("" if report is None else f" (all ids: {report})")
+    return f"the loss {examples} is not finite" if bad else f"that update was made {examples}"
 
 
 def _list(ids: Sequence[int] | None) -> str:
@@ -283,11 +266,10 @@ def _ids(sample: Any) -> list[int] | None:
 
 
 def last_good_checkpoint(save_dir: Path, until: int) -> tuple[Path, int] | None:
-    """The newest checkpoint of a folder that was saved at update `until` or before, is whole and finite.
+    """The newest checkpoint of a folder that was saved at update `until` or before, is whole and finite; its updates.
 
-    Returns:
-        It and its updates; None if there is none. Of copies with the same updates, a numbered one comes before
-        `checkpoint_best.pt` and `checkpoint_last.pt`, which a later save replaces.
+    Of copies with the same updates, a numbered one comes before `checkpoint_best.pt` and `checkpoint_last.pt`, which a
+    later save replaces.
     """
     found: list[tuple[int, bool, Path]] = []
     for path in save_dir.glob("checkpoint*.pt"):
@@ -296,8 +278,7 @@ def last_good_checkpoint(save_dir: Path, until: int) -> tuple[Path, int] | None:
         if updates is not None and updates <= until:
             found.append((updates, path.name not in ("checkpoint_last.pt", "checkpoint_best.pt"), path))
     for updates, _, path in sorted(found, reverse=True):
-        tensors = (value for value in _content(path).get("model", {}).values() if isinstance(value, Tensor))
-        if damage(path) is None and _all_finite(tensors):
+        if damage(path) is None and _all_finite(_content(path).get("model", {}).values()):
             return path, updates
     return None
 
@@ -311,28 +292,21 @@ def _content(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, Mapping) else {}
 
 
-def _saved_tensors(trainer: Any) -> Iterator[Tensor]:
-    yield from trainer.get_model().parameters()
-    states = getattr(getattr(trainer.optimizer, "optimizer", None), "state", {})
-    for state in list(states.values()):
-        yield from (value for value in state.values() if isinstance(value, Tensor))
-
-
-def _all_finite(tensors: Iterator[Tensor]) -> bool:
+def _all_finite(values: Iterable[Any]) -> bool:
     """Waits for each device once. A sum is finite only if all of it is, and takes far less time than isfinite."""
+    tensors = [value.detach() for value in values if isinstance(value, Tensor) and value.is_floating_point()]
     sums: dict[torch.device, list[Tensor]] = {}
-    kept = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
-    for tensor in kept:
+    for tensor in tensors:
         sums.setdefault(tensor.device, []).append(tensor.sum(dtype=torch.float32))
     if all(bool(torch.isfinite(torch.stack(each)).all()) for each in sums.values()):
         return True
-    return all(bool(torch.isfinite(tensor).all()) for tensor in kept)  # or else only their sum was too large
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)  # or else only their sum was too large
 
 
 def shorten_nan_detector() -> None:
-    """Leave out of the log the norms and gradients of all parameters, which fairseq prints before such an end.
+    """Keep the norms and gradients of all parameters, hundreds of lines of nan that fairseq prints, out of the log.
 
-    They are hundreds of lines, mostly of nan. The module that was the first to compute nan stays in.
+    The module that was the first to compute nan stays in.
     """
     logging.getLogger("fairseq.nan_detector").addFilter(
         lambda record: not str(record.msg).startswith(("norms: ", "gradients: ", "Detected nan/inf grad norm, dumping"))

@@ -32,11 +32,7 @@ def checksum_file(path: Path) -> Path:
 
 
 def write(content: Any, path: Path) -> None:
-    """Write what `torch.save` can write, and its checksum.
-
-    Raises:
-        UsageError: the disk is full or failed; an earlier file of that name is still there.
-    """
+    """Write what `torch.save` can write, and its checksum; a full disk raises a UsageError and changes nothing."""
     with _replacing(path) as (partial, checksum), partial.open("wb", buffering=0) as raw:
         file = _HashedFile(raw)
         try:
@@ -49,11 +45,7 @@ def write(content: Any, path: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy of it where the file system has no hard links.
-
-    Raises:
-        UsageError: as `write`.
-    """
+    """Make `target` the same file as `source`, or a copy of it where the file system has no hard links."""
     with _replacing(target) as (partial, checksum):
         checksum.append(recorded(source) or digest(source))
         try:
@@ -76,8 +68,7 @@ def recorded(path: Path) -> str | None:
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None if it is whole.
 
-    A file without a checksum (from fairseq alone, or from a run that was killed before it wrote one) is read through:
-    its parts have checksums too. No code that it may hold is run.
+    A file without a checksum is read through: its parts have checksums too. No code that it may hold is run.
     """
     if path.stat().st_size == 0:
         return "it is empty"
@@ -106,7 +97,7 @@ def newest_whole(folder: Path, instead_of: Path) -> Path | None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writes have left behind."""
+    """Remove what killed writes have left behind; no other process may be writing."""
     for path in list(folder.iterdir()):
         if _LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -115,7 +106,7 @@ def sweep(folder: Path) -> None:
 
 def remove_lone_checksums(folder: Path) -> None:
     """Remove checksums of checkpoints that are gone."""
-    for path in list(folder.glob("checkpoint*.pt.sha256")):
+    for path in folder.glob("checkpoint*.pt.sha256"):
         if not path.with_suffix("").exists():
             path.unlink(missing_ok=True)
 
@@ -141,7 +132,7 @@ class _HashedFile:
         return written
 
     def flush(self) -> None:
-        """Nothing is buffered: in a forked process, a buffer would be written a second time."""
+        """Nothing is buffered: a forked process would write a buffer a second time."""
 
 
 @contextmanager

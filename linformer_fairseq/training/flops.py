@@ -18,9 +18,8 @@ In the last layer, queries, output projection, scores and feed forward count onl
 the predicted ones, or the one that a classification head reads.
 
 The backward pass computes two products for each one of the forward pass, one where E and F are frozen. What
-`--checkpoint-activations` computes a second time is not counted: these are the operations that the model needs ("model
-FLOPs", Chowdhery et al. 2022, appendix B). Embeddings, layer norms, softmax, dropout, activations and the optimizer,
-all linear in the activations or parameters, are left out, as usual.
+`--checkpoint-activations` computes a second time is not counted ("model FLOPs", Chowdhery et al. 2022, appendix B), nor
+what is linear in the activations or parameters: embeddings, layer norms, softmax, dropout, activations, the optimizer.
 """
 
 from __future__ import annotations
@@ -33,18 +32,14 @@ _FORWARD_AND_BACKWARD = 3
 
 
 def encoder_flops(cfg: EncoderConfig, batch: int, tokens: int, used: float | None = None) -> float:
-    """Operations of forward and backward pass of the encoder for `batch` inputs of `tokens` tokens, pads included.
-
-    Args:
-        used: tokens of an input whose features are used, on average; None for all.
-    """
+    """Operations of the encoder, forward and backward, for inputs of which `used` features are used (None for all)."""
     outputs = [float(tokens)] * (cfg.num_layers - 1) + [tokens if used is None else used]
     layers = sum(_layer(cfg, cfg.lengths[min(i, len(cfg.lengths) - 1)], tokens, m) for i, m in enumerate(outputs))
     return batch * layers * (1 - cfg.layerdrop)
 
 
 def head_flops(cfg: EncoderConfig, predicted: float) -> float:
-    """Operations of forward and backward pass of the masked-LM head for `predicted` masked tokens."""
+    """Operations of the masked-LM head, forward and backward, for `predicted` masked tokens."""
     return _FORWARD_AND_BACKWARD * predicted * 2 * cfg.embed_dim * (cfg.embed_dim + cfg.vocab_size)
 
 

@@ -8,7 +8,6 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -86,20 +85,16 @@ def peak_memory() -> int:
 def energy_meter(device: torch.device) -> Callable[[], float] | None:
     """A function that returns the joules that a GPU has drawn since this call.
 
-    None without a GPU, without the package `nvidia-ml-py` (the module `pynvml`), or where the GPU has no such counter,
-    as before Volta. The device is found by its UUID: NVML numbers all GPUs of the machine, CUDA the visible ones.
+    None without a GPU, without the package `nvidia-ml-py`, or where the GPU has no such counter, as before Volta.
     """
     if device.type != "cuda":
         return None
     try:
-        pynvml = importlib.import_module("pynvml")
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-        start = _joules(pynvml, handle)
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        # By UUID: NVML numbers all GPUs of the machine, CUDA the visible ones.
+        handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        start = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # mJ since the driver was loaded
     except Exception:  # pynvml has its own class of errors for every reason that NVML knows
         return None
-    return lambda: _joules(pynvml, handle) - start
-
-
-def _joules(pynvml: Any, handle: Any) -> float:
-    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000  # from mJ since the driver was loaded
+    return lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle) - start) / 1000

@@ -17,16 +17,17 @@ from typing import Any
 from weakref import ref
 
 import torch.distributed
-from fairseq import checkpoint_utils, file_io
+from fairseq import checkpoint_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
 from linformer_fairseq.compat import launch, precision
 from linformer_fairseq.errors import as_one_sentence
-from linformer_fairseq.training import divergence, interrupt, logs, memory, resuming, saving, signals
+from linformer_fairseq.training import divergence, files, interrupt, logs, memory, resuming, saving, signals
 from linformer_fairseq.training.recorder import Recorder
 from linformer_fairseq.training.run_directory import run_folder
 
@@ -254,24 +255,24 @@ def save_checkpoint(fairseq: Function, cfg: Any, trainer: Any, epoch_itr: Any, v
 
 
 @replaces(Trainer, "save_checkpoint")
-def save_state(_: Function, trainer: Any, filename: str, extra_state: dict[str, Any]) -> str | None:
-    """The first file of a save, if this rank saves."""
-    return saving.save(trainer, filename, extra_state) if trainer.should_save_checkpoint_on_current_rank else None
+def save_state(_: Function, trainer: Any, filename: str, extra_state: dict[str, Any]) -> str:
+    """The first file of a save; only ranks that save come here."""
+    return saving.save(trainer, filename, extra_state)
 
 
 @replaces(checkpoint_utils, "torch_persistent_save")
 def write_checkpoint(fairseq: Function, content: Any, filename: Any, async_write: bool = False) -> None:
     """Write a file that is whole or absent."""
     if isinstance(filename, str) and saving.is_local(filename):
-        saving.files.write(content, Path(filename))
+        files.write(content, Path(filename))
     else:
         fairseq(content, filename, async_write)
 
 
-@replaces(file_io.PathManager, "copy")
+@replaces(PathManager, "copy")
 def copy_checkpoint(fairseq: Function, source: str, target: str, overwrite: bool = False) -> Any:
     """The further files of a save are the same file."""
     if not (saving.is_local(source) and saving.is_local(target)):
         return fairseq(source, target, overwrite)
-    saving.after_the_others(partial(saving.files.copy, Path(source), Path(target)))
+    saving.after_the_others(partial(files.copy, Path(source), Path(target)))
     return target

@@ -1,7 +1,6 @@
 """A log file for each process of a training run, `run/logs/rank-N.log`, which also holds the traceback of its end.
 
-Without it, all processes write into one stream, those other than rank 0 warnings only, and the traceback of the one
-that failed stands among those of the many that then lose their connection.
+On the terminal, it stands among those of all the processes that then lose their connection.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import faulthandler
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TextIO, cast
 
 from fairseq.logging import progress_bar
 from omegaconf import DictConfig
@@ -19,6 +18,7 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.training.run_directory import run_folder
 
 logger = logging.getLogger(__name__)
+_log: logging.FileHandler | None = None  # the log file of this process
 
 
 def refuse_missing_tensorboard(cfg: DictConfig) -> None:
@@ -49,37 +49,28 @@ def logged(cfg: DictConfig) -> Iterator[None]:
 
 
 def keep_log(cfg: DictConfig) -> None:
-    """Append the log of this process to its file, and the stacks of its threads if it crashes; does so once.
+    """Append the log of this process to its file, from level INFO on, and the stacks of its threads if it crashes.
 
-    The file gets messages from level INFO on, of every rank. What is printed stays as fairseq has it: of ranks other
-    than 0, from warnings on.
+    What is printed stays as fairseq has it: of ranks other than 0, from warnings on.
     """
-    root = logging.getLogger()
-    folder = run_folder(cfg)
-    if folder is None or any(isinstance(handler, _RankLog) for handler in root.handlers):
+    global _log
+    folder, root = run_folder(cfg), logging.getLogger()
+    if folder is None or _log in root.handlers:
         return
     rank = cfg.distributed_training.distributed_rank
-    handler = _RankLog(folder, rank)
+    (folder / "logs").mkdir(exist_ok=True)
+    _log = logging.FileHandler(folder / "logs" / f"rank-{rank}.log", encoding="utf-8")
+    _log.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s | %(name)s | %(message)s"))  # fairseq's
     for other in root.handlers:
         other.setLevel(max(other.level, root.level))
     root.setLevel(min(root.level, logging.INFO))
-    root.addHandler(handler)
-    faulthandler.enable(handler.stream)
+    root.addHandler(_log)
+    faulthandler.enable(cast(TextIO, _log.stream))
     _only_to_file(logging.INFO, f"rank {rank} of {cfg.distributed_training.distributed_world_size} starts")
-
-
-class _RankLog(logging.FileHandler):
-    """The log file of one rank, in fairseq's format."""
-
-    def __init__(self, folder: Path, rank: int) -> None:
-        (folder / "logs").mkdir(exist_ok=True)
-        super().__init__(folder / "logs" / f"rank-{rank}.log", encoding="utf-8")
-        self.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s | %(name)s | %(message)s"))
 
 
 def _only_to_file(level: int, message: str, error: BaseException | None = None) -> None:
     """Log to this process's file, and not to the terminal, where it would repeat what is there anyway."""
     reason = None if error is None else (type(error), error, error.__traceback__)
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, _RankLog):
-            handler.handle(logger.makeRecord(logger.name, level, __file__, 0, message, (), reason))
+    if _log is not None:
+        _log.handle(logger.makeRecord(logger.name, level, __file__, 0, message, (), reason))

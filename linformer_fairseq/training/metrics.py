@@ -34,16 +34,10 @@ FILE = "metrics.jsonl"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` in the order of the updates, without those that a later start has superseded.
+    """The lines of `metrics.jsonl` (or of it in the folder `path` of a run) in the order of the updates.
 
-    A run that was killed resumes from its last checkpoint and repeats some updates. Of these, the lines of the later
-    start count.
-
-    Args:
-        path: the file, or the folder of the run.
-
-    Returns:
-        One dict per line. Lines that are not whole, as a power failure leaves them, are left out.
+    A run that was killed resumes from its last checkpoint and repeats some updates; of these, the lines of the later
+    start count. Lines that are not whole, as a power failure leaves them, are left out.
     """
     kept: list[dict[str, Any]] = []
     for line in _lines(path / FILE if path.is_dir() else path):
@@ -67,12 +61,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 class MetricsFile:
     """Appends to `metrics.jsonl` in the folder of a run; each line in one system call, so that it is whole or absent.
 
-    Args:
-        folder: of the run; it exists.
-        start: number of this start, from 1 on.
-
-    Attributes:
-        seconds_before: seconds of all earlier starts, as far as their lines tell.
+    `start` is the number of this start, from 1 on, and `seconds_before` the seconds of all earlier ones.
     """
 
     def __init__(self, folder: Path, start: int) -> None:

@@ -31,13 +31,9 @@ def program(argv: Sequence[str]) -> list[str]:
 
 
 def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label: str = "") -> None:
-    """Run one of fairseq's programs with `--log-format json`, appending what it prints to `log`.
+    """Run a fairseq command that has `--log-format json`, and append what it prints to `log`.
 
-    Args:
-        argv: the command, `--log-format json` in it.
-        log: file to append to.
-        updates: the updates of this run, for a progress line with the remaining time; none for no such line.
-        label: text of the progress line.
+    `updates`, those of this run, are for a progress line with the remaining time and `label`; none for no such line.
 
     Raises:
         UsageError: the program failed.
@@ -74,9 +70,8 @@ def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label:
 def parse_line(line: str) -> dict[str, Any] | None:
     """The figures in one line of fairseq's log, or None for a line without figures.
 
-    Returns:
-        `split` ("train" or "valid") and fairseq's figures as numbers, under the same names for both: `num_updates`,
-        `loss` (bits per masked token), `ppl`, `lr`, `wps` (tokens per second), …
+    They are `split` ("train" or "valid") and numbers, under the same names for both: `num_updates`, `loss` (bits per
+    masked token), `ppl`, `lr`, `wps` (tokens per second), …
     """
     match = _FIGURES.search(line)
     if match is None:

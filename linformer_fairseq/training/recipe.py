@@ -48,20 +48,22 @@ def fairseq_train_argv(
     Args:
         recipe: YAML file with fairseq's sections (common, task, model, optimizer, …).
         data: folder of binarised text, or several joined by colons.
-        save_dir: where fairseq writes checkpoints, and where it resumes from.
+        save_dir: for checkpoints.
         overrides: settings that differ from the file, such as `{"optimization.max_update": 100}`.
 
     Raises:
         UsageError: an unknown section, key or name, or a value that its flag does not take.
     """
     register()
+    from fairseq.dataclass.configs import FairseqConfig
+
     settings_of = _sections(recipe, {**(overrides or {}), "checkpoint.save_dir": str(save_dir)})
     classes_of = _registries()
     argv = ["fairseq-train", str(data)]
     for section, settings in settings_of.items():
         where = f"{recipe}: {section}"
         if section in _FIXED:
-            argv += _flags(where, _fixed_parser(section), settings)
+            argv += _flags(where, FairseqConfig.__dataclass_fields__[section].type, settings)
         elif section in classes_of:
             settings = {"_name": settings} if isinstance(settings, str) else dict(settings or {})
             name = settings.pop("_name", None)
@@ -71,7 +73,7 @@ def fairseq_train_argv(
                 known = ", ".join(sorted(classes_of[section]))
                 raise UsageError(f"{where}._name: {name} is unknown; fairseq has {known}")
             flag = _FLAG_OF.get(section, f"--{section.replace('_', '-')}")
-            argv += [flag, name, *_flags(where, _class_parser(classes_of[section][name]), settings)]
+            argv += [flag, name, *_flags(where, classes_of[section][name], settings)]
         elif section != _HYDRA:
             raise UsageError(
                 f"{recipe}: unknown section {section}; the sections are {', '.join((*_FIXED, *classes_of))}"
@@ -105,29 +107,21 @@ def _registries() -> dict[str, Mapping[str, Any]]:
     return {"task": TASK_REGISTRY, "model": ARCH_MODEL_REGISTRY, **others}
 
 
-def _fixed_parser(section: str) -> argparse.ArgumentParser:
-    from fairseq.dataclass.configs import FairseqConfig
+def _parser(declaring: Any) -> argparse.ArgumentParser:
+    """The flags of a section's dataclass, or of a task, model, criterion, …, which declares them in one of two ways."""
     from fairseq.dataclass.utils import gen_parser_from_dataclass
 
     parser = argparse.ArgumentParser(add_help=False)
-    gen_parser_from_dataclass(parser, FairseqConfig.__dataclass_fields__[section].type())
+    settings = getattr(declaring, "__dataclass", declaring)
+    if hasattr(declaring, "add_args"):
+        declaring.add_args(parser)
+    elif is_dataclass(settings):
+        gen_parser_from_dataclass(parser, cast(Any, settings)())
     return parser
 
 
-def _class_parser(cls: Any) -> argparse.ArgumentParser:
-    """The flags of a task, model, criterion, …, which fairseq declares in one of two ways."""
-    from fairseq.dataclass.utils import gen_parser_from_dataclass
-
-    parser = argparse.ArgumentParser(add_help=False)
-    if hasattr(cls, "add_args"):
-        cls.add_args(parser)
-    elif is_dataclass(getattr(cls, "__dataclass", None)):
-        gen_parser_from_dataclass(parser, getattr(cls, "__dataclass")())
-    return parser
-
-
-def _flags(where: str, parser: argparse.ArgumentParser, settings: Mapping[str, Any] | None) -> Iterator[str]:
-    actions = {action.dest: action for action in parser._actions}
+def _flags(where: str, declaring: Any, settings: Mapping[str, Any] | None) -> Iterator[str]:
+    actions = {action.dest: action for action in _parser(declaring)._actions}
     for key, value in (settings or {}).items():
         if key not in actions:
             raise UsageError(f"{where}.{key}: unknown key; this section has {', '.join(sorted(actions))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,8 @@ _KNOWN = frozenset("loss ppl lr wps ups wpb bsz num_updates gnorm clip loss_scal
 class Recorder:
     """Counts the work of each update, on the CPU and from shapes alone, and writes a line where fairseq logs.
 
-    fairseq has brought its figures from the device by then, and no line waits for anything else. Only rank 0 of a run
-    that saves writes; it also records this start.
-
-    Args:
-        trainer: of this process.
-        folder: `run` of this run, None with `--no-save`.
+    fairseq has brought its figures from the device by then, and no line waits for anything else. Only rank 0 writes,
+    and only into `folder`, which is `run` of this run and None with `--no-save`.
     """
 
     def __init__(self, trainer: Any, folder: Path | None) -> None:
@@ -62,8 +59,8 @@ class Recorder:
     def before_update(self) -> None:
         """Start the clock at the first update; what a checkpoint has restored of a log interval is not this start's."""
         if self._interval is None and self.file is not None:
-            restored = _sum("wpb")
-            self._interval = _Interval(restored, _count("loss"))
+            restored = _figure("wpb", "sum")
+            self._interval = _Interval(restored, _figure("loss", "count"))
             update = self.trainer.get_num_updates()
             at, tokens = self.file.tokens_until(update)
             self._tokens = tokens if tokens is None or at < update else tokens - int(restored)
@@ -92,38 +89,36 @@ class Recorder:
         if interval is None or self.file is None:
             return
         seconds = time.perf_counter() - interval.started - interval.paused
-        words = _sum("wpb")
+        words = _figure("wpb", "sum")
         flops = self._flops(interval)
         speed = None if flops is None else flops / seconds
         world = int(self.trainer.data_parallel_world_size)
         if self._tokens is not None:
             self._tokens += int(words)
+        figures = {
+            "lr": stats.get("lr", stats.get("lr_default")),
+            "gradient_norm": _figure("gnorm", "avg") if _figure("gnorm", "count") else None,
+            "loss_scale": stats.get("loss_scale"),
+            "tokens_per_second": (words - interval.restored_tokens) / seconds if words else None,
+            "flops_per_second": speed,
+            "hardware_share": speed / (self.peak * world) if speed is not None and self.peak else None,
+            "memory_bytes": self._memory(),
+            "joules": None if self.energy is None else self.energy(),
+            "tokens": self._tokens,
+        }
         self._write(
-            "train",
-            update,
-            epoch,
-            _mean("loss") if _count("loss") else None,
-            stats,
-            lr=stats.get("lr", stats.get("lr_default")),
-            gradient_norm=_mean("gnorm"),
-            loss_scale=stats.get("loss_scale"),
-            tokens_per_second=(words - interval.restored_tokens) / seconds if words else None,
-            flops_per_second=speed,
-            hardware_share=speed / (self.peak * world) if speed is not None and self.peak else None,
-            memory_bytes=self._memory(),
-            joules=None if self.energy is None else self.energy(),
-            tokens=self._tokens,
+            stats, "train", update, epoch, _figure("loss", "avg") if _figure("loss", "count") else None, figures
         )
 
     def write_validation(self, stats: Mapping[str, Any], subset: str, epoch: int | None) -> None:
         """Write the line of a validation."""
         loss = stats.get("loss")
-        tokens = None if self._tokens is None else self._tokens + int(_sum("wpb"))
+        tokens = None if self._tokens is None else self._tokens + int(_figure("wpb", "sum"))
         update = int(self.trainer.get_num_updates())
-        self._write(subset, update, epoch, None if loss is None else float(loss), stats, tokens=tokens)
+        self._write(stats, subset, update, epoch, None if loss is None else float(loss), {"tokens": tokens})
 
     def _write(
-        self, split: str, update: int, epoch: int | None, loss: float | None, stats: Mapping[str, Any], **figures: Any
+        self, stats: Any, split: str, update: int, epoch: int | None, loss: float | None, figures: Mapping[str, Any]
     ) -> None:
         if self.file is None:
             return
@@ -146,19 +141,19 @@ class Recorder:
         self.file.append(line)
 
     def _flops(self, interval: _Interval) -> float | None:
-        """Of all ranks; the batches of the others are taken to have the shapes of this one's."""
+        """Of all ranks, as if the batches of the others had the shapes of this one's."""
         if self.config is None:
             return None
         world = int(self.trainer.data_parallel_world_size)
-        predicted = _count("loss") - interval.restored_predicted if self.criterion.endswith("masked_lm") else 0.0
+        predicted = (
+            _figure("loss", "count") - interval.restored_predicted if self.criterion.endswith("masked_lm") else 0.0
+        )
         used = 1.0 if self.criterion == "sentence_prediction" else None
-        rows = world * sum(batch * times for (batch, _), times in interval.shapes.items())
+        shapes = interval.shapes.items()
+        rows = world * sum(batch * times for (batch, _), times in shapes)
         if predicted and rows:
             used = predicted / rows
-        encoder = sum(
-            times * encoder_flops(self.config, batch, tokens, used)
-            for (batch, tokens), times in interval.shapes.items()
-        )
+        encoder = sum(times * encoder_flops(self.config, batch, tokens, used) for (batch, tokens), times in shapes)
         return encoder * world + head_flops(self.config, predicted)
 
     def _memory(self) -> int:
@@ -169,33 +164,18 @@ class Recorder:
         return int((self.trainer.cuda_env.total_memory_in_GB - float(free.val)) * 2**30)
 
 
+@dataclass
 class _Interval:
     """The work of one log interval."""
 
-    def __init__(self, restored_tokens: float = 0.0, restored_predicted: float = 0.0) -> None:
-        self.started = time.perf_counter()
-        self.paused = 0.0
-        self.shapes: Counter[tuple[int, int]] = Counter()
-        self.restored_tokens = restored_tokens
-        self.restored_predicted = restored_predicted
+    restored_tokens: float = 0.0
+    restored_predicted: float = 0.0
+    paused: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+    shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
 
 
-def _meter(name: str) -> Any:
-    """What fairseq has averaged since the last log, of all ranks, and not rounded."""
+def _figure(name: str, part: str) -> float:
+    """What fairseq has averaged since the last log, of all ranks, and not rounded; 0 if it has nothing."""
     meter = metrics.get_meter("train_inner", name)
-    return meter if isinstance(meter, meters.AverageMeter) else None
-
-
-def _sum(name: str) -> float:
-    meter = _meter(name)
-    return 0.0 if meter is None else float(meter.sum)
-
-
-def _count(name: str) -> float:
-    meter = _meter(name)
-    return 0.0 if meter is None else float(meter.count)
-
-
-def _mean(name: str) -> float | None:
-    meter = _meter(name)
-    return None if meter is None or meter.avg is None else float(meter.avg)
+    return float(getattr(meter, part)) if isinstance(meter, meters.AverageMeter) and meter.count else 0.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed
-from fairseq import file_io
+from fairseq.file_io import PathManager
 from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import open_dict
 
@@ -29,18 +29,16 @@ _loading: Any = None  # the trainer that is loading a checkpoint
 
 
 def prepare(cfg: Any, trainer: Any) -> Any:
-    """Lock and clean `--save-dir`, and check the checkpoint that is to be loaded; the first rank does, for all.
-
-    Returns:
-        fairseq's `checkpoint` settings, which name another checkpoint if the last one is damaged.
+    """fairseq's `checkpoint` settings, with the checkpoint that the first rank has found; every rank calls this.
 
     Raises:
-        UsageError: in the first rank: another run uses the folder, or there is no whole checkpoint to resume from.
+        UsageError: in the first rank, as `checkpoint_instead`.
         SystemExit: in the other ranks then.
     """
     several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    first = not several or torch.distributed.get_rank() == 0
     found: list[Any] = [None]
-    if not several or torch.distributed.get_rank() == 0:
+    if first:
         try:
             found = [checkpoint_instead(cfg, trainer.checkpoint_suffix)]
         except UsageError as error:
@@ -50,7 +48,7 @@ def prepare(cfg: Any, trainer: Any) -> Any:
     if isinstance(found[0], UsageError):
         if several:
             torch.distributed.barrier()  # before the first rank ends, which the others would report instead
-        raise found[0] if not several or torch.distributed.get_rank() == 0 else SystemExit(1)
+        raise found[0] if first else SystemExit(1)
     if found[0] is not None:
         cfg = copy.deepcopy(cfg)
         with open_dict(cfg):
@@ -59,26 +57,30 @@ def prepare(cfg: Any, trainer: Any) -> Any:
 
 
 def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
-    """The checkpoint to load instead of a damaged checkpoint_last.pt; None to leave it to fairseq.
+    """Lock and clean `--save-dir`, and return the checkpoint to load instead of a damaged checkpoint_last.pt, if it is.
 
-    Args:
-        cfg: fairseq's `checkpoint` settings.
-        suffix: of this rank's file names; with one, they are parts of a checkpoint, and are not checked.
+    With a `suffix` of this rank's file names, they are parts of a checkpoint, and are not checked.
 
     Raises:
-        UsageError: as `prepare`.
+        UsageError: another run uses the folder, or there is no whole checkpoint to resume from.
     """
-    if file_io.PathManager.path_requires_pathmanager(cfg.save_dir):
+    if PathManager.path_requires_pathmanager(cfg.save_dir):
         return None
     folder = Path(cfg.save_dir)
     if not cfg.no_save:
         folder.mkdir(parents=True, exist_ok=True)
         locks.hold(folder, "training run")
         files.sweep(folder)
-    if suffix:
+    if suffix or PathManager.path_requires_pathmanager(cfg.restore_file):
         return None
     if cfg.restore_file != LAST:
-        _check_given(cfg.restore_file)
+        given = Path(cfg.restore_file)
+        if not given.is_file():
+            raise UsageError(f"--restore-file {given}: no such file; without the flag, training starts from scratch")
+        recorded = files.recorded(given)
+        if recorded and recorded != digest(given):
+            beside = files.checksum_file(given).name
+            raise UsageError(f"--restore-file {given} is damaged (it does not match {beside}): choose another one")
         return None
     last = folder / LAST
     wrong = files.damage(last) if last.is_file() else None
@@ -91,21 +93,9 @@ def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
     return str(found)
 
 
-def _check_given(given: str) -> None:
-    path = Path(given)
-    if file_io.PathManager.path_requires_pathmanager(given):
-        return
-    if not path.is_file():
-        raise UsageError(f"--restore-file {path}: no such file; without the flag, training starts from the beginning")
-    sha256 = files.recorded(path)
-    if sha256 is not None and digest(path) != sha256:
-        beside = files.checksum_file(path).name
-        raise UsageError(f"--restore-file {path} is damaged (it does not match {beside}): choose another one")
-
-
 @contextmanager
 def accepting_equivalents(trainer: Any, filename: str) -> Iterator[None]:
-    """While `trainer` loads a checkpoint: see `adopt_names`, and explain what fairseq asserts.
+    """While `trainer` loads a checkpoint: `adopt_names` works, and what fairseq asserts is explained.
 
     Raises:
         UsageError: the checkpoint was saved with a criterion or optimizer whose state this run cannot use.
@@ -115,16 +105,15 @@ def accepting_equivalents(trainer: Any, filename: str) -> Iterator[None]:
     try:
         yield
     except AssertionError:
-        history = getattr(trainer, "_optim_history", None)
-        own = {"criterion": type(trainer.get_criterion()).__name__, "optimizer": type(trainer.optimizer).__name__}
-        for kind, name in own.items():
-            saved = history and history[-1].get(f"{kind}_name")
-            if saved and saved != name:
+        saved = (getattr(trainer, "_optim_history", None) or [{}])[-1]
+        for kind, own in (("criterion", trainer.get_criterion()), ("optimizer", trainer.optimizer)):
+            name = saved.get(f"{kind}_name")
+            if name not in (None, type(own).__name__):
                 if trainer.data_parallel_rank > 0:  # the first one says so
                     sys.exit(1)
                 raise UsageError(
-                    f"{filename} was saved with the {kind} {saved}, and this run has {name}: choose the --{kind} and "
-                    "the precision of before, or drop the state of the optimizer with --reset-optimizer"
+                    f"{filename} was saved with the {kind} {name}, and this run has {type(own).__name__}: choose the "
+                    f"earlier --{kind} and precision, or drop the state of the optimizer with --reset-optimizer"
                 ) from None
         raise
     finally:
@@ -132,7 +121,7 @@ def accepting_equivalents(trainer: Any, filename: str) -> Iterator[None]:
 
 
 def adopt_names(state: dict[str, Any]) -> None:
-    """Write into a state that is loaded the names of this run's criterion and optimizer, where they are equivalent.
+    """Write into a state that is being loaded the names of this run's criterion and optimizer, where equivalent.
 
     fairseq resumes only if the names of the classes are those in the checkpoint.
     """
@@ -163,7 +152,7 @@ def why_ended(trainer: Any, epoch_itr: Any) -> str | None:
 def share_among(now: int, extra_state: dict[str, Any] | None) -> None:
     """Set where each of `now` processes resumes in data that another number of them has shared, batch by batch."""
     before = ((extra_state or {}).get("linformer_fairseq") or {}).get("processes")
-    if extra_state is None or not before or before == now:
+    if extra_state is None or before in (None, now):
         return
     position = extra_state["train_iterator"]
     done = position["iterations_in_epoch"] * before

@@ -20,6 +20,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import distributions
@@ -62,24 +63,15 @@ def run_folder(cfg: DictConfig) -> Path | None:
 
 
 def record_start(folder: Path, cfg: DictConfig, updates: int) -> int:
-    """Write down this start of a run: its configuration and its environment.
-
-    Args:
-        folder: that `run_folder` has created.
-        cfg: the configuration, with the model's settings complete.
-        updates: in the checkpoint that this start resumes from, 0 without one.
-
-    Returns:
-        The number of this start, from 1 on.
-    """
+    """Write down this start of a run, from a checkpoint of `updates`; returns its number, from 1 on."""
     settings = plain_settings(cfg)
-    try:
+    starts, before = [], {}
+    with suppress(OSError, ValueError, yaml.YAMLError):  # a first start, or damaged files
         starts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        starts = []
+        before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     entry = {"start": len(starts) + 1, "time": now(), "updates_before": updates, **_environment()}
     if starts:
-        entry["settings_changed"] = _changes(_read_yaml(folder / "config.yaml"), settings)
+        entry["settings_changed"] = _changes(before, settings)
     write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     write_json(folder / "environment.json", [*starts, entry])
     return len(starts) + 1
@@ -141,11 +133,7 @@ def without_secrets(argv: Sequence[str]) -> list[str]:
 
 
 def git_state(folder: Path) -> dict[str, dict[str, Any]]:
-    """`{"git": {"commit": …, "dirty": …}}` of the repository that `folder` belongs to; nothing outside git.
-
-    `dirty` says that a tracked file has been changed since that commit. A folder that git ignores, such as a virtual
-    environment inside a repository, does not belong to it.
-    """
+    """`{"git": {"commit": …, "dirty": …}}` of the repository that tracks `folder`; {} without one."""
     commit = _git(folder, "ls-files", ".") and _git(folder, "rev-parse", "HEAD")
     if not commit:
         return {}
@@ -159,13 +147,6 @@ def _git(folder: Path, *arguments: str) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
 
 
 def _changes(old: Any, new: Any, name: str = "") -> dict[str, list[Any]]:

@@ -1,19 +1,16 @@
-"""How a training run saves: whole files with checksums, large ones in the background while training continues.
-
-fairseq alone writes into a file in place, copies it in full for each further name, and trains on only when all is
-written.
-"""
+"""How a training run saves: whole files with checksums, large ones in the background while training continues."""
 
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from fairseq import checkpoint_utils, file_io
+from fairseq import checkpoint_utils
 from fairseq import utils as fairseq_utils
+from fairseq.file_io import PathManager
 from torch import Tensor
 
 from linformer_fairseq.training import files
@@ -29,11 +26,7 @@ _jobs: list[Future[None]] = []
 
 
 def finish() -> None:
-    """Wait until all is on the disk.
-
-    Raises:
-        UsageError: the disk was full or failed.
-    """
+    """Wait until all is on the disk; raises a UsageError if that was full or failed."""
     while _jobs:
         _jobs.pop(0).result()
 
@@ -81,10 +74,9 @@ def snapshot(state: dict[str, Any]) -> dict[str, Any]:
             copies[key] = tensor.detach().to("cpu", torch.float32 if half else tensor.dtype, copy=True)
         return copies[key]
 
-    result: dict[str, Any] = fairseq_utils.apply_to_sample(copied, state)
-    return result
+    return cast(dict[str, Any], fairseq_utils.apply_to_sample(copied, state))
 
 
 def is_local(path: str) -> bool:
     """Whether fairseq would write it to a file system of this machine."""
-    return not file_io.PathManager.path_requires_pathmanager(path)
+    return not PathManager.path_requires_pathmanager(path)

@@ -145,4 +145,4 @@ def test_which_errors_of_fairseq_mean_that_it_has_diverged() -> None:
 def test_large_is_not_infinite(value: float, finite: bool, dtype: torch.dtype) -> None:
     """The sum of a thousand values of 3e38 is infinite, none of them is."""
     tensors = [torch.zeros(3), torch.full((1000,), value, dtype=dtype), torch.ones(2, dtype=torch.int64)]
-    assert divergence._all_finite(iter(tensors)) is finite
+    assert divergence._all_finite(tensors) is finite
