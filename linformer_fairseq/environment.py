@@ -6,6 +6,7 @@ It must work where fairseq or torch is missing or broken, so neither is imported
 import contextlib
 import importlib
 import importlib.util
+import logging
 import os
 import platform
 import shutil
@@ -140,6 +141,7 @@ def _fairseq() -> tuple[str, str]:
         return str(origin), problem
     if ours != tested:
         return f"{name} {ours}", f"{name} {ours} is not the tested release: {install}"
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it asks for what only speech needs
     return f"{name} {ours}", _try_import("fairseq")[1]
 
 

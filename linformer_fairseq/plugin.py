@@ -1,4 +1,4 @@
-"""What fairseq gets from this project: repairs, models, tasks, criterions, optimizers, and the hooks of a training."""
+"""What fairseq gets from this project: repairs, models, tasks, criterions, optimizers, and the hooks into training."""
 
 import logging
 from functools import cache
@@ -6,18 +6,19 @@ from functools import cache
 
 @cache
 def register() -> None:
-    """Repair fairseq and register everything with it, once per process.
+    """Repair fairseq and register everything with it, once per process. Nothing else changes fairseq.
 
-    It runs when fairseq loads the user-dir (`models/user_dir.py`), and must be called where this package has been
-    imported before: fairseq skips a user-dir that is in `sys.modules` already.
+    It runs when fairseq loads the user-dir (`models/user_dir.py`). Commands that train call it too, because fairseq
+    skips a user-dir whose package has been imported.
     """
-    # Before fairseq is imported: it asks everybody to install a package that only speech needs.
+    # Before fairseq is imported: it asks for a package that only speech needs.
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
     from linformer_fairseq import compat
 
     compat.apply()
 
-    from linformer_fairseq import criterions, models, optim, tasks, training  # noqa: F401  (they register themselves)
+    from linformer_fairseq import criterions, models, optim, tasks  # noqa: F401  (they register themselves)
+    from linformer_fairseq.training import hooks
 
-    training.apply()
+    hooks.apply()

@@ -30,7 +30,7 @@ from linformer_fairseq.finetuning.train import Run, targets
 from linformer_fairseq.inference.sequences import KEEPS
 from linformer_fairseq.inference.tokenizer import tokenizer_of
 from linformer_fairseq.io.files import replace_when_done
-from linformer_fairseq.training.recipe import register_project
+from linformer_fairseq.plugin import register
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _train(a: argparse.Namespace) -> None:
-    register_project()
+    register()
     layout = _layout(a, a.label_column)
     tables = {name: read_table(path, layout) for name in ("train", "dev", "test") if (path := getattr(a, name))}
     labels = Labels(() if a.regression else classes(tables["train"]), len(layout.text), a.keep)

@@ -36,7 +36,7 @@ from linformer_fairseq.finetuning.report import read_rows, write_table
 from linformer_fairseq.finetuning.tables import Table, read_table
 from linformer_fairseq.finetuning.train import MODEL, Run, targets
 from linformer_fairseq.inference.tokenizer import tokenizer_of
-from linformer_fairseq.training.recipe import register_project
+from linformer_fairseq.plugin import register
 
 Tables = Mapping[str, Table]
 
@@ -82,7 +82,7 @@ def run(a: argparse.Namespace, words: list[str]) -> None:
     tokenizer_of(read(a.checkpoint), a.data)
     jobs = [job for task in tasks for job in _jobs(a, task, *_labelled(a.glue_dir, task))]
     tests = {task.name: _tests(a.glue_dir, task) if a.test else {} for task in tasks}
-    register_project()
+    register()
     if a.jobs > 1:
         do_on_processes([sys.executable, __file__, *words, "--jobs", "1"], jobs, a.jobs, a.out)
     else:

@@ -8,6 +8,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.paths import RECIPES
+
 
 def main(argv: Sequence[str]) -> int:
     """The command line; returns fairseq's exit status."""
@@ -17,19 +20,31 @@ def main(argv: Sequence[str]) -> int:
         own = own[: own.index("--")]
     parser = argparse.ArgumentParser(
         prog="linformer train",
-        description="Run fairseq-train with the settings of a recipe.",
-        usage="%(prog)s [-h] --save-dir DIR [--dry-run] RECIPE DATA [-- MORE FAIRSEQ FLAGS]",
+        description="Run fairseq-train with the settings of a recipe. The same command resumes a stopped run.",
+        usage="%(prog)s [-h] --save-dir DIR [--dry-run] RECIPE DATA [-- MORE FAIRSEQ FLAGS]\n       %(prog)s --list",
         epilog="Flags after -- win over the recipe, for example: -- --max-update 50 --seed 2",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of one that comes along")
-    parser.add_argument("data", metavar="DATA", help="folder made by `python -m data_prep binarize`")
-    parser.add_argument("--save-dir", type=Path, required=True, metavar="DIR", help="folder for checkpoints")
-    parser.add_argument("--dry-run", action="store_true", help="only print the command")
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="YAML file, or a name that --list prints")
+    parser.add_argument("data", metavar="DATA", nargs="?", help="folder written by `linformer prepare binarize`")
+    parser.add_argument("--save-dir", type=Path, metavar="DIR", help="folder for checkpoints")
+    parser.add_argument("--dry-run", action="store_true", help="only print the command of fairseq-train")
+    parser.add_argument("--list", action="store_true", help="print the recipes that are included, and end")
     options = parser.parse_args(own)
+    if options.list:
+        for path in sorted((RECIPES / "pretrain").glob("*.yaml")):
+            with path.open(encoding="utf-8") as file:
+                print(f"{path.stem:<18} {file.readline().removeprefix('#').strip()}")
+        return 0
+    if options.recipe is None or options.data is None or options.save_dir is None:
+        parser.error("RECIPE, DATA and --save-dir are required (or --list alone)")
 
     from linformer_fairseq.training.progress import program
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
-    argv = fairseq_train_argv(find_recipe(options.recipe), options.data, options.save_dir) + extra
+    recipe = find_recipe(options.recipe)
+    for folder in options.data.split(":"):
+        if not options.dry_run and not Path(folder).is_dir():
+            raise UsageError(f"DATA {folder} is not a folder: give one written by `linformer prepare binarize`")
+    argv = fairseq_train_argv(recipe, options.data, options.save_dir) + extra
     print(shlex.join(argv), flush=True)
     return 0 if options.dry_run else subprocess.run(program(argv)).returncode

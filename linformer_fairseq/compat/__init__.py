@@ -1,39 +1,29 @@
 """The repairs that fairseq 0.12.3 needs on a current Python, PyTorch and NumPy.
 
-Importing `linformer_fairseq` applies them, so `--user-dir linformer_fairseq` is all that a command needs. Each
-repair is one function with its reason in its docstring, and touches nothing where fairseq's own way works:
+Each is one function, with its reason in its docstring, and changes nothing where fairseq works by itself:
 
-    checkpoints.py   load what fairseq wrote and nothing that could run code
-    launch.py        start or join the processes of one training (peers.py says which), with or without GPUs
+    checkpoints.py   load what fairseq writes, and nothing that could run code
+    launch.py        start or join the processes of one training run (peers.py says which), with or without GPUs
     distributed.py   what these processes need on CPUs: the default DDP, gathering of logs
-    precision.py     --bf16 and --amp on a CPU, --bf16 on CUDA, a clear no to --fp16 on a CPU
-    numpy2.py        a name that NumPy has removed
-    exiting.py       exit status 0 for a training that has succeeded
-    noise.py         warnings that would bury a training log
+    precision.py     --bf16 and --amp on a CPU, --bf16 on CUDA, an error for --fp16 on a CPU
+    process.py       exit status 0 after success, no warnings that bury a log, a name that NumPy has removed
 
-`../hydra_plugins/fairseq_user_dir.py` belongs to them: it brings them to `fairseq-hydra-train` in time.
+`call_main` and `Trainer.__init__` are replaced in `training/hooks.py`, which calls launch.py and precision.py there.
+`../hydra_plugins/fairseq_user_dir.py` makes `fairseq-hydra-train` load all of this in time.
 """
 
-from functools import cache
 
-from linformer_fairseq.compat import checkpoints, distributed, exiting, launch, noise, numpy2, precision
-from linformer_fairseq.errors import UsageError
-
-__all__ = ["UsageError", "apply"]
-
-
-@cache
 def apply() -> None:
-    """Apply every repair, once per process."""
+    """Apply the repairs; `plugin.register` calls this once per process."""
+    from linformer_fairseq.compat import checkpoints, distributed, launch, precision, process
+
     checkpoints.allow_what_fairseq_writes()
     checkpoints.explain_refusals()
-    launch.start_or_join_all_processes()
     launch.catch_up_in_hydra()
     distributed.wrap_cpu_modules_without_device_ids()
     distributed.gather_without_cuda()
     precision.keep_bf16_off_tpus()
-    precision.autocast_on_cpu()
-    numpy2.restore_removed_names()
-    exiting.stop_loading_before_exit()
-    noise.silence_known_warnings()
-    noise.quiet_root_logger()
+    process.restore_removed_numpy_names()
+    process.stop_loading_before_exit()
+    process.silence_known_warnings()
+    process.quiet_root_logger()

@@ -1,4 +1,4 @@
-"""What the processes of one training need from fairseq when they run on CPUs."""
+"""What the processes of one training run need from fairseq on CPUs."""
 
 from typing import Any
 
@@ -10,14 +10,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class DeviceAwareDDP(DistributedDataParallel):
-    """PyTorch's DDP without `device_ids` for a module on the CPU, as DDP demands."""
+    """PyTorch's DDP without `device_ids` for a module on the CPU, as DDP requires."""
 
     def __init__(
-        self,
-        module: nn.Module,
-        device_ids: list[int] | None = None,
-        output_device: int | None = None,
-        **options: Any,
+        self, module: nn.Module, device_ids: Any = None, output_device: int | None = None, **options: Any
     ) -> None:
         if all(parameter.device.type == "cpu" for parameter in module.parameters()):
             device_ids = output_device = None
@@ -25,20 +21,15 @@ class DeviceAwareDDP(DistributedDataParallel):
 
 
 def wrap_cpu_modules_without_device_ids() -> None:
-    """Make `--ddp-backend pytorch_ddp`, the default, work on a CPU, where fairseq passes a device id all the same."""
+    """Make `--ddp-backend pytorch_ddp`, the default, work on a CPU, where fairseq still passes a device id."""
     distributed_fairseq_model.DistributedDataParallel = DeviceAwareDDP
 
 
 def gather_without_cuda() -> None:
-    """Gather logs over gloo without a GPU.
-
-    fairseq collects what cannot be summed (the logs of some criterions, all logs of `fairseq-validate`) through a
-    `torch.cuda.ByteTensor`. Over NCCL that stays as it is.
-    """
+    """Gather logs that cannot be summed over gloo without a GPU. fairseq does it through a `torch.cuda.ByteTensor`."""
     fairseq_all_gather_list = distributed_utils.all_gather_list
 
     def all_gather_list(data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
-        """Return the `data` of all ranks in their order. Only fairseq's own buffer is limited by `max_size`."""
         group = distributed_utils.get_global_group() if group is None else group
         if torch.distributed.get_backend(group) != "gloo":
             return list(fairseq_all_gather_list(data, group, max_size))

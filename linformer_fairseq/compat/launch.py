@@ -1,4 +1,4 @@
-"""Start or join the processes of one training, as `peers.find_peers` says, with or without GPUs."""
+"""Start or join the processes of one training run, as `peers.find_peers` says, with or without GPUs."""
 
 import multiprocessing
 import os
@@ -17,19 +17,10 @@ from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.plugin import register
 
 Main = Callable[..., object]
-fairseq_call_main = distributed_utils.call_main
 
 
-def start_or_join_all_processes() -> None:
-    """Put `call_main` in the place of fairseq's, through which its commands start (see `peers` for the reasons)."""
-    distributed_utils.call_main = call_main
-
-
-def call_main(cfg: DictConfig, main: Main, **kwargs: Any) -> None:
-    """Run `main(cfg, **kwargs)` in every process that this one stands for.
-
-    TPUs and pipeline parallelism are left to fairseq. A UsageError ends the program with its sentence.
-    """
+def start(fairseq_call_main: Callable[..., object], cfg: DictConfig, main: Main, **kwargs: Any) -> None:
+    """Run `main(cfg, **kwargs)` in every process that this one stands for; TPUs and pipelines are left to fairseq."""
     with as_one_sentence():
         precision.refuse_fp16_on_cpu(cfg)
         if cfg.common.tpu or cfg.distributed_training.pipeline_model_parallel:
@@ -53,11 +44,7 @@ def call_main(cfg: DictConfig, main: Main, **kwargs: Any) -> None:
 
 
 def _run_spawned(device_id: int, main: Main, cfg: DictConfig, kwargs: dict[str, Any]) -> None:
-    """Train as a process that `call_main` has spawned.
-
-    It brings the repairs and models with it: fairseq skips a user-dir whose package is imported already, as it is by
-    looking up this function.
-    """
+    # fairseq would skip the user-dir, whose package was imported to find this function.
     register()
     # Otherwise its data loaders would be spawned as well, and each import PyTorch and fairseq for seconds.
     multiprocessing.set_start_method(None, force=True)
@@ -65,26 +52,19 @@ def _run_spawned(device_id: int, main: Main, cfg: DictConfig, kwargs: dict[str, 
 
 
 def _run_rank(device_id: int, main: Main, cfg: DictConfig, kwargs: dict[str, Any]) -> None:
-    """Train as one of several processes."""
     with as_one_sentence():
         distributed_utils.distributed_main(device_id, main, cfg, {"after_distributed_init_fn": _connect, **kwargs})
 
 
 def _connect(cfg: DictConfig) -> DictConfig:
-    """Connect to the other processes at once, so that each sees at its next collective if one has died.
-
-    fairseq connects when the model is built; before that, the others would wait 30 minutes for a dead process.
-    """
+    # fairseq connects when the model is built; until then, the others would wait 30 minutes for one that has died.
     distributed_utils.get_global_group()
     return cfg
 
 
-def _gpus(cfg: DictConfig) -> int:
-    return 0 if precision.on_cpu(cfg) else torch.cuda.device_count()
-
-
 def _peers(cfg: DictConfig) -> Peers | None:
-    return find_peers(cfg.distributed_training, _gpus(cfg), os.environ)
+    gpus = 0 if precision.on_cpu(cfg) else torch.cuda.device_count()
+    return find_peers(cfg.distributed_training, gpus, os.environ)
 
 
 def _write(peers: Peers, cfg: DictConfig) -> None:
@@ -97,17 +77,15 @@ def _write(peers: Peers, cfg: DictConfig) -> None:
         training.distributed_num_procs = peers.to_spawn or 1
         training.distributed_no_spawn = not peers.to_spawn
         training.device_id = peers.device_id
-        if training.distributed_backend == "nccl" and not _gpus(cfg):
+        if training.distributed_backend == "nccl" and precision.on_cpu(cfg):
             training.distributed_backend = "gloo"
 
 
 def catch_up_in_hydra() -> None:
     """Do for `fairseq-hydra-train` what can still be done when it imports the user-dir.
 
-    That happens inside `fairseq_cli.train.main`, where fairseq's own `call_main` has already run. The next thing that
-    `main` does is to call `add_defaults`; there, a process that torchrun or srun has started can still join the others,
-    and `common.fp16` on a CPU can still be refused. Where this project is installed, its Hydra plugin makes the import
-    come first, and nothing is left to do here.
+    Without this project's Hydra plugin, that happens inside `fairseq_cli.train.main`, after fairseq's own `call_main`.
+    In `add_defaults`, which `main` calls next, a process of torchrun or srun can still join the others.
     """
     train: Any = sys.modules.get("fairseq_cli.train")
     if train is None:

@@ -2,36 +2,40 @@
 
 import logging
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from fairseq import options
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.trainer import Trainer
 from omegaconf import DictConfig, open_dict
+from torch import nn
 
 from linformer_fairseq.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
+Precision = Literal["fp32", "fp16", "bf16"]
+
 
 def on_cpu(cfg: DictConfig) -> bool:
-    """Whether this run computes on CPUs: `--cpu` was given, or there is neither a GPU nor a TPU."""
+    """Whether a run computes on CPUs: `--cpu` was given, or there is neither a GPU nor a TPU."""
     return not cfg.common.tpu and (cfg.common.cpu or not torch.cuda.is_available())
 
 
+def of_matrix_products(cfg: DictConfig) -> Precision:
+    """What a run computes in. --amp means bfloat16 on CPUs, and on GPUs fairseq autocasts to fp16 only."""
+    if cfg.common.bf16 or (cfg.common.amp and on_cpu(cfg)):
+        return "bf16"
+    return "fp16" if cfg.common.fp16 or cfg.common.amp else "fp32"
+
+
 def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
-    """Stop `--fp16` on a CPU before anything is loaded.
+    """Raise a UsageError for `--fp16` on a CPU before anything is loaded.
 
-    fairseq's 16-bit optimizer asks for the current CUDA device, and so fails with "Torch not compiled with CUDA
-    enabled" after the data has been read; with `--memory-efficient-fp16` it trains, but several times slower than in
-    32 bit.
-
-    Raises:
-        UsageError: `--fp16` or `--memory-efficient-fp16` on a CPU.
+    fairseq fails with "Torch not compiled with CUDA enabled" after the data has been read; with
+    `--memory-efficient-fp16` it trains, but several times slower than in 32 bit.
     """
     if on_cpu(cfg) and (cfg.common.fp16 or cfg.common.memory_efficient_fp16):
         reason = "--cpu was given" if torch.cuda.is_available() else "PyTorch finds none here"
@@ -42,11 +46,7 @@ def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
 
 
 def keep_bf16_off_tpus() -> None:
-    """Let `--bf16` mean bfloat16 on the device at hand, and only `--tpu` a TPU.
-
-    fairseq's command line turns `--bf16` into `--tpu` on every machine, which then fails without torch_xla. With that
-    undone, fairseq's trainer and 16-bit optimizer take their bfloat16 way on CUDA.
-    """
+    """Let `--bf16` mean bfloat16 on the device at hand; fairseq turns it into `--tpu`, which needs torch_xla."""
     fairseq_parse = options.parse_args_and_arch
 
     @wraps(fairseq_parse)
@@ -54,7 +54,7 @@ def keep_bf16_off_tpus() -> None:
         parser: ArgumentParser, input_args: Sequence[str] | None = None, *others: Any, **named: Any
     ) -> Any:
         parsed = fairseq_parse(parser, input_args, *others, **named)
-        args: Namespace = parsed[0] if isinstance(parsed, tuple) else parsed  # a tuple with parse_known=True
+        args = parsed[0] if isinstance(parsed, tuple) else parsed  # a tuple with parse_known=True
         if getattr(args, "bf16", False) and "--tpu" not in (sys.argv if input_args is None else input_args):
             args.tpu = False
         return parsed
@@ -62,25 +62,15 @@ def keep_bf16_off_tpus() -> None:
     options.parse_args_and_arch = parse_args_and_arch
 
 
-def autocast_on_cpu() -> None:
-    """Make `--bf16` and `--amp` compute the forward pass in bfloat16 on a CPU.
+def autocast_on_cpu(cfg: DictConfig, criterion: nn.Module) -> None:
+    """Make `--bf16` and `--amp` compute the forward pass in bfloat16 on a CPU, by autocast.
 
-    Without CUDA, fairseq's `--amp` silently changes nothing, and its `--bf16` wants CUDA for the 32-bit copy of the
-    parameters. Here model and loss run under CPU autocast in training and in validation, while parameters, gradients
-    and optimizer stay in 32 bit. bfloat16 has the range of float32, so no loss needs scaling, and the checkpoints are
-    those of a 32-bit training. The trainer's configuration says so too: `bf16` and `amp` are off in it.
+    Without CUDA, fairseq ignores `--amp`, and `--bf16` wants CUDA for the 32-bit copy of the parameters. bfloat16 has
+    the range of float32, so no loss needs scaling, and the checkpoints are those of a 32-bit training run; `bf16` and
+    `amp` are therefore off in the trainer's configuration.
     """
-    fairseq_init = Trainer.__init__
-
-    @wraps(fairseq_init)
-    def init(self: Trainer, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
-        if isinstance(cfg, Namespace):
-            cfg = convert_namespace_to_omegaconf(cfg)
-        if on_cpu(cfg) and (cfg.common.bf16 or cfg.common.amp):
-            logger.info("computing in bfloat16 (CPU autocast); parameters and optimizer stay in float32")
-            criterion.forward = torch.autocast("cpu", dtype=torch.bfloat16)(criterion.forward)
-            with open_dict(cfg):
-                cfg.common.bf16 = cfg.common.memory_efficient_bf16 = cfg.common.amp = False
-        fairseq_init(self, cfg, task, model, criterion, quantizer)
-
-    Trainer.__init__ = init
+    if cfg.common.bf16 or cfg.common.amp:
+        logger.info("computing in bfloat16 (CPU autocast); parameters and optimizer stay in float32")
+        criterion.forward = torch.autocast("cpu", dtype=torch.bfloat16)(criterion.forward)
+        with open_dict(cfg):
+            cfg.common.bf16 = cfg.common.memory_efficient_bf16 = cfg.common.amp = False

@@ -12,8 +12,8 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from torch import Tensor, nn
 
-from linformer_fairseq.compat import UsageError
 from linformer_fairseq.criterions.linear_cross_entropy import linear_cross_entropy
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.models.picked import Picked, pick
 
 

@@ -16,7 +16,7 @@ def plot_curve(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> Non
     """Draws perplexity over updates, training and validation, to a PNG.
 
     Args:
-        metrics: lines of `metrics.jsonl`, as `training.metrics.read_metrics` returns them.
+        metrics: figures as `training.metrics.read_metrics` returns them.
         path: the picture.
         title: what was trained on what.
     """

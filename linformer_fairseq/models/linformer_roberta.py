@@ -18,7 +18,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
-from linformer_fairseq.compat import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import LinformerEncoder
 from linformer_fairseq.layers.encoder import touch
 from linformer_fairseq.models.architectures import MODEL, complete, register_architectures

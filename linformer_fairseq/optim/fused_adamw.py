@@ -11,7 +11,7 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 from torch import Tensor
 
-from linformer_fairseq.compat import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.optim.adamw import AdamW
 
 

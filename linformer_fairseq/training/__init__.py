@@ -1,29 +1,13 @@
-"""What a training does beside fairseq's loop, so that it survives a cluster. `apply` hooks it all in:
+"""What a training run does beside fairseq's loop, so that it survives a cluster. Importing this loads nothing.
 
-interrupt.py     a warning signal: every rank stops after the same update, saves, leaves with a status of its own
-signals.py       the signals, noted by a thread of each process and passed on by the one that has spawned ranks
-saving.py        checkpoints are written in the background, as whole files (files.py)
-resuming.py      one training in a folder (lock.py), from a whole checkpoint (damage.py), never past its end
-ranks.py         what the first rank finds out, told to all
-metrics*.py      figures of each log interval and validation (flops.py, hardware.py)
-run_directory*.py   what each start was told, where it ran, what its processes said
-memory.py        on a CPU, memory that is freed is kept for the next update
-divergence*.py   an end, with the examples named, where the loss is no number or does not come back
+hooks.py        read first: every function of fairseq that is replaced, in call order, and what is done there
+signals.py      the signals that ask a run to save and stop, in each of its processes
+interrupt.py    every rank stops after the same update, saves, and leaves with an exit status of its own
+saving.py       checkpoints are written in the background, as whole files with checksums (files.py)
+resuming.py     one run in a folder, from a whole checkpoint, and none that has ended
+recorder.py     figures of each log interval and validation in metrics.jsonl (metrics.py, flops.py, hardware.py)
+run_directory.py, logs.py   what each start was told, where it ran, and what its processes logged
+memory.py       on a CPU, freed memory is kept for the next update
+divergence.py   an end, with the examples named, where the loss is not finite or does not come back
+recipe.py, progress.py   a recipe as a command of fairseq-train; running it, and reading its log
 """
-
-from functools import cache
-
-from linformer_fairseq.training import interrupt, memory, metrics_hooks, resuming, run_directory_logs, saving
-
-__all__ = ["apply"]
-
-
-@cache
-def apply() -> None:
-    """Hook everything in, once per process, after `compat.apply`. The last one is the first to see a call."""
-    memory.keep_freed_memory_of_trainings()
-    saving.save_whole_files()
-    resuming.go_on_from_whole_checkpoints()
-    interrupt.save_and_leave_when_asked()
-    run_directory_logs.write_rank_logs()
-    metrics_hooks.observe_trainings()

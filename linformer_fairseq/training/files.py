@@ -1,27 +1,29 @@
-"""Checkpoint files that are whole or not there, each with a checksum beside it in the form of `sha256sum -c`.
+"""Checkpoint files that are whole or absent, each with a checksum beside it that `sha256sum -c` reads.
 
-A file is written under another name, brought to the disk, and renamed. The checksum of what it replaces goes first and
-its own comes last, so whatever moment a kill hits, a checksum never speaks of another content: it is right or missing.
+A file is written under another name, brought to the disk, and renamed. The checksum of the file that it replaces goes
+first and its own comes last, so a checksum is right or missing, whatever moment a kill hits.
 """
 
-import errno
 import hashlib
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from errno import EDQUOT, EINVAL, ENOSPC
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from linformer_fairseq.compat.checkpoints import load
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import digest, replace_when_done
 
-CHECKPOINT = re.compile(r"checkpoint.*\.pt")
+_CHECKPOINT = re.compile(r"checkpoint.*\.pt")
 # Of killed writes: ours, and those of fairseq without this project.
 _LEFTOVER = re.compile(r"\.checkpoint.*\.partial|checkpoint.*\.pt\.tmp")
-_BLOCK = 1 << 20  # bytes
 
 
 def checksum_file(path: Path) -> Path:
@@ -30,37 +32,26 @@ def checksum_file(path: Path) -> Path:
 
 
 def write(content: Any, path: Path) -> None:
-    """Writes what `torch.save` can write, and its checksum.
-
-    Raises:
-        UsageError: the disk is full or failed; the file of that name, if there is one, is the one of before.
-    """
-    with _partial(path) as temporary, temporary.open("wb", buffering=0) as raw:
+    """Write what `torch.save` can write, and its checksum; a full disk raises a UsageError and changes nothing."""
+    with _replacing(path) as (partial, checksum), partial.open("wb", buffering=0) as raw:
         file = _HashedFile(raw)
         try:
             torch.save(content, file)  # type: ignore[arg-type]
         except Exception:
-            if file.failure is not None:  # PyTorch reports something else in its place
+            if file.failure is not None:  # PyTorch raises something else in its place
                 raise file.failure from None
             raise
-        os.fsync(raw.fileno())
-        _publish(temporary, path, file.sha256.hexdigest())
+        checksum.append(file.sha256.hexdigest())
 
 
 def copy(source: Path, target: Path) -> None:
-    """Makes `target` the same file as `source`, or a copy of it where the file system has no hard links.
-
-    Raises:
-        UsageError: as `write`.
-    """
-    sha256 = recorded(source) or digest(source)
-    with _partial(target) as temporary:
+    """Make `target` the same file as `source`, or a copy of it where the file system has no hard links."""
+    with _replacing(target) as (partial, checksum):
+        checksum.append(recorded(source) or digest(source))
         try:
-            os.link(source, temporary)
+            os.link(source, partial)
         except OSError:
-            shutil.copyfile(source, temporary)
-            _sync(temporary)
-        _publish(temporary, target, sha256)
+            shutil.copyfile(source, partial)
 
 
 def recorded(path: Path) -> str | None:
@@ -74,14 +65,39 @@ def recorded(path: Path) -> str | None:
     return words[0] if fresh and len(words) == 2 and re.fullmatch(r"[0-9a-f]{64}", words[0]) else None
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None if it is whole.
+
+    A file without a checksum is read through: its parts have checksums too. No code that it may hold is run.
+    """
+    if path.stat().st_size == 0:
+        return "it is empty"
+    sha256 = recorded(path)
+    if sha256 is not None:
+        return None if digest(path) == sha256 else f"it does not match {checksum_file(path).name}"
+    try:
+        with path.open("rb") as file:
+            content = load(file, map_location="cpu")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                bad = archive.testzip()
+            if bad is not None:
+                return f"its part {bad} is not what was written"
+    except (UsageError, zipfile.BadZipFile, OSError) as error:
+        return f"it cannot be read: {error}"
+    whole = isinstance(content, dict) and {"model", "extra_state"} <= content.keys()
+    return None if whole else "it is not a checkpoint of a training run"
+
+
+def newest_whole(folder: Path, instead_of: Path) -> Path | None:
+    """The newest checkpoint of `folder` that is whole and not, by another name, `instead_of`."""
+    paths = [path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name) and path.is_file()]
+    paths.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return next((path for path in paths if not path.samefile(instead_of) and damage(path) is None), None)
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed writes have left behind."""
+    """Remove what killed writes have left behind; no other process may be writing."""
     for path in list(folder.iterdir()):
         if _LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -89,8 +105,8 @@ def sweep(folder: Path) -> None:
 
 
 def remove_lone_checksums(folder: Path) -> None:
-    """Removes checksums of checkpoints that are gone."""
-    for path in list(folder.glob("checkpoint*.pt.sha256")):
+    """Remove checksums of checkpoints that are gone."""
+    for path in folder.glob("checkpoint*.pt.sha256"):
         if not path.with_suffix("").exists():
             path.unlink(missing_ok=True)
 
@@ -116,48 +132,39 @@ class _HashedFile:
         return written
 
     def flush(self) -> None:
-        """Nothing is buffered: in a forked process, a buffer would be written a second time."""
+        """Nothing is buffered: a forked process would write a buffer a second time."""
 
 
 @contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that is gone after the block."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def _replacing(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A temporary name for a file that becomes `path` after the block, and a list for its checksum."""
+    checksum: list[str] = []
+    beside = checksum_file(path)
     try:
-        yield temporary
+        with replace_when_done(path) as partial:
+            yield partial, checksum
+            _sync(partial)
+            beside.unlink(missing_ok=True)
+            _sync(path.parent)
+        with replace_when_done(beside) as note:
+            note.write_text(f"{checksum[0]}  {path.name}\n")
+            _sync(note)
+        _sync(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free some space"
-        else:
-            remedy = "see to that disk"
+        remedy = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check that disk"
         raise UsageError(
-            f"{path.parent}: {error.strerror} while {path.name} was written; the checkpoints of before are whole, so "
+            f"{path.parent}: {error.strerror} while {path.name} was written; the earlier checkpoints are whole, so "
             f"{remedy} and start the same command again"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _publish(temporary: Path, path: Path, sha256: str) -> None:
-    beside = checksum_file(path)
-    beside.unlink(missing_ok=True)
-    _sync(path.parent)
-    os.replace(temporary, path)
-    with _partial(beside) as note:
-        note.write_text(f"{sha256}  {path.name}\n")
-        _sync(note)
-        os.replace(note, beside)
-    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
-    """Brings a file or a folder to the disk."""
+    """Bring a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems have no fsync for folders
+        if error.errno != EINVAL:  # some network file systems have no fsync for folders
             raise
     finally:
         os.close(descriptor)

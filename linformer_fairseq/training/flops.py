@@ -1,9 +1,8 @@
 """Floating-point operations of one training step, counted from the model's dimensions.
 
 B inputs of N tokens (pads included, which are computed as well), C channels, F channels inside the feed-forward
-sublayer, H heads, V symbols, W width of the local convolution, K projected length (of a shorter input, where E and F
-pool, the blocks that it fills), M predicted tokens of all inputs. A multiply-add counts as two operations. Forward,
-per input:
+sublayer, V symbols, W width of the local convolution, K projected length (of a shorter input, where E and F pool, the
+blocks that it fills), M predicted tokens of all inputs. A multiply-add counts as two operations. Forward, per input:
 
     queries, output projection     4 N C²
     E x and F x                    2 K N C, twice where E is not F      linear, paper equation 7
@@ -19,9 +18,8 @@ In the last layer, queries, output projection, scores and feed forward count onl
 the predicted ones, or the one that a classification head reads.
 
 The backward pass computes two products for each one of the forward pass, one where E and F are frozen. What
-`--checkpoint-activations` computes a second time is not counted: these are the operations that the model needs ("model
-FLOPs", Chowdhery et al. 2022, appendix B), whichever way they are computed. Embeddings, layer norms, softmax, dropout,
-activations and the optimizer, all linear in the activations or parameters, are left out, as usual.
+`--checkpoint-activations` computes a second time is not counted ("model FLOPs", Chowdhery et al. 2022, appendix B), nor
+what is linear in the activations or parameters: embeddings, layer norms, softmax, dropout, activations, the optimizer.
 """
 
 from __future__ import annotations
@@ -30,34 +28,30 @@ import math
 
 from linformer_fairseq.layers.config import EncoderConfig
 
-FORWARD_AND_BACKWARD = 3
+_FORWARD_AND_BACKWARD = 3
 
 
 def encoder_flops(cfg: EncoderConfig, batch: int, tokens: int, used: float | None = None) -> float:
-    """Operations of forward and backward pass of the encoder for `batch` inputs of `tokens` tokens, pads included.
-
-    Args:
-        used: tokens of an input whose features are used, as a mean; None for all.
-    """
+    """Operations of the encoder, forward and backward, for inputs of which `used` features are used (None for all)."""
     outputs = [float(tokens)] * (cfg.num_layers - 1) + [tokens if used is None else used]
     layers = sum(_layer(cfg, cfg.lengths[min(i, len(cfg.lengths) - 1)], tokens, m) for i, m in enumerate(outputs))
     return batch * layers * (1 - cfg.layerdrop)
 
 
 def head_flops(cfg: EncoderConfig, predicted: float) -> float:
-    """Operations of forward and backward pass of the masked-LM head for `predicted` masked tokens."""
-    return FORWARD_AND_BACKWARD * predicted * 2 * cfg.embed_dim * (cfg.embed_dim + cfg.vocab_size)
+    """Operations of the masked-LM head, forward and backward, for `predicted` masked tokens."""
+    return _FORWARD_AND_BACKWARD * predicted * 2 * cfg.embed_dim * (cfg.embed_dim + cfg.vocab_size)
 
 
 def _layer(cfg: EncoderConfig, k: int, n: int, m: float) -> float:
-    """Of a layer that reads n tokens and gives m."""
+    """Of a layer that reads n tokens and outputs m."""
     c = cfg.embed_dim
     usual = 2 * m * c * c + 4 * m * c * cfg.ffn_dim + 2 * n * cfg.local_conv * c  # W_o, feed forward, convolution
     if cfg.attention == "none":
-        return FORWARD_AND_BACKWARD * (usual + 2 * n * c * c)
+        return _FORWARD_AND_BACKWARD * (usual + 2 * n * c * c)
     usual += 2 * m * c * c  # W_q
     if cfg.attention == "exact":
-        return FORWARD_AND_BACKWARD * (usual + 4 * n * c * c + 4 * m * n * c)
+        return _FORWARD_AND_BACKWARD * (usual + 4 * n * c * c + 4 * m * n * c)
     if cfg.projection != "linear":
         k = math.ceil(n / (cfg.max_positions // k))
     usual += 4 * m * k * c
@@ -65,11 +59,6 @@ def _layer(cfg: EncoderConfig, k: int, n: int, m: float) -> float:
         usual += 4 * n * c * c
     else:
         usual += 4 * k * c * c + (2 * n * c * c if cfg.local_conv else 0)
+    projection = {"linear": 2 * k * n * c, "conv": 2 * n * c}.get(cfg.projection, 0) * (1 + cfg.separate_e_and_f)
     frozen = cfg.freeze_projection and cfg.learns_projection
-    return FORWARD_AND_BACKWARD * usual + (FORWARD_AND_BACKWARD - frozen) * _projection(cfg, k, n)
-
-
-def _projection(cfg: EncoderConfig, k: int, n: int) -> float:
-    """E x, and F x where F is another matrix."""
-    each = {"linear": 2 * k * n * cfg.embed_dim, "conv": 2 * n * cfg.embed_dim}.get(cfg.projection, 0)
-    return each * (2 if cfg.separate_e_and_f else 1)
+    return _FORWARD_AND_BACKWARD * usual + (_FORWARD_AND_BACKWARD - frozen) * projection

@@ -8,11 +8,10 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
-Precision = Literal["fp32", "fp16", "bf16"]
+from linformer_fairseq.compat.precision import Precision
 
 PEAK_TFLOPS: dict[str, dict[str, float]] = {
     "v100-sxm2": {"fp32": 15.7, "fp16": 125},
@@ -30,8 +29,8 @@ PEAK_TFLOPS: dict[str, dict[str, float]] = {
 }
 """10^12 FLOP/s of matrix products without sparsity, from NVIDIA's data sheets, by words of the device's name.
 
-fp16 and bf16 are those of the tensor cores. The first entry that occurs counts. A precision that is missing here is one
-that the device does not compute in hardware, or of which we have no figure.
+fp16 and bf16 are those of the tensor cores. The first entry that occurs counts. A precision is missing where the device
+does not compute it in hardware, or we have no figure.
 """
 
 _LARGE, _SMALL = 1024, 256  # sides of the matrices that are multiplied to measure a CPU
@@ -39,17 +38,14 @@ _LONGEST = 0.25  # seconds for one product of the large ones
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float | None:
-    """FLOP/s that one device, or this process on its CPUs, could do at best; None where that is not known.
-
-    Of a GPU in `PEAK_TFLOPS`, from there, with `tf32` for fp32 where PyTorch may use it. Of a CPU, measured.
-    """
+    """FLOP/s that one device, or this process on its CPUs, could do at best; None where that is not known."""
     if device.type == "cuda":
         return peak_of_gpu(torch.cuda.get_device_name(device), precision, torch.backends.cuda.matmul.allow_tf32)
     return measured_peak(precision) if device.type == "cpu" else None
 
 
 def peak_of_gpu(name: str, precision: Precision, allow_tf32: bool = False) -> float | None:
-    """As `peak_flops`, for the GPU that CUDA calls `name`."""
+    """As `peak_flops`, for the GPU that CUDA calls `name`; PyTorch may compute fp32 in tf32 with `allow_tf32`."""
     known = next((peaks for words, peaks in PEAK_TFLOPS.items() if re.search(rf"\b{words}\b", name.lower())), {})
     tflops = known.get(precision)
     if precision == "fp32" and allow_tf32:
@@ -58,9 +54,9 @@ def peak_of_gpu(name: str, precision: Precision, allow_tf32: bool = False) -> fl
 
 
 def measured_peak(precision: Precision) -> float | None:
-    """FLOP/s of this process in a product of square matrices: the best of three, in well under a second.
+    """FLOP/s of this process in a product of square matrices: the best of three, without drawing random numbers.
 
-    None where that would take longer, as in bfloat16 on a CPU without instructions for it. Draws no random numbers.
+    None where that would take over a second, as in bfloat16 on a CPU without instructions for it.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     small, large = (torch.ones(side, side, dtype=dtype) for side in (_SMALL, _LARGE))
@@ -78,7 +74,7 @@ def _seconds(matrix: torch.Tensor) -> float:
 
 
 def peak_memory() -> int:
-    """Bytes that this process has occupied in main memory at most (resident set)."""
+    """The most bytes that this process has occupied in main memory (resident set)."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
@@ -87,24 +83,18 @@ def peak_memory() -> int:
 
 
 def energy_meter(device: torch.device) -> Callable[[], float] | None:
-    """A function that gives the joules which a GPU has drawn since this call.
+    """A function that returns the joules that a GPU has drawn since this call.
 
-    None without a GPU, without the package `nvidia-ml-py` (the module `pynvml`), or where the GPU has no such counter
-    (Volta and later ones have it). The device is found by its UUID: NVML numbers all GPUs of the machine,
-    CUDA those that CUDA_VISIBLE_DEVICES names.
+    None without a GPU, without the package `nvidia-ml-py`, or where the GPU has no such counter, as before Volta.
     """
     if device.type != "cuda":
         return None
     try:
-        pynvml = importlib.import_module("pynvml")
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-        start = _joules(pynvml, handle)
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        # By UUID: NVML numbers all GPUs of the machine, CUDA the visible ones.
+        handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        start = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # mJ since the driver was loaded
     except Exception:  # pynvml has its own class of errors for every reason that NVML knows
         return None
-    return lambda: _joules(pynvml, handle) - start
-
-
-def _joules(pynvml: Any, handle: Any) -> float:
-    """What NVML's counter says, which is in millijoules since the driver was loaded."""
-    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
+    return lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle) - start) / 1000

@@ -1,7 +1,7 @@
-"""`metrics.jsonl`: what a training did, one line of JSON for each log interval and each validation.
+"""`metrics.jsonl`: what a training run did, one line of JSON for each log interval and each validation.
 
     split, update, epoch    "train", or the subset that was validated; the update after which the line was written
-    start                   which start of the training wrote it, from 1 on (`run/environment.json` has one entry each)
+    start                   which start of the run wrote it, from 1 on (`run/environment.json` has one entry each)
     loss, loss_unit         fairseq's loss and what it counts: "bits per masked token" for masked_lm
     perplexity              2^loss, of criterions that report it
     lr, gradient_norm       learning rate of the next update; norm of the gradient before it is clipped
@@ -11,8 +11,8 @@
     hardware_share          of what the hardware could do at best (see hardware.py), null where that is not known
     memory_bytes            at most: allocated on rank 0's GPU in the last update, or occupied by rank 0 in main memory
     joules                  drawn by rank 0's GPU since this start, null without NVML (`pip install nvidia-ml-py`)
-    time, seconds           wall clock (UTC); seconds of all starts, work that was done twice included
-    tokens                  that the model had been trained on, work that was done twice counted once
+    time, seconds           wall clock (UTC); seconds of all starts, repeated work included
+    tokens                  that the model had been trained on, repeated work counted once
     other                   whatever else the criterion reports, by fairseq's names: accuracy, …
 
 The lines of training are means over the log interval (--log-interval). What is not a finite number is null.
@@ -32,28 +32,12 @@ logger = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
 
-LOSS_UNITS = {
-    "masked_lm": "bits per masked token",
-    "fused_masked_lm": "bits per masked token",
-    "cross_entropy": "bits per token",
-    "label_smoothed_cross_entropy": "bits per token",
-    "adaptive_loss": "bits per token",
-    "sentence_prediction": "bits per example",
-}
-"""By criterion; of one that is missing here, the unit is not known."""
-
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` in the order of the updates, without those that a later start has superseded.
+    """The lines of `metrics.jsonl` (or of it in the folder `path` of a run) in the order of the updates.
 
-    A training that was killed goes on from its last checkpoint and does some updates again. Their lines of the later
-    start count, and what the earlier one had written beyond the point where the later one went on, does not.
-
-    Args:
-        path: the file, or the folder of the run.
-
-    Returns:
-        One dict per line. Lines that are not whole, as a power failure leaves them, are left out.
+    A run that was killed resumes from its last checkpoint and repeats some updates; of these, the lines of the later
+    start count. Lines that are not whole, as a power failure leaves them, are left out.
     """
     kept: list[dict[str, Any]] = []
     for line in _lines(path / FILE if path.is_dir() else path):
@@ -75,14 +59,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class MetricsFile:
-    """Appends to `metrics.jsonl` of a run; each line in one system call, so that it is there whole or not at all.
+    """Appends to `metrics.jsonl` in the folder of a run; each line in one system call, so that it is whole or absent.
 
-    Args:
-        folder: of the run; it exists.
-        start: number of this start, from 1 on.
-
-    Attributes:
-        seconds_before: seconds of all earlier starts, as far as their lines tell.
+    `start` is the number of this start, from 1 on, and `seconds_before` the seconds of all earlier ones.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
@@ -112,7 +91,7 @@ class MetricsFile:
         return max(known, default=(0, None))
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write one line; `start` is added. A disk that is full stops no training: it gets a warning."""
+        """Write one line; `start` is added. A full disk stops no run: it causes a warning."""
         text = json.dumps({**{key: _plain(value) for key, value in line.items()}, "start": self.start}) + "\n"
         if self._cut:  # by a power failure or a full disk; this line must not become part of that one
             text = "\n" + text
@@ -130,6 +109,4 @@ def _plain(value: Any) -> Any:
     """`value` for JSON, which has no NaN: None for what is not a finite number."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Running fairseq's programs: their log in a file, one progress line on the screen, their figures as data."""
+"""Running fairseq's programs: their log in a file, one progress line on the screen, figures from the log."""
 
 from __future__ import annotations
 
@@ -26,22 +26,18 @@ def program(argv: Sequence[str]) -> list[str]:
     """`argv` with the program's name replaced by its path beside the running Python, whatever PATH says."""
     path = Path(sys.executable).with_name(argv[0])
     if not path.exists():
-        raise UsageError(f"{path}: missing; run this with the Python where fairseq is installed")
+        raise UsageError(f"{path}: missing; run this with the Python of the environment that has fairseq")
     return [str(path), *argv[1:]]
 
 
 def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label: str = "") -> None:
-    """Runs one of fairseq's programs with `--log-format json`, appending what it prints to `log`.
+    """Run a fairseq command that has `--log-format json`, and append what it prints to `log`.
 
-    Args:
-        argv: the command, `--log-format json` in it.
-        log: file to append to.
-        updates: the updates of this run, for a progress line with the remaining time; none for no such line.
-        label: text of the progress line.
+    `updates`, those of this run, are for a progress line with the remaining time and `label`; none for no such line.
 
     Raises:
         UsageError: the program failed.
-        KeyboardInterrupt: Ctrl-C, after a training has saved what it has done.
+        KeyboardInterrupt: Ctrl-C, after a training run has saved.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -62,7 +58,7 @@ def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label:
                     bar.set_postfix_str(f"{_SHOWN.get(name, name)} {figures.get(name, math.nan):.1f}", refresh=False)
                     bar.update(int(figures["num_updates"]) - bar.n)
         except KeyboardInterrupt:
-            # A training saves and ends, whether or not the terminal has told it too. Until then somebody reads it.
+            # A training run saves and ends, whether or not the terminal has told it too; its output must be read.
             process.send_signal(signal.SIGINT)
             file.writelines(process.stdout)
             raise
@@ -74,9 +70,8 @@ def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label:
 def parse_line(line: str) -> dict[str, Any] | None:
     """The figures in one line of fairseq's log, or None for a line without figures.
 
-    Returns:
-        `split` ("train" or "valid") and fairseq's figures as numbers, named alike for both: `num_updates`,
-        `loss` (bits per masked token), `ppl`, `lr`, `wps` (tokens per second), …
+    They are `split` ("train" or "valid") and numbers, under the same names for both: `num_updates`, `loss` (bits per
+    masked token), `ppl`, `lr`, `wps` (tokens per second), …
     """
     match = _FIGURES.search(line)
     if match is None:
@@ -88,10 +83,3 @@ def parse_line(line: str) -> dict[str, Any] | None:
         except (TypeError, ValueError):
             continue  # a path, or None before the first best checkpoint
     return figures
-
-
-def read_metrics(log: Path) -> list[dict[str, Any]]:
-    """All figures of a log, in order of updates; of an update that was done twice, the later ones."""
-    found = [figures for line in log.read_text(encoding="utf-8").splitlines() if (figures := parse_line(line))]
-    latest = {(figures["num_updates"], figures["split"]): figures for figures in found}
-    return [latest[key] for key in sorted(latest)]

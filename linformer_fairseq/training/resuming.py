@@ -1,110 +1,144 @@
-"""How a training starts or goes on: alone in its folder, from a whole checkpoint, and not at all if it has ended.
-
-The first rank looks, the others are told.
-"""
+"""How a training run starts or resumes: alone in its folder, from a whole checkpoint, or not at all if it has ended."""
 
 import copy
-import functools
 import logging
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils, file_io
-from fairseq.trainer import Trainer
+import torch.distributed
+from fairseq.file_io import PathManager
+from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import open_dict
 
-from linformer_fairseq.errors import UsageError, as_one_sentence
-from linformer_fairseq.training import damage, files, lock
-from linformer_fairseq.training.ranks import from_first_rank
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io import locks
+from linformer_fairseq.io.files import digest
+from linformer_fairseq.training import files
 
 logger = logging.getLogger(__name__)
 
 LAST = "checkpoint_last.pt"
+EQUIVALENT = {"criterion": {"MaskedLmLoss", "FusedMaskedLmLoss"}, "optimizer": {"FairseqAdam", "FusedAdamW"}}
+"""Names of classes whose states are the same, so that each resumes from what the other has saved."""
+
+_loading: Any = None  # the trainer that is loading a checkpoint
 
 
-def go_on_from_whole_checkpoints() -> None:
-    """Put it before and after fairseq's `load_checkpoint`."""
-    load, load_state = checkpoint_utils.load_checkpoint, Trainer.load_checkpoint
-
-    @functools.wraps(load)
-    def load_checkpoint(cfg: Any, trainer: Trainer, **options: Any) -> Any:
-        with as_one_sentence():
-            instead = from_first_rank("checkpoint", functools.partial(prepare, cfg, trainer.checkpoint_suffix))
-        if instead:
-            cfg = copy.deepcopy(cfg)
-            with open_dict(cfg):
-                cfg.restore_file, cfg.finetune_from_model = instead, None
-        extra_state, epoch_itr = load(cfg, trainer, **options)
-        ended = extra_state is not None and why_ended(trainer, epoch_itr)
-        if ended:
-            logger.info(f"{cfg.save_dir}: this training has ended ({ended}), so there is nothing to do")
-            sys.exit(0)
-        return extra_state, epoch_itr
-
-    @functools.wraps(load_state)
-    def load_then_compare(self: Trainer, *args: Any, **kwargs: Any) -> Any:
-        extra_state = load_state(self, *args, **kwargs)
-        before = ((extra_state or {}).get("linformer_fairseq") or {}).get("processes")
-        if before and before != self.data_parallel_world_size:
-            _share_anew(extra_state["train_iterator"], before, self.data_parallel_world_size)
-        return extra_state
-
-    checkpoint_utils.load_checkpoint = load_checkpoint
-    Trainer.load_checkpoint = load_then_compare
-
-
-def prepare(cfg: Any, suffix: str) -> str:
-    """Lock and clean `--save-dir`, and look at the checkpoint that is to be loaded.
-
-    Args:
-        cfg: fairseq's `checkpoint` settings.
-        suffix: of the names of this rank's files; with one, they are parts of a checkpoint, and are not looked at.
-
-    Returns:
-        The checkpoint to load in its place, or "" to leave it to fairseq.
+def prepare(cfg: Any, trainer: Any) -> Any:
+    """fairseq's `checkpoint` settings, with the checkpoint that the first rank has found; every rank calls this.
 
     Raises:
-        UsageError: another training is in the folder, or there is no whole checkpoint to go on from.
+        UsageError: in the first rank, as `checkpoint_instead`.
+        SystemExit: in the other ranks then.
     """
-    if file_io.PathManager.path_requires_pathmanager(cfg.save_dir):
-        return ""
+    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    first = not several or torch.distributed.get_rank() == 0
+    found: list[Any] = [None]
+    if first:
+        try:
+            found = [checkpoint_instead(cfg, trainer.checkpoint_suffix)]
+        except UsageError as error:
+            found = [error]
+    if several:
+        torch.distributed.broadcast_object_list(found, src=0, device=trainer.device)
+    if isinstance(found[0], UsageError):
+        if several:
+            torch.distributed.barrier()  # before the first rank ends, which the others would report instead
+        raise found[0] if first else SystemExit(1)
+    if found[0] is not None:
+        cfg = copy.deepcopy(cfg)
+        with open_dict(cfg):
+            cfg.restore_file, cfg.finetune_from_model = found[0], None
+    return cfg
+
+
+def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
+    """Lock and clean `--save-dir`, and return the checkpoint to load instead of a damaged checkpoint_last.pt, if it is.
+
+    With a `suffix` of this rank's file names, they are parts of a checkpoint, and are not checked.
+
+    Raises:
+        UsageError: another run uses the folder, or there is no whole checkpoint to resume from.
+    """
+    if PathManager.path_requires_pathmanager(cfg.save_dir):
+        return None
     folder = Path(cfg.save_dir)
     if not cfg.no_save:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.take(folder)
+        locks.hold(folder, "training run")
         files.sweep(folder)
-    if suffix:
-        return ""
+    if suffix or PathManager.path_requires_pathmanager(cfg.restore_file):
+        return None
     if cfg.restore_file != LAST:
-        _check_given(cfg.restore_file)
-        return ""
+        given = Path(cfg.restore_file)
+        if not given.is_file():
+            raise UsageError(f"--restore-file {given}: no such file; without the flag, training starts from scratch")
+        recorded = files.recorded(given)
+        if recorded and recorded != digest(given):
+            beside = files.checksum_file(given).name
+            raise UsageError(f"--restore-file {given} is damaged (it does not match {beside}): choose another one")
+        return None
     last = folder / LAST
-    wrong = damage.damage(last) if last.is_file() else None
+    wrong = files.damage(last) if last.is_file() else None
     if wrong is None:
-        return ""
-    found = damage.newest_whole(folder, instead_of=last)
+        return None
+    found = files.newest_whole(folder, instead_of=last)
     if found is None:
-        raise UsageError(f"{last} is damaged ({wrong}), and {folder} has no other whole one: delete it to start anew")
-    logger.warning(f"{last} is damaged ({wrong}); going on from the newest whole one, {found}")
+        raise UsageError(f"{last} is damaged ({wrong}), and {folder} has no other whole one: delete it to start over")
+    logger.warning(f"{last} is damaged ({wrong}); resuming from the newest whole one, {found}")
     return str(found)
 
 
-def _check_given(path: str) -> None:
-    if file_io.PathManager.path_requires_pathmanager(path):
+@contextmanager
+def accepting_equivalents(trainer: Any, filename: str) -> Iterator[None]:
+    """While `trainer` loads a checkpoint: `adopt_names` works, and what fairseq asserts is explained.
+
+    Raises:
+        UsageError: the checkpoint was saved with a criterion or optimizer whose state this run cannot use.
+    """
+    global _loading
+    _loading = trainer
+    try:
+        yield
+    except AssertionError:
+        saved = (getattr(trainer, "_optim_history", None) or [{}])[-1]
+        for kind, own in (("criterion", trainer.get_criterion()), ("optimizer", trainer.optimizer)):
+            name = saved.get(f"{kind}_name")
+            if name not in (None, type(own).__name__):
+                if trainer.data_parallel_rank > 0:  # the first one says so
+                    sys.exit(1)
+                raise UsageError(
+                    f"{filename} was saved with the {kind} {name}, and this run has {type(own).__name__}: choose the "
+                    f"earlier --{kind} and precision, or drop the state of the optimizer with --reset-optimizer"
+                ) from None
+        raise
+    finally:
+        _loading = None
+
+
+def adopt_names(state: dict[str, Any]) -> None:
+    """Write into a state that is being loaded the names of this run's criterion and optimizer, where equivalent.
+
+    fairseq resumes only if the names of the classes are those in the checkpoint.
+    """
+    if _loading is None or not state.get("optimizer_history"):
         return
-    if not Path(path).is_file():
-        raise UsageError(f"--restore-file {path}: no such file; without the flag, training starts anew")
-    sha256 = files.recorded(Path(path))
-    if sha256 is not None and files.digest(Path(path)) != sha256:
-        raise UsageError(
-            f"--restore-file {path} is damaged (it does not match {files.checksum_file(Path(path)).name}): give another"
-        )
+    last = state["optimizer_history"][-1]
+    optimizer = OPTIMIZER_REGISTRY.get(getattr(_loading.cfg.optimizer, "_name", None))
+    own = {"criterion": type(_loading.get_criterion()).__name__, "optimizer": getattr(optimizer, "__name__", None)}
+    for kind, names in EQUIVALENT.items():
+        saved = last.get(f"{kind}_name")
+        if saved != own[kind] and {saved, own[kind]} <= names:
+            last[f"{kind}_name"] = own[kind]
+            logger.info(f"resuming with the {kind} {own[kind]} instead of {saved}: their states are the same")
 
 
-def why_ended(trainer: Trainer, epoch_itr: Any) -> str | None:
-    """Says which limit of fairseq's a training has reached; it would make one more update to notice."""
+def why_ended(trainer: Any, epoch_itr: Any) -> str | None:
+    """Which limit of fairseq's a run has reached; fairseq would make one more update to notice."""
     limits = trainer.cfg.optimization
     if 0 < (limits.max_update or 0) <= trainer.get_num_updates():
         return f"{trainer.get_num_updates()} updates, --max-update {limits.max_update}"
@@ -115,12 +149,16 @@ def why_ended(trainer: Trainer, epoch_itr: Any) -> str | None:
     return None
 
 
-def _share_anew(position: dict[str, Any], before: int, now: int) -> None:
-    """Say where each of `now` processes goes on in the data that `before` have shared, batch by batch in turn."""
+def share_among(now: int, extra_state: dict[str, Any] | None) -> None:
+    """Set where each of `now` processes resumes in data that another number of them has shared, batch by batch."""
+    before = ((extra_state or {}).get("linformer_fairseq") or {}).get("processes")
+    if extra_state is None or before in (None, now):
+        return
+    position = extra_state["train_iterator"]
     done = position["iterations_in_epoch"] * before
     position["iterations_in_epoch"], again = divmod(done, now)
     logger.info(
-        f"Going on with {now} processes instead of {before}: parameters, optimizer, updates and learning rate are "
+        f"Resuming with {now} processes instead of {before}: parameters, optimizer, updates and learning rate are "
         f"exactly those saved. An update now has {now}/{before} of the batches (--update-freq can make up for it). "
         f"{done} batches of the epoch are done, {again} of them come again, and dropout differs from here on."
     )

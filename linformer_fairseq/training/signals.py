@@ -1,6 +1,6 @@
-"""The signals that ask a training to save and leave, in each of its processes.
+"""The signals that ask a training run to save and stop, in each of its processes.
 
-A thread takes them, because the main thread may be inside PyTorch for long, and Python runs handlers there only.
+A thread takes them, because Python runs signal handlers in the main thread only, which may be inside PyTorch for long.
 """
 
 import logging
@@ -17,17 +17,19 @@ from signal import Signals
 logger = logging.getLogger(__name__)
 
 REQUEUE = 75
-"""Exit status of a training that was asked to leave: all is saved, start the same command again (EX_TEMPFAIL)."""
+"""Exit status of a training run that was asked to stop: all is saved, start the same command again (EX_TEMPFAIL)."""
 INTERRUPTED = 130
-"""The same after Ctrl-C, as shells have it."""
+"""The same after Ctrl-C, as in shells."""
 
-ASKING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+noted: list[Signals] = []
+"""The signals that this process has received; the first one counts."""
+training_began = threading.Event()
+"""From then on a signal waits until somebody looks at `noted`; before, it ends this process at once."""
+
+_ASKING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 _AGAIN = 1.0  # seconds; a terminal and a launcher may both deliver the same Ctrl-C
-
-_noted: list[Signals] = []
 _first_interrupt: float | None = None
 _listening = False
-_has_something_to_save = threading.Event()
 
 
 def status(asked: Signals) -> int:
@@ -35,41 +37,30 @@ def status(asked: Signals) -> int:
     return INTERRUPTED if asked == signal.SIGINT else REQUEUE
 
 
-def training_begins() -> None:
-    """From now on a signal waits for somebody to ask `noted`, and no longer ends this process at once."""
-    _has_something_to_save.set()
-
-
-def noted() -> Signals | None:
-    """The first signal that this process has got, if any."""
-    return _noted[0] if _noted else None
-
-
 def hold_for_children() -> None:
-    """Keep the signals from processes that are spawned from now on, until they `listen` themselves."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+    """Block the signals in processes that are spawned from now on, until they `listen` themselves."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
 
 
 def listen() -> None:
-    """Take the signals from now on. Before a training has begun they end it at once: there is nothing to save yet."""
+    """Take the signals from now on."""
     global _listening
     if not _listening and threading.current_thread() is threading.main_thread():
         _listening = True
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for asking in ASKING:
+        for asking in _ASKING:
             signal.signal(asking, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
         threading.Thread(target=_read, args=(reader,), daemon=True).start()
         os.register_at_fork(after_in_child=_leave_it_to_the_parent)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
 
 
 def _read(reader: int) -> None:
     while True:
         for number in os.read(reader, 64):
-            if number in ASKING:
+            if number in _ASKING:
                 _react(Signals(number))
 
 
@@ -80,31 +71,29 @@ def _react(asked: Signals) -> None:
         now = time.monotonic()
         if _first_interrupt is not None:
             if now - _first_interrupt > _AGAIN:
-                _leave_at_once(ranks)
+                logger.warning("SIGINT again: stopping at once, without saving")
+                _send(signal.SIGKILL, ranks)
+                _exit(INTERRUPTED)
             return
         _first_interrupt = now
-    again = bool(_noted)
-    _noted.append(asked)
-    if again:
+    noted.append(asked)
+    if len(noted) > 1:
         return
-    for rank in ranks:
-        with suppress(ProcessLookupError):  # Ctrl-C reaches them too, and twice means something else
-            os.kill(rank.pid or 0, signal.SIGTERM if asked == signal.SIGINT else asked)
+    # Ctrl-C reaches the ranks too, and a second SIGINT would stop them at once.
+    _send(signal.SIGTERM if asked == signal.SIGINT else asked, ranks)
     if ranks:
         return
-    if not _has_something_to_save.is_set():
+    if not training_began.is_set():
         logger.info(f"{asked.name}: no update was made yet, so nothing has to be saved; the same command starts again")
         _exit(status(asked))
-    more = "; Ctrl-C once more stops at once" if asked == signal.SIGINT else ""
+    more = "; Ctrl-C again stops at once" if asked == signal.SIGINT else ""
     logger.info(f"{asked.name}: saving after this update, then stopping{more}")
 
 
-def _leave_at_once(ranks: list[SpawnProcess]) -> None:
-    logger.warning("SIGINT again: stopping at once, without saving")
+def _send(number: int, ranks: list[SpawnProcess]) -> None:
     for rank in ranks:
         with suppress(ProcessLookupError):
-            os.kill(rank.pid or 0, signal.SIGKILL)
-    _exit(INTERRUPTED)
+            os.kill(rank.pid or 0, number)
 
 
 def _exit(code: int) -> None:
@@ -115,12 +104,12 @@ def _exit(code: int) -> None:
 
 
 def _leave_it_to_the_parent() -> None:
-    """In a forked process, a data loader's: the signals of a whole group or job step must not end it.
+    """In a forked process, such as a data loader's: signals to a whole group or job step must not end it.
 
-    The training would die of it before it has saved. Its parent ends it with SIGTERM, and still can.
+    The training run would die of it before it has saved. Its parent ends it with SIGTERM, and still can.
     """
     signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+    hold_for_children()
     threading.Thread(target=_obey_the_parent, daemon=True).start()
 
 

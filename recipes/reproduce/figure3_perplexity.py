@@ -23,8 +23,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 
+from linformer_fairseq.plugin import register  # noqa: E402
 from linformer_fairseq.training.progress import parse_line, program  # noqa: E402
-from linformer_fairseq.training.recipe import fairseq_train_argv, register_project  # noqa: E402
+from linformer_fairseq.training.recipe import fairseq_train_argv  # noqa: E402
 from recipes.reproduce.figure3_report import write_report  # noqa: E402
 
 RECIPE = ROOT / "recipes/pretrain/tiny_n512_k128.yaml"
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write results.json, table.md and curves.png here")
     options = parser.parse_args(arguments)
-    register_project()  # once, and before there are threads: it imports
+    register()  # once, and before there are threads: it imports
     with ThreadPoolExecutor(options.parallel) as pool:
         curves = dict(
             zip(

@@ -25,8 +25,9 @@ from typing import Any
 
 import torch
 
-from linformer_fairseq.training import files
-from linformer_fairseq.training.damage import damage
+from linformer_fairseq.io.files import digest
+from linformer_fairseq.training.files import damage
+from linformer_fairseq.training.files import recorded as recorded_checksum
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVERY = 5  # updates between two saves
@@ -115,8 +116,8 @@ def damaged(save_dir: Path) -> list[str]:
     """The promises that the files in a folder break."""
     broken = []
     for path in save_dir.glob("checkpoint*.pt"):
-        recorded = files.recorded(path)
-        if recorded is not None and recorded != files.digest(path):
+        recorded = recorded_checksum(path)
+        if recorded is not None and recorded != digest(path):
             broken.append(PROMISES[1])
         elif recorded is None and damage(path) is not None:
             broken.append(PROMISES[2])

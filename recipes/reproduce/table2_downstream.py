@@ -26,12 +26,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 import finetune_glue  # noqa: E402
 import finetune_text  # noqa: E402
 
-from linformer_fairseq.checkpoints.checkpoint import encoder_config, read  # noqa: E402
+from linformer_fairseq.checkpoints.checkpoint import atomically, encoder_config, read  # noqa: E402
 from linformer_fairseq.errors import UsageError, as_one_sentence  # noqa: E402
 from linformer_fairseq.finetuning.report import Row, read_rows, write_table  # noqa: E402
-from linformer_fairseq.io.files import replace_when_done  # noqa: E402
-from linformer_fairseq.training.progress import read_metrics, run_logged  # noqa: E402
-from linformer_fairseq.training.recipe import fairseq_train_argv, register_project  # noqa: E402
+from linformer_fairseq.plugin import register  # noqa: E402
+from linformer_fairseq.training.metrics import read_metrics  # noqa: E402
+from linformer_fairseq.training.progress import run_logged  # noqa: E402
+from linformer_fairseq.training.recipe import fairseq_train_argv  # noqa: E402
 
 RECIPE = ROOT / "recipes/pretrain/tiny_n512_k128.yaml"
 UPDATES, TOKENS = 4900, 8 * 512
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     top.add_argument("--updates", type=int, default=UPDATES, help="of the pretraining (default: %(default)s)")
     top.add_argument("--report", type=Path, metavar="DIR", help="write the table of all finished runs here")
     a = top.parse_args(arguments)
-    register_project()
+    register()
     pretrained = {name: pretrain(name, a.data, a.out / "pretrain" / name, a.updates) for name in PRETRAINING}
     for model in a.models:
         for task in a.tasks:
@@ -87,7 +88,7 @@ def pretrain(name: str, data: Path, run: Path, updates: int) -> dict[str, Any]:
     }
     if not (last.exists() and read(last).updates >= updates):
         run_logged(fairseq_train_argv(RECIPE, data, run, overrides), log, range(updates), name)
-    figures = read_metrics(log)
+    figures = read_metrics(run)
     valid = [point for point in figures if point["split"] == "valid"][-1]
     checkpoint = read(best)
     return {
@@ -95,8 +96,8 @@ def pretrain(name: str, data: Path, run: Path, updates: int) -> dict[str, Any]:
         "parameters": sum(value.numel() for value in checkpoint.state.values()),
         "updates": updates,
         "tokens": updates * TOKENS,
-        "minutes": round(max(point["wall"] for point in figures if "wall" in point) / 60, 1),
-        "perplexity": valid["ppl"],
+        "minutes": round(max(point["seconds"] for point in figures) / 60, 1),
+        "perplexity": valid["perplexity"],
     }
 
 
@@ -136,7 +137,7 @@ def report(out: Path, pretrained: dict[str, Any], to: Path) -> None:
         raise UsageError(f"--out {out}: no run in it is finished")
     first = next(iter(grids))
     print(write_table(grids.pop(first), to, first, grids))
-    with replace_when_done(to / "pretraining.json", force=True) as path:
+    with atomically(to / "pretraining.json", force=True) as path:
         path.write_text(json.dumps(pretrained, indent=1) + "\n")
 
 

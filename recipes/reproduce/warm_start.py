@@ -40,8 +40,10 @@ from linformer_fairseq.checkpoints.warm_start import to_linformer  # noqa: E402
 from linformer_fairseq.errors import UsageError, as_one_sentence  # noqa: E402
 from linformer_fairseq.io.files import replace_when_done  # noqa: E402
 from linformer_fairseq.models.config import LinformerRobertaConfig  # noqa: E402
-from linformer_fairseq.training.progress import read_metrics, run_logged  # noqa: E402
-from linformer_fairseq.training.recipe import fairseq_train_argv, register_project  # noqa: E402
+from linformer_fairseq.plugin import register  # noqa: E402
+from linformer_fairseq.training.metrics import FILE, read_metrics  # noqa: E402
+from linformer_fairseq.training.progress import run_logged  # noqa: E402
+from linformer_fairseq.training.recipe import fairseq_train_argv  # noqa: E402
 from recipes.reproduce.extend_positions import RECIPE, TOKENS_PER_UPDATE, perplexity  # noqa: E402
 from recipes.reproduce.warm_start_report import Result, write_report  # noqa: E402
 
@@ -78,7 +80,7 @@ class Study:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     a = parser().parse_args(arguments)
-    register_project()
+    register()
     exact = from_roberta(a.roberta)
     study = Study(
         roberta=digest(exact.state)[:16],
@@ -216,9 +218,10 @@ def train(study: Study, way: str, data: str, start: Path, folder: Path, updates:
 
 
 def read_curve(log: Path) -> list[tuple[int, float]]:
-    """Updates and validation perplexities in a log; none without a log."""
-    points = read_metrics(log) if log.exists() else []
-    return [(int(point["num_updates"]), point["ppl"]) for point in points if point["split"] == "valid"]
+    """Updates and validation perplexities of the run with this log; none before it has begun."""
+    figures = log.parent / "checkpoints" / FILE
+    points = read_metrics(figures) if figures.exists() else []
+    return [(point["update"], point["perplexity"]) for point in points if point["split"] == "valid"]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-USER_DIR = Path(__file__).resolve().parents[2] / "linformer_fairseq"
+from linformer_fairseq.paths import USER_DIR
+from linformer_fairseq.plugin import register
+
+register()
 
 # 12 updates per epoch or so. No dropout, so that losses do not depend on how many processes draw random numbers.
 TINY_ROBERTA = [

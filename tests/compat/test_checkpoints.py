@@ -16,8 +16,8 @@ from fairseq import checkpoint_utils
 from fairseq.logging import meters
 from omegaconf import OmegaConf
 
-import linformer_fairseq  # noqa: F401  (applies the repairs)
-from linformer_fairseq.compat import UsageError
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.paths import USER_DIR
 
 
 class Malicious:
@@ -53,7 +53,7 @@ def test_fairseq_validate_gives_the_loss_of_the_training(run_fairseq, trained, t
     validated = run_fairseq(
         *("fairseq-validate", tiny_data, "--path", trained.save_dir / "checkpoint_last.pt", "--task", "masked_lm"),
         *("--batch-size", 16, "--required-batch-size-multiple", 1, "--log-format", "json"),
-        *("--user-dir", Path(linformer_fairseq.__file__).parent),
+        *("--user-dir", USER_DIR),
     )
     assert f'"valid_loss": "{trained.checkpoint()["extra_state"]["val_loss"]}"' in validated.stdout
 

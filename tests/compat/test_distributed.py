@@ -14,7 +14,6 @@ from fairseq.models.distributed_fairseq_model import DistributedFairseqModel
 from omegaconf import OmegaConf
 from torch import nn
 
-import linformer_fairseq  # noqa: F401  (applies the repairs)
 from linformer_fairseq.compat.distributed import DeviceAwareDDP
 
 

@@ -1,12 +1,11 @@
 """One training of two processes, however it is started; always the same one."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-import linformer_fairseq  # noqa: F401  (applies the repairs)
+from linformer_fairseq.paths import USER_DIR
 
 EVERY_UPDATE = ("--save-interval-updates", 1, "--max-update", 4)
 TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", 2)
@@ -104,7 +103,7 @@ def test_gathers_the_logs_of_fairseq_validate(run_fairseq, spawned, tiny_data):
     argv = [
         *("fairseq-validate", tiny_data, "--path", spawned.save_dir / "checkpoint_last.pt", "--task", "masked_lm"),
         *("--batch-size", 8, "--required-batch-size-multiple", 1, "--log-format", "json", "--cpu"),
-        *("--user-dir", Path(linformer_fairseq.__file__).parent),
+        *("--user-dir", USER_DIR),
     ]
     alone = run_fairseq(*argv)
     together = run_fairseq(*argv, "--distributed-world-size", 2)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from linformer_fairseq.compat import UsageError
 from linformer_fairseq.compat.peers import Peers, find_peers
+from linformer_fairseq.errors import UsageError
 
 TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
 # Task 5 of `srun --nodes 2 --ntasks-per-node 4`, as Slurm 22.05 sets them.

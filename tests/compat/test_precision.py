@@ -10,8 +10,8 @@ import torch
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-import linformer_fairseq  # noqa: F401  (applies the repairs)
-from linformer_fairseq.compat import UsageError, precision
+from linformer_fairseq.compat import precision
+from linformer_fairseq.errors import UsageError
 
 UPDATES = ("--max-update", 4, "--disable-validation")
 ANNOUNCEMENT = "computing in bfloat16 (CPU autocast); parameters and optimizer stay in float32"

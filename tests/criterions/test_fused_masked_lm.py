@@ -13,7 +13,7 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
 import linformer_fairseq
-from linformer_fairseq.compat import UsageError
+from linformer_fairseq.errors import UsageError
 
 USER_DIR = Path(linformer_fairseq.__file__).parent
 N = 32

@@ -14,7 +14,7 @@ from linformer_fairseq.finetuning.predict import Labels, Predictor
 from linformer_fairseq.finetuning.tables import Table
 from linformer_fairseq.finetuning.train import MODEL, Run, finetune, targets
 from linformer_fairseq.inference.tokenizer import tokenizer_of
-from linformer_fairseq.training.recipe import register_project
+from linformer_fairseq.plugin import register
 
 
 def table(name: str, rows: int, seed: int) -> Table:
@@ -34,7 +34,7 @@ def table(name: str, rows: int, seed: int) -> Table:
 def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register_project()
+    register()
     labels = Labels(("cold", "warm"), 1)
     run = Run(checkpoint, labels, ("accuracy", "f1"), lr=2e-3, batch_size=16, epochs=8)
     train, dev = table("train.tsv", 320, 1), table("dev.tsv", 61, 2)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import linformer_fairseq  # noqa: F401  (registers it)
-from linformer_fairseq.compat import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.optim.fused_adamw import FusedAdamW
 
 SETTINGS = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.1, "lr": [1e-3]}

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-USER_DIR = Path(__file__).resolve().parents[2] / "linformer_fairseq"
+from linformer_fairseq.paths import USER_DIR
+from linformer_fairseq.plugin import register
+
+register()
 TINY = [
     *("--user-dir", USER_DIR, "--task", "masked_lm", "--criterion", "masked_lm", "--arch", "linformer_roberta_tiny"),
     *("--encoder-layers", 1, "--encoder-embed-dim", 32, "--encoder-ffn-embed-dim", 64, "--encoder-attention-heads", 2),

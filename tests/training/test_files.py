@@ -14,7 +14,7 @@ import torch
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.training import files
-from linformer_fairseq.training.damage import damage, newest_whole
+from linformer_fairseq.training.files import damage, newest_whole
 
 
 def content(value: float, rows: int = 500) -> dict[str, object]:

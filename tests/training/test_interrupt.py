@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from linformer_fairseq.training.interrupt import REQUEUE
+from linformer_fairseq.training.signals import REQUEUE
 
 FLAGS = ("--max-update", 40, "--num-workers", 1)  # three epochs and a bit
-SAVED = re.compile(r"saved (\d+) updates in (\S+); the same command goes on from there")
+SAVED = re.compile(r"saved (\d+) updates in (\S+); the same command resumes from there")
 
 
 def leave(process: subprocess.Popen[str], send: Callable[[int], None], after: int = 4) -> str:

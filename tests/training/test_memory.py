@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from linformer_fairseq.training import memory
+from linformer_fairseq.training import hooks, memory
 
 FAULTS = """
 import resource, sys, torch
@@ -36,13 +37,10 @@ def test_the_same_tensors_again_cost_no_pages() -> None:
 
 
 def test_trainings_on_a_cpu_ask_for_it_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Trainer:
-        def __init__(self, cfg: DictConfig) -> None:
-            self.asked = bool(asked)
-
     asked: list[bool] = []
-    monkeypatch.setattr(memory, "Trainer", Trainer)
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: asked.append(True))
-    memory.keep_freed_memory_of_trainings()
     for cpu in (False, True):
-        assert Trainer(OmegaConf.create({"common": {"cpu": cpu, "tpu": not cpu}})).asked is cpu
+        common = {"cpu": cpu, "tpu": not cpu, "bf16": False, "amp": False, "fp16": False}
+        trainer = SimpleNamespace()
+        hooks.create_trainer(lambda *_: None, trainer, OmegaConf.create({"common": common}), None, None, None)
+        assert bool(asked) is cpu

@@ -10,7 +10,7 @@ import pytest
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.training import progress
-from linformer_fairseq.training.progress import parse_line, program, read_metrics, run_logged
+from linformer_fairseq.training.progress import parse_line, program, run_logged
 
 PYTHON = sys.executable  # before a test changes it
 TRAIN = '2026-01-02 03:04:05 | INFO | train_inner | {"epoch": 1, "loss": "%s", "ppl": "%s", "num_updates": "%d"}\n'
@@ -60,16 +60,6 @@ def test_what_is_no_number_is_left_out() -> None:
         "split": "valid",
         "loss": 2,
     }
-
-
-def test_of_an_update_done_twice_the_later_figures_count(tmp_path: Path) -> None:
-    log = tmp_path / "train.log"
-    log.write_text(TRAIN % (9, 512, 10) + TRAIN % (8, 256, 20) + "killed\n" + TRAIN % (7, 128, 20) + VALID)
-    assert [(m["num_updates"], m["split"], m["ppl"]) for m in read_metrics(log)] == [
-        (10, "train", 512),
-        (20, "train", 128),
-        (20, "valid", 512),
-    ]
 
 
 def test_real_programs_are_found_beside_python() -> None:

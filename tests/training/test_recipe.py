@@ -13,7 +13,6 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.training import recipe
 from linformer_fairseq.training.recipe import fairseq_train_argv
 
 # fairseq uses hydra as it was in 2020, and hydra says so.
@@ -112,8 +111,8 @@ def test_switches_are_given_only_where_they_differ(changed: Callable[..., Path])
         ({"model": None}, "model._name: None is unknown; fairseq has "),
         ({"optimizer._name": "sgdd"}, "optimizer._name: sgdd is unknown; fairseq has "),
         ({"task._name": "mlm"}, "task._name: mlm is unknown; fairseq has "),
-        ({"optimization.max_update": "many"}, "optimization.max_update: 'many' is no value for --max-update"),
-        ({"optimization.max_update": None}, "optimization.max_update: null is no value for --max-update"),
+        ({"optimization.max_update": "many"}, "optimization.max_update: 'many' is not a value for --max-update"),
+        ({"optimization.max_update": None}, "optimization.max_update: null is not a value for --max-update"),
         ({"task.sample_break_mode": "all"}, "task.sample_break_mode: 'all' is not one of "),
         ({"checkpoint.no_epoch_checkpoints": "yes"}, "checkpoint.no_epoch_checkpoints: 'yes' is not true or false"),
         ({"model.attention": "exakt"}, "model.attention: 'exakt' is not one of "),
@@ -136,23 +135,3 @@ def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path: Path, content: st
         path.write_text(content)
     with pytest.raises(UsageError, match=r"broken\.yaml: "):
         fairseq_train_argv(path, "DATA", Path("RUN"))
-
-
-def test_the_command_line_prints_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(TINY), "DATA", "--save-dir", "RUN", "--dry-run", "--", "--max-update", "3"]
-    assert recipe.main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("fairseq-train DATA ") and printed.endswith(" --max-update 3\n")
-
-
-def test_the_command_line_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert recipe.main([str(tmp_path / "none.yaml"), "DATA", "--save-dir", "RUN"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("recipe: error: ") and "none.yaml" in line
-
-
-@pytest.mark.slow
-def test_a_recipe_trains(tiny_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    small = ["--max-update", "2", "--max-epoch", "1", "--disable-validation", "--cpu"]
-    assert recipe.main([str(TINY), str(tiny_data), "--save-dir", str(tmp_path), "--", *small]) == 0
-    assert (tmp_path / "checkpoint_last.pt").exists()

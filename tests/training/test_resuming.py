@@ -46,7 +46,7 @@ def test_goes_on_from_the_newest_whole_one(run: Path, finish: Any, train_command
     damage(run / "checkpoint_1_8.pt")
     log = finish(train_command(run, *SAVES, "--max-update", 10))
     last, other = run / "checkpoint_last.pt", run / "checkpoint_1_4.pt"
-    assert f"{last} is damaged (it does not match checkpoint_last.pt.sha256); going on from the newest whole" in log
+    assert f"{last} is damaged (it does not match checkpoint_last.pt.sha256); resuming from the newest whole " in log
     assert f"one, {other}" in log
     assert parse_losses(log)[0][0] == 5
     assert log.count("is damaged") == 1
@@ -58,7 +58,7 @@ def test_without_a_whole_one_it_says_so(run: Path, finish: Any, train_command: A
         os.truncate(path, 1000)
     log = finish(train_command(run, "--max-update", 10, "--distributed-world-size", 2), status=1)
     (error,) = (line for line in log.splitlines() if line.startswith("error: "))
-    assert error.endswith(f"and {run} has no other whole one: delete it to start anew")
+    assert error.endswith(f"and {run} has no other whole one: delete it to start over")
     assert "Traceback" not in log
 
 
@@ -75,14 +75,14 @@ def test_a_missing_file_that_was_named_is_refused(tmp_path: Path) -> None:
     """fairseq would start anew."""
     cfg = OmegaConf.create({"save_dir": f"{tmp_path}", "no_save": True, "restore_file": f"{tmp_path}/best.pt"})
     with pytest.raises(UsageError, match=r"--restore-file .*/best.pt: no such file"):
-        resuming.prepare(cfg, "")
+        resuming.checkpoint_instead(cfg, "")
 
 
 def test_what_has_ended_does_nothing(run: Path, finish: Any, train_command: Any) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in run.glob("*.pt*")}
     (run / ".checkpoint_last.pt.12345.partial").write_bytes(b"of a killed write")
     log = finish(train_command(run, "--max-update", 8))
-    assert f"{run}: this training has ended (8 updates, --max-update 8), so there is nothing to do" in log
+    assert f"{run}: this run has ended (8 updates, --max-update 8), so there is nothing to do" in log
     assert {path.name: path.stat().st_mtime_ns for path in run.glob("*.pt*")} == before
     assert not list(run.glob(".*.partial"))
 
@@ -120,7 +120,7 @@ def test_another_number_of_processes(
     finish(train_command(tmp_path, *flags, "--distributed-world-size", before))
     saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)
     log = finish(train_command(tmp_path, "--max-update", 7, "--lr", 0, "--distributed-world-size", after))
-    assert f"Going on with {after} processes instead of {before}" in log
+    assert f"Resuming with {after} processes instead of {before}" in log
     assert f"{6 * before} batches of the epoch are done, 0 of them come again" in log
     assert parse_losses(log)[0][0] == 7
     resumed = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)
@@ -129,3 +129,72 @@ def test_another_number_of_processes(
     assert resumed["last_optimizer_state"]["state"][0]["step"] == 7
     position = resumed["extra_state"]["train_iterator"]["iterations_in_epoch"]
     assert position == 6 * before // after + 1
+
+
+def loaded_by(criterion: str, optimizer: str, saved: tuple[str, str]) -> dict[str, str]:
+    """The names in a checkpoint with those `saved`, once a trainer with these of its own has loaded it."""
+    criterion_class = type(criterion, (), {})
+    trainer = SimpleNamespace(
+        get_criterion=lambda: criterion_class(), cfg=SimpleNamespace(optimizer=SimpleNamespace(_name=optimizer))
+    )
+    state = {"optimizer_history": [{}, {"criterion_name": saved[0], "optimizer_name": saved[1]}]}
+    with resuming.accepting_equivalents(trainer, "checkpoint.pt"):
+        resuming.adopt_names(state)
+    names: dict[str, str] = state["optimizer_history"][-1]
+    return names
+
+
+@pytest.mark.parametrize(
+    ("saved", "criterion", "adopted"),
+    [
+        (("MaskedLmLoss", "FairseqAdam"), "FusedMaskedLmLoss", ("FusedMaskedLmLoss", "FusedAdamW")),
+        (("FusedMaskedLmLoss", "FusedAdamW"), "FusedMaskedLmLoss", ("FusedMaskedLmLoss", "FusedAdamW")),
+        (("FusedMaskedLmLoss", "FP16Optimizer"), "MaskedLmLoss", ("MaskedLmLoss", "FP16Optimizer")),
+        (("CrossEntropyCriterion", "FairseqSGD"), "MaskedLmLoss", ("CrossEntropyCriterion", "FairseqSGD")),
+    ],
+)
+def test_equivalent_classes_adopt_each_others_state(
+    saved: tuple[str, str], criterion: str, adopted: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(resuming.OPTIMIZER_REGISTRY, "fused_adamw", type("FusedAdamW", (), {}))
+    names = loaded_by(criterion, "fused_adamw", saved)
+    assert (names["criterion_name"], names["optimizer_name"]) == adopted
+
+
+def test_names_are_adopted_by_a_training_run_only() -> None:
+    state = {"optimizer_history": [{"criterion_name": "FusedMaskedLmLoss", "optimizer_name": "FusedAdamW"}]}
+    resuming.adopt_names(state)
+    assert state["optimizer_history"][0]["optimizer_name"] == "FusedAdamW"
+
+
+def test_resumes_with_the_fused_criterion_and_optimizer_and_back(
+    run: Path, finish: Any, train_command: Any, parse_losses: Any
+) -> None:
+    fused = ("--criterion", "fused_masked_lm", "--optimizer", "fused_adamw")
+    log = finish(train_command(run, *fused, "--max-update", 10))
+    assert [update for update, _ in parse_losses(log)] == [9, 10]
+    last = run / "checkpoint_last.pt"
+    state = torch.load(last, weights_only=False)
+    state["optimizer_history"][-1] |= {"criterion_name": "FusedMaskedLmLoss", "optimizer_name": "FusedAdamW"}
+    torch.save(state, last)
+    log = finish(train_command(run, "--max-update", 12))
+    assert [update for update, _ in parse_losses(log)] == [11, 12]
+    assert "resuming with the criterion MaskedLmLoss instead of FusedMaskedLmLoss: their states are the same" in log
+    assert "resuming with the optimizer FairseqAdam instead of FusedAdamW: their states are the same" in log
+
+
+@pytest.mark.parametrize(
+    ("flag", "names"),
+    [
+        (("--criterion", "cross_entropy"), "the criterion MaskedLmLoss, and this run has CrossEntropyCriterion"),
+        (("--optimizer", "sgd"), "the optimizer FairseqAdam, and this run has SGD"),
+    ],
+)
+def test_another_criterion_or_optimizer_is_refused_in_one_sentence(
+    flag: tuple[str, str], names: str, run: Path, finish: Any, train_command: Any
+) -> None:
+    """Once, though both ranks end."""
+    log = finish(train_command(run, *flag, "--max-update", 10, "--distributed-world-size", 2), status=1)
+    (error,) = (line for line in log.splitlines() if line.startswith("error: "))
+    assert error.startswith(f"error: {run / 'checkpoint_last.pt'} was saved with {names}: choose the {flag[0]} ")
+    assert "--reset-optimizer" in error and "Traceback" not in log

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from linformer_fairseq.compat import UsageError
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.training import run_directory
 from linformer_fairseq.training.run_directory import git_state, record_start, run_folder, variables, without_secrets
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from linformer_fairseq.training.damage import damage
+from linformer_fairseq.training.files import damage
 from linformer_fairseq.training.saving import LARGE, snapshot
 
 LARGE_MODEL = ("--encoder-embed-dim", 128, "--encoder-ffn-embed-dim", 8192, "--no-last-checkpoints")  # 28 MB

@@ -11,8 +11,8 @@ import pytest
 from fairseq.logging import progress_bar
 from omegaconf import OmegaConf
 
-from linformer_fairseq.compat import UsageError
-from linformer_fairseq.training.run_directory_logs import refuse_missing_tensorboard
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.training.logs import refuse_missing_tensorboard
 
 # Spawned processes read this file again, and so have the failure too.
 RANK_1_FAILS = """

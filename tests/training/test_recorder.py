@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from linformer_fairseq.training import metrics_hooks
+from linformer_fairseq.compat import precision
+from linformer_fairseq.training import hooks
 from linformer_fairseq.training.metrics import read_metrics
 
 USER_DIR = Path(__file__).resolve().parents[2] / "linformer_fairseq"
@@ -94,18 +95,18 @@ def test_no_save_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision"),
+    ("flags", "expected"),
     [({}, "fp32"), ({"amp": True}, "bf16"), ({"bf16": True}, "bf16"), ({"fp16": True}, "fp16")],
 )
-def test_precision_of_the_matrix_products_on_a_cpu(flags: dict[str, bool], precision: str) -> None:
+def test_precision_of_the_matrix_products_on_a_cpu(flags: dict[str, bool], expected: str) -> None:
     common = {"cpu": True, "tpu": False, "amp": False, "bf16": False, "fp16": False, **flags}
-    assert metrics_hooks._precision(OmegaConf.create({"common": common})) == precision
+    assert precision.of_matrix_products(OmegaConf.create({"common": common})) == expected
 
 
-def test_bars_outside_a_training_stay_as_they_are() -> None:
+def test_bars_outside_a_training_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of fairseq-validate."""
     from fairseq.logging import progress_bar
 
-    metrics_hooks._latest.clear()
+    monkeypatch.setattr(hooks, "_latest", [])
     bar: Any = progress_bar.progress_bar([1, 2], log_format="none", log_interval=1)
     assert type(bar) is progress_bar.NoopProgressBar and list(bar) == [1, 2]

@@ -1,4 +1,4 @@
-"""Real trainings that diverge: they say where and at which examples, and never save what is not a number."""
+"""Real training runs that diverge: they say where and at which examples, and never save what is not a number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from linformer_fairseq.training import divergence_stop
+from linformer_fairseq.training import divergence
 from linformer_fairseq.training.metrics import read_metrics
 
 # Spawned processes read this file again, and so have the poison too.
@@ -57,8 +57,8 @@ def finish_poisoned(finish: Callable[..., str], tmp_path: Path) -> Callable[...,
 
 
 def sentence(output: str) -> str:
-    """The one line that says why."""
-    found = re.findall(r"the training has diverged and stops at .*", output)
+    """The one line that says why it has stopped."""
+    found = re.findall(r"the training run has diverged and stops at .*", output)
     assert len(found) == 1, output[-5000:]
     return str(found[0])
 
@@ -110,7 +110,7 @@ def test_a_perplexity_that_does_not_come_back(
     command = train_command(tmp_path, "--lr", "0.7", "--max-update", 12)
     reason = sentence(finish(command, status=1))
     assert "update 10 " in reason and "3 times the 49 of a uniform guess" in reason
-    assert "LINFORMER_MAX_PERPLEXITY_RATIO=0 lets it go on" in reason
+    assert "LINFORMER_MAX_PERPLEXITY_RATIO=0 lets it continue" in reason
     assert not list(tmp_path.glob("*.pt"))  # it was stopped before the save at its end
     finish(command, LINFORMER_MAX_PERPLEXITY_RATIO="0")
 
@@ -128,16 +128,16 @@ def test_a_validation_that_is_not_a_number_becomes_no_best_checkpoint(
 
 def test_which_errors_of_fairseq_mean_that_it_has_diverged() -> None:
     scale = FloatingPointError("Minimum loss scale reached (0.0001). Your loss is probably exploding.")
-    assert "--min-loss-scale" in str(divergence_stop._reason(scale))
+    assert "--min-loss-scale" in str(divergence._reason(scale))
     gradient = FloatingPointError("gradients are Nan/Inf")
-    assert divergence_stop._reason(gradient) == "the gradient is nan or infinite"
+    assert divergence._reason(gradient) == "the gradient is nan or infinite"
     inconsistent = "Fatal error: gradients are inconsistent between workers.\nrank   0 = {}\nrank   1 = {}\n"
-    assert divergence_stop._reason(FloatingPointError(inconsistent.format("nan", "nan"))) is not None
-    assert divergence_stop._reason(FloatingPointError(inconsistent.format("1.5", "1.6"))) is None
-    assert divergence_stop._reason(RuntimeError("CUDA error")) is None
+    assert divergence._reason(FloatingPointError(inconsistent.format("nan", "nan"))) is not None
+    assert divergence._reason(FloatingPointError(inconsistent.format("1.5", "1.6"))) is None
+    assert divergence._reason(RuntimeError("CUDA error")) is None
     while_handled = RuntimeError("in the second pass of NanDetector")
     while_handled.__context__ = gradient
-    assert divergence_stop._reason(while_handled) is not None
+    assert divergence._reason(while_handled) is not None
 
 
 @pytest.mark.parametrize(("value", "finite"), [(1.0, True), (3e38, True), (math.inf, False), (math.nan, False)])
@@ -145,4 +145,4 @@ def test_which_errors_of_fairseq_mean_that_it_has_diverged() -> None:
 def test_large_is_not_infinite(value: float, finite: bool, dtype: torch.dtype) -> None:
     """The sum of a thousand values of 3e38 is infinite, none of them is."""
     tensors = [torch.zeros(3), torch.full((1000,), value, dtype=dtype), torch.ones(2, dtype=torch.int64)]
-    assert divergence_stop._all_finite(iter(tensors)) is finite
+    assert divergence._all_finite(tensors) is finite

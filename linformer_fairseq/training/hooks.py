@@ -1,0 +1,278 @@
+"""Every function of fairseq that a training run replaces, once, and what is done around it: read this file first.
+
+Each function below stands in for the one that its `@replaces` names, and gets fairseq's own as its first argument. They
+stand in the order in which a run calls them. The rest of this folder is called from here, and knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+from weakref import ref
+
+import torch.distributed
+from fairseq import checkpoint_utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+from fairseq.logging import progress_bar
+from fairseq.trainer import Trainer
+from omegaconf import DictConfig
+
+from linformer_fairseq.compat import launch, precision
+from linformer_fairseq.errors import as_one_sentence
+from linformer_fairseq.training import divergence, files, interrupt, logs, memory, resuming, saving, signals
+from linformer_fairseq.training.recorder import Recorder
+from linformer_fairseq.training.run_directory import run_folder
+
+Function = Callable[..., Any]
+_replacements: list[tuple[Any, str, Function]] = []
+_latest: list[Any] = []  # a weak reference to the trainer of this process
+
+
+def replaces(owner: Any, name: str) -> Callable[[Function], Function]:
+    """Have `apply` put the function below in the place of `owner.name`."""
+
+    def note(hook: Function) -> Function:
+        _replacements.append((owner, name, hook))
+        return hook
+
+    return note
+
+
+def apply() -> None:
+    """Replace them all; `plugin.register` calls this once per process."""
+    for owner, name, hook in _replacements:
+        _replace(owner, name, hook)
+    divergence.shorten_nan_detector()
+
+
+def _replace(owner: Any, name: str, hook: Function) -> None:
+    fairseq = getattr(owner, name)
+
+    @wraps(fairseq)
+    def replacement(*arguments: Any, **named: Any) -> Any:
+        return hook(fairseq, *arguments, **named)
+
+    setattr(owner, name, replacement)
+
+
+# Starting.
+
+
+@replaces(distributed_utils, "call_main")
+def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any) -> None:
+    """All programs of fairseq start here; a training run also listens to signals and keeps logs."""
+    if getattr(main, "__module__", "") != "fairseq_cli.train":
+        launch.start(fairseq, cfg, main, **kwargs)
+        return
+    with as_one_sentence():
+        logs.refuse_missing_tensorboard(cfg)
+    signals.listen()
+    signals.hold_for_children()
+    # It reports each rank that outlives the first one to end, and the last line should say how to resume.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    try:
+        launch.start(fairseq, cfg, partial(train_rank, main), **kwargs)
+    except SystemExit as left:
+        # Spawned ranks are told of Ctrl-C by another signal, so their status is that of the other one.
+        if signals.noted and left.code == signals.REQUEUE:
+            raise SystemExit(signals.status(signals.noted[0])) from None
+        raise
+
+
+def train_rank(main: Function, cfg: DictConfig, **kwargs: Any) -> None:
+    """fairseq's `main` in each process of a training run."""
+    with logs.logged(cfg):
+        saving.will_finish = True
+        main(cfg, **kwargs)
+        saving.finish()
+
+
+@replaces(Trainer, "__init__")
+def create_trainer(
+    fairseq: Function, trainer: Any, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None
+) -> None:
+    """Everything is built, and nothing has been loaded yet."""
+    if isinstance(cfg, Namespace):
+        cfg = convert_namespace_to_omegaconf(cfg)
+    signals.listen()  # in a spawned process too
+    for name in ("fairseq_cli.train", "__main__"):
+        train: Any = sys.modules.get(name)
+        if hasattr(train, "validate_and_save") and not hasattr(train.validate_and_save, "__wrapped__"):
+            _replace(train, "validate_and_save", validate_and_save)
+    trainer.linformer_precision = precision.of_matrix_products(cfg)
+    if precision.on_cpu(cfg):
+        memory.keep_freed_memory()
+        precision.autocast_on_cpu(cfg, criterion)
+    fairseq(trainer, cfg, task, model, criterion, quantizer)
+
+
+@replaces(checkpoint_utils, "load_checkpoint")
+def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -> Any:
+    """Resume from a whole checkpoint, or start; what observes the run begins here, with the model complete."""
+    with as_one_sentence():
+        extra_state, epoch_itr = fairseq(resuming.prepare(cfg, trainer), trainer, **options)
+    ended = extra_state is not None and resuming.why_ended(trainer, epoch_itr)
+    if ended:
+        logging.getLogger(__name__).info(f"{cfg.save_dir}: this run has ended ({ended}), so there is nothing to do")
+        sys.exit(0)
+    logs.keep_log(trainer.cfg)  # again, where Hydra has set up logging anew
+    folder = run_folder(trainer.cfg)
+    trainer.linformer_recorder = Recorder(trainer, folder)
+    trainer.linformer_watch = divergence.Watch(trainer, folder)
+    _latest[:] = [ref(trainer)]
+    return extra_state, epoch_itr
+
+
+@replaces(Trainer, "load_checkpoint")
+def load_state(fairseq: Function, trainer: Any, filename: str, *arguments: Any, **named: Any) -> Any:
+    """Load the state of an equivalent criterion or optimizer, or of another number of processes."""
+    with resuming.accepting_equivalents(trainer, filename):
+        extra_state = fairseq(trainer, filename, *arguments, **named)
+    resuming.share_among(trainer.data_parallel_world_size, extra_state)
+    return extra_state
+
+
+@replaces(checkpoint_utils, "load_checkpoint_to_cpu")
+def read_checkpoint(fairseq: Function, *arguments: Any, **named: Any) -> Any:
+    """The content of the file, in the first rank, which passes it on to the others."""
+    state = fairseq(*arguments, **named)
+    resuming.adopt_names(state)
+    return state
+
+
+@replaces(Trainer, "begin_epoch")
+def begin_epoch(fairseq: Function, trainer: Any, *arguments: Any) -> None:
+    """From here on there is something to save."""
+    signals.training_began.set()
+    fairseq(trainer, *arguments)
+
+
+@replaces(progress_bar, "progress_bar")
+def show_progress(fairseq: Function, iterator: Any, *arguments: Any, **named: Any) -> Any:
+    """fairseq shows its figures in a bar, for training and for each validation; read them where it shows them."""
+    bar = fairseq(iterator, *arguments, **named)
+    trainer = _latest[0]() if _latest else None
+    if trainer is None:  # fairseq-validate has none
+        return bar
+    recorder, watch, epoch = trainer.linformer_recorder, trainer.linformer_watch, named.get("epoch")
+    fairseq_log, fairseq_print = bar.log, bar.print
+    if "prefix" in named:  # a validation
+        recorder.pause()
+    else:
+        watch.epoch = epoch
+
+    def log(stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        fairseq_log(stats, tag=tag, step=step)
+        if tag == "train_inner" and step is not None:
+            recorder.write_training(stats, step, epoch)
+            watch.after_log(stats, step)
+
+    def print_result(stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        fairseq_print(stats, tag=tag, step=step)
+        if tag is not None and tag != "train":  # of an epoch, whose log intervals have been written already
+            recorder.proceed()
+            recorder.write_validation(stats, tag, epoch)
+            watch.after_validation(stats, tag)
+
+    bar.log, bar.print = log, print_result
+    return bar
+
+
+# Each update.
+
+
+@replaces(Trainer, "train_step")
+def train_step(fairseq: Function, trainer: Any, samples: Sequence[Any], *arguments: Any, **named: Any) -> Any:
+    """One update; nothing continues from a gradient that is not finite.
+
+    fairseq's own end is a traceback that names no example, after a copy of all parameters to `crash.pt`.
+    """
+    watch = getattr(trainer, "linformer_watch", None)
+    if watch is None:
+        return fairseq(trainer, samples, *arguments, **named)
+    trainer.linformer_recorder.before_update()
+    watch.before_update(samples)
+    try:
+        logged = fairseq(trainer, samples, *arguments, **named)
+    except Exception as error:
+        watch.gradient_failed(error)
+        raise
+    if logged is not None:  # else the gradient overflowed, and no update was made
+        trainer.linformer_recorder.count(samples)
+    return logged
+
+
+def validate_and_save(
+    fairseq: Function, cfg: DictConfig, trainer: Any, task: Any, epoch_itr: Any, *arguments: Any
+) -> Any:
+    """fairseq calls this at the end of each update, whether or not it validates or saves then."""
+    interrupt.position = cfg, epoch_itr
+    losses, finished = fairseq(cfg, trainer, task, epoch_itr, *arguments)
+    if not finished and (signals.noted or torch.distributed.is_initialized()):
+        with as_one_sentence():
+            interrupt.leave_if_asked(trainer)
+    interrupt.position = None
+    return losses, finished
+
+
+@replaces(Trainer, "valid_step")
+def valid_step(fairseq: Function, trainer: Any, *arguments: Any, **named: Any) -> Any:
+    """One batch of a validation."""
+    result = fairseq(trainer, *arguments, **named)
+    if signals.noted:
+        interrupt.save_within_validation(trainer)
+    return result
+
+
+# Saving. fairseq decides when, under which names, and which old checkpoints to remove.
+
+
+@replaces(checkpoint_utils, "save_checkpoint")
+def save_checkpoint(fairseq: Function, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | None) -> Any:
+    """All files of a save. Its time is not part of the speed of training."""
+    start = time.monotonic()
+    watched = hasattr(trainer, "linformer_watch")
+    if watched:
+        trainer.linformer_recorder.pause()
+        if not cfg.no_save:
+            trainer.linformer_watch.before_save()
+    path = fairseq(cfg, trainer, epoch_itr, val_loss)
+    if path is not None and saving.is_local(cfg.save_dir):
+        saving.after_the_others(partial(saving.end, Path(path), trainer.get_num_updates(), start))
+    if not (cfg.no_save or cfg.no_last_checkpoints):
+        interrupt.saved_updates = trainer.get_num_updates()
+    if watched:
+        trainer.linformer_recorder.proceed()
+    return path
+
+
+@replaces(Trainer, "save_checkpoint")
+def save_state(_: Function, trainer: Any, filename: str, extra_state: dict[str, Any]) -> str:
+    """The first file of a save; only ranks that save come here."""
+    return saving.save(trainer, filename, extra_state)
+
+
+@replaces(checkpoint_utils, "torch_persistent_save")
+def write_checkpoint(fairseq: Function, content: Any, filename: Any, async_write: bool = False) -> None:
+    """Write a file that is whole or absent."""
+    if isinstance(filename, str) and saving.is_local(filename):
+        files.write(content, Path(filename))
+    else:
+        fairseq(content, filename, async_write)
+
+
+@replaces(PathManager, "copy")
+def copy_checkpoint(fairseq: Function, source: str, target: str, overwrite: bool = False) -> Any:
+    """The further files of a save are the same file."""
+    if not (saving.is_local(source) and saving.is_local(target)):
+        return fairseq(source, target, overwrite)
+    saving.after_the_others(partial(files.copy, Path(source), Path(target)))
+    return target

@@ -1,0 +1,76 @@
+"""A log file for each process of a training run, `run/logs/rank-N.log`, which also holds the traceback of its end.
+
+On the terminal, it stands among those of all the processes that then lose their connection.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO, cast
+
+from fairseq.logging import progress_bar
+from omegaconf import DictConfig
+
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.training.run_directory import run_folder
+
+logger = logging.getLogger(__name__)
+_log: logging.FileHandler | None = None  # the log file of this process
+
+
+def refuse_missing_tensorboard(cfg: DictConfig) -> None:
+    """Stop `--tensorboard-logdir` before anything is loaded, if nothing could write it; fairseq only warns.
+
+    Raises:
+        UsageError: neither `tensorboard` nor `tensorboardX` can be imported.
+    """
+    if cfg.common.tensorboard_logdir and progress_bar.SummaryWriter is None:
+        raise UsageError(
+            "--tensorboard-logdir needs a package that is not installed: pip install tensorboard (or tensorboardX), or "
+            "leave the flag out (metrics.jsonl beside the checkpoints has the same figures)"
+        )
+
+
+@contextmanager
+def logged(cfg: DictConfig) -> Iterator[None]:
+    """Keep the log of this process in a file, with the reason for its end if it fails."""
+    keep_log(cfg)
+    try:
+        yield
+    except Exception as error:
+        _only_to_file(logging.ERROR, "this process ends with an error", error)
+        raise
+    except (SystemExit, KeyboardInterrupt) as end:
+        _only_to_file(logging.INFO, f"this process ends: {end!r}")
+        raise
+
+
+def keep_log(cfg: DictConfig) -> None:
+    """Append the log of this process to its file, from level INFO on, and the stacks of its threads if it crashes.
+
+    What is printed stays as fairseq has it: of ranks other than 0, from warnings on.
+    """
+    global _log
+    folder, root = run_folder(cfg), logging.getLogger()
+    if folder is None or _log in root.handlers:
+        return
+    rank = cfg.distributed_training.distributed_rank
+    (folder / "logs").mkdir(exist_ok=True)
+    _log = logging.FileHandler(folder / "logs" / f"rank-{rank}.log", encoding="utf-8")
+    _log.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s | %(name)s | %(message)s"))  # fairseq's
+    for other in root.handlers:
+        other.setLevel(max(other.level, root.level))
+    root.setLevel(min(root.level, logging.INFO))
+    root.addHandler(_log)
+    faulthandler.enable(cast(TextIO, _log.stream))
+    _only_to_file(logging.INFO, f"rank {rank} of {cfg.distributed_training.distributed_world_size} starts")
+
+
+def _only_to_file(level: int, message: str, error: BaseException | None = None) -> None:
+    """Log to this process's file, and not to the terminal, where it would repeat what is there anyway."""
+    reason = None if error is None else (type(error), error, error.__traceback__)
+    if _log is not None:
+        _log.handle(logger.makeRecord(logger.name, level, __file__, 0, message, (), reason))

@@ -1,0 +1,53 @@
+"""`linformer train`: a recipe becomes a command of fairseq-train, and wrong arguments one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from linformer_fairseq import cli
+from linformer_fairseq.paths import RECIPES
+
+
+def test_the_command_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "tiny_n512_k128", "DATA", "--save-dir", "RUN", "--dry-run", "--", "--max-update", "3"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("fairseq-train DATA ") and printed.endswith(" --max-update 3\n")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "sentence"),
+    [
+        ("none.yaml", ".", "RECIPE=none.yaml is neither a file nor one of base_n4096_k256, "),
+        ("tiny_n512_k128", "nowhere", "DATA nowhere is not a folder: give one written by `linformer prepare binarize`"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(
+    recipe: str, data: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", recipe, data, "--save-dir", str(tmp_path / "run")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"linformer train: error: {sentence}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(path.stem for path in (RECIPES / "pretrain").glob("*.yaml"))
+    assert all("linformer_roberta" in line for line in lines)
+
+
+def test_incomplete_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        cli.main(["train", "tiny_n512_k128"])
+    assert refused.value.code == 2 and "--save-dir are required" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_recipe_trains(tiny_data: Path, tmp_path: Path) -> None:
+    small = ["--max-update", "2", "--max-epoch", "1", "--disable-validation", "--cpu"]
+    assert cli.main(["train", "tiny_n512_k128", str(tiny_data), "--save-dir", str(tmp_path), "--", *small]) == 0
+    assert (tmp_path / "checkpoint_last.pt").exists()
