@@ -42,6 +42,8 @@ setup(
         "tokenizers",
         "tqdm",
         "matplotlib",
+        "requests",
+        "urllib3>=2.8",
     ],
     extras_require={
         "hf": ["transformers>=5", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models
