@@ -79,6 +79,7 @@ def _with_retries(attempt: Callable[[], T], url: str, progress: Callable[[], int
         except (TooManyRedirects, InvalidSchema, InvalidURL) as error:
             raise UsageError(f"{url}: the server redirects to nowhere ({error}); choose another --mirror") from error
         except requests.HTTPError as error:
+            assert error.response is not None  # raise_for_status sets it
             error.response.close()
             if error.response.status_code == 404:
                 raise NotFound(url) from error
