@@ -1,14 +1,15 @@
-"""Lines of a file of any size in bounded memory; those that cannot be read are reported by number and byte."""
+"""Lines of files of any size in bounded memory; those that cannot be read are reported by number and byte."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.problems import Problems
 from data_prep.sources import Piece
-from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS, read_block
+from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS, files_in, is_plain, read_block, whole
 
 LONGEST_LINE = LARGEST_DOCUMENT  # bytes
 BLOCK = 1 << 20
@@ -18,11 +19,41 @@ _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
+def line_pieces(path: Path, piece_size: int) -> list[Piece]:
+    """Parts of a plain file, each from the first line start at or after a multiple of ``piece_size``.
+
+    A compressed file, an archive or standard input is one piece.
+    """
+    if not is_plain(path):
+        return whole(path)
+    size = path.stat().st_size
+    cuts = [0]
+    with path.open("rb") as file:
+        for position in range(piece_size, size, piece_size):
+            if position <= cuts[-1]:  # inside a line that is longer than a piece
+                continue
+            file.seek(position - 1)
+            while (block := file.read(BLOCK)) and b"\n" not in block:
+                position += len(block)
+            cut = position + block.find(b"\n")
+            if block and cut < size:
+                cuts.append(cut)
+    return [Piece(path, end - start, start, end) for start, end in pairwise([*cuts, size])]
+
+
+def line_files(piece: Piece, suffixes: Set[str] | None, problems: Problems) -> Iterator[tuple[str, Lines]]:
+    """Yields (name, lines) of each file of a piece, see :func:`data_prep.sources.files.files_in`."""
+    for where, name, file in files_in(piece, suffixes, problems):
+        if piece.start:
+            file.seek(piece.start)
+        yield name, Lines(file, where, problems, piece.start, None if piece.end is None else piece.end - piece.start)
+
+
 class Lines:
     """Iterates over the lines of a file that can be read, without their ends.
 
-    A line that is not UTF-8, has a NUL byte or is longer than 32 MB is reported and left out; the next one is
-    read all the same. What is cut off or damaged ends the iteration with what could be read of the last line.
+    A line that is not UTF-8, has a NUL byte or is longer than 32 MB is reported and left out, and reading continues
+    with the next. At a truncated or damaged place, the iteration ends with what could be read of the last line.
 
     Args:
         file: binary and unpacked, positioned at the first line.
@@ -58,18 +89,16 @@ class Lines:
             if raw is None:
                 self.report(f"longer than {LONGEST_LINE >> 20} MB")
                 continue
-            if not self.offset and raw.startswith(_BOM):
-                raw = raw[len(_BOM) :]
+            if not self.offset:
+                raw = raw.removeprefix(_BOM)
             if b"\0" in raw:
                 utf16 = not self.offset and raw.startswith(_UTF16)
                 self.report("UTF-16, convert it to UTF-8" if utf16 else "has a NUL byte, so it is not text")
                 continue
             try:
-                line = raw.decode()
+                yield raw.decode()
             except UnicodeDecodeError as error:
                 self.report(f"not UTF-8 at byte {error.start + 1} of the line")
-                continue
-            yield line
         if not self.next_offset and not self._damaged:
             self._problems.report(self._where, "the file is empty")
         if self._reports > MOST_REPORTS:
@@ -77,23 +106,17 @@ class Lines:
 
     def _raw_lines(self) -> Iterator[tuple[bytes | None, int]]:
         """Yields (line, its bytes with the end); None instead of a line that is too long to be held."""
-        held: list[bytes] = []
-        length = 0
+        held, length = b"", 0
         for block in self._blocks():
             *complete, rest = block.split(b"\n")
             for line in complete:
-                if length:
-                    length += len(line)
-                    yield (b"".join([*held, line]) if length <= LONGEST_LINE else None), length + 1
-                    held, length = [], 0
-                else:
-                    yield line, len(line) + 1
+                length += len(line)
+                yield (held + line if length <= LONGEST_LINE else None), length + 1
+                held, length = b"", 0
             length += len(rest)
-            held.append(rest)
-            if length > LONGEST_LINE:
-                held.clear()
+            held = held + rest if length <= LONGEST_LINE else b""
         if length:
-            yield (b"".join(held) if length <= LONGEST_LINE else None), length
+            yield (held if length <= LONGEST_LINE else None), length
 
     def _blocks(self) -> Iterator[bytes]:
         try:
@@ -103,21 +126,5 @@ class Lines:
                 yield block
         except READ_ERRORS as error:
             self._damaged = True
-            where = f"{self._where}: behind line {self.number} (byte {self.next_offset})"
+            where = f"{self._where}: after line {self.number} (byte {self.next_offset})"
             self._problems.report(where, f"cut off or damaged ({error})")
-
-
-def line_pieces(path: Path, size: int, piece_size: int) -> list[Piece]:
-    """Parts of a plain file, each from the first line start at or behind a multiple of ``piece_size``."""
-    cuts = [0]
-    with path.open("rb") as file:
-        for position in range(piece_size, size, piece_size):
-            if position <= cuts[-1]:  # inside a line that is longer than a piece
-                continue
-            file.seek(position - 1)
-            while (block := file.read(BLOCK)) and b"\n" not in block:
-                position += len(block)
-            cut = position + block.find(b"\n")
-            if block and cut < size:
-                cuts.append(cut)
-    return [Piece(path, end - start, start, end) for start, end in zip(cuts, [*cuts[1:], size], strict=True)]

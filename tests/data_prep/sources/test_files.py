@@ -11,8 +11,7 @@ import pytest
 
 from data_prep.problems import Problems
 from data_prep.sources import Piece
-from data_prep.sources.archives import files_in
-from data_prep.sources.files import TARS, input_files, is_plain, kind, stem
+from data_prep.sources.files import TARS, files_in, input_files, is_plain, kind, stem
 from data_prep.sources.lines import Lines
 from linformer_fairseq.errors import UsageError
 
