@@ -1,6 +1,6 @@
 """The pages of a MediaWiki XML dump, each parsed on its own.
 
-Pages are found by their tags as bytes, which cannot stand in a page's text, where ``<`` is escaped. So a piece can
+Pages are found by their tags as bytes, which cannot occur in a page's text, where ``<`` is escaped. So a piece can
 start anywhere, a broken page costs only itself, and memory is bounded by the largest page. A page belongs to the
 piece in which its ``<page>`` begins.
 """
@@ -51,7 +51,7 @@ class NotADumpError(Exception):
 
 
 def header(path: Path) -> Header:
-    """Reads what stands before the first page.
+    """Reads what precedes the first page.
 
     Raises:
         NotADumpError: it is not the start of a dump, or declares a DOCTYPE or entities.
@@ -64,9 +64,8 @@ def header(path: Path) -> Header:
         if not complete or _OPEN in start or len(start) > HEADER_BYTES:
             break
     if not start:
-        raise NotADumpError(
-            "; ".join(line.removeprefix(str(path)).lstrip(", :") for line in damage.skipped) or "the file is empty"
-        )
+        found = "; ".join(line.removeprefix(str(path)).lstrip(", :") for line in damage.skipped)
+        raise NotADumpError(found or "the file is empty")
     start = start.partition(_OPEN)[0][:HEADER_BYTES]
     if b"<!DOCTYPE" in start or b"<!ENTITY" in start:
         raise NotADumpError("it declares a DOCTYPE or entities, which no MediaWiki dump does and which can be harmful")
@@ -82,15 +81,15 @@ def header(path: Path) -> Header:
     return Header(names, root.get("{http://www.w3.org/XML/1998/namespace}lang", ""))
 
 
-def pages(piece: Piece, names: Mapping[int, str], problems: Problems) -> Iterator[tuple[str, Page]]:
-    """Yields (where it stands, page) for every page of a piece.
+def pages(piece: Piece, names: Mapping[int, str], problems: Problems) -> Iterator[Page]:
+    """Yields the pages of a piece.
 
     Args:
         names: the wiki's namespaces, to know the namespace of a page in dumps that are too old to say it.
     """
-    for where, element in _PageFinder(piece, problems).elements():
+    for where, element in _elements(piece, problems):
         try:
-            yield where, _page(ElementTree.fromstring(element), names)
+            yield _page(ElementTree.fromstring(element), names)
         except ElementTree.ParseError as error:
             problems.report(where, f"broken XML ({_fault(element, error)})")
         except ValueError as error:
@@ -121,107 +120,101 @@ def _fault(xml: bytes, error: ElementTree.ParseError) -> str:
     return f"byte {zero} of it is NUL" if zero >= 0 else str(error)
 
 
-class _PageFinder:
-    """Walks over the bytes of a piece with a window that holds one page at most."""
+class _Window:
+    """Moves over the unpacked bytes of a piece, and of what follows it.
 
-    def __init__(self, piece: Piece, problems: Problems) -> None:
-        self.piece = piece
-        self.problems = problems
-        self.chunks: Iterator[Chunk] = chunks(piece, problems)
-        self.window = b""
-        self.base = 0  # position of the window in the unpacked bytes of the piece
-        self.end: int | None = None  # position of the end of the piece, once that is reached
-        self.gap = False  # bytes are missing behind the window
-        self.in_header = piece.start == 0  # no page yet
-        self.lost = piece.start > 0  # what comes up to the next page was reported, or belongs to the piece before
+    Attributes:
+        bytes: the window.
+        position: of the window in the unpacked bytes.
+        end: position of the end of the piece, once that is reached.
+        gap: whether bytes are missing after the window.
+    """
 
-    def more(self) -> bool:
-        """Adds a chunk to the window, unless it is the last before the end or before a gap."""
-        chunk = None if self.gap else next(self.chunks, None)
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self.bytes, self.position, self.gap = b"", 0, False
+        self.end: int | None = None
+        self._chunks = chunks
+
+    def grow(self) -> bool:
+        """Adds a chunk, unless it is the last before the end or before a gap."""
+        chunk = None if self.gap else next(self._chunks, None)
         if chunk is None:
             return False
         if not chunk.own and self.end is None:
-            self.end = self.base + len(self.window)
+            self.end = self.position + len(self.bytes)
         self.gap = chunk.data is None
-        self.window += chunk.data or b""
+        self.bytes += chunk.data or b""
         return not self.gap
 
-    def drop(self, count: int) -> None:
-        self.window = self.window[count:]
-        self.base += count
+    def take(self, count: int) -> bytes:
+        """The first bytes of the window, which moves behind them."""
+        taken, self.bytes = self.bytes[:count], self.bytes[count:]
+        self.position += len(taken)
+        return taken
 
-    def where(self, position: int, element: bytes = b"") -> str:
-        """Names a position, and the page whose start ``element`` is."""
+    def owns(self, position: int) -> bool:
+        """Whether a place in the window belongs to the piece."""
+        return self.end is None or position < self.end
+
+    def to_page(self) -> tuple[bool, bytes]:
+        """Moves to the next page; returns whether there is one before a gap or the end, and what precedes it (1 MB)."""
+        passed = b""
+        while (at := self.bytes.find(_OPEN)) < 0:
+            passed = (passed + self.take(max(0, len(self.bytes) - len(_OPEN) + 1)))[:HEADER_BYTES]
+            if not self.grow():
+                return False, passed + self.take(len(self.bytes))
+        return True, (passed + self.take(at))[:HEADER_BYTES]
+
+    def take_page(self) -> bytes | None:
+        """The bytes up to and with the next ``</page>``; None if it is too far away, or there is none."""
+        searched = 0
+        while (at := self.bytes.find(_CLOSE, searched)) < 0:
+            searched = max(0, len(self.bytes) - len(_CLOSE) + 1)
+            if len(self.bytes) > PAGE_BYTES or not self.grow():
+                return None
+        return self.take(at + len(_CLOSE))
+
+
+def _elements(piece: Piece, problems: Problems) -> Iterator[tuple[str, bytes]]:
+    """Yields (where, ``<page>…</page>``); reports everything else that stands between two pages."""
+
+    def where(position: int, element: bytes = b"") -> str:
         title = _TITLE.search(element[:4096])
         name = f", page {html.unescape(title[1].decode(errors='replace'))!r}" if title else ""
-        if self.base == position == 0 and not name:
-            return str(self.piece.path)
-        origin = f" of the part that starts at packed byte {self.piece.start}" if self.piece.start else ""
-        return f"{self.piece.path}{name} at unpacked byte {position}{origin}"
+        origin = f" of the part that starts at packed byte {piece.start}" if piece.start else ""
+        return f"{piece.path}{name} at unpacked byte {position}{origin}"
 
-    def elements(self) -> Iterator[tuple[str, bytes]]:
-        """Yields (where, ``<page>…</page>``); reports everything else that stands between two pages."""
-        while True:
-            found, between = self._to_page()
-            if not found and self.gap:
-                self.gap, self.lost = False, True
-                continue
-            known = _BETWEEN.fullmatch(between)
-            if not found:
-                whole = b"</mediawiki>" in between and (self.in_header or known)
-                if not (whole or self.lost):
-                    self.problems.report(self.where(self.base), "the dump ends without </mediawiki>; is it cut off?")
-                return
-            if not (known or self.lost or self.in_header):
-                what = f"{len(between)} bytes that are no page, after the page before"
-                self.problems.report(self.where(self.base - len(between)), what)
-            if self.end is not None and self.base >= self.end:
-                return
-            self.lost = self.in_header = False
-            yield from self._element()
-
-    def _to_page(self) -> tuple[bool, bytes]:
-        """Drops what stands before the next page; returns whether there is one, and (at most 1 MB of) that."""
-        between = b""
-        while True:
-            at = self.window.find(_OPEN)
-            passed = at if at >= 0 else max(0, len(self.window) - len(_OPEN) + 1)
-            between = (between + self.window[:passed])[:HEADER_BYTES]
-            self.drop(passed)
-            if at >= 0:
-                return True, between
-            if not self.more():
-                between += self.window
-                self.drop(len(self.window))
-                return False, between
-
-    def _element(self) -> Iterator[tuple[str, bytes]]:
-        """Takes the page at which the window starts."""
-        searched = 0
-        while (at := self.window.find(_CLOSE, searched)) < 0:
-            searched = max(0, len(self.window) - len(_CLOSE) + 1)
-            if len(self.window) > PAGE_BYTES:
-                self.problems.report(self.where(self.base, self.window), f"the page is longer than {PAGE_BYTES} bytes")
-                self._drop_page()
-                return
-            if not self.more():
-                self.problems.report(self.where(self.base, self.window), "the page is cut off")
-                self.drop(len(self.window))
-                self.lost = True
-                return
-        element, position = self.window[: at + len(_CLOSE)], self.base
-        self.drop(len(element))
+    window = _Window(chunks(piece, problems))
+    in_header = piece.start == 0  # no page yet
+    lost = piece.start > 0  # what precedes the next page has been reported, or belongs to the piece before
+    while True:
+        found, between = window.to_page()
+        if not found and window.gap:
+            window.gap, lost = False, True
+            continue
+        known = _BETWEEN.fullmatch(between)
+        if not found:
+            complete = b"</mediawiki>" in between and (in_header or known)
+            if not (complete or lost):
+                problems.report(where(window.position), "the dump ends without </mediawiki>; is it cut off?")
+            return
+        if not (known or lost or in_header):
+            what = f"{len(between)} bytes that are no page, after the page before"
+            problems.report(where(window.position - len(between)), what)
+        start = window.position
+        if not window.owns(start):
+            return
+        in_header = lost = False
+        element = window.take_page()
+        if element is None:
+            long = len(window.bytes) > PAGE_BYTES
+            what = f"the page is longer than {PAGE_BYTES} bytes" if long else "the page is cut off"
+            problems.report(where(start, window.bytes), what)
+            window.take(len(_OPEN))
+            lost = True
+            continue
         starts = [match.start() for match in re.finditer(_OPEN, element)]
-        for start, end in pairwise(starts):
-            self.problems.report(self.where(position + start, element[start:end]), "the page has no </page>")
-        if self.end is None or position + starts[-1] < self.end:
-            yield self.where(position + starts[-1], element[starts[-1] :]), element[starts[-1] :]
-
-    def _drop_page(self) -> None:
-        while (at := self.window.find(_CLOSE)) < 0:
-            self.drop(len(self.window) - len(_CLOSE) + 1)
-            if not self.more():
-                self.drop(len(self.window))
-                self.lost = True
-                return
-        self.drop(at + len(_CLOSE))
+        for at, end in pairwise(starts):
+            problems.report(where(start + at, element[at:end]), "the page has no </page>")
+        if window.owns(start + starts[-1]):
+            yield where(start + starts[-1], element[starts[-1] :]), element[starts[-1] :]

@@ -49,7 +49,7 @@ def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
         return
     dropped = dropped_namespaces(header.namespaces)
     is_disambiguation = _disambiguation(header.language)
-    for _, page in dump.pages(piece, header.namespaces, problems):
+    for page in dump.pages(piece, header.namespaces, problems):
         reason = _reason(page, is_disambiguation)
         text = "" if reason else prose(page.text, dropped)
         if text:
@@ -63,7 +63,7 @@ def left_out_titles(piece: Piece, problems: Problems, reason: str = "disambiguat
     header = _header(piece, problems)
     if header is not None:
         is_disambiguation = _disambiguation(header.language)
-        for _, page in dump.pages(piece, header.namespaces, problems):
+        for page in dump.pages(piece, header.namespaces, problems):
             if _reason(page, is_disambiguation) == reason:
                 yield page.title
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -171,9 +172,6 @@ def test_a_book_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest
     assert len(problems.skipped) == 1 and "split it; it is left out" in problems.skipped[0]
 
 
-def test_the_books_of_a_real_archive() -> None:
-    path = Path(__file__).parents[4] / "shared/data/text/classic-books.tar.xz"
-    if not path.exists():
-        pytest.skip("needs ../shared/data, which not every checkout has")
-    found = read(path, Problems())
+def test_the_books_of_a_real_archive(shared_data: Callable[[str], Path]) -> None:
+    found = read(shared_data("text/classic-books.tar.xz"), Problems())
     assert len(found) == 71 and min(len(text) for _, _, text in found) > 16_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,6 @@ def test_an_article_without_end_is_not_held(tmp_path: Path, monkeypatch: pytest.
     assert len(problems.skipped) == 1 and "article 12 is longer than" in problems.skipped[0]
 
 
-def test_the_articles_of_a_real_archive() -> None:
-    path = Path(__file__).parents[4] / "shared/data/text/wikipedia-2014.tar.xz"
-    if not path.exists():
-        pytest.skip("needs ../shared/data, which not every checkout has")
-    found = read(path, Problems())
+def test_the_articles_of_a_real_archive(shared_data: Callable[[str], Path]) -> None:
+    found = read(shared_data("text/wikipedia-2014.tar.xz"), Problems())
     assert len(found) == 27_835 and all(text for _, _, text in found)

@@ -5,6 +5,7 @@ import gzip
 import lzma
 import re
 from collections import Counter
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from data_prep.problems import Problems
 from data_prep.sources import dump, wikipedia
 from linformer_fairseq.errors import UsageError
 
-SLICES = Path(__file__).resolve().parents[4] / "shared/data/wiki"
 HEAD = (
     '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="en">\n<siteinfo><namespaces>'
     '<namespace key="0" /><namespace key="6">Kuva</namespace></namespaces></siteinfo>\n'
@@ -152,10 +152,8 @@ def test_a_page_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest
         ("enwiki-pages-articles-sample.xml.bz2", 0),
     ],
 )
-def test_real_dumps(name: str, disambiguations: int) -> None:
-    path = SLICES / name
-    if not path.exists():
-        pytest.skip(f"the dump slice {name} is not on this machine")
+def test_real_dumps(shared_data: Callable[[str], Path], name: str, disambiguations: int) -> None:
+    path = shared_data(f"wiki/{name}")
     xml = bz2.decompress(path.read_bytes()).decode()
     pages = re.findall(r"<page>.*?</page>", xml, re.S)
     articles = [p for p in pages if "<ns>0</ns>" in p and "<redirect" not in p]
