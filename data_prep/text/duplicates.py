@@ -1,9 +1,9 @@
 """Which documents repeat an earlier one, found by sorting: no index of all documents is held in memory.
 
-What is a duplicate: in each band, documents with the same band hash form a bucket. The first document of a
-bucket, in corpus order, is compared with all others, those that are unlike it with the first of them, and so
-on. Documents that are alike enough are joined; joins add up over documents and bands. Of each group that is
-joined, the first document in corpus order stays, and all others are its duplicates.
+In each band, documents with the same band hash form a bucket. The first document of a bucket, in corpus order, is
+compared with all others, the first of those that are unlike it with the rest of them, and so on. Documents that are
+similar enough are joined, over all bands. Of each joined group, the first document in corpus order stays, and all
+others are its duplicates.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from scipy.sparse.csgraph import connected_components
 from data_prep.text.minhash import Signatures
 from data_prep.text.words import Hashes, Places
 
-# How many documents of a bucket are compared with all later ones. Only buckets of documents that share a band
-# but not their text, such as filled-in forms, have more unlike documents; the bound keeps them linear.
+# How many documents of a bucket are compared with all later ones. Only documents that share a band but not their
+# text, such as filled-in forms, need more; the bound keeps the work linear.
 REPRESENTATIVES = 64
 
 # Pairs of signatures that are compared at once: 2 x 16 MB with 128 permutations.
@@ -33,7 +33,7 @@ def duplicate_groups(bands: Iterable[Hashes], signatures: Signatures, threshold:
         bands: the columns of :func:`~data_prep.text.minhash.band_hashes`, each (D,). One at a time is in memory,
             with about 50 bytes a document.
         signatures: (D, permutations); may be a memory-mapped file, of which only candidates are read.
-        threshold: the estimated similarity from which on two documents are duplicates.
+        threshold: documents of at least this estimated similarity are duplicates.
 
     Returns:
         (D,) the index of the document that each one repeats, or -1 if it stays; and the number of comparisons.
@@ -41,12 +41,12 @@ def duplicate_groups(bands: Iterable[Hashes], signatures: Signatures, threshold:
     first = np.arange(len(signatures))
     comparisons = 0
     for hashes in bands:
-        comparisons += _join_alike(hashes, first, signatures, threshold)
+        comparisons += _join_similar(hashes, first, signatures, threshold)
     return np.where(first == np.arange(len(first)), -1, first), comparisons
 
 
-def _join_alike(hashes: Hashes, first: Places, signatures: Signatures, threshold: float) -> int:
-    """Joins the alike of each bucket of one band in ``first``; returns the number of comparisons."""
+def _join_similar(hashes: Hashes, first: Places, signatures: Signatures, threshold: float) -> int:
+    """Joins the similar documents of each bucket of one band in ``first``; returns the number of comparisons."""
     members, buckets = _buckets(hashes)
     joins: list[tuple[Places, Places]] = []
     comparisons = 0
@@ -59,9 +59,9 @@ def _join_alike(hashes: Hashes, first: Places, signatures: Signatures, threshold
         joined = first[heads] == first[members]
         todo = np.flatnonzero(~joined)
         comparisons += len(todo)
-        alike = todo[_alike(signatures, heads[todo], members[todo], threshold)]
-        joins.append((heads[alike], members[alike]))
-        joined[alike] = True
+        similar = todo[_similar(signatures, heads[todo], members[todo], threshold)]
+        joins.append((heads[similar], members[similar]))
+        joined[similar] = True
         members, buckets = members[~joined], buckets[~joined]
     _join(first, joins)
     return comparisons
@@ -77,7 +77,7 @@ def _buckets(hashes: Hashes) -> tuple[Places, Places]:
     return order[shared], np.cumsum(new[:-1])[shared]
 
 
-def _alike(signatures: Signatures, left: Places, right: Places, threshold: float) -> NDArray[np.bool_]:
+def _similar(signatures: Signatures, left: Places, right: Places, threshold: float) -> NDArray[np.bool_]:
     enough = threshold * signatures.shape[1]
     result = np.zeros(len(left), bool)
     for start in range(0, len(left), _PAIRS):

@@ -1,7 +1,7 @@
 """How much of a document repeats itself: the measures of Rae et al. 2021 (Gopher), table A1, over words.
 
 They were set for web pages, of which few have more than a few thousand words. In longer texts ever more n-grams
-come up again by chance, so a document is measured in parts of a page's size, and its share is the mean of theirs.
+recur by chance, so a document is measured in parts of a page's size, and its share is the mean of theirs.
 
 Here ``hashes`` and ``lengths`` (in characters) belong to the W words of a document, both (W,).
 """
@@ -14,12 +14,11 @@ import numpy as np
 
 from data_prep.text.words import Hashes, Places, ngram_hashes
 
-# Words in a part.
-PART = 4096
+PART = 4096  # words
 
 
 def repeats(hashes: Hashes, lengths: Places, n: int, limit: float) -> bool:
-    """Whether n-grams that have come before hold more than ``limit`` of a document's characters."""
+    """Whether n-grams that have occurred before hold more than ``limit`` of a document's characters."""
     repeated = sum(_repeated(grams, part, n) for grams, part in _parts(hashes, lengths, n))
     return repeated > limit * int(lengths.sum())
 
@@ -33,13 +32,16 @@ def has_frequent(hashes: Hashes, lengths: Places, n: int, limit: float) -> bool:
 
 
 def _parts(hashes: Hashes, lengths: Places, n: int) -> Iterator[tuple[Hashes, Places]]:
-    """Hashes of n-grams and lengths of words, part by part."""
-    for start in range(0, len(hashes), PART):
-        yield ngram_hashes(hashes[start : start + PART], n), lengths[start : start + PART]
+    """Hashes of n-grams and lengths of words, part by part; parts without an n-gram are left out."""
+    for start in range(0, len(hashes) - n + 1, PART):
+        part = slice(start, start + PART)
+        grams = ngram_hashes(hashes[part], n)
+        if len(grams):
+            yield grams, lengths[part]
 
 
 def _repeated(grams: Hashes, lengths: Places, n: int) -> int:
-    """Characters in n-grams that have come before, in one part."""
+    """Characters in n-grams that have occurred before, in one part."""
     ordered = np.sort(grams)
     if not (ordered[1:] == ordered[:-1]).any():
         return 0
@@ -53,18 +55,14 @@ def _repeated(grams: Hashes, lengths: Places, n: int) -> int:
 
 
 def _may_be_frequent(grams: Hashes, lengths: Places, n: int, limit: float) -> bool:
-    """False if no n-gram comes often enough, were it as long as can be; much quicker than counting."""
-    if not len(grams):
-        return False
+    """False if no n-gram occurs often enough, however long it is; much faster than counting."""
     times = int(limit * int(lengths.sum()) / (n * int(lengths.max())))
     ordered = np.sort(grams)
     return bool((ordered[times:] == ordered[: len(ordered) - times]).any())
 
 
 def _most_frequent(grams: Hashes, lengths: Places, n: int) -> int:
-    """Characters in the n-gram that holds the most, in one part; an n-gram that comes once holds none."""
-    if not len(grams):
-        return 0
+    """Characters in the n-gram that holds the most, in one part; an n-gram that occurs once holds none."""
     _, first, counts = np.unique(grams, return_index=True, return_counts=True)
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     return int(np.max(np.where(counts > 1, counts * (ends[first + n] - ends[first]), 0)))

@@ -66,30 +66,24 @@ class Words:
 def words(text: str) -> Words:
     """Finds and hashes the words of a text; takes 24 bytes of memory a word."""
     folded = text.lower() if text.isascii() else text.casefold()
-    if len(folded) <= PIECE:
-        return Words(folded, *_words_of_piece(folded))
-    starts, ends, hashes = [], [], []
-    for start, end in _pieces(folded):
-        found = _words_of_piece(folded[start:end])
-        starts.append(found[0] + start)
-        ends.append(found[1] + start)
-        hashes.append(found[2])
-    return Words(folded, np.concatenate(starts), np.concatenate(ends), np.concatenate(hashes))
+    found = [_words_of_piece(folded, start, end) for start, end in _pieces(folded)]
+    starts, ends, hashes = map(np.concatenate, zip(*found, strict=True))
+    return Words(folded, starts, ends, hashes)
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
-    """Cuts a text behind spaces or line ends; a word that is longer than a piece is cut too."""
+    """Cuts a text after spaces or line ends; a word that is longer than a piece is cut, too."""
     start = 0
-    while start < len(text):
+    while len(text) - start > PIECE:
         end = start + PIECE
-        if end < len(text):
-            end = (max(text.rfind(" ", start, end), text.rfind("\n", start, end)) + 1) or end
+        end = (max(text.rfind(" ", start, end), text.rfind("\n", start, end)) + 1) or end
         yield start, end
         start = end
+    yield start, len(text)
 
 
-def _words_of_piece(text: str) -> tuple[Places, Places, Hashes]:
-    codes = code_points(text)
+def _words_of_piece(text: str, start: int, end: int) -> tuple[Places, Places, Hashes]:
+    codes = code_points(text[start:end])
     kinds = np.zeros(len(codes) + 2, np.uint8)  # separators at both ends
     kinds[1:-1] = character_kinds()[codes]
     # The text changes between words and separators, and before each character that is a word by itself.
@@ -101,7 +95,7 @@ def _words_of_piece(text: str) -> tuple[Places, Places, Hashes]:
     starts, ends = edges[kept], edges[kept + 1]
     powers, inverse = _powers(_CHARACTER_BASE)
     sums = _running_sums(codes * powers[: len(codes)])
-    return starts, ends, mix((sums[ends] - sums[starts]) * inverse[starts])
+    return starts + start, ends + start, mix((sums[ends] - sums[starts]) * inverse[starts])
 
 
 def ngram_hashes(hashes: Hashes, n: int) -> Hashes:
@@ -148,11 +142,6 @@ def _running_sums(terms: Hashes) -> Hashes:
 
 @functools.cache
 def _powers(base: int) -> tuple[Hashes, Hashes]:
-    """(base**i, base**-i) modulo 2**64 for i below PIECE: a hash of a run must not depend on where it stands."""
-
-    def powers(factor: int) -> Hashes:
-        factors = np.full(PIECE, factor, np.uint64)
-        factors[0] = 1
-        return np.cumprod(factors)
-
-    return powers(base), powers(pow(base, -1, 2**64))
+    """(base**i, base**-i) modulo 2**64 for i below PIECE: a hash of a run must not depend on its place."""
+    exponents = np.arange(PIECE, dtype=np.uint64)
+    return np.uint64(base) ** exponents, np.uint64(pow(base, -1, 2**64)) ** exponents
