@@ -124,7 +124,7 @@ def _partial(target: Path) -> Iterator[tuple[io.FileIO, Path, Path]]:
             pass  # a file system without locks
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise UsageError(f"{target}: another process has just finished it; run the same command again")
-        yield file, path, path.with_name(path.name + ".json")
+        yield file, path, path.with_name(f"{path.name}.validator")
 
 
 def _verified(path: Path, sha1: str) -> bool:

@@ -1,16 +1,13 @@
 """HTTP downloads that survive a bad connection: requests are retried, and files resumed where they were cut off."""
 
-from __future__ import annotations
-
 import errno
 import io
-import json
 import re
 import shutil
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import requests
 from requests.exceptions import InvalidSchema, InvalidURL, TooManyRedirects
@@ -29,6 +26,7 @@ BLOCK = 1 << 20
 LARGEST_PAGE = 16 << 20
 
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses of a server that will answer later
+_UNSATISFIABLE = 416  # there is nothing after the start of the range
 
 T = TypeVar("T")
 
@@ -52,20 +50,20 @@ def read_page(url: str) -> str:
     return _with_retries(attempt, url, lambda: 0)
 
 
-def fetch(url: str, file: io.FileIO, state: Path) -> None:
-    """Appends to ``file`` what it lacks of the content of ``url``.
+def fetch(url: str, file: io.FileIO, validator: Path) -> None:
+    """Appends to ``file`` what it lacks of the content of ``url``; the caller verifies the result.
 
     Args:
         url: of a file.
         file: opened for appending; what it has must come from an earlier call.
-        state: records which version of the file that was. If the server has another version now, the file is
-            fetched from its start.
+        validator: holds what identifies the server's version of the file between calls. A file that has changed on
+            the server is fetched from its start.
 
     Raises:
         NotFound: no such file.
         UsageError: the disk is full, the server refuses, or the connection fails repeatedly.
     """
-    _with_retries(lambda: _fetch_rest(url, file, state), url, lambda: _size(file))
+    _with_retries(lambda: _fetch_rest(url, file, validator), url, lambda: _size(file))
 
 
 def _with_retries(attempt: Callable[[], T], url: str, progress: Callable[[], int]) -> T:
@@ -89,7 +87,7 @@ def _with_retries(attempt: Callable[[], T], url: str, progress: Callable[[], int
             response, failure = error.response.raw, str(error)
         except (HTTPError, OSError) as error:
             failure = _reason(error)
-        # Getting as far as before is no progress: a server that misstates the length would be asked for ever.
+        # Getting as far as before is no progress, or a server that breaks off at the same place is asked for ever.
         if progress() > furthest:
             retries, furthest = new, progress()
         try:
@@ -109,11 +107,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
-    """A response whose body is still to be read.
-
-    Raises:
-        requests.HTTPError: for every status that is an error, except 416.
-    """
+    """A response whose body is still to be read; raises requests.HTTPError for statuses other than success and 416."""
     try:
         version = metadata.version("linformer-fairseq")
     except metadata.PackageNotFoundError:  # used from a clone
@@ -121,59 +115,34 @@ def _get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
     agent = f"linformer-fairseq/{version} (python -m data_prep download)"
     headers = {"User-Agent": agent, "Accept-Encoding": "identity"} | (headers or {})
     response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    if response.status_code != 416:
+    if response.status_code != _UNSATISFIABLE:
         response.raise_for_status()
     return response
 
 
-def _fetch_rest(url: str, file: io.FileIO, state: Path) -> None:
-    known = _known_version(state, url)
-    if not known:
-        file.truncate(0)
+def _fetch_rest(url: str, file: io.FileIO, validator: Path) -> None:
+    known = validator.read_text(encoding="utf-8") if validator.exists() else ""
     have = _size(file)
-    if have and have == known["size"]:
-        return
-    with _get(url, _range(known, have) if have else None) as response:
-        if response.status_code == 416:
-            file.truncate(0)
-            raise ConnectionError("the file on the server is shorter than what is here")
-        version, start = _version(response, url)
-        if start and (start != have or any(version[key] != known[key] for key in ("size", "etag"))):
-            file.truncate(0)
-            raise ConnectionError("the file has changed on the server")
-        if not start:
+    resume = {"Range": f"bytes={have}-"} | ({"If-Range": known} if known else {})
+    with _get(url, resume if have else None) as response:
+        size: str = response.headers.get("Content-Length", "")
+        if response.status_code == _UNSATISFIABLE:
+            return
+        if response.status_code == 206:
+            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            if found is None or int(found[1]) != have:
+                file.truncate(0)
+                raise ConnectionError("the server does not send the part of the file that was requested")
+            size = found[2]
+        else:
             if have:
                 tqdm.write("download: the file has changed, or the server cannot resume: downloading from the start")
             file.truncate(0)
-            write_text(state, json.dumps(version))
-        _copy(response, file, version["size"], state.parent)
-
-
-def _known_version(state: Path, url: str) -> dict[str, Any]:
-    """The version that the unfinished file is a part of; empty if unknown."""
-    try:
-        version: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
-        return version if version["url"] == url and version.keys() >= {"size", "etag", "modified"} else {}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
-
-
-def _range(known: dict[str, Any], start: int) -> dict[str, str]:
-    # A weak ETag does not vouch for the bytes, so HTTP does not allow it here (RFC 9110, 13.1.5).
-    validator = known["etag"] if known["etag"] and not known["etag"].startswith("W/") else known["modified"]
-    return {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
-
-
-def _version(response: requests.Response, url: str) -> tuple[dict[str, Any], int]:
-    """What tells this version of the file from others, and where in the file the response starts."""
-    start, size = 0, response.headers.get("Content-Length", "")
-    if response.status_code == 206:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if found is None:
-            raise ConnectionError("the server does not say which part of the file it sends")
-        start, size = int(found[1]), found[2]
-    etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-    return {"url": url, "size": int(size) if size.isdecimal() else None, "etag": etag, "modified": modified}, start
+            # A weak ETag does not vouch for the bytes, so HTTP does not allow it here (RFC 9110, 13.1.5).
+            etag = response.headers.get("ETag", "")
+            strong = etag and not etag.startswith("W/")
+            write_text(validator, etag if strong else response.headers.get("Last-Modified", ""))
+        _copy(response, file, int(size) if size.isdecimal() else None, validator.parent)
 
 
 def _copy(response: requests.Response, file: io.FileIO, size: int | None, folder: Path) -> None:

@@ -239,11 +239,19 @@ def test_damaged_twice_is_given_up_and_leaves_nothing(server: Server, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_length_is_given_up(server: Server, tmp_path: Path) -> None:
+def test_a_wrong_length_is_noticed_and_harmless_if_the_checksum_is_right(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.faults = ["long"] * 9
+    assert_complete(download("tiny", tmp_path, server.url))
+    assert "5000000 bytes read, 1000 more expected" in capsys.readouterr().out
+
+
+def test_breaking_off_at_the_same_place_is_no_progress(server: Server, tmp_path: Path) -> None:
+    server.ranges, server.faults = False, ["break"] * 9
     with pytest.raises(UsageError, match=r"\.bz2: .* 3 times in a row; check the connection"):
         download("tiny", tmp_path, server.url)
-    assert not (tmp_path / NAME).exists()
+    assert len(server.files()) == 3 and not (tmp_path / NAME).exists()
 
 
 @pytest.mark.parametrize(
