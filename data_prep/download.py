@@ -5,8 +5,6 @@ a list ``<wiki>-<date>-sha1sums.txt``. The list in ``latest`` has the dated name
 change, so a download that takes days stays one of the same dump when the next dump appears.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Books, one per file, as in BookCorpus: text in hard-wrapped lines, or EPUB."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from data_prep.corpus import Document, join_wrapped, tidy

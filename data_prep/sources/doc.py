@@ -1,7 +1,5 @@
 """Articles in wikiextractor's format: ``<doc id="…" url="…" title="…">``, paragraphs, ``</doc>``."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator

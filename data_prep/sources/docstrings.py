@@ -4,8 +4,6 @@ Files are parsed, never imported. One document per module: the docstrings of the
 functions, in the order of the file.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import sysconfig

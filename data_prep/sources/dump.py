@@ -5,14 +5,12 @@ start anywhere, a broken page costs only itself, and memory is bounded by the la
 piece in which its ``<page>`` begins.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from data_prep.problems import Problems
@@ -26,16 +24,14 @@ _BETWEEN = re.compile(rb"\s*(?:</mediawiki>\s*)?")
 _TITLE = re.compile(rb"<title>([^<]*)")
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What a dump says of its wiki: the names of its namespaces by number, and its language."""
 
-    namespaces: Mapping[int, str] = field(default_factory=dict)
-    language: str = ""
+    namespaces: Mapping[int, str]
+    language: str
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """A page with the wikitext of its last revision."""
 
     id: str
@@ -57,11 +53,10 @@ def header(path: Path) -> Header:
         NotADumpError: it is not the start of a dump, or declares a DOCTYPE or entities.
     """
     damage = Problems(skip=True)
-    start, complete = b"", True
+    start = b""
     for chunk in chunks(Piece(path, path.stat().st_size), damage):
         start += chunk.data or b""
-        complete = chunk.data is not None
-        if not complete or _OPEN in start or len(start) > HEADER_BYTES:
+        if chunk.data is None or _OPEN in start or len(start) > HEADER_BYTES:
             break
     if not start:
         found = "; ".join(line.removeprefix(str(path)).lstrip(", :") for line in damage.skipped)
@@ -71,8 +66,8 @@ def header(path: Path) -> Header:
         raise NotADumpError("it declares a DOCTYPE or entities, which no MediaWiki dump does and which can be harmful")
     if b"<mediawiki" not in start:
         raise NotADumpError("it is not a MediaWiki XML dump (no <mediawiki> before the first page)")
-    if not complete:
-        return Header()
+    if chunk.data is None:
+        return Header({}, "")
     try:
         root = ElementTree.fromstring(start if b"</mediawiki>" in start else start + b"</mediawiki>")
     except ElementTree.ParseError as error:
@@ -82,11 +77,7 @@ def header(path: Path) -> Header:
 
 
 def pages(piece: Piece, names: Mapping[int, str], problems: Problems) -> Iterator[Page]:
-    """Yields the pages of a piece.
-
-    Args:
-        names: the wiki's namespaces, to know the namespace of a page in dumps that are too old to say it.
-    """
+    """Yields the pages of a piece; old dumps do not number their namespaces, but ``names`` gives the numbers."""
     for where, element in _elements(piece, problems):
         try:
             yield _page(ElementTree.fromstring(element), names)
@@ -121,13 +112,10 @@ def _fault(xml: bytes, error: ElementTree.ParseError) -> str:
 
 
 class _Window:
-    """Moves over the unpacked bytes of a piece, and of what follows it.
+    """Some of the unpacked ``bytes`` of a piece, or of what follows it, from ``position`` on; see ``_elements``.
 
-    Attributes:
-        bytes: the window.
-        position: of the window in the unpacked bytes.
-        end: position of the end of the piece, once that is reached.
-        gap: whether bytes are missing after the window.
+    ``end`` is the position where the piece ends, once that is reached; ``gap`` says that bytes are missing after the
+    window.
     """
 
     def __init__(self, chunks: Iterator[Chunk]) -> None:

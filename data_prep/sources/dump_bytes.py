@@ -4,8 +4,6 @@ A dump is cut into pieces without unpacking it: anywhere if it is plain, between
 may cross the cuts (they do in what pbzip2 packs), so reading may continue beyond the end of a piece; see ``dump.py``.
 """
 
-from __future__ import annotations
-
 import bz2
 from collections.abc import Iterator
 from itertools import pairwise
@@ -31,10 +29,9 @@ class Chunk(NamedTuple):
 
 
 def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
-    """Cuts a dump into pieces of about ``piece_bytes`` on disk; .gz, .xz, .zst and single-stream .bz2 are one piece.
+    """Cuts a dump into pieces of about ``piece_bytes`` on disk, by default 32 MB of bzip2 or 128 MB of plain XML.
 
-    Args:
-        piece_bytes: by default 32 MB of bzip2 or 128 MB of plain XML.
+    What is packed otherwise, or as a single bzip2 stream, is one piece.
     """
     size = size_of(path)
     cuts = [0]

@@ -7,8 +7,6 @@ a package file that declares entities is refused.
 Format: EPUB 3.3, https://www.w3.org/TR/epub-33/ (its "spine" is the same in EPUB 2).
 """
 
-from __future__ import annotations
-
 import io
 import posixpath
 import re

@@ -1,7 +1,5 @@
 """Input files: which there are, and how they are opened and unpacked, alone or in tar archives."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import lzma
@@ -10,7 +8,7 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BufferedReader
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Self, cast
@@ -33,6 +31,7 @@ READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
 
 # A stream starts with a block or, if it is empty, with the end mark. "BZh" alone may begin a text.
 BZ2_STREAM = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
+_HIDDEN = re.compile(r"(^|/)\.")  # a part of a path that begins with a dot
 _PACKED: dict[str, tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]]] = {
     "gz": (re.compile(rb"\x1f\x8b"), gzip.open),
     "bz2": (BZ2_STREAM, bz2.open),
@@ -43,23 +42,18 @@ _PACKED: dict[str, tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]]] = 
 
 
 def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Problems) -> list[Path]:
-    """The files behind a list of files and folders.
+    """The files behind a list of files, folders and ``-`` (standard input).
 
-    A folder gives the files below it that are not hidden and of a known kind, sorted. A file that is named itself
-    is taken whatever its kind.
-
-    Args:
-        inputs: files, folders, or ``-`` for standard input.
-        suffixes: the kinds that the reader knows (see :func:`kind`); None for any.
-        problems: counts files of other kinds, and gets folders without files of a known kind.
+    A folder gives the files below it that are not hidden and of a kind in ``suffixes`` (see :func:`kind`; None for
+    any), sorted. A file that is named itself is taken whatever its kind.
 
     Raises:
-        UsageError: a path does not exist.
+        UsageError: a path does not exist, or ``problems`` stops at a folder without files of a known kind.
     """
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
+            found = sorted(p for p in path.rglob("*") if p.is_file() and not _HIDDEN.search(str(p.relative_to(path))))
             known = [file for file in found if _is_of_kind(file, suffixes, problems)]
             if not known:
                 kinds = f" of its kinds ({' '.join(sorted(suffixes))})" if suffixes else ""
@@ -78,10 +72,6 @@ def _is_of_kind(path: PurePath, suffixes: Set[str] | None, problems: Problems) -
     if not known:
         problems.left_out[f"{kind(path.name) or 'other'} files"] += 1
     return known
-
-
-def _hidden(path: PurePath) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def kind(name: str) -> str:
@@ -110,11 +100,7 @@ def whole(path: Path) -> list[Piece]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file that is read at several positions.
-
-    Raises:
-        UsageError: it is standard input.
-    """
+    """Bytes of a file that is read at several positions; raises UsageError for standard input."""
     if path == STDIN:
         raise UsageError("-: this source cannot be read from standard input; name a file")
     return path.stat().st_size
@@ -123,18 +109,12 @@ def size_of(path: Path) -> int:
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Opens a file, or standard input for ``-``, and unpacks it if it is compressed."""
-    if path == STDIN:
-        yield _unpacked(cast(BufferedReader, sys.stdin.buffer))
-        return
-    with path.open("rb") as file:
-        yield _unpacked(file)
+    with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
+        yield _unpacked(cast(BufferedReader, file))
 
 
 def _unpacked(file: BufferedReader) -> BinaryIO:
-    """The content, with all members of a compressed file one after the other.
-
-    A truncated file raises one of :data:`READ_ERRORS` after the last part that could be unpacked.
-    """
+    """The content; a truncated file raises one of :data:`READ_ERRORS` after the last part that can be unpacked."""
     name = packing(file)
     return cast(BinaryIO, _PACKED[name][1](file)) if name else file
 
@@ -187,7 +167,7 @@ def files_in(piece: Piece, suffixes: Set[str] | None, problems: Problems) -> Ite
                 for member in archive:
                     path = PurePath(member.name)
                     content = archive.extractfile(member) if member.isfile() else None
-                    if content is not None and not _hidden(path) and _is_of_kind(path, suffixes, problems):
+                    if content is not None and not _HIDDEN.search(str(path)) and _is_of_kind(path, suffixes, problems):
                         yield printable(f"{where}:{path}"), path.name, _unpacked(cast(BufferedReader, content))
     except READ_ERRORS as error:
         problems.report(where, f"cannot be read to its end ({error})")

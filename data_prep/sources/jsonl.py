@@ -1,7 +1,5 @@
 """JSON lines: an object per line, with a column of text."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,15 +21,10 @@ def pieces(path: Path) -> list[Piece]:
 
 
 def documents(piece: Piece, problems: Problems, text_column: str | None = None) -> Iterator[Document]:
-    """One document per line; line ends in its text end paragraphs.
+    """One document per line, whose text has the key ``text_column``, or ``text``; its line ends end paragraphs.
 
     Its id and title are those of the object, if it has them. The id is otherwise the name of the file and the
     position of the line in it, in bytes.
-
-    Args:
-        piece: from :func:`pieces`.
-        problems: gets the lines that are no such object.
-        text_column: the key of the text; ``text`` by default.
     """
     for name, lines in line_files(piece, SUFFIXES, problems):
         for line in lines:
@@ -45,11 +38,7 @@ def documents(piece: Piece, problems: Problems, text_column: str | None = None) 
 
 
 def _document(line: str, column: str, name: str) -> Document:
-    """The document of one line, called ``name`` if it has no id.
-
-    Raises:
-        ValueError: it cannot be used.
-    """
+    """The document of one line, called ``name`` if it has no id; raises ValueError if it cannot be used."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -63,17 +52,12 @@ def _document(line: str, column: str, name: str) -> Document:
         raise ValueError(f"{column!r} is not text but {type(text).__name__}; see --text-column")
     if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
         key = name
-    return checked(
-        Document(str(key), "jsonl", title if isinstance(title, str) else "", tidy((text or "").splitlines()))
-    )
+    title = title if isinstance(title, str) else ""
+    return checked(Document(str(key), "jsonl", title, tidy((text or "").splitlines())))
 
 
 def checked(document: Document) -> Document:
-    r"""The document, if it has only characters that a file of text can have; JSON can write others as ``\u…``.
-
-    Raises:
-        ValueError: it has others.
-    """
+    r"""The document; raises ValueError if it has characters that only JSON's ``\u…`` or binary data can have."""
     everything = f"{document.id}{document.title}{document.text}"
     if "\0" in everything:
         raise ValueError("has a NUL character, so it is not text")

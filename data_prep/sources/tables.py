@@ -3,10 +3,10 @@
 Hugging Face's data sets are kept in these: Parquet for download, Arrow streams in the local cache.
 """
 
-from __future__ import annotations
-
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,13 +63,9 @@ def pieces(path: Path) -> list[Piece]:
 def documents(piece: Piece, problems: Problems, text_column: str | None = None) -> Iterator[Document]:
     """One document per row; line ends in its text end paragraphs, and a missing text is an empty one.
 
-    Its id and title are those of the columns of these names, if there are any. The id is otherwise made of the
-    name of the file and the numbers of the row group or record batch and of the row in it.
-
-    Args:
-        piece: from :func:`pieces`.
-        problems: gets files without such a column, and rows that cannot be read.
-        text_column: name of the column; by default ``text``, or else the only column of strings.
+    The text is in ``text_column``, by default ``text``, or else the only column of strings. The id and the title are
+    those of the columns of these names, if there are any. The id is otherwise made of the name of the file and the
+    numbers of the row group or record batch and of the row in it.
     """
     where = printable(str(piece.path))
     rows = 0
@@ -79,7 +75,8 @@ def documents(piece: Piece, problems: Problems, text_column: str | None = None) 
             names = [name for name in columns if name]
             for part in range(piece.start, len(table.sizes) if piece.end is None else piece.end):
                 where = f"{piece.path}: {table.part_name} {part}"
-                for row, values in enumerate(_rows(table.batches(part, names), columns)):
+                batches = (zip(*(_values(b, n) for n in columns), strict=True) for b in table.batches(part, names))
+                for row, values in enumerate(chain.from_iterable(batches)):
                     rows += 1
                     try:
                         document = _document(f"{stem(piece.path.name)}:{part}:{row}", *values)
@@ -105,18 +102,14 @@ def _opened(path: Path) -> Iterator[_Table]:
         # Without the buffer, Parquet reads all pages of a column of a row group at once, however large that is.
         with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as parquet:
             groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
-
-            def batches(part: int, names: list[str]) -> Iterable[pa.RecordBatch]:
-                rows = _batch_rows(groups[part].total_byte_size, groups[part].num_rows)
-                batches: Iterable[pa.RecordBatch] = parquet.iter_batches(rows, [part], names, use_threads=False)
-                return batches
-
-            yield _Table(parquet.schema_arrow, "row group", [group.total_byte_size for group in groups], batches)
+            sizes = [group.total_byte_size for group in groups]
+            rows = [_batch_rows(group.total_byte_size, group.num_rows) for group in groups]
+            read = functools.partial(parquet.iter_batches, use_threads=False)
+            yield _Table(parquet.schema_arrow, "row group", sizes, lambda part, names: read(rows[part], [part], names))
     elif start == b"ARROW1":
         with pa.memory_map(str(path)) as mapped:
             reader = pa.ipc.open_file(mapped)
-            count = reader.num_record_batches
-            sizes = [size // max(1, count)] * count
+            sizes = [size // max(1, reader.num_record_batches)] * reader.num_record_batches
             yield _Table(reader.schema, "record batch", sizes, lambda part, names: _sliced([reader.get_batch(part)]))
     elif start.startswith(b"\xff\xff\xff\xff"):
         with pa.OSFile(str(path)) as stream, pa.ipc.open_stream(stream) as reader:
@@ -150,13 +143,8 @@ def _columns(schema: pa.Schema, wanted: str | None) -> tuple[str | None, str | N
     return "id" if has_id else None, "title" if "title" in texts else None, column
 
 
-def _rows(batches: Iterable[pa.RecordBatch], columns: tuple[str | None, ...]) -> Iterator[tuple[Any, ...]]:
-    """The values of some columns, row by row: bytes, integers or None."""
-    for batch in batches:
-        yield from zip(*(_values(batch, name) for name in columns), strict=True)
-
-
 def _values(batch: pa.RecordBatch, name: str | None) -> list[Any]:
+    """The values of a column: bytes, integers or None."""
     if name is None:
         return [None] * batch.num_rows
     column = batch.column(name)
@@ -171,11 +159,7 @@ def _values(batch: pa.RecordBatch, name: str | None) -> list[Any]:
 
 
 def _document(name: str, key: bytes | int | None, title: bytes | None, text: bytes | None) -> Document:
-    """The document of one row, called ``name`` if it has no id.
-
-    Raises:
-        ValueError: it cannot be used.
-    """
+    """The document of one row, called ``name`` if it has no id; raises ValueError if it cannot be used."""
     if text is not None and len(text) > LARGEST_DOCUMENT:
         raise ValueError(f"longer than {LARGEST_DOCUMENT >> 20} MB")
     return checked(Document(_text(key) or name, "parquet", _text(title), tidy(_text(text).splitlines())))

@@ -1,7 +1,5 @@
 """Text files in which every line is a paragraph; one document per file, or per 16 MB of a long one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Redirects, pages outside the main namespace and disambiguation pages are left ou
 Memory is bounded by the largest page, time is linear in the text.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -3,8 +3,6 @@
 All others are dropped: they show a box, a citation or a note, or their words cannot be known without their source.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """The dev and test examples of a benchmark folder, such as GLUE's or IMDB's: what pretraining must not have seen."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -6,8 +6,6 @@ similar enough are joined, over all bands. Of each joined group, the first docum
 others are its duplicates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

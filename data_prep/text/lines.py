@@ -1,7 +1,5 @@
 """Lines that are no text of their document: licences, notices, buttons, markup."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections import Counter

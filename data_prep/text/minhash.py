@@ -5,8 +5,6 @@ in any one place with that probability. Documents are only compared if they agre
 their signatures (Leskovec et al., Mining of Massive Datasets, sec. 3.4).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast

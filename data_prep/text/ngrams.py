@@ -5,11 +5,10 @@ holds the whole of an example of 8 to 12 words. Letters and digits count, case a
 find the candidates; a match counts only if the words themselves agree.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +32,7 @@ class NgramIndex:
         self._long, self._short = (_Table(arrays[f"{n}_hashes"], arrays[f"{n}_examples"]) for n in ("long", "short"))
 
     @classmethod
-    def build(cls, texts: Iterable[str]) -> NgramIndex:
+    def build(cls, texts: Iterable[str]) -> Self:
         """Indexes examples; those of fewer than eight words are left out, since they prove nothing."""
         kept: list[bytes] = []
         hashes = {"long": [np.zeros(0, np.uint64)], "short": [np.zeros(0, np.uint64)]}
@@ -84,7 +83,7 @@ class NgramIndex:
             np.savez(file, allow_pickle=False, **self._arrays)
 
     @classmethod
-    def load(cls, path: Path) -> NgramIndex:
+    def load(cls, path: Path) -> Self:
         """Reads what :meth:`save` wrote.
 
         Raises:

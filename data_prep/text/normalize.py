@@ -3,8 +3,6 @@
 Most texts need no repair, so each repair is behind a search that is much cheaper than the repair.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

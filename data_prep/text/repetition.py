@@ -6,8 +6,6 @@ recur by chance, so a document is measured in parts of a page's size, and its sh
 Here ``hashes`` and ``lengths`` (in characters) belong to the W words of a document, both (W,).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

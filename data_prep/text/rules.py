@@ -5,8 +5,6 @@ each character of a script that is written without them (Chinese, Japanese, Thai
 leave texts in such a script alone. No document is dropped for being long.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ without spaces (Chinese, Japanese, Thai, …) have no such runs, so there each c
 on the text alone: they are the same in every process, on every machine and in every run.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 import unicodedata

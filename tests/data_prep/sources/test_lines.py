@@ -151,7 +151,7 @@ def test_pieces_hold_every_line_once(tmp_path_factory: pytest.TempPathFactory, t
         assert piece.end is not None and piece.size == piece.end - piece.start
         with path.open("rb") as file:
             file.seek(piece.start)
-            lines = Lines(file, "file", Problems(skip=True), piece.start, piece.size)
+            lines = Lines(file, "file", Problems(skip=True), piece.start, piece.end)
             found += [(lines.offset, line) for line in lines]
     lines = Lines(io.BytesIO(content), "file", Problems(skip=True))
     assert found == [(lines.offset, line) for line in lines]
