@@ -8,7 +8,7 @@ piece in which its ``<page>`` begins.
 import html
 import re
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -20,6 +20,7 @@ from data_prep.sources.dump_bytes import Chunk, chunks
 PAGE_BYTES = 16 << 20  # MediaWiki's own limit is 2 MiB of wikitext, up to six times as much when escaped
 HEADER_BYTES = 1 << 20
 _OPEN, _CLOSE = b"<page>", b"</page>"
+_END = Chunk(None, True)  # the end of the file
 _BETWEEN = re.compile(rb"\s*(?:</mediawiki>\s*)?")
 _TITLE = re.compile(rb"<title>([^<]*)")
 
@@ -111,58 +112,6 @@ def _fault(xml: bytes, error: ElementTree.ParseError) -> str:
     return f"byte {zero} of it is NUL" if zero >= 0 else str(error)
 
 
-class _Window:
-    """Some of the unpacked ``bytes`` of a piece, or of what follows it, from ``position`` on; see ``_elements``.
-
-    ``end`` is the position where the piece ends, once that is reached; ``gap`` says that bytes are missing after the
-    window.
-    """
-
-    def __init__(self, chunks: Iterator[Chunk]) -> None:
-        self.bytes, self.position, self.gap = b"", 0, False
-        self.end: int | None = None
-        self._chunks = chunks
-
-    def grow(self) -> bool:
-        """Adds a chunk, unless it is the last before the end or before a gap."""
-        chunk = None if self.gap else next(self._chunks, None)
-        if chunk is None:
-            return False
-        if not chunk.own and self.end is None:
-            self.end = self.position + len(self.bytes)
-        self.gap = chunk.data is None
-        self.bytes += chunk.data or b""
-        return not self.gap
-
-    def take(self, count: int) -> bytes:
-        """The first bytes of the window, which moves behind them."""
-        taken, self.bytes = self.bytes[:count], self.bytes[count:]
-        self.position += len(taken)
-        return taken
-
-    def owns(self, position: int) -> bool:
-        """Whether a place in the window belongs to the piece."""
-        return self.end is None or position < self.end
-
-    def to_page(self) -> tuple[bool, bytes]:
-        """Moves to the next page; returns whether there is one before a gap or the end, and what precedes it (1 MB)."""
-        passed = b""
-        while (at := self.bytes.find(_OPEN)) < 0:
-            passed = (passed + self.take(max(0, len(self.bytes) - len(_OPEN) + 1)))[:HEADER_BYTES]
-            if not self.grow():
-                return False, passed + self.take(len(self.bytes))
-        return True, (passed + self.take(at))[:HEADER_BYTES]
-
-    def take_page(self) -> bytes | None:
-        """The bytes up to and with the next ``</page>``; None if it is too far away, or there is none."""
-        searched = 0
-        while (at := self.bytes.find(_CLOSE, searched)) < 0:
-            searched = max(0, len(self.bytes) - len(_CLOSE) + 1)
-            if len(self.bytes) > PAGE_BYTES or not self.grow():
-                return None
-        return self.take(at + len(_CLOSE))
-
-
 def _elements(piece: Piece, problems: Problems) -> Iterator[tuple[str, bytes]]:
     """Yields (where, ``<page>…</page>``); reports everything else that stands between two pages."""
 
@@ -172,37 +121,42 @@ def _elements(piece: Piece, problems: Problems) -> Iterator[tuple[str, bytes]]:
         origin = f" of the part that starts at packed byte {piece.start}" if piece.start else ""
         return f"{piece.path}{name} at unpacked byte {position}{origin}"
 
-    window = _Window(chunks(piece, problems))
+    rest, position = b"", 0  # what follows the last </page>, and where that is in the unpacked bytes
+    end: int | None = None  # where the piece ends, once that is reached
     in_header = piece.start == 0  # no page yet
     lost = piece.start > 0  # what precedes the next page has been reported, or belongs to the piece before
-    while True:
-        found, between = window.to_page()
-        if not found and window.gap:
-            window.gap, lost = False, True
-            continue
-        known = _BETWEEN.fullmatch(between)
-        if not found:
-            complete = b"</mediawiki>" in between and (in_header or known)
-            if not (complete or lost):
-                problems.report(where(window.position), "the dump ends without </mediawiki>; is it cut off?")
-            return
-        if not (known or lost or in_header):
-            what = f"{len(between)} bytes that are no page, after the page before"
-            problems.report(where(window.position - len(between)), what)
-        start = window.position
-        if not window.owns(start):
-            return
-        in_header = lost = False
-        element = window.take_page()
-        if element is None:
-            long = len(window.bytes) > PAGE_BYTES
-            what = f"the page is longer than {PAGE_BYTES} bytes" if long else "the page is cut off"
-            problems.report(where(start, window.bytes), what)
-            window.take(len(_OPEN))
-            lost = True
-            continue
-        starts = [match.start() for match in re.finditer(_OPEN, element)]
-        for at, end in pairwise(starts):
-            problems.report(where(start + at, element[at:end]), "the page has no </page>")
-        if window.owns(start + starts[-1]):
-            yield where(start + starts[-1], element[starts[-1] :]), element[starts[-1] :]
+    for chunk in chain(chunks(piece, problems), [_END]):
+        if not chunk.own and end is None:
+            end = position + len(rest)
+        *closed, rest = (rest + (chunk.data or b"")).split(_CLOSE)
+        if _OPEN not in rest and len(rest) > PAGE_BYTES:  # no page for long: most of it need not be held
+            position, rest = position + len(rest) - HEADER_BYTES, rest[-HEADER_BYTES:]
+        cut_off = chunk.data is None or len(rest) > PAGE_BYTES
+        for number, part in enumerate([*closed, rest] if cut_off else closed, 1):
+            before, *pages = part.split(_OPEN)
+            start = position + len(before)
+            known = _BETWEEN.fullmatch(before)
+            if pages or number <= len(closed):
+                if not (pages and known or lost or in_header):
+                    what = f"{len(before)} bytes that are no page, after the page before"
+                    problems.report(where(position), what)
+            elif chunk is _END and not lost and not (b"</mediawiki>" in before and (in_header or known)):
+                problems.report(where(start), "the dump ends without </mediawiki>; is it cut off?")
+            position += len(part) + len(_CLOSE)
+            for place, page in enumerate(pages, 1):
+                if end is not None and start >= end:
+                    return
+                element = _OPEN + page + _CLOSE
+                if place < len(pages):
+                    problems.report(where(start, page), "the page has no </page>")
+                elif number <= len(closed):
+                    yield where(start, page), element
+                elif chunk.data is None:
+                    problems.report(where(start, page), "the page is cut off")
+                else:
+                    problems.report(where(start, page), f"the page is longer than {PAGE_BYTES} bytes")
+                start += len(_OPEN) + len(page)
+                lost = in_header = False
+        if cut_off:
+            position -= len(_CLOSE)
+            rest, lost = b"", True
