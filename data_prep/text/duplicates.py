@@ -45,34 +45,26 @@ def duplicate_groups(bands: Iterable[Hashes], signatures: Signatures, threshold:
 
 def _join_similar(hashes: Hashes, first: Places, signatures: Signatures, threshold: float) -> int:
     """Joins the similar documents of each bucket of one band in ``first``; returns the number of comparisons."""
-    members, buckets = _buckets(hashes)
-    joins: list[tuple[Places, Places]] = []
+    order = np.argsort(hashes, kind="stable")
+    starts = np.diff(hashes[order], prepend=~hashes[order[:1]]) != 0  # (D,) whether a bucket starts here
+    shared = ~(starts & np.append(starts[1:], True))
+    # The documents that share their hash with another, sorted by bucket and index, and the numbers of their buckets.
+    members, buckets = order[shared], np.cumsum(starts)[shared]
+    joins = [np.zeros((2, 0), np.int64)]
     comparisons = 0
     for _ in range(REPRESENTATIVES):
-        if not len(members):
-            break
-        # Members are sorted by bucket, then by index: the first of each bucket represents it in this round.
+        # The first of each bucket represents it in this round.
         is_head = np.diff(buckets, prepend=-1) > 0
-        heads = members[is_head][np.cumsum(is_head) - 1]
-        joined = first[heads] == first[members]
+        pairs = np.stack([members[is_head][np.cumsum(is_head) - 1], members])
+        joined = first[pairs[0]] == first[pairs[1]]
         todo = np.flatnonzero(~joined)
         comparisons += len(todo)
-        similar = todo[_similar(signatures, heads[todo], members[todo], threshold)]
-        joins.append((heads[similar], members[similar]))
+        similar = todo[_similar(signatures, *pairs[:, todo], threshold)]
+        joins.append(pairs[:, similar])
         joined[similar] = True
         members, buckets = members[~joined], buckets[~joined]
-    _join(first, joins)
+    _join(first, np.concatenate(joins, axis=1))
     return comparisons
-
-
-def _buckets(hashes: Hashes) -> tuple[Places, Places]:
-    """The documents that share their hash with another, sorted by (hash, index), and the numbers of their buckets."""
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    new = np.ones(len(hashes) + 1, bool)
-    new[1:-1] = ordered[1:] != ordered[:-1]
-    shared = ~(new[:-1] & new[1:])
-    return order[shared], np.cumsum(new[:-1])[shared]
 
 
 def _similar(signatures: Signatures, left: Places, right: Places, threshold: float) -> NDArray[np.bool_]:
@@ -85,17 +77,14 @@ def _similar(signatures: Signatures, left: Places, right: Places, threshold: flo
     return result
 
 
-def _join(first: Places, joins: list[tuple[Places, Places]]) -> None:
-    """Makes ``first`` hold the smallest index of each document's group, now that some pairs have been joined."""
-    left = first[np.concatenate([a for a, _ in joins])] if joins else first[:0]
-    if not len(left):
+def _join(first: Places, pairs: Places) -> None:
+    """Makes ``first`` hold the smallest index of each document's group, now that (2, J) documents have been joined."""
+    if not pairs.size:
         return
-    right = first[np.concatenate([b for _, b in joins])]
     # Only the groups that are joined are nodes of the graph: it is small, however many documents there are.
-    nodes, ends = np.unique(np.concatenate([left, right]), return_inverse=True)
-    graph = coo_array((np.ones(len(left), bool), (ends[: len(left)], ends[len(left) :])), (len(nodes), len(nodes)))
+    nodes, ends = np.unique(first[pairs], return_inverse=True)
+    graph = coo_array((np.ones(pairs.shape[1], bool), ends.reshape(2, -1)), (len(nodes), len(nodes)))
     _, group = connected_components(graph, directed=False)
-    smallest = np.full(group.max() + 1, len(first))
-    np.minimum.at(smallest, group, nodes)
+    smallest = nodes[np.unique(group, return_index=True)[1]]
     renamed = np.isin(first, nodes)
     first[renamed] = smallest[group[np.searchsorted(nodes, first[renamed])]]

@@ -8,7 +8,7 @@ find the candidates; a match counts only if the words themselves agree.
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class NgramIndex:
     Long examples are found by any of their 13-grams, short ones by their first eight words.
     """
 
-    def __init__(self, arrays: dict[str, NDArray[np.generic]]) -> None:
+    def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Takes all examples in UTF-8, joined; where each ends, (examples,); and the two tables, see ``_Table``."""
         self._arrays = arrays
         self._long, self._short = (_Table(arrays[f"{n}_hashes"], arrays[f"{n}_examples"]) for n in ("long", "short"))
@@ -48,7 +48,7 @@ class NgramIndex:
             hashes[table].append(grams)
             examples[table].append(np.full(len(grams), len(kept), np.uint32))
             kept.append(text.encode("utf-8", "surrogatepass"))
-        arrays: dict[str, NDArray[np.generic]] = {
+        arrays: dict[str, NDArray[Any]] = {
             "texts": np.frombuffer(b"".join(kept), np.uint8),
             "ends": np.cumsum([len(text) for text in kept], dtype=np.int64),
         }
@@ -99,7 +99,7 @@ class NgramIndex:
 class _Table:
     """A multimap from n-grams to numbers of examples: hashes, sorted (G,) uint64, and numbers, (G,) uint32."""
 
-    def __init__(self, hashes: NDArray[np.generic], examples: NDArray[np.generic]) -> None:
+    def __init__(self, hashes: NDArray[Any], examples: NDArray[Any]) -> None:
         self._hashes, self._examples = hashes, examples
         # The top bits of a hash rule out most n-grams with one memory access, much faster than a binary search.
         size = max(13, (8 * len(hashes)).bit_length())

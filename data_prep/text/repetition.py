@@ -23,19 +23,14 @@ def repeats(hashes: Hashes, lengths: Places, n: int, limit: float) -> bool:
 
 def has_frequent(hashes: Hashes, lengths: Places, n: int, limit: float) -> bool:
     """Whether the most frequent n-gram holds more than ``limit`` of a document's characters."""
-    parts = list(_parts(hashes, lengths, n))
-    if not any(_may_be_frequent(grams, part, n, limit) for grams, part in parts):
-        return False
-    return sum(_most_frequent(grams, part, n) for grams, part in parts) > limit * int(lengths.sum())
+    most = sum(_most_frequent(grams, part, n) for grams, part in _parts(hashes, lengths, n))
+    return most > limit * int(lengths.sum())
 
 
 def _parts(hashes: Hashes, lengths: Places, n: int) -> Iterator[tuple[Hashes, Places]]:
-    """Hashes of n-grams and lengths of words, part by part; parts without an n-gram are left out."""
+    """Hashes of n-grams and lengths of words, part by part."""
     for start in range(0, len(hashes) - n + 1, PART):
-        part = slice(start, start + PART)
-        grams = ngram_hashes(hashes[part], n)
-        if len(grams):
-            yield grams, lengths[part]
+        yield ngram_hashes(hashes[start : start + PART], n), lengths[start : start + PART]
 
 
 def _repeated(grams: Hashes, lengths: Places, n: int) -> int:
@@ -52,15 +47,8 @@ def _repeated(grams: Hashes, lengths: Places, n: int) -> int:
     return int(lengths[np.cumsum(cover[:-1]) > 0].sum())
 
 
-def _may_be_frequent(grams: Hashes, lengths: Places, n: int, limit: float) -> bool:
-    """False if no n-gram occurs often enough, however long it is; much faster than counting."""
-    times = int(limit * int(lengths.sum()) / (n * int(lengths.max())))
-    ordered = np.sort(grams)
-    return bool((ordered[times:] == ordered[: len(ordered) - times]).any())
-
-
 def _most_frequent(grams: Hashes, lengths: Places, n: int) -> int:
     """Characters in the n-gram that holds the most, in one part; an n-gram that occurs once holds none."""
     _, first, counts = np.unique(grams, return_index=True, return_counts=True)
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return int(np.max(np.where(counts > 1, counts * (ends[first + n] - ends[first]), 0)))
+    return int(np.max(np.where(counts > 1, counts * (ends[first + n] - ends[first]), 0), initial=0))

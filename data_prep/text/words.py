@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +44,7 @@ _WORD_BASE = 0xD1342543DE82EF95
 
 @dataclass(frozen=True)
 class Words:
-    """The W words of a text.
-
-    Attributes:
-        text: the casefolded text, in which ``starts`` and ``ends``, both (W,), give each word's place.
-        hashes: (W,) uint64, equal for equal words.
-    """
+    """The W words of a text: the casefolded text, where each word starts and ends in it, and hashes, all (W,)."""
 
     text: str
     starts: Places
@@ -91,20 +87,24 @@ def _words_of_piece(text: str, start: int, end: int) -> tuple[Places, Places, Ha
     edges = np.flatnonzero(changes)
     kept = np.flatnonzero(kinds[edges + 1])
     starts, ends = edges[kept], edges[kept + 1]
-    powers, inverse = _powers(_CHARACTER_BASE)
-    sums = _running_sums(codes * powers[: len(codes)])
-    return starts + start, ends + start, mix((sums[ends] - sums[starts]) * inverse[starts])
+    return starts + start, ends + start, _run_hashes(codes, starts, ends, _CHARACTER_BASE)
 
 
 def ngram_hashes(hashes: Hashes, n: int) -> Hashes:
     """Hashes of the n-grams of a sequence of W word hashes, (max(0, W - n + 1),)."""
-    powers, inverse = _powers(_WORD_BASE)
     grams = [np.zeros(0, np.uint64)]
     for start in range(0, len(hashes) - n + 1, PIECE - n + 1):
         piece = hashes[start : start + PIECE]
-        sums = _running_sums(piece * powers[: len(piece)])
-        grams.append(mix((sums[n:] - sums[:-n]) * inverse[: len(piece) - n + 1]))
+        grams.append(_run_hashes(piece, slice(len(piece) - n + 1), slice(n, None), _WORD_BASE))
     return np.concatenate(grams)
+
+
+def _run_hashes(values: NDArray[Any], starts: Places | slice, ends: Places | slice, base: int) -> Hashes:
+    """Hashes of the runs of values from ``starts`` to ``ends``, wherever they are, from running sums."""
+    powers, inverse = _powers(base)
+    sums = np.zeros(len(values) + 1, np.uint64)
+    np.cumsum(values * powers[: len(values)], out=sums[1:])
+    return mix((sums[ends] - sums[starts]) * inverse[starts])
 
 
 def code_points(text: str) -> NDArray[np.uint8] | NDArray[np.uint32]:
@@ -131,15 +131,8 @@ def mix(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(33))
 
 
-def _running_sums(terms: Hashes) -> Hashes:
-    """Sums of the first 0, 1, … all of the terms, modulo 2**64."""
-    sums = np.zeros(len(terms) + 1, np.uint64)
-    np.cumsum(terms, out=sums[1:])
-    return sums
-
-
 @functools.cache
 def _powers(base: int) -> tuple[Hashes, Hashes]:
-    """(base**i, base**-i) modulo 2**64 for i below PIECE: a hash of a run must not depend on its place."""
+    """(base**i, base**-i) modulo 2**64 for i below PIECE: the second makes a hash independent of its place."""
     exponents = np.arange(PIECE, dtype=np.uint64)
     return np.uint64(base) ** exponents, np.uint64(pow(base, -1, 2**64)) ** exponents
