@@ -42,9 +42,6 @@ def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST)
         mirror: address of a server with the layout of https://dumps.wikimedia.org.
         date: of the dump, YYYYMMDD; the newest by default.
 
-    Returns:
-        Path of the file.
-
     Raises:
         UsageError: no such Wikipedia or dump, no space, no connection, or damaged twice.
     """

@@ -28,8 +28,7 @@ def duplicate_groups(bands: Iterable[Hashes], signatures: Signatures, threshold:
     """Finds the duplicates among D documents.
 
     Args:
-        bands: the columns of :func:`~data_prep.text.minhash.band_hashes`, each (D,). One at a time is in memory,
-            with about 50 bytes a document.
+        bands: the columns of :func:`~data_prep.text.minhash.band_hashes`, each (D,), of which one is in memory.
         signatures: (D, permutations); may be a memory-mapped file, of which only candidates are read.
         threshold: documents of at least this estimated similarity are duplicates.
 
@@ -59,7 +58,7 @@ def _join_similar(hashes: Hashes, first: Places, signatures: Signatures, thresho
         joined = first[pairs[0]] == first[pairs[1]]
         todo = np.flatnonzero(~joined)
         comparisons += len(todo)
-        similar = todo[_similar(signatures, *pairs[:, todo], threshold)]
+        similar = todo[_similar(signatures, pairs[0, todo], pairs[1, todo], threshold)]
         joins.append(pairs[:, similar])
         joined[similar] = True
         members, buckets = members[~joined], buckets[~joined]

@@ -22,19 +22,13 @@ _SHINGLES = 512
 
 @dataclass
 class NearDuplicates:
-    """What counts as a near duplicate.
+    """What counts as a near duplicate; threshold and shingle are those of Lee et al. 2022."""
 
-    Attributes:
-        threshold: documents of at least this estimated Jaccard similarity are duplicates (Lee et al. 2022: 0.8).
-        shingle: words in a shingle (Lee et al. 2022: 5); characters in scripts without spaces.
-        permutations: numbers in a signature; the estimate's standard error is at most 0.5 / sqrt(permutations).
-        missed: how much worse a missed pair is than a needless comparison, from 0 to 1, when bands and rows are
-            chosen. Comparisons are cheap, since each candidate pair is verified against the signatures.
-    """
-
-    threshold: float = 0.8
-    shingle: int = 5
-    permutations: int = 128
+    threshold: float = 0.8  # documents of at least this estimated Jaccard similarity are duplicates
+    shingle: int = 5  # words in a shingle; characters in scripts without spaces
+    permutations: int = 128  # numbers in a signature; the estimate's standard error is at most 0.5 / sqrt(permutations)
+    # How much worse a missed pair is than a needless comparison, from 0 to 1, when bands and rows are chosen.
+    # Comparisons are cheap, since each candidate pair is verified against the signatures.
     missed: float = 0.95
 
     def bands_and_rows(self) -> tuple[int, int]:
