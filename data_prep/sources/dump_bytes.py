@@ -56,21 +56,18 @@ def chunks(piece: Piece, problems: Problems) -> Iterator[Chunk]:
         packed = packing(file)
         if packed == "bz2":
             yield from _bz2_chunks(file, piece, end, problems)
-        elif not packed:
-            file.seek(piece.start)
-            while data := file.read(min(_UNPACK, max(0, end - file.tell())) or _UNPACK):
-                yield Chunk(data, file.tell() <= end)
-    if packed not in ("", "bz2"):
-        done = 0
-        try:
-            with opened(piece.path) as unpacked:
-                while data := read_block(unpacked, _UNPACK):
-                    done += len(data)
-                    yield Chunk(data, True)
-        except READ_ERRORS as error:
-            where = f"{piece.path}, after unpacked byte {done}"
-            problems.report(where, f"the .{packed} is cut off or damaged ({error})")
-            yield Chunk(None, True)
+            return
+    position = piece.start  # of .gz, .xz and .zst, in the unpacked file, which is all one piece
+    try:
+        with opened(piece.path) as unpacked:
+            if not packed:
+                unpacked.seek(position)
+            while data := read_block(unpacked, min(_UNPACK, max(0, end - position)) or _UNPACK):
+                position += len(data)
+                yield Chunk(data, bool(packed) or position <= end)
+    except READ_ERRORS as error:
+        problems.report(f"{piece.path}, after unpacked byte {position}", f"cut off or damaged ({error})")
+        yield Chunk(None, True)
 
 
 def _bz2_chunks(file: BinaryIO, piece: Piece, end: int, problems: Problems) -> Iterator[Chunk]:

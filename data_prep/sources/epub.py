@@ -126,9 +126,6 @@ class _Text(HTMLParser):
             self._silent = ""
         self._separate(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._separate(tag)
-
     def handle_data(self, data: str) -> None:
         if not self._silent:
             self._parts.append(data)
@@ -148,5 +145,5 @@ def _paragraphs(content: bytes) -> list[str]:
     parser = _Text()
     parser.feed(content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else encoding))
     parser.close()
-    parser.handle_startendtag("br", [])
+    parser.handle_starttag("br", [])  # ends the last paragraph
     return parser.paragraphs

@@ -35,27 +35,28 @@ class NgramIndex:
     def build(cls, texts: Iterable[str]) -> Self:
         """Indexes examples; those of fewer than eight words are left out, since they prove nothing."""
         kept: list[bytes] = []
-        hashes = {"long": [np.zeros(0, np.uint64)], "short": [np.zeros(0, np.uint64)]}
-        examples = {"long": [np.zeros(0, np.uint32)], "short": [np.zeros(0, np.uint32)]}
+        grams: dict[str, list[Hashes]] = {"long": [], "short": []}
+        examples: dict[str, list[int]] = {"long": [], "short": []}
         for text in texts:
             found = words(text).hashes
-            if len(found) < SHORTEST:
-                continue
             if len(found) >= LONGEST:
-                table, grams = "long", np.unique(ngram_hashes(found, LONGEST))
+                table, found = "long", np.unique(ngram_hashes(found, LONGEST))
+            elif len(found) >= SHORTEST:
+                table, found = "short", ngram_hashes(found[:SHORTEST], SHORTEST)
             else:
-                table, grams = "short", ngram_hashes(found[:SHORTEST], SHORTEST)
-            hashes[table].append(grams)
-            examples[table].append(np.full(len(grams), len(kept), np.uint32))
+                continue
+            grams[table].append(found)
+            examples[table].append(len(kept))
             kept.append(text.encode("utf-8", "surrogatepass"))
         arrays: dict[str, NDArray[Any]] = {
             "texts": np.frombuffer(b"".join(kept), np.uint8),
             "ends": np.cumsum([len(text) for text in kept], dtype=np.int64),
         }
-        for table in hashes:
-            joined = np.concatenate(hashes[table])
-            order = np.argsort(joined, kind="stable")
-            arrays |= {f"{table}_hashes": joined[order], f"{table}_examples": np.concatenate(examples[table])[order]}
+        for table in grams:
+            hashes = np.concatenate([np.zeros(0, np.uint64), *grams[table]])
+            numbers = np.repeat(np.array(examples[table], np.uint32), list(map(len, grams[table])))
+            order = np.argsort(hashes, kind="stable")
+            arrays |= {f"{table}_hashes": hashes[order], f"{table}_examples": numbers[order]}
         return cls(arrays)
 
     def matches(self, text: str) -> str | None:

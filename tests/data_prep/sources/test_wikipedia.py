@@ -98,8 +98,8 @@ BROKEN = {
     "no id": (DUMP.replace(b"<id>7</id>", b""), "no <title> or no <id>", [7]),
     "cut": (DUMP[:-100], "page 'Title 40' at unpacked byte", [40]),
     "cut between": (DUMP[: -len(TAIL)], "ends without </mediawiki>", []),
-    "gz": (gzip.compress(DUMP)[:-300], ".gz is cut off or damaged", None),
-    "xz": (lzma.compress(DUMP)[:-300], ".xz is cut off or damaged", None),
+    "gz": (gzip.compress(DUMP)[:-300], "cut off or damaged", None),
+    "xz": (lzma.compress(DUMP)[:-300], "cut off or damaged", None),
     "bz2": (bz2.compress(DUMP)[:-20], "bzip2 stream at byte 0: the .bz2 is cut off", None),
     "trailer": (bz2.compress(DUMP) + b"trailing bytes", "not a bzip2 stream", []),
 }
