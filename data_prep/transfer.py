@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ BACKOFF = 2.0  # the waits between them are 0, 4, 8, 16, … seconds
 LONGEST_WAIT = 60
 TIMEOUT = 60  # seconds without a byte
 BLOCK = 1 << 20
-LARGEST_PAGE = 16 << 20
+PAGE_BLOCKS = 16  # a server could send a page without end
 
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses of a server that will answer later
 _UNSATISFIABLE = 416  # there is nothing after the start of the range
@@ -39,13 +40,9 @@ def read_page(url: str) -> str:
     """The text of a small page, such as a list of checksums; raises as :func:`fetch` does."""
 
     def attempt() -> str:
-        page = b""
         with _get(url) as response:
-            for block in response.raw.stream(BLOCK):
-                page += block
-                if len(page) > LARGEST_PAGE:
-                    raise UsageError(f"{url}: longer than {LARGEST_PAGE >> 20} MB; choose another --mirror")
-        return page.decode("utf-8", "replace")
+            blocks = islice(response.raw.stream(BLOCK), PAGE_BLOCKS)
+            return b"".join(blocks).decode("utf-8", "replace")
 
     return _with_retries(attempt, url, lambda: 0)
 
@@ -87,7 +84,7 @@ def _with_retries(attempt: Callable[[], T], url: str, progress: Callable[[], int
             response, failure = error.response.raw, str(error)
         except (HTTPError, OSError) as error:
             failure = _reason(error)
-        # Getting as far as before is no progress, or a server that breaks off at the same place is asked for ever.
+        # Getting as far as before is no progress: a server may always break off at the same place.
         if progress() > furthest:
             retries, furthest = new, progress()
         try:

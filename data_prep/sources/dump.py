@@ -113,7 +113,7 @@ def _fault(xml: bytes, error: ElementTree.ParseError) -> str:
 
 
 def _elements(piece: Piece, problems: Problems) -> Iterator[tuple[str, bytes]]:
-    """Yields (where, ``<page>…</page>``); reports everything else that stands between two pages."""
+    """Yields (where, ``<page>…</page>``); reports everything else between two pages."""
 
     def where(position: int, element: bytes = b"") -> str:
         title = _TITLE.search(element[:4096])

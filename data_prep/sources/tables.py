@@ -94,7 +94,7 @@ def documents(piece: Piece, problems: Problems, text_column: str | None = None) 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Table]:
-    """Opens a table of any kind, told by its first bytes; raises one of ``_ERRORS`` if it cannot be read."""
+    """Opens a table of any kind, recognized by its first bytes; raises one of ``_ERRORS`` if it cannot be read."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(6)

@@ -1,6 +1,6 @@
 """Unicode repaired: text decoded with the wrong code page, invisible characters, several ways to write one letter.
 
-Most texts need no repair, so each repair is behind a search that is much cheaper than the repair.
+Most texts need no repair, so a search that is much cheaper comes before each repair.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Which lines and documents are worth training on: rules of C4 and Gopher that hold in any language.
 
-C4 is Raffel et al. 2020, sec. 2.2; Gopher is Rae et al. 2021, table A1. A word is what stands between spaces, and
+C4 is Raffel et al. 2020, sec. 2.2; Gopher is Rae et al. 2021, table A1. A word is what is between spaces, and
 each character of a script that is written without them (Chinese, Japanese, Thai, …); rules on the length of words
 leave texts in such a script alone. No document is dropped for being long.
 """
@@ -32,7 +32,7 @@ class CleanConfig:
     lines: LineRules = field(default_factory=LineRules)  # which lines are taken out of documents
     min_characters: int = 100  # shorter documents say nothing that needs context; not in Gopher or C4
     min_words: int = 20  # Gopher: 50, which would drop the stubs of an encyclopedia
-    min_mean_word: float = 2.0  # characters; Gopher: 3, but syllables stand apart in Vietnamese
+    min_mean_word: float = 2.0  # characters; Gopher: 3, but Vietnamese separates syllables
     max_mean_word: float = 15.0  # characters; Gopher: 10, but Finnish or Greenlandic words are longer than English
     max_symbols: float = 0.1  # "#", "…" and "..." per word; Gopher
     min_alphabetic: float = 0.7  # share of words with a letter; Gopher: 0.8, but encyclopedias are full of dates
