@@ -25,7 +25,7 @@ from linformer_fairseq.errors import UsageError
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
     "bz2": lambda content: bz2.compress(content, 1),
-    "xz": lzma.compress,
+    "xz": lambda content: lzma.compress(content, preset=0),
     "zst": lambda content: bytes(pa.Codec("zstd").compress(content, asbytes=True)),
 }
 MANY = b"".join(b"%d %s\n" % (n, os.urandom(60).hex().encode()) for n in range(20_000))
