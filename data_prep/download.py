@@ -1,11 +1,9 @@
-"""Downloads the dump of a Wikipedia: goes on where it was cut off, and checks what it got.
+"""Downloads the dump of a Wikipedia: resumes where it was cut off, and verifies the checksum.
 
 Layout of https://dumps.wikimedia.org: a folder per wiki; in it a folder per date of a dump, and ``latest``; in each
-a list ``<wiki>-<date>-sha1sums.txt``. The list in ``latest`` has the files under their dated names. A dated file
-does not change, so that a download of days stays that of one dump when the next one appears.
+a list ``<wiki>-<date>-sha1sums.txt``. The list in ``latest`` has the dated names of the files. A dated file does not
+change, so a download that takes days stays one of the same dump when the next dump appears.
 """
-
-from __future__ import annotations
 
 import fcntl
 import hashlib
@@ -35,8 +33,8 @@ _CODES = (
 def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST) -> Path:
     """Downloads the articles of a Wikipedia, ``<wiki>-<date>-pages-articles-multistream.xml.bz2``.
 
-    A file that is there already is only checked. What an earlier call left unfinished is completed. A file that
-    arrives damaged is thrown away and fetched once more.
+    An existing file is only verified. What an earlier call left unfinished is completed. A file that arrives
+    damaged is deleted and downloaded once more.
 
     Args:
         language: code of the Wikipedia, for example ``simple``.
@@ -44,11 +42,8 @@ def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST)
         mirror: address of a server with the layout of https://dumps.wikimedia.org.
         date: of the dump, YYYYMMDD; the newest by default.
 
-    Returns:
-        Path of the file.
-
     Raises:
-        UsageError: no such Wikipedia or dump, no room, no connection, or damaged twice.
+        UsageError: no such Wikipedia or dump, no space, no connection, or damaged twice.
     """
     code = language.lower()
     if not _CODE.fullmatch(code):
@@ -61,7 +56,7 @@ def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST)
     folder = f"{mirror.rstrip('/')}/{wiki}"
     name, sha1 = _listed(folder, wiki, date)
     target = out / name
-    if target.exists() and _is_right(target, sha1):
+    if target.exists() and _verified(target, sha1):
         print(f"download: {target} is complete already")
         return target
     with _partial(target) as (file, path, state):
@@ -70,7 +65,7 @@ def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST)
                 fetch(f"{folder}/{name.split('-')[1]}/{name}", file, state)
             except NotFound as error:
                 raise UsageError(f"{error}: listed, but not on this server; choose another --mirror") from error
-            if _is_right(path, sha1):
+            if _verified(path, sha1):
                 break
             file.truncate(0)
             state.unlink(missing_ok=True)
@@ -78,13 +73,13 @@ def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST)
             if last:
                 path.unlink()
                 raise UsageError(f"{found} twice and was deleted; choose another --mirror, or try again later")
-            print(f"download: {found} and was deleted; fetching it once more")
+            print(f"download: {found} and was deleted; downloading it once more")
             name_now, sha1 = _listed(folder, wiki, date)
             if name_now != name:
-                raise UsageError(f"{name}: replaced by {name_now} just now; run the same command again")
+                raise UsageError(f"{name}: the server has just replaced it by {name_now}; run the same command again")
         os.replace(path, target)
         state.unlink(missing_ok=True)
-    print(f"download: {target} is complete, its checksum is right")
+    print(f"download: {target} is complete, and its checksum is right")
     return target
 
 
@@ -108,7 +103,7 @@ def _listed(folder: str, wiki: str, date: str) -> tuple[str, str]:
 
 @contextmanager
 def _partial(target: Path) -> Iterator[tuple[io.FileIO, Path, Path]]:
-    """The unfinished file, open for appending by this process alone; its path; and that of its state."""
+    """The unfinished file, open for appending by this process alone; its path; and the path of its state."""
     path = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,13 +119,13 @@ def _partial(target: Path) -> Iterator[tuple[io.FileIO, Path, Path]]:
             pass  # a file system without locks
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise UsageError(f"{target}: another process has just finished it; run the same command again")
-        yield file, path, path.with_name(path.name + ".json")
+        yield file, path, path.with_name(f"{path.name}.validator")
 
 
-def _is_right(path: Path, sha1: str) -> bool:
+def _verified(path: Path, sha1: str) -> bool:
     digest = hashlib.sha1(usedforsecurity=False)  # the only list of all files that the server has, beside MD5
     size = path.stat().st_size
-    with path.open("rb") as file, tqdm(desc="checking", total=size, unit="B", unit_scale=True, leave=False) as bar:
+    with path.open("rb") as file, tqdm(desc="verifying", total=size, unit="B", unit_scale=True, leave=False) as bar:
         while block := file.read(1 << 20):
             digest.update(block)
             bar.update(len(block))

@@ -1,35 +1,33 @@
-"""HTTP with patience: tries again when the connection breaks, and goes on with a file where it was cut off."""
-
-from __future__ import annotations
+"""HTTP downloads that survive a bad connection: requests are retried, and files resumed where they were cut off."""
 
 import errno
 import io
-import json
 import re
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from http.client import HTTPException, HTTPResponse
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
+import requests
+from requests.exceptions import InvalidSchema, InvalidURL, TooManyRedirects
 from tqdm import tqdm
+from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.util import Retry
 
-from linformer_fairseq.errors import UsageError
+from linformer_fairseq.errors import AGAIN, UsageError
 from linformer_fairseq.io.files import write_text
 
 ATTEMPTS = 7  # in a row without a byte of progress: two minutes
-FIRST_WAIT = 2.0  # seconds; doubled with every such attempt
-LONGEST_WAIT = 60.0
+BACKOFF = 2.0  # the waits between them are 0, 4, 8, 16, … seconds
+LONGEST_WAIT = 60
 TIMEOUT = 60  # seconds without a byte
 BLOCK = 1 << 20
-LARGEST_PAGE = 16 << 20
+PAGE_BLOCKS = 16  # a server could send a page without end
 
-_PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses of a server that will answer later
+_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses of a server that will answer later
+_UNSATISFIABLE = 416  # there is nothing after the start of the range
 
 T = TypeVar("T")
 
@@ -39,157 +37,132 @@ class NotFound(Exception):
 
 
 def read_page(url: str) -> str:
-    """The text of a small page, such as a list of checksums."""
+    """The text of a small page, such as a list of checksums; raises as :func:`fetch` does."""
 
     def attempt() -> str:
-        with urlopen(_request(url), timeout=TIMEOUT) as response:
-            return str(response.read(LARGEST_PAGE).decode("utf-8", "replace"))
+        with _get(url) as response:
+            blocks = islice(response.raw.stream(BLOCK), PAGE_BLOCKS)
+            return b"".join(blocks).decode("utf-8", "replace")
 
-    return _patiently(attempt, url, lambda: 0)
+    return _with_retries(attempt, url, lambda: 0)
 
 
-def fetch(url: str, file: io.FileIO, state: Path) -> None:
-    """Appends to ``file`` what it lacks of the content of ``url``.
+def fetch(url: str, file: io.FileIO, validator: Path) -> None:
+    """Appends to ``file`` what it lacks of the content of ``url``; the caller verifies the result.
 
     Args:
         url: of a file.
         file: opened for appending; what it has must come from an earlier call.
-        state: remembers between calls which version of the file that was. A file that has changed on the server
-            since then is fetched from its start.
+        validator: holds what identifies the server's version of the file between calls. A file that has changed on
+            the server is fetched from its start.
 
     Raises:
         NotFound: no such file.
-        UsageError: the disk is full, the server refuses, or the connection breaks again and again.
+        UsageError: the disk is full, the server refuses, or the connection fails repeatedly.
     """
-    _patiently(lambda: _fetch_rest(url, file, state), url, lambda: _size(file))
+    _with_retries(lambda: _fetch_rest(url, file, validator), url, lambda: _size(file))
 
 
-def _request(url: str, headers: dict[str, str] | None = None) -> Request:
-    try:
-        version = metadata.version("linformer-fairseq")
-    except metadata.PackageNotFoundError:  # used from its folder
-        version = "0"
-    agent = f"linformer-fairseq/{version} (python -m data_prep download)"
-    return Request(url, headers={"User-Agent": agent, "Accept-Encoding": "identity", **(headers or {})})
-
-
-def _patiently(attempt: Callable[[], T], url: str, progress: Callable[[], int]) -> T:
-    failures, furthest = 0, progress()
+def _with_retries(attempt: Callable[[], T], url: str, progress: Callable[[], int]) -> T:
+    """Calls ``attempt`` until it succeeds; ``progress`` counts the bytes that have arrived."""
+    new = Retry(ATTEMPTS - 1, backoff_factor=BACKOFF, backoff_max=LONGEST_WAIT, retry_after_max=LONGEST_WAIT)
+    retries, furthest = new, progress()
     while True:
-        wait = 0.0
+        response = None
         try:
             return attempt()
-        except HTTPError as error:
-            error.close()
-            if error.code == 404:
+        except (TooManyRedirects, InvalidSchema, InvalidURL) as error:
+            raise UsageError(f"{url}: the server redirects to nowhere ({error}); choose another --mirror") from error
+        except requests.HTTPError as error:
+            assert error.response is not None  # raise_for_status sets it
+            error.response.close()
+            if error.response.status_code == 404:
                 raise NotFound(url) from error
-            if error.code not in _PASSING:
-                raise UsageError(f"{url}: the server refuses ({error}); see if a browser or --mirror helps") from error
-            reason = str(error)
-            asked = error.headers.get("Retry-After", "")
-            wait = float(asked) if asked.isdecimal() else 0.0
-        except (OSError, HTTPException) as error:
-            reason = str(error) or type(error).__name__
-        # Getting as far as before is no progress: a server that errs about the length would be asked for ever.
-        now = progress()
-        failures = 1 if now > furthest else failures + 1
-        furthest = max(furthest, now)
-        if failures == ATTEMPTS:
-            raise UsageError(
-                f"{url}: {reason}, {ATTEMPTS} times in a row; check the connection or choose another --mirror, "
-                "then run the same command again: it goes on from here"
-            )
-        wait = min(LONGEST_WAIT, max(wait, FIRST_WAIT * 2 ** (failures - 1)))
-        tqdm.write(f"download: {reason}; trying again in {wait:.0f} s")
-        time.sleep(wait)
-
-
-@dataclass(frozen=True)
-class _Version:
-    """What tells one version of a file from the next."""
-
-    url: str
-    size: int | None
-    etag: str | None
-    modified: str | None
-
-    @classmethod
-    def load(cls, path: Path, url: str) -> _Version | None:
+            if error.response.status_code not in _TRANSIENT:
+                remedy = "try it in a browser, or choose another --mirror"
+                raise UsageError(f"{url}: the server refuses ({error}); {remedy}") from error
+            response, failure = error.response.raw, str(error)
+        except (HTTPError, OSError) as error:
+            failure = _reason(error)
+        # Getting as far as before is no progress: a server may always break off at the same place.
+        if progress() > furthest:
+            retries, furthest = new, progress()
         try:
-            version = cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-        return version if version.url == url else None
-
-    def range_from(self, position: int) -> dict[str, str]:
-        headers = {"Range": f"bytes={position}-"}
-        # A weak ETag does not vouch for the bytes, so HTTP does not allow it here (RFC 9110, 13.1.5).
-        validator = self.etag if self.etag and not self.etag.startswith("W/") else self.modified
-        return {**headers, "If-Range": validator} if validator else headers
+            retries = retries.increment(error=ConnectionError(failure))
+        except MaxRetryError as error:
+            remedy = f"check the connection or choose another --mirror; {AGAIN}"
+            raise UsageError(f"{url}: {failure}, {ATTEMPTS} times in a row; {remedy}") from error
+        tqdm.write(f"download: {failure}; retrying")
+        retries.sleep(response)
 
 
-def _fetch_rest(url: str, file: io.FileIO, state: Path) -> None:
-    known = _Version.load(state, url)
-    if known is None:
-        file.truncate(0)
-    have = _size(file)
-    if known is not None and have and have == known.size:
-        return
+def _reason(error: BaseException) -> str:
+    """Why a request failed, without the layers that libraries wrap around it."""
+    while isinstance(cause := getattr(error, "reason", None) or (error.args or [None])[-1], BaseException):
+        error = cause
+    return re.sub(r"^\w+\(.*?\): ", "", str(error))
+
+
+def _get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
+    """A response whose body is still to be read; raises requests.HTTPError for statuses other than success and 416."""
     try:
-        response: HTTPResponse = urlopen(
-            _request(url, known.range_from(have) if known is not None and have else None), timeout=TIMEOUT
-        )
-    except HTTPError as error:
-        if error.code != 416:
-            raise
-        file.truncate(0)
-        raise ConnectionError("the file on the server is shorter than what is here") from error
-    with response:
-        version, start = _version(response, url)
-        if start and (known is None or start != have or version.size != known.size or version.etag != known.etag):
-            file.truncate(0)
-            raise ConnectionError("the file has changed on the server")
-        if not start:
+        version = metadata.version("linformer-fairseq")
+    except metadata.PackageNotFoundError:  # used from a clone
+        version = "0"
+    agent = f"linformer-fairseq/{version} (python -m data_prep download)"
+    headers = {"User-Agent": agent, "Accept-Encoding": "identity"} | (headers or {})
+    response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    if response.status_code != _UNSATISFIABLE:
+        response.raise_for_status()
+    return response
+
+
+def _fetch_rest(url: str, file: io.FileIO, validator: Path) -> None:
+    known = validator.read_text(encoding="utf-8") if validator.exists() else ""
+    have = _size(file)
+    resume = {"Range": f"bytes={have}-"} | ({"If-Range": known} if known else {})
+    with _get(url, resume if have else None) as response:
+        size: str = response.headers.get("Content-Length", "")
+        if response.status_code == _UNSATISFIABLE:
+            return
+        if response.status_code == 206:
+            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            if found is None or int(found[1]) != have:
+                file.truncate(0)
+                raise ConnectionError("the server does not send the part of the file that was requested")
+            size = found[2]
+        else:
             if have:
-                tqdm.write("download: the file has changed, or this server cannot go on in the middle: from the start")
+                tqdm.write("download: the file has changed, or the server cannot resume: downloading from the start")
             file.truncate(0)
-            write_text(state, json.dumps(asdict(version)))
-        _copy(response, file, version.size, state.parent)
-    if version.size is not None and _size(file) != version.size:
-        raise ConnectionError(f"the connection broke off at {_size(file):,} of {version.size:,} bytes")
+            # A weak ETag does not vouch for the bytes, so HTTP does not allow it here (RFC 9110, 13.1.5).
+            etag = response.headers.get("ETag", "")
+            strong = etag and not etag.startswith("W/")
+            write_text(validator, etag if strong else response.headers.get("Last-Modified", ""))
+        _copy(response, file, int(size) if size.isdecimal() else None, validator.parent)
 
 
-def _version(response: HTTPResponse, url: str) -> tuple[_Version, int]:
-    """The version of the file that a response has, and where in the file the response starts."""
-    start, size = 0, response.headers.get("Content-Length", "")
-    if response.status == 206:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if found is None:
-            raise ConnectionError("the server does not say which part of the file it sends")
-        start, size = int(found[1]), found[2]
-    etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-    return _Version(url, int(size) if size.isdecimal() else None, etag, modified), start
-
-
-def _copy(response: HTTPResponse, file: io.FileIO, size: int | None, folder: Path) -> None:
+def _copy(response: requests.Response, file: io.FileIO, size: int | None, folder: Path) -> None:
     have = _size(file)
     free = shutil.disk_usage(folder).free
     if size is not None and size - have > free:
         raise UsageError(f"{folder}: {size - have:,} bytes needed, {free:,} free; make room or choose another --out")
     with tqdm(desc="download", total=size, initial=have, unit="B", unit_scale=True) as bar:
-        while block := response.read(BLOCK):
-            rest = memoryview(block)
-            while rest:
-                rest = rest[_write(file, rest, folder) :]
+        for block in response.raw.stream(BLOCK, decode_content=False):
+            _write(file, block, folder)
             bar.update(len(block))
+    if size is not None and _size(file) != size:
+        raise ConnectionError(f"the server sent {_size(file):,} of {size:,} bytes")
 
 
-def _write(file: io.FileIO, block: memoryview, folder: Path) -> int:
+def _write(file: io.FileIO, block: bytes, folder: Path) -> None:
+    rest = memoryview(block)
     try:
-        return file.write(block) or 0
+        while rest:
+            rest = rest[file.write(rest) or 0 :]
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "make room and run the same command again: it goes on from here" if full else "choose another --out"
+        remedy = f"make room; {AGAIN}" if full else "choose another --out"
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); {remedy}") from error
 
 

@@ -1,13 +1,12 @@
-"""Readers, one module per kind of source, each with two functions:
+"""Readers, one module per source; read ``text.py`` first. Each has
 
-    pieces(path)                 the parts of one input file that can be read on their own
+    SUFFIXES                     the kinds of files that it takes from a folder; None for any
+    pieces(path)                 the parts of one input file that can be read independently
     documents(piece, problems)   the documents of one such part, in order
 
-What a reader yields does not depend on how the pieces are spread over processes. Bad input goes to
+What a reader yields does not depend on how the pieces are spread over processes. Input that cannot be read goes to
 ``problems.report``, with the file and the position in it.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an input file.
+    """A part of an input file: by default all of it.
 
-    Attributes:
-        path: the file.
-        start, end: of the part, in the units of its reader (bytes, row groups, …); the whole file by default.
-        size: bytes that the part takes on disk, for progress and to form shards of like size.
+    ``size`` is what it takes on disk, in bytes; ``start`` and ``end`` are in the reader's units (bytes, row groups, …).
     """
 
     path: Path

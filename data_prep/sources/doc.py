@@ -1,33 +1,26 @@
 """Articles in wikiextractor's format: ``<doc id="…" url="…" title="…">``, paragraphs, ``</doc>``."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_prep.corpus import Document, tidy
 from data_prep.problems import Problems
 from data_prep.sources import Piece
-from data_prep.sources.archives import files_in
 from data_prep.sources.files import LARGEST_DOCUMENT, whole
-from data_prep.sources.lines import Lines
+from data_prep.sources.lines import Lines, line_files
 
 SUFFIXES = None  # wikiextractor calls its files wiki_00
 
 _START = re.compile(r'<doc id="([^"]*)" .*?title="(.*)">$')
 
-
-def pieces(path: Path) -> list[Piece]:
-    """One piece: wikiextractor's files are small, and archives cannot be read in parts."""
-    return whole(path)
+pieces = whole  # wikiextractor's files are small
 
 
 def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
     """One document per article of a file, or of all files in a tar archive."""
-    for where, _, file in files_in(piece, SUFFIXES, problems):
-        yield from _articles(Lines(file, where, problems))
+    for _, lines in line_files(piece, SUFFIXES, problems):
+        yield from _articles(lines)
 
 
 def _articles(lines: Lines) -> Iterator[Document]:
@@ -39,7 +32,7 @@ def _articles(lines: Lines) -> Iterator[Document]:
         start = _START.match(line)
         if start is not None:
             if header is not None:
-                lines.report(f"article {header[1]} has no </doc> before the next one; what it has is kept")
+                lines.report(f"article {header[1]} has no </doc> before the next one; its lines so far are kept")
                 yield _article(header, paragraphs)
             header, paragraphs, size = start, [], 0
         elif header is None:
@@ -54,7 +47,7 @@ def _articles(lines: Lines) -> Iterator[Document]:
             if size > LARGEST_DOCUMENT:
                 lines.report(f"article {header[1]} is longer than {LARGEST_DOCUMENT >> 20} MB; the rest is left out")
     if header is not None:
-        lines.report(f"article {header[1]} has no </doc> line, is the file cut off? What came before is kept")
+        lines.report(f"article {header[1]} has no </doc> line, is the file cut off? Its lines so far are kept")
         yield _article(header, paragraphs)
 
 

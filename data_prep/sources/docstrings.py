@@ -1,17 +1,14 @@
-"""The docstrings of the installed packages: a corpus of technical English that is on every machine already.
+"""The docstrings of the installed packages: a corpus of technical English that every machine has.
 
 Files are parsed, never imported. One document per module: the docstrings of the module and of its classes and
-functions, in the order in which they stand there.
+functions, in the order of the file.
 """
-
-from __future__ import annotations
 
 import ast
 import inspect
 import sysconfig
 import warnings
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 from data_prep.corpus import Document, join_wrapped, tidy
@@ -30,17 +27,6 @@ def installed_roots() -> list[Path]:
     return list(dict.fromkeys(Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 
 
-def installed_versions() -> list[str]:
-    """``name==version`` of every installed distribution, sorted."""
-    return sorted({f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()})
-
-
-def module_files(root: Path) -> list[Path]:
-    """All Python source files below ``root`` except tests, sorted."""
-    files = root.rglob("*.py")
-    return sorted(p for p in files if not _NOT_DOCUMENTATION.intersection(p.relative_to(root).parts))
-
-
 def pieces(path: Path) -> list[Piece]:
     """The packages and modules in one folder, each a piece."""
     entries = sorted(entry for entry in path.iterdir() if entry.suffix == ".py" or entry.is_dir())
@@ -49,7 +35,7 @@ def pieces(path: Path) -> list[Piece]:
 
 
 def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
-    """One document per module that has docstrings; a docstring that its package had before is left out."""
+    """One document per module that has docstrings; a docstring that occurred earlier in its package is left out."""
     root = piece.path.parent
     seen: set[str] = set()
     for path in _files_of(piece.path):
@@ -61,13 +47,16 @@ def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
 
 
 def _files_of(entry: Path) -> list[Path]:
+    """A module, or the Python files below a folder except tests, sorted."""
     if entry.name in _NOT_DOCUMENTATION:
         return []
-    return [entry] if entry.is_file() else module_files(entry)
+    if entry.is_file():
+        return [entry]
+    return sorted(p for p in entry.rglob("*.py") if not _NOT_DOCUMENTATION.intersection(p.relative_to(entry).parts))
 
 
 def docstrings_of(path: Path) -> list[str]:
-    """The docstrings of one module, tidy and without the short ones; none if the file has syntax errors."""
+    """The docstrings of one module, in the form of a corpus, without short ones; none if the file has syntax errors."""
     source = path.read_bytes()
     if b'"""' not in source and b"'''" not in source:  # parsing is what takes time
         return []
@@ -89,7 +78,9 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
         if docstring:
             yield docstring
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        if _called_name(node.value) in _DOCSTRING_CALLS:
+        called = node.value.func
+        name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+        if name in _DOCSTRING_CALLS:
             for part in ast.walk(node.value):
                 if isinstance(part, ast.Constant) and isinstance(part.value, str):
                     yield inspect.cleandoc(part.value)
@@ -98,12 +89,7 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
             yield from _docstrings(child)
 
 
-def _called_name(call: ast.Call) -> str:
-    function = call.func
-    return function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
-
-
 def _without_rules(docstring: str) -> Iterator[str]:
-    """Lines, with those that only underline a heading or draw a table border taken for paragraph ends."""
+    """Lines; those that only underline a heading or draw a table border become empty, which ends a paragraph."""
     for line in docstring.splitlines():
         yield line if line.strip(" -=~^+|*#_.") else ""

@@ -1,18 +1,16 @@
 """The pages of a MediaWiki XML dump, each parsed on its own.
 
-Pages are found by their tags as bytes, which cannot stand in a page's text, where ``<`` is escaped. So a piece can
+Pages are found by their tags as bytes, which cannot occur in a page's text, where ``<`` is escaped. So a piece can
 start anywhere, a broken page costs only itself, and memory is bounded by the largest page. A page belongs to the
 piece in which its ``<page>`` begins.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from data_prep.problems import Problems
@@ -22,20 +20,19 @@ from data_prep.sources.dump_bytes import Chunk, chunks
 PAGE_BYTES = 16 << 20  # MediaWiki's own limit is 2 MiB of wikitext, up to six times as much when escaped
 HEADER_BYTES = 1 << 20
 _OPEN, _CLOSE = b"<page>", b"</page>"
+_END = Chunk(None, True)  # the end of the file
 _BETWEEN = re.compile(rb"\s*(?:</mediawiki>\s*)?")
 _TITLE = re.compile(rb"<title>([^<]*)")
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What a dump says of its wiki: the names of its namespaces by number, and its language."""
 
-    namespaces: Mapping[int, str] = field(default_factory=dict)
-    language: str = ""
+    namespaces: Mapping[int, str]
+    language: str
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """A page with the wikitext of its last revision."""
 
     id: str
@@ -51,29 +48,27 @@ class NotADumpError(Exception):
 
 
 def header(path: Path) -> Header:
-    """Reads what stands before the first page.
+    """Reads what precedes the first page.
 
     Raises:
         NotADumpError: it is not the start of a dump, or declares a DOCTYPE or entities.
     """
     damage = Problems(skip=True)
-    start, complete = b"", True
+    start = b""
     for chunk in chunks(Piece(path, path.stat().st_size), damage):
         start += chunk.data or b""
-        complete = chunk.data is not None
-        if not complete or _OPEN in start or len(start) > HEADER_BYTES:
+        if chunk.data is None or _OPEN in start or len(start) > HEADER_BYTES:
             break
     if not start:
-        raise NotADumpError(
-            "; ".join(line.removeprefix(str(path)).lstrip(", :") for line in damage.skipped) or "the file is empty"
-        )
+        found = "; ".join(line.removeprefix(str(path)).lstrip(", :") for line in damage.skipped)
+        raise NotADumpError(found or "the file is empty")
     start = start.partition(_OPEN)[0][:HEADER_BYTES]
     if b"<!DOCTYPE" in start or b"<!ENTITY" in start:
         raise NotADumpError("it declares a DOCTYPE or entities, which no MediaWiki dump does and which can be harmful")
     if b"<mediawiki" not in start:
         raise NotADumpError("it is not a MediaWiki XML dump (no <mediawiki> before the first page)")
-    if not complete:
-        return Header()
+    if chunk.data is None:
+        return Header({}, "")
     try:
         root = ElementTree.fromstring(start if b"</mediawiki>" in start else start + b"</mediawiki>")
     except ElementTree.ParseError as error:
@@ -82,15 +77,11 @@ def header(path: Path) -> Header:
     return Header(names, root.get("{http://www.w3.org/XML/1998/namespace}lang", ""))
 
 
-def pages(piece: Piece, names: Mapping[int, str], problems: Problems) -> Iterator[tuple[str, Page]]:
-    """Yields (where it stands, page) for every page of a piece.
-
-    Args:
-        names: the wiki's namespaces, to know the namespace of a page in dumps that are too old to say it.
-    """
-    for where, element in _PageFinder(piece, problems).elements():
+def pages(piece: Piece, names: Mapping[int, str], problems: Problems) -> Iterator[Page]:
+    """Yields the pages of a piece; old dumps do not number their namespaces, but ``names`` gives the numbers."""
+    for where, element in _elements(piece, problems):
         try:
-            yield where, _page(ElementTree.fromstring(element), names)
+            yield _page(ElementTree.fromstring(element), names)
         except ElementTree.ParseError as error:
             problems.report(where, f"broken XML ({_fault(element, error)})")
         except ValueError as error:
@@ -121,107 +112,51 @@ def _fault(xml: bytes, error: ElementTree.ParseError) -> str:
     return f"byte {zero} of it is NUL" if zero >= 0 else str(error)
 
 
-class _PageFinder:
-    """Walks over the bytes of a piece with a window that holds one page at most."""
+def _elements(piece: Piece, problems: Problems) -> Iterator[tuple[str, bytes]]:
+    """Yields (where, ``<page>…</page>``); reports everything else between two pages."""
 
-    def __init__(self, piece: Piece, problems: Problems) -> None:
-        self.piece = piece
-        self.problems = problems
-        self.chunks: Iterator[Chunk] = chunks(piece, problems)
-        self.window = b""
-        self.base = 0  # position of the window in the unpacked bytes of the piece
-        self.end: int | None = None  # position of the end of the piece, once that is reached
-        self.gap = False  # bytes are missing behind the window
-        self.in_header = piece.start == 0  # no page yet
-        self.lost = piece.start > 0  # what comes up to the next page was reported, or belongs to the piece before
-
-    def more(self) -> bool:
-        """Adds a chunk to the window, unless it is the last before the end or before a gap."""
-        chunk = None if self.gap else next(self.chunks, None)
-        if chunk is None:
-            return False
-        if not chunk.own and self.end is None:
-            self.end = self.base + len(self.window)
-        self.gap = chunk.data is None
-        self.window += chunk.data or b""
-        return not self.gap
-
-    def drop(self, count: int) -> None:
-        self.window = self.window[count:]
-        self.base += count
-
-    def where(self, position: int, element: bytes = b"") -> str:
-        """Names a position, and the page whose start ``element`` is."""
+    def where(position: int, element: bytes = b"") -> str:
         title = _TITLE.search(element[:4096])
         name = f", page {html.unescape(title[1].decode(errors='replace'))!r}" if title else ""
-        if self.base == position == 0 and not name:
-            return str(self.piece.path)
-        origin = f" of the part that starts at packed byte {self.piece.start}" if self.piece.start else ""
-        return f"{self.piece.path}{name} at unpacked byte {position}{origin}"
+        origin = f" of the part that starts at packed byte {piece.start}" if piece.start else ""
+        return f"{piece.path}{name} at unpacked byte {position}{origin}"
 
-    def elements(self) -> Iterator[tuple[str, bytes]]:
-        """Yields (where, ``<page>…</page>``); reports everything else that stands between two pages."""
-        while True:
-            found, between = self._to_page()
-            if not found and self.gap:
-                self.gap, self.lost = False, True
-                continue
-            known = _BETWEEN.fullmatch(between)
-            if not found:
-                whole = b"</mediawiki>" in between and (self.in_header or known)
-                if not (whole or self.lost):
-                    self.problems.report(self.where(self.base), "the dump ends without </mediawiki>; is it cut off?")
-                return
-            if not (known or self.lost or self.in_header):
-                what = f"{len(between)} bytes that are no page, after the page before"
-                self.problems.report(self.where(self.base - len(between)), what)
-            if self.end is not None and self.base >= self.end:
-                return
-            self.lost = self.in_header = False
-            yield from self._element()
-
-    def _to_page(self) -> tuple[bool, bytes]:
-        """Drops what stands before the next page; returns whether there is one, and (at most 1 MB of) that."""
-        between = b""
-        while True:
-            at = self.window.find(_OPEN)
-            passed = at if at >= 0 else max(0, len(self.window) - len(_OPEN) + 1)
-            between = (between + self.window[:passed])[:HEADER_BYTES]
-            self.drop(passed)
-            if at >= 0:
-                return True, between
-            if not self.more():
-                between += self.window
-                self.drop(len(self.window))
-                return False, between
-
-    def _element(self) -> Iterator[tuple[str, bytes]]:
-        """Takes the page at which the window starts."""
-        searched = 0
-        while (at := self.window.find(_CLOSE, searched)) < 0:
-            searched = max(0, len(self.window) - len(_CLOSE) + 1)
-            if len(self.window) > PAGE_BYTES:
-                self.problems.report(self.where(self.base, self.window), f"the page is longer than {PAGE_BYTES} bytes")
-                self._drop_page()
-                return
-            if not self.more():
-                self.problems.report(self.where(self.base, self.window), "the page is cut off")
-                self.drop(len(self.window))
-                self.lost = True
-                return
-        element, position = self.window[: at + len(_CLOSE)], self.base
-        self.drop(len(element))
-        starts = [match.start() for match in re.finditer(_OPEN, element)]
-        for start, end in pairwise(starts):
-            self.problems.report(self.where(position + start, element[start:end]), "the page has no </page>")
-        if self.end is None or position + starts[-1] < self.end:
-            yield self.where(position + starts[-1], element[starts[-1] :]), element[starts[-1] :]
-
-    def _drop_page(self) -> None:
-        while (at := self.window.find(_CLOSE)) < 0:
-            self.drop(len(self.window) - len(_CLOSE) + 1)
-            if not self.more():
-                self.drop(len(self.window))
-                self.lost = True
-                return
-        self.drop(at + len(_CLOSE))
+    rest, position = b"", 0  # what follows the last </page>, and where that is in the unpacked bytes
+    end: int | None = None  # where the piece ends, once that is reached
+    in_header = piece.start == 0  # no page yet
+    lost = piece.start > 0  # what precedes the next page has been reported, or belongs to the piece before
+    for chunk in chain(chunks(piece, problems), [_END]):
+        if not chunk.own and end is None:
+            end = position + len(rest)
+        *closed, rest = (rest + (chunk.data or b"")).split(_CLOSE)
+        if _OPEN not in rest and len(rest) > PAGE_BYTES:  # no page for long: most of it need not be held
+            position, rest = position + len(rest) - HEADER_BYTES, rest[-HEADER_BYTES:]
+        cut_off = chunk.data is None or len(rest) > PAGE_BYTES
+        for number, part in enumerate([*closed, rest] if cut_off else closed, 1):
+            before, *pages = part.split(_OPEN)
+            start = position + len(before)
+            known = _BETWEEN.fullmatch(before)
+            if pages or number <= len(closed):
+                if not (pages and known or lost or in_header):
+                    what = f"{len(before)} bytes that are no page, after the page before"
+                    problems.report(where(position), what)
+            elif chunk is _END and not lost and not (b"</mediawiki>" in before and (in_header or known)):
+                problems.report(where(start), "the dump ends without </mediawiki>; is it cut off?")
+            position += len(part) + len(_CLOSE)
+            for place, page in enumerate(pages, 1):
+                if end is not None and start >= end:
+                    return
+                element = _OPEN + page + _CLOSE
+                if place < len(pages):
+                    problems.report(where(start, page), "the page has no </page>")
+                elif number <= len(closed):
+                    yield where(start, page), element
+                elif chunk.data is None:
+                    problems.report(where(start, page), "the page is cut off")
+                else:
+                    problems.report(where(start, page), f"the page is longer than {PAGE_BYTES} bytes")
+                start += len(_OPEN) + len(page)
+                lost = in_header = False
+        if cut_off:
+            position -= len(_CLOSE)
+            rest, lost = b"", True

@@ -1,6 +1,4 @@
-"""What all readers of files share: which files there are, and how they are opened and unpacked."""
-
-from __future__ import annotations
+"""Input files: which there are, and how they are opened and unpacked, alone or in tar archives."""
 
 import bz2
 import gzip
@@ -10,10 +8,10 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BufferedReader
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 import pyarrow as pa
 
@@ -25,43 +23,38 @@ STDIN = Path("-")
 COMPRESSIONS = frozenset({".gz", ".bz2", ".xz", ".zst"})
 TARS = frozenset({".tar", ".tgz", ".tbz2", ".txz"})  # .tar.gz and the like are .tar to kind()
 
-# A worker holds one document at a time, so that its memory is flat whatever the input.
+# A worker holds one document at a time, so its memory is bounded whatever the input.
 LARGEST_DOCUMENT = 32 << 20
 
-# What a file raises that cannot be opened, ends too early or does not unpack.
+# Raised by a file that cannot be opened, ends too early or cannot be unpacked.
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
 
-_PACKED: tuple[tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]], ...] = (
-    (re.compile(rb"\x1f\x8b"), gzip.open),
-    # More than "BZh", which a text may begin with.
-    (re.compile(rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)"), bz2.open),
-    (re.compile(rb"\xfd7zXZ\0"), lzma.open),
-    # Unlike the stream reader of the package zstandard, this one notices a file that was cut off.
-    (re.compile(rb"\x28\xb5\x2f\xfd"), lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")),
-)
+# A stream starts with a block or, if it is empty, with the end mark. "BZh" alone may begin a text.
+BZ2_STREAM = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
+_HIDDEN = re.compile(r"(^|/)\.")  # a part of a path that begins with a dot
+_PACKED: dict[str, tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]]] = {
+    "gz": (re.compile(rb"\x1f\x8b"), gzip.open),
+    "bz2": (BZ2_STREAM, bz2.open),
+    "xz": (re.compile(rb"\xfd7zXZ\0"), lzma.open),
+    # Unlike the stream reader of the package zstandard, Arrow's notices a truncated file.
+    "zst": (re.compile(rb"\x28\xb5\x2f\xfd"), lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")),
+}
 
 
 def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Problems) -> list[Path]:
-    """The files behind a list of files and folders.
+    """The files behind a list of files, folders and ``-`` (standard input).
 
-    A folder gives the files below it that are not hidden and of a known kind, sorted; the others are listed in
-    ``problems.skipped``. A file that is named itself is taken whatever its kind.
-
-    Args:
-        inputs: files, folders, or ``-`` for standard input.
-        suffixes: the kinds that the reader knows (see :func:`kind`); None for any.
-        problems: gets the folders without such files, too.
+    A folder gives the files below it that are not hidden and of a kind in ``suffixes`` (see :func:`kind`; None for
+    any), sorted. A file that is named itself is taken whatever its kind.
 
     Raises:
-        UsageError: a path does not exist.
+        UsageError: a path does not exist, or ``problems`` stops at a folder without files of a known kind.
     """
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and not hidden(p.relative_to(path)))
-            known = [p for p in found if suffixes is None or kind(p.name) in suffixes]
-            for other in sorted(set(found) - set(known)):
-                leave_out(str(other), problems)
+            found = sorted(p for p in path.rglob("*") if p.is_file() and not _HIDDEN.search(str(p.relative_to(path))))
+            known = [file for file in found if _is_of_kind(file, suffixes, problems)]
             if not known:
                 kinds = f" of its kinds ({' '.join(sorted(suffixes))})" if suffixes else ""
                 problems.report(str(path), f"the folder holds no files{kinds}")
@@ -73,29 +66,27 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Pro
     return files
 
 
-def leave_out(where: str, problems: Problems) -> None:
-    """Lists a file of another kind, which is no reason to stop: folders of books hold their covers, too."""
-    problems.left_out[f"{kind(where) or 'other'} files"] += 1
-
-
-def hidden(path: PurePath) -> bool:
-    """Whether the path has a part that begins with a dot, as system files and notes of archivers have."""
-    return any(part.startswith(".") for part in path.parts)
+def _is_of_kind(path: PurePath, suffixes: Set[str] | None, problems: Problems) -> bool:
+    """Counts a file of another kind, which is no error: a folder of books may hold their covers."""
+    known = suffixes is None or kind(path.name) in suffixes
+    if not known:
+        problems.left_out[f"{kind(path.name) or 'other'} files"] += 1
+    return known
 
 
 def kind(name: str) -> str:
     """The suffix of a file name in lower case, without that of a compression: ``.txt`` for ``A.TXT.gz``."""
-    return _plain(name).suffix.lower()
+    return _without_compression(name).suffix.lower()
 
 
 def stem(name: str) -> str:
     """The file name without suffixes: ``A`` for ``A.txt.gz``."""
-    return printable(_plain(name).stem)
+    return printable(_without_compression(name).stem)
 
 
-def _plain(name: str) -> PurePath:
+def _without_compression(name: str) -> PurePath:
     path = PurePath(name)
-    return PurePath(path.stem) if path.suffix.lower() in COMPRESSIONS else path
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
 
 
 def printable(name: str) -> str:
@@ -103,51 +94,80 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-def size_of(path: Path) -> int:
-    """Bytes on disk; 0 for standard input."""
-    return 0 if path == STDIN else path.stat().st_size
-
-
 def whole(path: Path) -> list[Piece]:
     """The one piece of a file that cannot be read in parts."""
-    return [Piece(path, size_of(path))]
+    return [Piece(path, 0 if path == STDIN else path.stat().st_size)]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file that is read at several positions; raises UsageError for standard input."""
+    if path == STDIN:
+        raise UsageError("-: this source cannot be read from standard input; name a file")
+    return path.stat().st_size
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Opens a file, or standard input for ``-``, and unpacks it if it is compressed."""
-    if path == STDIN:
-        yield unpacked(cast(BufferedReader, sys.stdin.buffer))
-        return
-    with path.open("rb") as file:
-        yield unpacked(file)
+    with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
+        yield _unpacked(cast(BufferedReader, file))
 
 
-def unpacked(file: BufferedReader) -> BinaryIO:
-    """The content of a file that may be compressed by gzip, bzip2, xz or Zstandard, told by its first bytes.
-
-    All members of a compressed file are read. One that is cut off raises one of :data:`READ_ERRORS` behind the
-    last part that could be unpacked.
-    """
-    opener = _opener(file)
-    return file if opener is None else cast(BinaryIO, opener(file))
+def _unpacked(file: BufferedReader) -> BinaryIO:
+    """The content; a truncated file raises one of :data:`READ_ERRORS` after the last part that can be unpacked."""
+    name = packing(file)
+    return cast(BinaryIO, _PACKED[name][1](file)) if name else file
 
 
-def _opener(file: BufferedReader) -> Callable[[BufferedReader], Any] | None:
+def packing(file: BufferedReader) -> str:
+    """``gz``, ``bz2``, ``xz`` or ``zst`` by the first bytes of a file that has not been read yet, else empty."""
     start = file.peek(10)
-    return next((opener for pattern, opener in _PACKED if pattern.match(start)), None)
+    return next((name for name, (pattern, _) in _PACKED.items() if pattern.match(start)), "")
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a file can be read from anywhere: neither compressed nor an archive nor a pipe."""
+    """Whether a file can be read from any position: neither compressed nor an archive nor a pipe."""
     if path == STDIN or not path.is_file() or kind(path.name) in TARS:
         return False
     with path.open("rb") as file:
-        return _opener(file) is None
+        return not packing(file)
 
 
 def read_block(file: BinaryIO, size: int) -> bytes:
-    """Up to ``size`` bytes, empty at the end; loses nothing that comes before an error."""
-    # read() of a buffered reader throws away what it has already when the rest raises; read1() does not.
-    read: bytes = getattr(file, "read1", file.read)(size)
-    return read
+    """Up to ``size`` bytes, empty at the end."""
+    # When read() of a buffered reader raises, it drops what it has read before; read1() does not.
+    block: bytes = getattr(file, "read1", file.read)(size)
+    return block
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header must be complete: tarfile takes an archive that ends inside one for finished."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        if len(buf) < tarfile.BLOCKSIZE:
+            raise EOFError("the archive has no end")
+        return super().frombuf(buf, encoding, errors)
+
+
+def files_in(piece: Piece, suffixes: Set[str] | None, problems: Problems) -> Iterator[tuple[str, str, BinaryIO]]:
+    """Yields (what messages call it, name, unpacked content) of a file, or of the files in a tar archive.
+
+    An archive is read in its own order and never unpacked to disk. Hidden members, links and devices are passed
+    over; those of other kinds than ``suffixes`` are counted. The content must be read before the next file.
+    """
+    where = printable(str(piece.path))
+    try:
+        with opened(piece.path) as file:
+            if kind(piece.path.name) not in TARS:
+                yield where, piece.path.name, file
+                return
+            # As a stream ("r|"): sorting the members would unpack everything once per member.
+            with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as archive:
+                for member in archive:
+                    path = PurePath(member.name)
+                    content = archive.extractfile(member) if member.isfile() else None
+                    if content is not None and not _HIDDEN.search(str(path)) and _is_of_kind(path, suffixes, problems):
+                        yield printable(f"{where}:{path}"), path.name, _unpacked(cast(BufferedReader, content))
+    except READ_ERRORS as error:
+        problems.report(where, f"cannot be read to its end ({error})")

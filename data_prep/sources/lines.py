@@ -1,14 +1,13 @@
-"""Lines of a file of any size in bounded memory; those that cannot be read are reported by number and byte."""
+"""Lines of files of any size in bounded memory; those that cannot be read are reported by number and byte."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.problems import Problems
 from data_prep.sources import Piece
-from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS, read_block
+from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS, files_in, is_plain, read_block, whole
 
 LONGEST_LINE = LARGEST_DOCUMENT  # bytes
 BLOCK = 1 << 20
@@ -18,18 +17,31 @@ _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
+def line_pieces(path: Path, piece_size: int) -> list[Piece]:
+    """Parts of a plain file, each from the first line start at or after a multiple of ``piece_size``.
+
+    A compressed file, an archive or standard input is one piece.
+    """
+    if not is_plain(path):
+        return whole(path)
+    size = path.stat().st_size
+    cuts = [0]
+    with path.open("rb") as file:
+        for position in range(piece_size, size, piece_size):
+            if position > cuts[-1]:  # else it is inside a line that is longer than a piece
+                file.seek(position - 1)
+                while not file.readline(BLOCK).endswith(b"\n") and file.tell() < size:
+                    pass
+                cuts.append(file.tell())
+    ends = [cut for cut in cuts[1:] if cut < size] + [size]
+    return [Piece(path, end - start, start, end) for start, end in pairwise([0, *ends])]
+
+
 class Lines:
     """Iterates over the lines of a file that can be read, without their ends.
 
-    A line that is not UTF-8, has a NUL byte or is longer than 32 MB is reported and left out; the next one is
-    read all the same. What is cut off or damaged ends the iteration with what could be read of the last line.
-
-    Args:
-        file: binary and unpacked, positioned at the first line.
-        where: what messages call the file.
-        problems: gets the bad lines.
-        start: position of the first line in the file, in bytes.
-        size: bytes to read; to the end by default.
+    A line that is not UTF-8, has a NUL byte or is longer than 32 MB is reported and left out, and reading continues
+    with the next. At a truncated or damaged place, the iteration ends with what could be read of the last line.
 
     Attributes:
         number: of the current line, from 1, counted from ``start``.
@@ -37,10 +49,11 @@ class Lines:
         next_offset: bytes before the next line.
     """
 
-    def __init__(self, file: BinaryIO, where: str, problems: Problems, start: int = 0, size: int | None = None) -> None:
+    def __init__(self, file: BinaryIO, where: str, problems: Problems, start: int = 0, end: int | None = None) -> None:
+        """Reads a binary file that is positioned at ``start``, which messages call ``where``, up to ``end`` (bytes)."""
         self.number = 0
         self.offset = self.next_offset = start
-        self._file, self._where, self._problems, self._start, self._left = file, where, problems, start, size
+        self._file, self._where, self._problems, self._start, self._end = file, where, problems, start, end
         self._reports = 0
         self._damaged = False
 
@@ -57,19 +70,16 @@ class Lines:
             self.offset, self.next_offset = self.next_offset, self.next_offset + length
             if raw is None:
                 self.report(f"longer than {LONGEST_LINE >> 20} MB")
-                continue
-            if not self.offset and raw.startswith(_BOM):
-                raw = raw[len(_BOM) :]
-            if b"\0" in raw:
+            elif b"\0" in raw:
                 utf16 = not self.offset and raw.startswith(_UTF16)
                 self.report("UTF-16, convert it to UTF-8" if utf16 else "has a NUL byte, so it is not text")
-                continue
-            try:
-                line = raw.decode()
-            except UnicodeDecodeError as error:
-                self.report(f"not UTF-8 at byte {error.start + 1} of the line")
-                continue
-            yield line
+            else:
+                try:
+                    yield (raw if self.offset else raw.removeprefix(_BOM)).decode()
+                except UnicodeDecodeError as error:
+                    self.report(f"not UTF-8 at byte {error.start + 1} of the line")
+            if self.next_offset == self._end:
+                break
         if not self.next_offset and not self._damaged:
             self._problems.report(self._where, "the file is empty")
         if self._reports > MOST_REPORTS:
@@ -77,47 +87,27 @@ class Lines:
 
     def _raw_lines(self) -> Iterator[tuple[bytes | None, int]]:
         """Yields (line, its bytes with the end); None instead of a line that is too long to be held."""
-        held: list[bytes] = []
-        length = 0
-        for block in self._blocks():
-            *complete, rest = block.split(b"\n")
-            for line in complete:
-                if length:
-                    length += len(line)
-                    yield (b"".join([*held, line]) if length <= LONGEST_LINE else None), length + 1
-                    held, length = [], 0
-                else:
-                    yield line, len(line) + 1
-            length += len(rest)
-            held.append(rest)
-            if length > LONGEST_LINE:
-                held.clear()
-        if length:
-            yield (b"".join(held) if length <= LONGEST_LINE else None), length
-
-    def _blocks(self) -> Iterator[bytes]:
+        held, length = b"", 0
         try:
-            while block := read_block(self._file, BLOCK if self._left is None else min(BLOCK, self._left)):
-                if self._left is not None:
-                    self._left -= len(block)
-                yield block
+            while block := read_block(self._file, BLOCK):
+                *complete, rest = block.split(b"\n")
+                for line in complete:
+                    length += len(line)
+                    yield (held + line if length <= LONGEST_LINE else None), length + 1
+                    held, length = b"", 0
+                length += len(rest)
+                held = held + rest if length <= LONGEST_LINE else b""
         except READ_ERRORS as error:
             self._damaged = True
-            where = f"{self._where}: behind line {self.number} (byte {self.next_offset})"
+            where = f"{self._where}: after line {self.number} (byte {self.next_offset})"
             self._problems.report(where, f"cut off or damaged ({error})")
+        if length:
+            yield (held if length <= LONGEST_LINE else None), length
 
 
-def line_pieces(path: Path, size: int, piece_size: int) -> list[Piece]:
-    """Parts of a plain file, each from the first line start at or behind a multiple of ``piece_size``."""
-    cuts = [0]
-    with path.open("rb") as file:
-        for position in range(piece_size, size, piece_size):
-            if position <= cuts[-1]:  # inside a line that is longer than a piece
-                continue
-            file.seek(position - 1)
-            while (block := file.read(BLOCK)) and b"\n" not in block:
-                position += len(block)
-            cut = position + block.find(b"\n")
-            if block and cut < size:
-                cuts.append(cut)
-    return [Piece(path, end - start, start, end) for start, end in zip(cuts, [*cuts[1:], size], strict=True)]
+def line_files(piece: Piece, suffixes: Set[str] | None, problems: Problems) -> Iterator[tuple[str, Lines]]:
+    """Yields (name, lines) of each file of a piece, see :func:`data_prep.sources.files.files_in`."""
+    for where, name, file in files_in(piece, suffixes, problems):
+        if piece.start:
+            file.seek(piece.start)
+        yield name, Lines(file, where, problems, piece.start, piece.end)

@@ -1,36 +1,52 @@
 """Tables in Parquet or Arrow files (IPC files, Feather, and streams): a document per row.
 
-This is what Hugging Face's data sets are kept in, Parquet for download and Arrow streams in the local cache.
+Hugging Face's data sets are kept in these: Parquet for download, Arrow streams in the local cache.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_prep.corpus import Document, tidy
 from data_prep.problems import Problems
 from data_prep.sources import Piece
-from data_prep.sources.arrow_files import opened
-from data_prep.sources.files import LARGEST_DOCUMENT, printable, stem
-from data_prep.sources.jsonl import bad_characters
+from data_prep.sources.files import LARGEST_DOCUMENT, printable, size_of, stem
+from data_prep.sources.jsonl import checked
 
 SUFFIXES = frozenset({".parquet", ".arrow", ".feather", ".ipc"})
 
 PIECE = 64 << 20  # bytes, unpacked
+BATCH = 16 << 20  # bytes of one batch of rows, unpacked, on average
+BATCH_ROWS = 1024
 
 _ERRORS = (pa.ArrowException, OSError)
 _BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 
 
+class _Table(NamedTuple):
+    """An open table: its columns, what its parts are called, their sizes in bytes, and the batches of a part."""
+
+    schema: pa.Schema
+    part_name: str
+    sizes: list[int]
+    batches: Callable[[int, list[str]], Iterable[pa.RecordBatch]]
+
+
+class _NoColumn(Exception):
+    pass
+
+
 def pieces(path: Path) -> list[Piece]:
     """Runs of row groups (Parquet) or record batches (Arrow files) of about 64 MB; a stream is one piece."""
-    size = path.stat().st_size
+    size = size_of(path)
     try:
-        with opened(path) as table:
+        with _opened(path) as table:
             sizes = table.sizes
     except _ERRORS:
         return [Piece(path, size)]  # reading it reports the reason
@@ -47,33 +63,27 @@ def pieces(path: Path) -> list[Piece]:
 def documents(piece: Piece, problems: Problems, text_column: str | None = None) -> Iterator[Document]:
     """One document per row; line ends in its text end paragraphs, and a missing text is an empty one.
 
-    Its id and title are those of the columns of these names, if there are any. The id is otherwise made of the
-    name of the file and the numbers of the row group or record batch and of the row in it.
-
-    Args:
-        piece: from :func:`pieces`.
-        problems: gets files without such a column, and rows that cannot be read.
-        text_column: name of the column; by default ``text``, or else the only column of strings.
+    The text is in ``text_column``, by default ``text``, or else the only column of strings. The id and the title are
+    those of the columns of these names, if there are any. The id is otherwise made of the name of the file and the
+    numbers of the row group or record batch and of the row in it.
     """
     where = printable(str(piece.path))
+    rows = 0
     try:
-        with opened(piece.path) as table:
+        with _opened(piece.path) as table:
             columns = _columns(table.schema, text_column)
-            rows = 0
+            names = [name for name in columns if name]
             for part in range(piece.start, len(table.sizes) if piece.end is None else piece.end):
-                row = 0
                 where = f"{piece.path}: {table.part_name} {part}"
-                for batch in table.batches(part, [name for name in columns if name]):
-                    for key, title, text in zip(*(_values(batch, name) for name in columns), strict=True):
-                        try:
-                            name = f"{stem(piece.path.name)}:{part}:{row}"
-                            document = _document(_text(key) or name, _text(title), text)
-                        except ValueError as error:
-                            problems.report(f"{where}, row {row}", str(error))
-                        else:
-                            yield document
-                        row += 1
-                rows += row
+                batches = (zip(*(_values(b, n) for n in columns), strict=True) for b in table.batches(part, names))
+                for row, values in enumerate(chain.from_iterable(batches)):
+                    rows += 1
+                    try:
+                        document = _document(f"{stem(piece.path.name)}:{part}:{row}", *values)
+                    except ValueError as error:
+                        problems.report(f"{where}, row {row}", str(error))
+                    else:
+                        yield document
             if not rows:
                 problems.report(where, "the table has no rows")
     except _NoColumn as error:
@@ -82,14 +92,49 @@ def documents(piece: Piece, problems: Problems, text_column: str | None = None) 
         problems.report(where, f"cannot be read ({' '.join(str(error).split())})")
 
 
-class _NoColumn(Exception):
-    pass
+@contextmanager
+def _opened(path: Path) -> Iterator[_Table]:
+    """Opens a table of any kind, recognized by its first bytes; raises one of ``_ERRORS`` if it cannot be read."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start.startswith(b"PAR1"):
+        # Without the buffer, Parquet reads all pages of a column of a row group at once, however large that is.
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as parquet:
+            groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
+            sizes = [group.total_byte_size for group in groups]
+            rows = [_batch_rows(group.total_byte_size, group.num_rows) for group in groups]
+            read = functools.partial(parquet.iter_batches, use_threads=False)
+            yield _Table(parquet.schema_arrow, "row group", sizes, lambda part, names: read(rows[part], [part], names))
+    elif start == b"ARROW1":
+        with pa.memory_map(str(path)) as mapped:
+            reader = pa.ipc.open_file(mapped)
+            sizes = [size // max(1, reader.num_record_batches)] * reader.num_record_batches
+            yield _Table(reader.schema, "record batch", sizes, lambda part, names: _sliced([reader.get_batch(part)]))
+    elif start.startswith(b"\xff\xff\xff\xff"):
+        with pa.OSFile(str(path)) as stream, pa.ipc.open_stream(stream) as reader:
+            yield _Table(reader.schema, "stream", [size], lambda part, names: _sliced(reader))
+    else:
+        raise OSError("neither Parquet nor Arrow" if start else "the file is empty")
+
+
+def _sliced(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        rows = _batch_rows(batch.nbytes, batch.num_rows)
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
+
+
+def _batch_rows(size: int, rows: int) -> int:
+    """Rows of one batch, of ``rows`` that take ``size`` bytes."""
+    return max(1, min(BATCH_ROWS, BATCH * rows // max(1, size)))
 
 
 def _columns(schema: pa.Schema, wanted: str | None) -> tuple[str | None, str | None, str]:
     """Names of the columns of the id (strings or integers), the title and the text; None where there is none."""
     types = {field.name: field.type for field in schema}
-    texts = [name for name, type_ in types.items() if _is_text(type_)]
+    values = {name: type_.value_type if pa.types.is_dictionary(type_) else type_ for name, type_ in types.items()}
+    texts = [name for name, type_ in values.items() if type_ in _BINARY]
     column = wanted or ("text" if "text" in texts or len(texts) != 1 else texts[0])
     if column not in texts:
         found = ", ".join(f"{name} ({type_})" for name, type_ in types.items()) or "none"
@@ -98,12 +143,8 @@ def _columns(schema: pa.Schema, wanted: str | None) -> tuple[str | None, str | N
     return "id" if has_id else None, "title" if "title" in texts else None, column
 
 
-def _is_text(type_: pa.DataType) -> bool:
-    return (type_.value_type if pa.types.is_dictionary(type_) else type_) in _BINARY
-
-
 def _values(batch: pa.RecordBatch, name: str | None) -> list[Any]:
-    """The values of one column: bytes, integers or None."""
+    """The values of a column: bytes, integers or None."""
     if name is None:
         return [None] * batch.num_rows
     column = batch.column(name)
@@ -117,15 +158,11 @@ def _values(batch: pa.RecordBatch, name: str | None) -> list[Any]:
     return values
 
 
-def _document(key: str, title: str, text: bytes | None) -> Document:
-    """Raises ValueError if the text cannot be used."""
+def _document(name: str, key: bytes | int | None, title: bytes | None, text: bytes | None) -> Document:
+    """The document of one row, called ``name`` if it has no id; raises ValueError if it cannot be used."""
     if text is not None and len(text) > LARGEST_DOCUMENT:
         raise ValueError(f"longer than {LARGEST_DOCUMENT >> 20} MB")
-    document = Document(key, "parquet", title, tidy(_text(text).splitlines()))
-    bad = bad_characters(document)
-    if bad:
-        raise ValueError(bad)
-    return document
+    return checked(Document(_text(key) or name, "parquet", _text(title), tidy(_text(text).splitlines())))
 
 
 def _text(value: bytes | int | None) -> str:

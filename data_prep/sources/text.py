@@ -1,35 +1,29 @@
 """Text files in which every line is a paragraph; one document per file, or per 16 MB of a long one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.corpus import Document, tidy
 from data_prep.problems import Problems
 from data_prep.sources import Piece
-from data_prep.sources.archives import files_in
-from data_prep.sources.files import STDIN, TARS, is_plain, size_of, stem, whole
-from data_prep.sources.lines import Lines, line_pieces
+from data_prep.sources.files import STDIN, TARS, stem
+from data_prep.sources.lines import line_files, line_pieces
 
 SUFFIXES = frozenset({".txt", ".md"}) | TARS
 
-# A dump of many texts in one file must not become one document that no worker can hold.
+# Many texts in one file must not become one document that is too large for a worker's memory.
 PART = 16 << 20  # bytes
 
 
 def pieces(path: Path) -> list[Piece]:
-    """The parts of a plain file; one piece for standard input, a compressed file or an archive."""
-    return line_pieces(path, size_of(path), PART) if is_plain(path) else whole(path)
+    """The parts of a plain file; one piece for any other."""
+    return line_pieces(path, PART)
 
 
 def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
     """One document per part of 16 MB: ``name``, ``name#2``, … however the file is compressed."""
-    for where, name, file in files_in(piece, SUFFIXES, problems):
+    for name, lines in line_files(piece, SUFFIXES, problems):
         name = "stdin" if piece.path == STDIN else stem(name)
-        if piece.start:
-            file.seek(piece.start)
-        lines = Lines(file, where, problems, piece.start, None if piece.end is None else piece.end - piece.start)
         paragraphs: list[str] = []
         part = piece.start // PART
         for line in lines:

@@ -1,23 +1,23 @@
-"""Reader of Wikipedia dumps, and of other MediaWiki dumps: the articles, as prose.
+"""The articles of Wikipedia dumps, and of other MediaWiki dumps, as prose.
 
 Redirects, pages outside the main namespace and disambiguation pages are left out, each counted under its reason.
 Memory is bounded by the largest page, time is linear in the text.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_prep.corpus import Document
 from data_prep.problems import Problems
-from data_prep.sources import Piece, dump, dump_bytes
+from data_prep.sources import Piece, dump
+from data_prep.sources.dump_bytes import pieces
 from data_prep.sources.wikitext import dropped_namespaces, prose
 
-# Names of the template at the foot of a disambiguation page. {{disambiguation needed}} and {{other uses|…}} are others.
+__all__ = ["SUFFIXES", "documents", "pieces"]
+
 SUFFIXES = None  # dumps in parts have names such as …-articles1.xml-p1p41242.bz2
 
+# Names of the template at the foot of a disambiguation page. {{disambiguation needed}} and {{other uses|…}} are others.
 _TEMPLATES = """disambig|disambiguation|disambiguation page|disamb|dab|(?:disambiguation|disambig)[ -]cleanup|hndis|
     geodis|numberdis|schooldis|hospitaldis|mathdab|mil-unit-dis|[\\w -]{1,40} (?:disambiguation|disambig)|
     begriffsklärung|homonymie|desambiguación|desambiguação|desambiguació|disambigua|doorverwijspagina|ujednoznacznienie|
@@ -33,48 +33,27 @@ _SWITCH = "__DISAMBIG__"
 _REDIRECT = re.compile(r"\s*#redirect\b", re.I)
 
 
-def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
-    """Cuts a dump into parts that can be read on their own, see :func:`data_prep.sources.dump_bytes.pieces`."""
-    return dump_bytes.pieces(path, piece_bytes)
-
-
 def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
     """The articles of a piece: page id, title, and prose.
 
     Pages that are no articles are counted in ``problems.left_out``: ``redirect``, ``other namespace``,
     ``disambiguation``, ``not wikitext``, ``empty``.
     """
-    header = _header(piece, problems)
-    if header is None:
+    try:
+        header = dump.header(piece.path)
+    except dump.NotADumpError as error:
+        if piece.start == 0:  # once per file
+            problems.report(str(piece.path), str(error))
         return
     dropped = dropped_namespaces(header.namespaces)
     is_disambiguation = _disambiguation(header.language)
-    for _, page in dump.pages(piece, header.namespaces, problems):
+    for page in dump.pages(piece, header.namespaces, problems):
         reason = _reason(page, is_disambiguation)
         text = "" if reason else prose(page.text, dropped)
         if text:
             yield Document(page.id, "wikipedia", page.title, text)
         else:
             problems.left_out[reason or "empty"] += 1
-
-
-def left_out_titles(piece: Piece, problems: Problems, reason: str = "disambiguation") -> Iterator[str]:
-    """The titles of the pages that are left out of a piece for one reason (any but ``empty``)."""
-    header = _header(piece, problems)
-    if header is not None:
-        is_disambiguation = _disambiguation(header.language)
-        for _, page in dump.pages(piece, header.namespaces, problems):
-            if _reason(page, is_disambiguation) == reason:
-                yield page.title
-
-
-def _header(piece: Piece, problems: Problems) -> dump.Header | None:
-    try:
-        return dump.header(piece.path)
-    except dump.NotADumpError as error:
-        if piece.start == 0:  # once per file
-            problems.report(str(piece.path), str(error))
-        return None
 
 
 def _disambiguation(language: str) -> re.Pattern[str]:

@@ -1,19 +1,18 @@
 """Article markup to prose: paragraphs, section titles and list items, one a line.
 
-One pass from left to right takes out what is dropped with its content (comments, references, formulas, code); a
-second keeps a stack of open templates, tables and links, of bounded depth; the rest goes line by line. Every pass
-takes time in proportion to the text, also on markup that never closes.
+One pass from left to right removes what is dropped with its content (comments, references, formulas, code); a second
+keeps a stack of open templates, tables and links, of bounded depth; the rest is done line by line. Every pass takes
+time in proportion to the text, even if markup never closes.
 """
-
-from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from data_prep.sources.wikitemplates import words
 
-DEPTH = 40  # of nested markup, as in MediaWiki; what is deeper loses its marks and keeps its words
+DEPTH = 40  # of nested markup, as in MediaWiki; deeper markup loses its marks and keeps its words
 
 # Content and all. <table> is HTML's; a wiki's own tables are {| … |}.
 _DROPPED = """ref references math chem ce gallery timeline syntaxhighlight source score graph mapframe maplink imagemap
@@ -39,7 +38,7 @@ _AFTER_OPEN = re.compile(r"([(（])\s?(?:[,;:，、；：](?:\s|$)\s?){0,8}")
 _BEFORE_CLOSE = re.compile(r"(?:\s?[,;，、；]){1,8}\s?(?=[)）])|\s(?=[)）])")
 _LONE_SEPARATOR = re.compile(r"\s([,.])(?=\s|$)")
 _DOUBLE_SEPARATOR = re.compile(r"([,;])(?:\s?[,;]){1,8}(?=\s)")
-# What may remain or come out of entities: said with a space, so that nothing takes it for markup again.
+# May remain, or come out of entities: a space is put in, so that nothing takes it for markup again.
 _LOOKS_LIKE_MARKUP = re.compile(r"(?<=\{)(?=[{|])|(?<=\})(?=\})|(?<=\[)(?=\[)|(?<=\])(?=\])|(?<=\|)(?=-)|(?<=<)(?=ref)")
 _ALPHANUMERIC = re.compile(r"[^\W_]")
 _SUSPECT = re.compile(r"\{[{|]|\}\}|\[\[|\]\]|\|-|<ref", re.I)
@@ -50,15 +49,14 @@ DROPPED_NAMESPACES = frozenset(f"{_FILES} {_CATEGORIES}".split())
 
 
 def dropped_namespaces(names: Mapping[int, str]) -> frozenset[str]:
-    """The prefixes of links that show no words, given a wiki's names of its namespaces by number."""
+    """The lower-case prefixes of links that show no words, given a wiki's names of its namespaces by number."""
     return DROPPED_NAMESPACES | {names[number].lower() for number in (-2, 6, 14) if names.get(number)}
 
 
 def prose(wikitext: str, dropped: frozenset[str] = DROPPED_NAMESPACES) -> str:
     """The words of an article in the form of a corpus: a paragraph, section title or list item a line.
 
-    Args:
-        dropped: lower-case namespaces of links that show no words, see :func:`dropped_namespaces`.
+    ``dropped`` comes from :func:`dropped_namespaces`.
     """
     text = _nested(_without_raw(wikitext), dropped)
     headings: list[tuple[int, str]] = []  # titles of sections in which nothing was found so far
@@ -124,29 +122,24 @@ def _nested(text: str, dropped: frozenset[str]) -> str:
     """Resolves templates, tables and links, innermost first."""
     stack: list[tuple[str, list[str]]] = [("", [])]  # mark that opened it, parts of its content
 
-    def close() -> None:
+    def close(whole: bool = True) -> None:
         mark, parts = stack.pop()
-        stack[-1][1].append(_closed(mark, "".join(parts), dropped))
-
-    def abandon() -> None:
-        mark, parts = stack.pop()
-        stack[-1][1].append(_unclosed(mark, "".join(parts)))
+        content = "".join(parts)
+        stack[-1][1].append(_closed(mark, content, dropped) if whole else _unclosed(mark, content))
 
     position = 0
     for found in _MARK.finditer(text):
         mark = found[0]
-        at, behind = found.span()
+        at, after = found.span()
         stack[-1][1].append(text[position:at])
-        position = behind
-        if mark[0] in "{[":
-            if mark == "{|" and not _LINE_START.search(text, max(0, at - 20), at):
-                stack[-1][1].append(mark)
-            elif mark[0] == "{" and mark != "{|":
-                for _ in range(min(len(mark) // 2, DEPTH)):
-                    if len(stack) <= DEPTH:
-                        stack.append(("{{", []))
-            elif len(stack) <= DEPTH:
-                stack.append((mark, []))
+        position = after
+        starts_line = "|" in mark and _LINE_START.search(text, max(0, at - 20), at)
+        if mark == "{|" and not starts_line:
+            stack[-1][1].append(mark)
+        elif mark[0] in "{[":
+            for _ in range(min(len(mark) // 2, DEPTH)):
+                if len(stack) <= DEPTH:
+                    stack.append((mark[:2], []))
         elif mark[0] == "]":
             odd = len(mark) % 2 == 1
             if odd and "[" in stack[-1][1][-1]:  # "[[File:…|caption [http://… label]]]"
@@ -160,9 +153,9 @@ def _nested(text: str, dropped: frozenset[str]) -> str:
         else:
             braces = mark.count("}")
             if mark[0] == "|":
-                if _open_table(stack) and _LINE_START.search(text, max(0, at - 20), at):
+                if starts_line and _open_table(stack):
                     while stack[-1][0] != "{|":
-                        abandon()
+                        close(whole=False)
                     close()
                     braces -= 1
                 elif braces % 2:
@@ -171,11 +164,11 @@ def _nested(text: str, dropped: frozenset[str]) -> str:
             for _ in range(min(braces // 2, DEPTH)):
                 if any(open_mark == "{{" for open_mark, _ in stack):
                     while stack[-1][0] != "{{":
-                        abandon()
+                        close(whole=False)
                     close()
     stack[-1][1].append(text[position:])
     while len(stack) > 1:
-        abandon()
+        close(whole=False)
     return "".join(stack[0][1])
 
 
@@ -216,18 +209,9 @@ def _words(line: str) -> str:
     line = line.strip().lstrip("*#:;").strip()
     if line.startswith("|") or not line:
         return ""
-    if "<" in line:
-        line = _TAG.sub(lambda tag: " " if tag[0][:3].lower() == "<br" else "", line)
-    if "''" in line:
-        line = _without_quotes(line)
-    if "[" in line:
-        line = _EXTERNAL.sub(r"\1", line)
-    if "-{" in line:
-        line = _VARIANT.sub(lambda variant: variant[1].partition(";")[0].rpartition(":")[2], line)
-    if "__" in line:
-        line = _SWITCH.sub(lambda switch: "" if switch[1] == switch[1].upper() else switch[0], line)
-    if "&" in line:
-        line = html.unescape(line)
+    for mark, without in _INLINE:
+        if mark in line:
+            line = without(line)
     line = " ".join(line.split())
     if "(" in line or "（" in line or "[" in line:
         line = _AFTER_OPEN.sub(r"\1", _EMPTY_BRACKETS.sub("", line))
@@ -248,3 +232,14 @@ def _without_quotes(line: str) -> str:
         line = re.sub(r"(?<=\w)'''(?!')", "'", line, count=1)
     # Four in a row mostly hold a template that is gone, so nothing of them stays.
     return re.sub("''+", lambda quotes: "'" * (len(quotes[0]) - 5), line)
+
+
+# What is taken out of a line that has a mark, in this order.
+_INLINE: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("<", partial(_TAG.sub, lambda tag: " " if tag[0][:3].lower() == "<br" else "")),
+    ("''", _without_quotes),
+    ("[", partial(_EXTERNAL.sub, r"\1")),
+    ("-{", partial(_VARIANT.sub, lambda variant: variant[1].partition(";")[0].rpartition(":")[2])),
+    ("__", partial(_SWITCH.sub, lambda switch: "" if switch[1] == switch[1].upper() else switch[0])),
+    ("&", html.unescape),
+)

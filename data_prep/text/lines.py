@@ -1,6 +1,4 @@
-"""Lines that are no text of their document: licences, notices, buttons, markup."""
-
-from __future__ import annotations
+"""Lines that are not part of a document's text: licences, notices, buttons, markup."""
 
 import functools
 import re
@@ -29,20 +27,12 @@ _GUTENBERG_END = re.compile(
 
 @dataclass
 class LineRules:
-    """Which lines are removed.
+    """Which lines are removed."""
 
-    Attributes:
-        boilerplate: regular expressions, of which one must match the whole line, in any case of letters.
-        gutenberg: whether what Project Gutenberg puts before and behind its books goes.
-        web: English web pages only: also lines on cookies, terms and scripts (C4). An encyclopedia has good lines
-            on these.
-        sentences: web pages only: lines without an end mark or of fewer than five words go too (C4).
-    """
-
-    boilerplate: tuple[str, ...] = (MARKUP,)
-    gutenberg: bool = True
-    web: bool = False
-    sentences: bool = False
+    boilerplate: tuple[str, ...] = (MARKUP,)  # regular expressions for whole lines, in any case of letters
+    gutenberg: bool = True  # what Project Gutenberg puts before and after its books
+    web: bool = False  # English web pages only: lines on cookies, terms and scripts (C4); encyclopedias have good ones
+    sentences: bool = False  # web pages only: lines without an end mark or of fewer than five words (C4)
 
 
 def without_boilerplate(text: str, rules: LineRules) -> tuple[str, Counter[str]]:

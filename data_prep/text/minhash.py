@@ -1,13 +1,10 @@
-"""MinHash signatures: how alike two long texts are, told from 128 numbers each (Broder 1997).
+"""MinHash signatures: how similar two long texts are, estimated from 128 numbers each (Broder 1997).
 
-The similarity of two texts is the Jaccard index of their sets of shingles, runs of five words. Two signatures
-agree in any one place with just that probability. Documents are only compared if they agree in all rows of at
-least one band of their signatures (Leskovec et al., Mining of Massive Datasets, sec. 3.4).
+The similarity of two texts is the Jaccard index of their sets of shingles, runs of five words. Two signatures agree
+in any one place with that probability. Documents are only compared if they agree in all rows of at least one band of
+their signatures (Leskovec et al., Mining of Massive Datasets, sec. 3.4).
 """
 
-from __future__ import annotations
-
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -25,32 +22,21 @@ _SHINGLES = 512
 
 @dataclass
 class NearDuplicates:
-    """What counts as a near duplicate.
+    """What counts as a near duplicate; threshold and shingle are those of Lee et al. 2022."""
 
-    Attributes:
-        threshold: documents of at least this estimated Jaccard similarity are duplicates (Lee et al. 2022: 0.8).
-        shingle: words in a shingle (Lee et al. 2022: 5); characters in scripts without spaces.
-        permutations: numbers in a signature; the estimate's standard error is at most 0.5 / sqrt(permutations).
-        missed: how much worse a missed pair is than a needless comparison, from 0 to 1, where bands and rows are
-            chosen. Comparisons are cheap, since each candidate pair is checked against the signatures anyway.
-    """
-
-    threshold: float = 0.8
-    shingle: int = 5
-    permutations: int = 128
+    threshold: float = 0.8  # documents of at least this estimated Jaccard similarity are duplicates
+    shingle: int = 5  # words in a shingle; characters in scripts without spaces
+    permutations: int = 128  # numbers in a signature; the estimate's standard error is at most 0.5 / sqrt(permutations)
+    # How much worse a missed pair is than a needless comparison, from 0 to 1, when bands and rows are chosen.
+    # Comparisons are cheap, since each candidate pair is verified against the signatures.
     missed: float = 0.95
 
     def bands_and_rows(self) -> tuple[int, int]:
         """Number of bands and rows of each, as datasketch finds best for the threshold."""
-        return _bands_and_rows(self.threshold, self.permutations, self.missed)
+        from datasketch import MinHashLSH  # with scipy, half a second of every start that needs neither
 
-
-@functools.cache
-def _bands_and_rows(threshold: float, permutations: int, missed: float) -> tuple[int, int]:
-    from datasketch import MinHashLSH  # with scipy, half a second of every start that needs neither
-
-    index = MinHashLSH(threshold, permutations, weights=(1 - missed, missed))
-    return index.b, index.r
+        index = MinHashLSH(self.threshold, self.permutations, weights=(1 - self.missed, self.missed))
+        return index.b, index.r
 
 
 def signatures(texts: Sequence[str], config: NearDuplicates) -> Signatures:

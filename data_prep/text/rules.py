@@ -1,15 +1,14 @@
 """Which lines and documents are worth training on: rules of C4 and Gopher that hold in any language.
 
-C4 is Raffel et al. 2020, sec. 2.2; Gopher is Rae et al. 2021, table A1. A word is what stands between spaces, and
+C4 is Raffel et al. 2020, sec. 2.2; Gopher is Rae et al. 2021, table A1. A word is what is between spaces, and
 each character of a script that is written without them (Chinese, Japanese, Thai, …); rules on the length of words
 leave texts in such a script alone. No document is dropped for being long.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from data_prep.text.lines import LineRules, without_boilerplate
 from data_prep.text.normalize import normalize
@@ -33,32 +32,25 @@ class CleanConfig:
     lines: LineRules = field(default_factory=LineRules)  # which lines are taken out of documents
     min_characters: int = 100  # shorter documents say nothing that needs context; not in Gopher or C4
     min_words: int = 20  # Gopher: 50, which would drop the stubs of an encyclopedia
-    min_mean_word: float = 2.0  # characters; Gopher: 3, but syllables stand apart in Vietnamese
+    min_mean_word: float = 2.0  # characters; Gopher: 3, but Vietnamese separates syllables
     max_mean_word: float = 15.0  # characters; Gopher: 10, but Finnish or Greenlandic words are longer than English
     max_symbols: float = 0.1  # "#", "…" and "..." per word; Gopher
     min_alphabetic: float = 0.7  # share of words with a letter; Gopher: 0.8, but encyclopedias are full of dates
     max_bullet_lines: float = 0.9  # share of lines that begin with a bullet; Gopher
     max_ellipsis_lines: float = 0.3  # share of lines that end in an ellipsis; Gopher
-    max_repeated_lines: float = 0.3  # share of lines that have come before; Gopher
+    max_repeated_lines: float = 0.3  # share of lines that repeat an earlier one; Gopher
     max_repeated_line_characters: float = 0.2  # share of characters in such lines; Gopher
-    min_words_for_ngrams: int = 100  # in shorter documents the rules on n-grams meet a title that comes three times
+    min_words_for_ngrams: int = 100  # in shorter ones, a title that occurs three times is too much
     # Share of characters in the most frequent 2-, 3- and 4-gram of words; Gopher.
     max_top_ngrams: tuple[float, ...] = (0.20, 0.18, 0.16)
-    # Share of characters in 5- to 10-grams that have come before; Gopher.
+    # Share of characters in 5- to 10-grams that have occurred before; Gopher.
     max_repeated_ngrams: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
     english_stop_words: int = 0  # English only: how many of eight stop words a document needs; Gopher: 2
     web_pages: bool = False  # web only: drops pages with "lorem ipsum" or a curly bracket (program code); C4
 
 
-@dataclass(frozen=True)
-class Cleaned:
-    """What became of a document.
-
-    Attributes:
-        text: without the lines that were removed.
-        dropped: the reason why it should be dropped, None if it should stay.
-        removed: number of lines that were removed, by reason.
-    """
+class Cleaned(NamedTuple):
+    """A document without the removed lines, why it should be dropped, and the number of removed lines by reason."""
 
     text: str
     dropped: str | None
@@ -68,11 +60,11 @@ class Cleaned:
 def clean(text: str, config: CleanConfig) -> Cleaned:
     """Normalizes a text, removes boilerplate and judges what is left; the text need not be in corpus form."""
     text, removed = without_boilerplate(normalize(text), config.lines)
-    return Cleaned(text, reason_to_drop(text, config), removed)
+    return Cleaned(text, _reason_to_drop(text, config), removed)
 
 
-def reason_to_drop(text: str, config: CleanConfig) -> str | None:
-    """The first rule that a text in corpus form breaks, None if it keeps all of them."""
+def _reason_to_drop(text: str, config: CleanConfig) -> str | None:
+    """The first rule that a text in corpus form breaks."""
     # Cheap rules first. In corpus form, words are one more than the spaces and line ends.
     if len(text) < config.min_characters:
         return "too few characters"

@@ -5,13 +5,12 @@ without spaces (Chinese, Japanese, Thai, …) have no such runs, so there each c
 on the text alone: they are the same in every process, on every machine and in every run.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +44,7 @@ _WORD_BASE = 0xD1342543DE82EF95
 
 @dataclass(frozen=True)
 class Words:
-    """The W words of a text.
-
-    Attributes:
-        text: the casefolded text, in which ``starts`` and ``ends``, both (W,), give each word's place.
-        hashes: (W,) uint64, equal for equal words.
-    """
+    """The W words of a text: the casefolded text, where each word starts and ends in it, and hashes, all (W,)."""
 
     text: str
     starts: Places
@@ -66,30 +60,24 @@ class Words:
 def words(text: str) -> Words:
     """Finds and hashes the words of a text; takes 24 bytes of memory a word."""
     folded = text.lower() if text.isascii() else text.casefold()
-    if len(folded) <= PIECE:
-        return Words(folded, *_words_of_piece(folded))
-    starts, ends, hashes = [], [], []
-    for start, end in _pieces(folded):
-        found = _words_of_piece(folded[start:end])
-        starts.append(found[0] + start)
-        ends.append(found[1] + start)
-        hashes.append(found[2])
-    return Words(folded, np.concatenate(starts), np.concatenate(ends), np.concatenate(hashes))
+    found = [_words_of_piece(folded, start, end) for start, end in _pieces(folded)]
+    starts, ends, hashes = map(np.concatenate, zip(*found, strict=True))
+    return Words(folded, starts, ends, hashes)
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
-    """Cuts a text behind spaces or line ends; a word that is longer than a piece is cut too."""
+    """Cuts a text after spaces or line ends; a word that is longer than a piece is cut, too."""
     start = 0
-    while start < len(text):
+    while len(text) - start > PIECE:
         end = start + PIECE
-        if end < len(text):
-            end = (max(text.rfind(" ", start, end), text.rfind("\n", start, end)) + 1) or end
+        end = (max(text.rfind(" ", start, end), text.rfind("\n", start, end)) + 1) or end
         yield start, end
         start = end
+    yield start, len(text)
 
 
-def _words_of_piece(text: str) -> tuple[Places, Places, Hashes]:
-    codes = code_points(text)
+def _words_of_piece(text: str, start: int, end: int) -> tuple[Places, Places, Hashes]:
+    codes = code_points(text[start:end])
     kinds = np.zeros(len(codes) + 2, np.uint8)  # separators at both ends
     kinds[1:-1] = character_kinds()[codes]
     # The text changes between words and separators, and before each character that is a word by itself.
@@ -99,20 +87,24 @@ def _words_of_piece(text: str) -> tuple[Places, Places, Hashes]:
     edges = np.flatnonzero(changes)
     kept = np.flatnonzero(kinds[edges + 1])
     starts, ends = edges[kept], edges[kept + 1]
-    powers, inverse = _powers(_CHARACTER_BASE)
-    sums = _running_sums(codes * powers[: len(codes)])
-    return starts, ends, mix((sums[ends] - sums[starts]) * inverse[starts])
+    return starts + start, ends + start, _run_hashes(codes, starts, ends, _CHARACTER_BASE)
 
 
 def ngram_hashes(hashes: Hashes, n: int) -> Hashes:
     """Hashes of the n-grams of a sequence of W word hashes, (max(0, W - n + 1),)."""
-    powers, inverse = _powers(_WORD_BASE)
     grams = [np.zeros(0, np.uint64)]
     for start in range(0, len(hashes) - n + 1, PIECE - n + 1):
         piece = hashes[start : start + PIECE]
-        sums = _running_sums(piece * powers[: len(piece)])
-        grams.append(mix((sums[n:] - sums[:-n]) * inverse[: len(piece) - n + 1]))
+        grams.append(_run_hashes(piece, slice(len(piece) - n + 1), slice(n, None), _WORD_BASE))
     return np.concatenate(grams)
+
+
+def _run_hashes(values: NDArray[Any], starts: Places | slice, ends: Places | slice, base: int) -> Hashes:
+    """Hashes of the runs of values from ``starts`` to ``ends``, wherever they are, from running sums."""
+    powers, inverse = _powers(base)
+    sums = np.zeros(len(values) + 1, np.uint64)
+    np.cumsum(values * powers[: len(values)], out=sums[1:])
+    return mix((sums[ends] - sums[starts]) * inverse[starts])
 
 
 def code_points(text: str) -> NDArray[np.uint8] | NDArray[np.uint32]:
@@ -139,20 +131,8 @@ def mix(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(33))
 
 
-def _running_sums(terms: Hashes) -> Hashes:
-    """Sums of the first 0, 1, … all of the terms, modulo 2**64."""
-    sums = np.zeros(len(terms) + 1, np.uint64)
-    np.cumsum(terms, out=sums[1:])
-    return sums
-
-
 @functools.cache
 def _powers(base: int) -> tuple[Hashes, Hashes]:
-    """(base**i, base**-i) modulo 2**64 for i below PIECE: a hash of a run must not depend on where it stands."""
-
-    def powers(factor: int) -> Hashes:
-        factors = np.full(PIECE, factor, np.uint64)
-        factors[0] = 1
-        return np.cumprod(factors)
-
-    return powers(base), powers(pow(base, -1, 2**64))
+    """(base**i, base**-i) modulo 2**64 for i below PIECE: the second makes a hash independent of its place."""
+    exponents = np.arange(PIECE, dtype=np.uint64)
+    return np.uint64(base) ** exponents, np.uint64(pow(base, -1, 2**64)) ** exponents

@@ -31,7 +31,8 @@ class Server:
 
     Attributes:
         faults: what is done with the next requests for the file, in order: ``break`` (send half and hang up),
-            ``busy`` (status 503), ``corrupt`` (change a byte), ``long`` (announce more than there is).
+            ``busy`` (status 503), ``corrupt`` (change a byte), ``long`` (announce more than there is),
+            ``loop`` (redirect to the same address), ``forbid`` (status 403).
         requests: (path, Range) of every request.
     """
 
@@ -69,8 +70,11 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 self.send_error(404)
 
         def file(self, fault: str) -> None:
-            if fault == "busy":
-                self.send_error(503)
+            if fault in ("busy", "forbid"):
+                self.send_error(503 if fault == "busy" else 403)
+                return
+            if fault == "loop":
+                self.answer(302, b"", {"Location": self.path})
                 return
             headers = {"ETag": server.etag, "Last-Modified": server.modified}
             content, start, status = server.content, 0, 200
@@ -114,7 +118,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server that runs on the loopback address."""
-    monkeypatch.setattr(transfer, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(transfer, "BACKOFF", 0.0)
     monkeypatch.setattr(transfer, "ATTEMPTS", 3)
     monkeypatch.setattr(transfer, "BLOCK", 100_000)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -153,7 +157,7 @@ def test_a_damaged_finished_file_is_replaced(server: Server, tmp_path: Path) -> 
     assert_complete(download("tiny", tmp_path, server.url))
 
 
-def test_what_breaks_off_goes_on_there(server: Server, tmp_path: Path) -> None:
+def test_what_breaks_off_is_resumed_there(server: Server, tmp_path: Path) -> None:
     server.faults = ["break", "busy", "break"]
     assert_complete(download("tiny", tmp_path, server.url))
     assert server.files() == [None, "bytes=2500000-", "bytes=2500000-", "bytes=3750000-"]
@@ -162,20 +166,20 @@ def test_what_breaks_off_goes_on_there(server: Server, tmp_path: Path) -> None:
 def cut_off(server: Server, folder: Path) -> None:
     """An earlier call that gave up in the middle."""
     server.faults = ["break", "busy", "busy"]
-    with pytest.raises(UsageError, match=r"503.*3 times in a row; .* --mirror, then run the same command again"):
+    with pytest.raises(UsageError, match=r"503.*3 times in a row; .* --mirror; the same command resumes from here"):
         download("tiny", folder, server.url)
     assert not (folder / NAME).exists() and (folder / f".{NAME}.partial").stat().st_size == 2_500_000
     server.requests.clear()
 
 
-def test_a_later_call_goes_on(server: Server, tmp_path: Path) -> None:
+def test_a_later_call_resumes(server: Server, tmp_path: Path) -> None:
     cut_off(server, tmp_path)
     assert_complete(download("tiny", tmp_path, server.url))
     assert server.files() == ["bytes=2500000-"]
 
 
 @pytest.mark.parametrize("etag", ["weak", None])
-def test_a_server_without_a_strong_etag_goes_on_too(server: Server, tmp_path: Path, etag: str | None) -> None:
+def test_a_server_without_a_strong_etag_resumes_too(server: Server, tmp_path: Path, etag: str | None) -> None:
     server.etag = 'W/"1"' if etag else None
     if etag is None:
         server.modified = None
@@ -190,7 +194,7 @@ def test_a_server_without_ranges_starts_again(
     server.ranges = False
     cut_off(server, tmp_path)
     assert_complete(download("tiny", tmp_path, server.url))
-    assert "from the start" in capsys.readouterr().out
+    assert "downloading from the start" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [OTHER, OTHER[:2_000_000]], ids=["other", "shorter"])
@@ -235,9 +239,27 @@ def test_damaged_twice_is_given_up_and_leaves_nothing(server: Server, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_length_is_given_up(server: Server, tmp_path: Path) -> None:
+def test_a_wrong_length_is_noticed_and_harmless_if_the_checksum_is_right(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.faults = ["long"] * 9
+    assert_complete(download("tiny", tmp_path, server.url))
+    assert "5000000 bytes read, 1000 more expected" in capsys.readouterr().out
+
+
+def test_breaking_off_at_the_same_place_is_no_progress(server: Server, tmp_path: Path) -> None:
+    server.ranges, server.faults = False, ["break"] * 9
     with pytest.raises(UsageError, match=r"\.bz2: .* 3 times in a row; check the connection"):
+        download("tiny", tmp_path, server.url)
+    assert len(server.files()) == 3 and not (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [("loop", "redirects to nowhere"), ("forbid", "the server refuses .*403")]
+)
+def test_a_server_that_does_not_give_the_file(server: Server, tmp_path: Path, fault: str, message: str) -> None:
+    server.faults = [fault] * 99
+    with pytest.raises(UsageError, match=f"{message}.* choose another --mirror"):
         download("tiny", tmp_path, server.url)
     assert not (tmp_path / NAME).exists()
 
@@ -258,13 +280,15 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(
         def write(self, block: memoryview) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    def fill_up(file: object, block: memoryview, folder: Path) -> int:
+    def fill_up(file: object, block: bytes, folder: Path) -> int:
         full = (folder / f".{NAME}.partial").stat().st_size >= 1_000_000
         return write(Full() if full else file, block, folder)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(transfer, "_write", fill_up)
-        with pytest.raises(UsageError, match="No space left on device.*; make room and run the same command again"):
+        with pytest.raises(
+            UsageError, match="No space left on device.*; make room; the same command resumes from here"
+        ):
             download("tiny", tmp_path, server.url)
     assert_complete(download("tiny", tmp_path, server.url))
     assert server.files() == [None, "bytes=1000000-"]

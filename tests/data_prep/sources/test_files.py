@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import pytest
 
 from data_prep.problems import Problems
-from data_prep.sources import Piece
-from data_prep.sources.archives import files_in
-from data_prep.sources.files import TARS, input_files, is_plain, kind, stem
+from data_prep.sources import Piece, tables, wikipedia
+from data_prep.sources.files import STDIN, TARS, files_in, input_files, is_plain, kind, stem
 from data_prep.sources.lines import Lines
 from linformer_fairseq.errors import UsageError
 
@@ -107,3 +107,9 @@ def test_names(tmp_path: Path) -> None:
         ".txt", ".txt", ".tar", "", ""
     ]  # fmt: skip
     assert [stem(name) for name in ("A.b.txt", "A.txt.gz", "A", "A\udcff.txt")] == ["A.b", "A", "A", "A?"]
+
+
+@pytest.mark.parametrize("source", [tables, wikipedia])
+def test_what_has_to_seek_does_not_read_standard_input(source: ModuleType) -> None:
+    with pytest.raises(UsageError, match="cannot be read from standard input; name a file"):
+        source.pieces(STDIN)

@@ -25,7 +25,7 @@ from linformer_fairseq.errors import UsageError
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
     "bz2": lambda content: bz2.compress(content, 1),
-    "xz": lzma.compress,
+    "xz": lambda content: lzma.compress(content, preset=0),
     "zst": lambda content: bytes(pa.Codec("zstd").compress(content, asbytes=True)),
 }
 MANY = b"".join(b"%d %s\n" % (n, os.urandom(60).hex().encode()) for n in range(20_000))
@@ -56,7 +56,7 @@ def test_a_packed_file_that_was_cut_off_gives_what_came_before(tmp_path: Path, n
     path = tmp_path / "file"
     content = PACK[name](MANY)
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UsageError, match=r"file: behind line \d+ \(byte \d+\): cut off or damaged"):
+    with pytest.raises(UsageError, match=r"file: after line \d+ \(byte \d+\): cut off or damaged"):
         read(path, Problems())
     problems = Problems(skip=True)
     lines = read(path, problems)
@@ -81,7 +81,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, name: str) -> None:
     content = bytearray(PACK[name](MANY))
     content[len(content) // 2] ^= 0x10
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="^file: (behind )?line "):
+    with pytest.raises(UsageError, match="^file: (after )?line "):
         read(path, Problems())
 
 
@@ -146,12 +146,12 @@ def test_pieces_hold_every_line_once(tmp_path_factory: pytest.TempPathFactory, t
     content = "\n".join(texts).encode()
     path.write_bytes(content)
     found: list[tuple[int, str]] = []
-    pieces = line_pieces(path, len(content), size)
+    pieces = line_pieces(path, size)
     for piece in pieces:
         assert piece.end is not None and piece.size == piece.end - piece.start
         with path.open("rb") as file:
             file.seek(piece.start)
-            lines = Lines(file, "file", Problems(skip=True), piece.start, piece.size)
+            lines = Lines(file, "file", Problems(skip=True), piece.start, piece.end)
             found += [(lines.offset, line) for line in lines]
     lines = Lines(io.BytesIO(content), "file", Problems(skip=True))
     assert found == [(lines.offset, line) for line in lines]

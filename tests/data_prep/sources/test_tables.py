@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.problems import Problems
-from data_prep.sources import arrow_files, tables
+from data_prep.sources import tables
 from linformer_fairseq.errors import UsageError
 
 KINDS = ("parquet", "arrow", "stream", "feather")
@@ -39,7 +39,7 @@ def read(path: Path, problems: Problems, column: str | None = None) -> list[tupl
 @pytest.mark.parametrize("kind", KINDS)
 def test_wikipedia_as_hugging_face_ships_it(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "PIECE", 500)
-    monkeypatch.setattr(arrow_files, "BATCH_ROWS", 30)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 30)
     rows = [{"id": f"{n}", "url": "https://…", "title": f"T{n}", "text": f"Text {n}\n\né"} for n in range(350)]
     path = write(tmp_path / "file", pa.Table.from_pylist(rows), kind)
     assert read(path, Problems()) == [(f"{n}", f"T{n}", f"Text {n}\né") for n in range(350)]
@@ -115,6 +115,7 @@ def test_other_files_and_empty_tables_are_reported(tmp_path: Path) -> None:
     path.write_text("just text")
     with pytest.raises(UsageError, match=r"a\.parquet: cannot be read \(neither Parquet nor Arrow\)"):
         read(path, Problems())
-    write(path, pa.table({"text": pa.array([], pa.string())}))
-    with pytest.raises(UsageError, match=r"a\.parquet.*: the table has no rows"):
-        read(path, Problems())
+    for kind in KINDS:
+        write(path, pa.table({"text": pa.array([], pa.string())}), kind)
+        with pytest.raises(UsageError, match=r"a\.parquet.*: the table has no rows"):
+            read(path, Problems())
