@@ -15,7 +15,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from linformer_fairseq.layers.projection import block_mean_matrix
+from linformer_fairseq.layers.attention import block_mean_matrix
 
 # Weight of averages of neighbours beside the attention itself: they decide what the sample leaves open.
 PRIOR = 1e-4

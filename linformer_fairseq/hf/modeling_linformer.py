@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, Seque
 from transformers.utils.generic import can_return_tuple
 
 from ..layers.encoder import LinformerEncoder
-from ..layers.projection import ConvProjection, LinearProjection
+from ..layers.attention import ConvProjection, LinearProjection
 from .configuration_linformer import LinformerConfig
 
 
