@@ -38,7 +38,10 @@ class FusedMaskedLmLoss(MaskedLmLoss):
         Raises:
             UsageError: the model has no masked-LM head of RoBERTa's form.
         """
-        if not (self.training and torch.is_grad_enabled()):
+        # fairseq's RoBERTa does not run its head in `forward` here, where DDP searches for the parameters in use.
+        ours = isinstance(getattr(model, "encoder", None), LinformerRobertaEncoder)
+        hidden_from_ddp = not ours and getattr(model, "find_unused_parameters", False)
+        if hidden_from_ddp or not (self.training and torch.is_grad_enabled()):
             loss, sample_size, logging_output = super().forward(model, sample, reduce)
             return loss, sample_size, logging_output
         target = sample["target"]

@@ -110,8 +110,8 @@ class LinformerRobertaEncoder(FairseqEncoder):
             x = x.flatten(0, 1).index_select(0, select)
         extra: dict[str, Any] = {"inner_states": [h.transpose(0, 1) for h in hiddens] if return_all_hiddens else None}
         if head_features_only:
-            # Returned by `forward`, so that DistributedDataParallel counts the parameters as used.
-            extra["output_projection"] = self.lm_head.weight, self.lm_head.bias
+            # Views, because DistributedDataParallel's search for unused parameters does not see returned parameters.
+            extra["output_projection"] = tuple(p.view_as(p) for p in (self.lm_head.weight, self.lm_head.bias))
             x = head_features(self.lm_head, x)
         elif not features_only:
             x = self.lm_head(x)

@@ -176,7 +176,7 @@ def test_head_features_and_the_output_projection_make_the_logits() -> None:
         logits, _ = model(tokens, **asked)
         x, extra = model(tokens, **asked, head_features_only=True)
         weight, bias = extra["output_projection"]
-        assert weight is model.encoder.lm_head.weight and bias is model.encoder.lm_head.bias
+        assert weight.data_ptr() == model.encoder.lm_head.weight.data_ptr()
         torch.testing.assert_close(torch.nn.functional.linear(x, weight, bias), logits)
 
 
