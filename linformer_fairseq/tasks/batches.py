@@ -1,39 +1,152 @@
-"""Batches of blocks, and fairseq's iterator over an epoch of them in which nothing is as long as the epoch.
+"""Batches of blocks: their order, which of their tokens are masked, and fairseq's iterator over an epoch of them.
 
-Place i of an epoch's order holds block π(i), π being a permutation that depends on the seed and the epoch (or, where
-nothing is shuffled, block i). Batch j holds the places from j·B on, and goes to rank j modulo the number of ranks, so
-that no rank has more than one batch more than another. Nothing else decides what a batch holds, so it is the same with
-any number of workers, and a position in the epoch is the number of batches that each rank has had, as in fairseq.
+Nothing is as long as an epoch. Place i of an epoch's order holds block π(i), where π is a permutation computed from the
+seed and the epoch (or block i, if nothing is shuffled). Batch j holds the places from j·B on and goes to rank j modulo
+the number of ranks, so that no rank has more than one batch more than another. Nothing else decides what a batch holds:
+it is the same with any number of workers, and the position in an epoch is the number of batches that each rank has had,
+as in fairseq.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from fairseq.data import FairseqDataset
 from fairseq.data.iterators import BufferedIterator, CountingIterator, EpochBatchIterator
 from torch.utils.data import DataLoader
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.tasks.blocks import Blocks
-from linformer_fairseq.tasks.masking import Masking
-from linformer_fairseq.tasks.permutation import Ints, Permutation
-from linformer_fairseq.tasks.token_files import TokenFile
+from linformer_fairseq.tasks.blocks import Blocks, Ints, TokenFile
+
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = 8
+_BITS = 53  # of a hash that make a fraction
+
+
+def mix(values: Hashes) -> Hashes:
+    """Each value's 64 bits spread over all 64 (the output function of SplitMix64); any shape but ()."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def hashed(*parts: int | Ints) -> Hashes:
+    """A random number for each combination of `parts`, whole numbers or arrays of them, which are broadcast."""
+    state: Hashes = np.zeros(1, np.uint64)
+    for part in parts:
+        state = mix(state ^ mix(np.atleast_1d(np.asarray(part)).astype(np.uint64) + _GOLDEN))
+    return state
+
+
+def _fractions(hashes: Hashes) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1)."""
+    return (hashes >> np.uint64(64 - _BITS)).astype(np.float64) * 2.0**-_BITS
+
+
+class Permutation:
+    """A random order of 0 … size - 1 that can be evaluated at single places, in constant time and memory.
+
+    A Feistel network over pairs (a, b) with a·b just above `size`; results outside are sent through again until they
+    are inside, which leaves a permutation.
+    """
+
+    def __init__(self, size: int, *key: int) -> None:
+        """`size` is at least 1; each `key` gives an order of its own."""
+        self.size = size
+        self._rows = math.isqrt(size - 1) + 1
+        self._columns = -(-size // self._rows)
+        self._keys = [hashed(*key, number) for number in range(_ROUNDS)]
+
+    def __call__(self, places: Ints) -> Ints:
+        """What is at each of `places`; both of shape (P,)."""
+        found = self._once(places)
+        while len(outside := np.flatnonzero(found >= self.size)):
+            found[outside] = self._once(found[outside])
+        return found
+
+    def _once(self, values: Ints) -> Ints:
+        rows, columns = np.uint64(self._rows), np.uint64(self._columns)
+        row, column = np.divmod(values.astype(np.uint64), columns)
+        for number, key in enumerate(self._keys):
+            if number % 2:
+                column = (column + mix(row ^ key) % columns) % columns
+            else:
+                row = (row + mix(column ^ key) % rows) % rows
+        return (row * columns + column).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which tokens of a batch are predicted, and what the model sees in their place, for all rows at once.
+
+    As fairseq's MaskTokensDataset: a share of each row's tokens, rounded up or down at random, without replacement; most
+    of them become <mask>, some a random token, some stay. Unlike there, special symbols are neither predicted nor
+    drawn. The masks of a row depend only on seed, epoch and block, not on its batch.
+
+    Attributes:
+        probability: that a token is predicted.
+        leave: that a predicted token stays as it is.
+        random: that a predicted token becomes another one.
+        special: ids below this one are special symbols.
+        mask: id of <mask>.
+        pad: id of <pad>, the target where nothing is predicted.
+        symbols: size of the vocabulary.
+        seed: of all draws.
+    """
+
+    probability: float
+    leave: float
+    random: float
+    special: int
+    mask: int
+    pad: int
+    symbols: int
+    seed: int
+
+    def __call__(self, tokens: Ints, numbers: Ints, epoch: int) -> tuple[Ints, Ints]:
+        """The model's input and its targets, (B, N) each.
+
+        Args:
+            tokens: (B, N), padded to any length.
+            numbers: of the blocks, (B,).
+            epoch: each has other masks.
+        """
+        ordinary = (tokens >= self.special) & (tokens != self.mask)
+        rows = hashed(self.seed, epoch, numbers)
+        draws = mix(rows[:, None] + hashed(np.arange(tokens.shape[1])))
+        # Of each row, the `count` tokens with the lowest draws.
+        count = (self.probability * ordinary.sum(1) + _fractions(mix(rows))).astype(np.int64)
+        draws32 = np.where(ordinary, (draws >> np.uint64(32)).astype(np.uint32), np.uint32(0xFFFFFFFF))
+        highest = np.take_along_axis(np.sort(draws32, 1), np.maximum(count - 1, 0)[:, None], 1)
+        chosen = ordinary & (draws32 <= highest) & (count > 0)[:, None]
+
+        more = mix(draws[chosen])
+        fraction = _fractions(more)
+        seen = np.where(fraction < self.leave, tokens[chosen], self.mask)
+        drawn = self.special + (mix(more) % np.uint64(self.symbols - self.special - 1)).astype(np.int64)
+        drawn += drawn >= self.mask
+        source = tokens.copy()
+        source[chosen] = np.where(fraction >= 1 - self.random, drawn, seen)
+        return source, np.where(chosen, tokens, self.pad)
 
 
 class Request(NamedTuple):
-    """What a batch is to hold: the blocks of these numbers, masked as in this epoch."""
+    """What a batch holds: the blocks of these numbers, masked as in this epoch."""
 
     numbers: Ints
     epoch: int
 
 
 class BlockDataset(FairseqDataset):
-    """The blocks of a split, asked for by the batch."""
+    """The blocks of a split, indexed by a `Request` for a whole batch."""
 
     def __init__(self, file: TokenFile, blocks: Blocks, masking: Masking, bos: int) -> None:
         super().__init__()
@@ -44,7 +157,7 @@ class BlockDataset(FairseqDataset):
         return self.blocks.count
 
     def set_epoch(self, epoch: int, **unused: Any) -> None:
-        """The epoch whose masks an iterator that begins is to have."""
+        """Sets the epoch whose masks the next iterator uses."""
         self.epoch = epoch
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
@@ -56,16 +169,13 @@ class BlockDataset(FairseqDataset):
         if not len(request.numbers):
             return {}
         starts, lengths = self.blocks.spans(request.numbers)
-        read = self.file.read(starts, lengths)
-        tokens = np.empty((len(read), read.shape[1] + 1), np.int64)
-        tokens[:, 0], tokens[:, 1:] = self.bos, read
+        tokens = np.pad(self.file.read(starts, lengths).astype(np.int64), ((0, 0), (1, 0)), constant_values=self.bos)
         if tokens.max() >= self.masking.symbols:
             raise UsageError(
                 f"{self.file.prefix}.bin: token {tokens.max()} is not among the {self.masking.symbols} symbols of "
                 "dict.txt; put the dictionary there that the data were binarised with"
             )
-        if lengths.min() < read.shape[1]:
-            tokens[np.arange(tokens.shape[1]) > lengths[:, None]] = self.masking.pad
+        tokens[np.arange(tokens.shape[1]) > lengths[:, None]] = self.masking.pad
         source, target = self.masking(tokens, request.numbers, request.epoch)
         return {
             "id": torch.from_numpy(request.numbers),
@@ -78,7 +188,7 @@ class BlockDataset(FairseqDataset):
 
 @dataclass
 class Requests:
-    """One rank's batches of an epoch, from its batch `offset` on; DataLoader takes it for a sampler."""
+    """One rank's batches of an epoch, from its batch `offset` on: the sampler of a DataLoader."""
 
     count: int  # blocks
     batch_size: int
@@ -89,7 +199,7 @@ class Requests:
     order: Permutation | None = None
 
     def __len__(self) -> int:
-        """Batches, the same for all ranks: one that is a batch short gets an empty one."""
+        """Number of batches, the same for all ranks: one that is a batch short gets an empty one."""
         return -(-self.count // (self.batch_size * self.ranks)) - self.offset
 
     def __iter__(self) -> Iterator[Request]:
@@ -100,12 +210,15 @@ class Requests:
 
 
 class BlockIterator(EpochBatchIterator):
-    """fairseq's iterator over epochs, with its state in checkpoints, for batches that are computed."""
+    """fairseq's iterator over epochs, with its state in checkpoints, for batches that are computed.
+
+    Args:
+        options: those of fairseq's EpochBatchIterator.
+    """
 
     dataset: BlockDataset
 
     def __init__(self, dataset: BlockDataset, batch_size: int, **options: Any) -> None:
-        """`options` are those of fairseq's EpochBatchIterator."""
         super().__init__(dataset=dataset, collate_fn=None, batch_sampler=(), **options)
         self._batch_size = batch_size
 
@@ -121,7 +234,7 @@ class BlockIterator(EpochBatchIterator):
         return self.dataset[Request(np.arange(min(self._batch_size, len(self.dataset))), self.dataset.epoch)]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at a saved position."""
+        """Resumes at a saved position."""
         self.dataset.set_epoch(state_dict["epoch"])
         super().load_state_dict(state_dict)
 
@@ -139,7 +252,6 @@ class BlockIterator(EpochBatchIterator):
             self.dataset,
             sampler=requests,
             batch_size=None,  # a request is a whole batch
-            collate_fn=_as_it_is,
             num_workers=self.num_workers,
             timeout=self.timeout,
             pin_memory=torch.cuda.is_available(),
@@ -148,7 +260,3 @@ class BlockIterator(EpochBatchIterator):
             batches = BufferedIterator(self.buffer_size, batches)
         counted = CountingIterator(batches, start=offset)
         return counted.take(len(counted) - 1) if self.skip_remainder_batch else counted
-
-
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
-    return batch
