@@ -87,8 +87,8 @@ class Permutation:
 class Masking:
     """Which tokens of a batch are predicted, and what the model sees in their place, for all rows at once.
 
-    As fairseq's MaskTokensDataset: a share of each row's tokens, rounded up or down at random, without replacement; most
-    of them become <mask>, some a random token, some stay. Unlike there, special symbols are neither predicted nor
+    As fairseq's MaskTokensDataset: a share of each row's tokens, rounded up or down at random, without replacement;
+    most of them become <mask>, some a random token, some stay. Unlike there, special symbols are neither predicted nor
     drawn. The masks of a row depend only on seed, epoch and block, not on its batch.
 
     Attributes:

@@ -1,8 +1,8 @@
 """One split of fairseq's binarised data, and which tokens of it make up block number b, by arithmetic.
 
 `.idx` is a header, the length of each sentence in int32, and its place in `.bin` in int64. The sentences follow each
-other in `.bin`, so it is one stream of tokens. Reads go through the file and not through a memory map, whose pages would
-count as memory of this process, and stay.
+other in `.bin`, so it is one stream of tokens. Reads go through the file and not through a memory map, whose pages
+would count as memory of this process, and stay.
 
 A kind of blocks has a `count`, and a method `spans` that takes block numbers (B,) and returns where each block starts
 in the stream and how many tokens it has, (B,) each.

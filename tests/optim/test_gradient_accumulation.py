@@ -46,20 +46,20 @@ train.cli_main()
 
 TRAINING = [
     *("--user-dir", USER_DIR, "--task", "masked_lm", "--criterion", "fused_masked_lm", "--optimizer", "fused_adamw"),
-    *("--arch", "linformer_roberta_tiny", "--encoder-layers", 1, "--encoder-embed-dim", 16, "--cpu"),
-    *("--encoder-ffn-embed-dim", 32, "--encoder-attention-heads", 2, "--no-save"),
+    *("--encoder-layers", 1, "--encoder-embed-dim", 16, "--encoder-ffn-embed-dim", 32, "--cpu"),
+    *("--encoder-attention-heads", 2, "--no-save"),
     *("--tokens-per-sample", 64, "--max-positions", 64, "--sample-break-mode", "complete", "--batch-size", 4),
     *("--lr", 1e-3, "--lr-scheduler", "fixed", "--max-update", 2, "--disable-validation", "--num-workers", 0),
 ]
 
 
-ROBERTA = ("--arch", "roberta", "--encoder-layers", 1, "--encoder-embed-dim", 16, "--encoder-ffn-embed-dim", 32)
+OURS = ("--arch", "linformer_roberta_tiny", "--projected-length", 16)
 UNUSED = ("--find-unused-parameters",)
 
 
 @pytest.mark.parametrize(
     "more",
-    [(), UNUSED, pytest.param((*ROBERTA, *UNUSED), marks=pytest.mark.slow)],
+    [OURS, (*OURS, *UNUSED), pytest.param(("--arch", "roberta", *UNUSED), marks=pytest.mark.slow)],
     ids=["", "find-unused-parameters", "roberta"],
 )
 def test_gradients_are_summed_once_an_update(
