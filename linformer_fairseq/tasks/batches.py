@@ -10,9 +10,8 @@ as in fairseq.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -90,25 +89,15 @@ class Masking:
     As fairseq's MaskTokensDataset: a share of each row's tokens, rounded up or down at random, without replacement;
     most of them become <mask>, some a random token, some stay. Unlike there, special symbols are neither predicted nor
     drawn. The masks of a row depend only on seed, epoch and block, not on its batch.
-
-    Attributes:
-        probability: that a token is predicted.
-        leave: that a predicted token stays as it is.
-        random: that a predicted token becomes another one.
-        special: ids below this one are special symbols.
-        mask: id of <mask>.
-        pad: id of <pad>, the target where nothing is predicted.
-        symbols: size of the vocabulary.
-        seed: of all draws.
     """
 
-    probability: float
-    leave: float
-    random: float
-    special: int
-    mask: int
-    pad: int
-    symbols: int
+    probability: float  # that a token is predicted
+    leave: float  # that a predicted token stays as it is
+    random: float  # that a predicted token becomes another one
+    special: int  # ids below this one are special symbols
+    mask: int  # id of <mask>
+    pad: int  # id of <pad>, the target where nothing is predicted
+    symbols: int  # size of the vocabulary
     seed: int
 
     def __call__(self, tokens: Ints, numbers: Ints, epoch: int) -> tuple[Ints, Ints]:
@@ -138,15 +127,8 @@ class Masking:
         return source, np.where(chosen, tokens, self.pad)
 
 
-class Request(NamedTuple):
-    """What a batch holds: the blocks of these numbers, masked as in this epoch."""
-
-    numbers: Ints
-    epoch: int
-
-
 class BlockDataset(FairseqDataset):
-    """The blocks of a split, indexed by a `Request` for a whole batch."""
+    """The blocks of a split."""
 
     def __init__(self, file: TokenFile, blocks: Blocks, masking: Masking, bos: int) -> None:
         super().__init__()
@@ -160,15 +142,17 @@ class BlockDataset(FairseqDataset):
         """Sets the epoch whose masks the next iterator uses."""
         self.epoch = epoch
 
-    def __getitem__(self, request: Request) -> dict[str, Any]:
-        """A batch as fairseq's `masked_lm` makes it, or {} for none: B rows of <s>, a block's tokens, and <pad>.
+    def batch(self, numbers: Ints, epoch: int) -> dict[str, Any]:
+        """The blocks of these numbers, masked as in this epoch, as fairseq's `masked_lm` makes a batch.
+
+        Rows are <s>, a block's tokens, and <pad>. The batch without a block is {}.
 
         Raises:
             UsageError: a token that the dictionary does not have.
         """
-        if not len(request.numbers):
+        if not len(numbers):
             return {}
-        starts, lengths = self.blocks.spans(request.numbers)
+        starts, lengths = self.blocks.spans(numbers)
         tokens = np.pad(self.file.read(starts, lengths).astype(np.int64), ((0, 0), (1, 0)), constant_values=self.bos)
         if tokens.max() >= self.masking.symbols:
             raise UsageError(
@@ -176,9 +160,9 @@ class BlockDataset(FairseqDataset):
                 "dict.txt; put the dictionary there that the data were binarised with"
             )
         tokens[np.arange(tokens.shape[1]) > lengths[:, None]] = self.masking.pad
-        source, target = self.masking(tokens, request.numbers, request.epoch)
+        source, target = self.masking(tokens, numbers, epoch)
         return {
-            "id": torch.from_numpy(request.numbers),
+            "id": torch.from_numpy(numbers),
             "nsentences": len(source),
             "ntokens": int(lengths.sum()) + len(source),
             "net_input": {"src_tokens": torch.from_numpy(source), "src_lengths": torch.from_numpy(lengths + 1)},
@@ -187,26 +171,28 @@ class BlockDataset(FairseqDataset):
 
 
 @dataclass
-class Requests:
-    """One rank's batches of an epoch, from its batch `offset` on: the sampler of a DataLoader."""
+class EpochBatches:
+    """One rank's batches of an epoch, by their number."""
 
-    count: int  # blocks
+    dataset: BlockDataset
     batch_size: int
     ranks: int
     rank: int
     epoch: int  # of the masks
-    offset: int = 0
     order: Permutation | None = None
 
     def __len__(self) -> int:
-        """Number of batches, the same for all ranks: one that is a batch short gets an empty one."""
-        return -(-self.count // (self.batch_size * self.ranks)) - self.offset
+        """The same for all ranks: one that is a batch short gets an empty one."""
+        return -(-len(self.dataset) // (self.batch_size * self.ranks))
 
-    def __iter__(self) -> Iterator[Request]:
-        for turn in range(self.offset, self.offset + len(self)):
-            first = (turn * self.ranks + self.rank) * self.batch_size
-            places = np.arange(first, min(first + self.batch_size, self.count))
-            yield Request(self.order(places) if self.order else places, self.epoch)
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.dataset.batch(self.blocks(number), self.epoch)
+
+    def blocks(self, number: int) -> Ints:
+        """The numbers of the blocks of a batch, (B,); fewer in the last batch of the epoch, or none."""
+        first = (number * self.ranks + self.rank) * self.batch_size
+        places = np.arange(first, min(first + self.batch_size, len(self.dataset)))
+        return self.order(places) if self.order else places
 
 
 class BlockIterator(EpochBatchIterator):
@@ -222,16 +208,16 @@ class BlockIterator(EpochBatchIterator):
         super().__init__(dataset=dataset, collate_fn=None, batch_sampler=(), **options)
         self._batch_size = batch_size
 
-    def _requests(self) -> Requests:
-        return Requests(len(self.dataset), self._batch_size, self.num_shards, self.shard_id, self.dataset.epoch)
+    def _batches(self) -> EpochBatches:
+        return EpochBatches(self.dataset, self._batch_size, self.num_shards, self.shard_id, self.dataset.epoch)
 
     def __len__(self) -> int:
-        return len(self._requests())
+        return len(self._batches())
 
     @property
     def first_batch(self) -> dict[str, Any]:
         """What a rank computes, and does not count, when it has no batch left."""
-        return self.dataset[Request(np.arange(min(self._batch_size, len(self.dataset))), self.dataset.epoch)]
+        return self.dataset.batch(np.arange(min(self._batch_size, len(self.dataset))), self.dataset.epoch)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resumes at a saved position."""
@@ -241,17 +227,15 @@ class BlockIterator(EpochBatchIterator):
     def _get_iterator_for_epoch(
         self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0
     ) -> CountingIterator | None:
-        requests = self._requests()
-        if offset >= len(requests):
+        numbered: Any = self._batches()
+        if offset >= len(numbered):
             return None
-        requests.offset = offset
         if shuffle:
-            requests.order = Permutation(len(self.dataset), self.seed, epoch)
-        loader: Any = DataLoader  # typed for batches that are lists of examples
-        batches = loader(
-            self.dataset,
-            sampler=requests,
-            batch_size=None,  # a request is a whole batch
+            numbered.order = Permutation(len(self.dataset), self.seed, epoch)
+        batches: Any = DataLoader(
+            numbered,
+            sampler=range(offset, len(numbered)),
+            batch_size=None,  # an item is a whole batch
             num_workers=self.num_workers,
             timeout=self.timeout,
             pin_memory=torch.cuda.is_available(),

@@ -119,14 +119,8 @@ class StreamingMaskedLMTask(MaskedLMTask):
         dataset: BlockDataset,
         max_tokens: int | None = None,
         max_sentences: int | None = None,
-        seed: int = 1,
-        num_shards: int = 1,
-        shard_id: int = 0,
-        num_workers: int = 0,
-        epoch: int = 1,
         data_buffer_size: int = 0,
-        skip_remainder_batch: bool = False,
-        **unused: Any,
+        **options: Any,
     ) -> BlockIterator:
         """An iterator over the batches of an epoch; the arguments are fairseq's.
 
@@ -141,18 +135,10 @@ class StreamingMaskedLMTask(MaskedLMTask):
         if not sizes or min(sizes) < 1:
             given = f"--batch-size {max_sentences} and --max-tokens {max_tokens}"
             raise UsageError(f"{given}: give one of them, with room for a sample of --tokens-per-sample {length}")
-        dataset.set_epoch(epoch)
-        return BlockIterator(
-            dataset,
-            min(sizes),
-            seed=seed,
-            num_shards=num_shards,
-            shard_id=shard_id,
-            num_workers=num_workers,
-            epoch=epoch,
-            buffer_size=data_buffer_size,
-            skip_remainder_batch=skip_remainder_batch,
-        )
+        names = ("seed", "num_shards", "shard_id", "num_workers", "epoch", "skip_remainder_batch")
+        options = {name: options[name] for name in names if name in options}
+        dataset.set_epoch(options.get("epoch", 1))
+        return BlockIterator(dataset, min(sizes), buffer_size=data_buffer_size, **options)
 
 
 def _folders(cfg: StreamingMaskedLMConfig) -> list[Path]:
