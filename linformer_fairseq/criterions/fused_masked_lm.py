@@ -3,8 +3,6 @@
 Shapes: T masked tokens of the batch, C channels, V vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -61,11 +59,11 @@ def _before_output_projection(
     model: nn.Module, net_input: dict[str, Any], masked: MaskedTokens
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The input (T, C) of the head's output projection for the masked tokens, its weight (V, C) and its bias (V,)."""
-    encoder: Any = getattr(model, "encoder", None)
+    encoder = getattr(model, "encoder", None)
     if isinstance(encoder, LinformerRobertaEncoder):
         x, extra = model(**net_input, masked_tokens=masked, head_features_only=True)
         return x, *extra["output_projection"]
-    head = getattr(encoder, "lm_head", None)  # of fairseq's own RoBERTa, which cannot leave tokens out
+    head: Any = getattr(encoder, "lm_head", None)  # of fairseq's own RoBERTa, which cannot leave tokens out
     if not all(hasattr(head, name) for name in ("dense", "activation_fn", "layer_norm", "weight", "bias")):
         raise UsageError("--criterion fused_masked_lm needs a model with RoBERTa's head: use --criterion masked_lm")
     features = model(**net_input, features_only=True)[0]
@@ -75,14 +73,8 @@ def _before_output_projection(
 def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """Sum over T rows of -log softmax(x weight^T + bias)[target], as a float32 scalar.
 
-    The gradients are computed along with the loss, chunk by chunk, so that T x V logits are never held. Under autocast
-    the products are computed in its type, and their sums over chunks in float32.
-
-    Args:
-        x: (T, C) features.
-        weight: (V, C).
-        bias: (V,).
-        targets: (T,) rows of `weight`.
+    x (T, C), weight (V, C), bias (V,), targets (T,). The gradients are computed along with the loss, chunk by chunk, so
+    that T x V logits are never held. Under autocast the products are computed in its type, their sums in float32.
     """
     # torch.nn.functional.linear_cross_entropy of torch 2.13 does the same in float32 (the same time with chunks of the
     # same size, errors of 2e-7), but not in 16 bit, where it returns the loss and adds up the gradients in 16 bit.
@@ -104,7 +96,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_x = torch.empty(x.shape, dtype=torch.float32, device=x.device)
         grad_weight, grad_bias = None, torch.zeros(bias.shape, device=x.device)
         rows = max(1, CHUNK_BYTES // (4 * weight.size(0)))
-        chunks = (t.split(rows) for t in (x, targets.unsqueeze(1), grad_x))
+        chunks = (torch.split(t, rows) for t in (x, targets.unsqueeze(1), grad_x))
         for x_RC, target, grad_x_RC in zip(*chunks, strict=True):
             logits = torch.addmm(bias, x_RC, weight.t())
             logp = torch.log_softmax(logits, 1, dtype=torch.float32)

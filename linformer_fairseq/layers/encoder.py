@@ -1,7 +1,5 @@
 """The encoder: embeddings, layers and nothing else. Parameter names are those of fairseq's RoBERTa, plus E and F."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
@@ -71,23 +69,16 @@ class LinformerEncoder(nn.Module):
         self.layer_norm = layer_norm(cfg.embed_dim) if cfg.normalize_before else None
 
     def compile_layers(self, **options: Any) -> None:
-        """Compiles the layers with torch.compile; the graphs serve all layers of the same k and inputs of any length.
+        """Compiles the layers with torch.compile; each graph serves all layers of the same k.
 
-        There is one for inputs of full length and one for shorter ones, with pads and without. Parameters keep their
-        names. On a CPU the eager layers train faster (`fused.py`).
-
-        Args:
-            options: further arguments of torch.compile, such as `backend`.
+        There is one graph for inputs of full length and one for shorter ones, with pads and without. Parameters keep
+        their names. On a CPU the eager layers train faster (`fused.py`).
         """
         for layer in self.layers:
             layer.compile(dynamic=True, **options)
 
     def forward(
-        self,
-        tokens: Tensor,
-        return_all_hiddens: bool = False,
-        real: Tensor | None = None,
-        needed: Tensor | None = None,
+        self, tokens: Tensor, return_all_hiddens: bool = False, real: Tensor | None = None, needed: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Encodes a batch of token ids.
 

@@ -5,15 +5,12 @@ Without gradients, on other devices and in a compiled or exported graph they are
 kernels and torch.compile do what is done by hand here. (On a CPU a compiled layer trains at 0.76 to 0.9 of the eager
 one's tokens/s.)
 
-Measured on one layer of base size, 4,096 tokens, 2 cores, about 1,100 ms per step in float32: PyTorch's dropout draws
-one number at a time, 20 ms per dropout; `keep_mask` draws four at once, 3 ms, and its mask takes 1 byte per value
-instead of 4. Keeping the activations of the feed-forward sublayer takes 4 of 15 values per channel; recomputing them
-in the backward pass takes 9 ms.
+Measured on one layer of base size, 4,096 tokens, 2 cores, float32, about 1,100 ms per step: PyTorch's dropout draws one
+number at a time, 20 ms each; `keep_mask` draws four at once, 3 ms, into 1 byte per value instead of 4. The activations
+of the feed-forward sublayer are 4 of 15 values kept per channel; recomputing them takes 9 ms.
 
 Shapes: B batch, N tokens, K projected length, H heads, D head dimension, C channels, R rows of one block.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,22 +29,18 @@ def fuses(x: Tensor) -> bool:
     return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def keep_mask(shape: torch.Size | tuple[int, ...], p: float) -> Tensor:
-    """A mask that is False with probability p (0 <= p < 1, in steps of 1/65536), from PyTorch's own generator."""
-    return _draws(shape) >= _dropped(p) - 2**15
-
-
-def _keep_factors(shape: torch.Size, p: float, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
-    """Factors of dropout: 0 with probability p, else 1/(1-p). Going through a mask would take 8 times as long."""
-    draws = _draws(shape, generator)
-    return torch.ge(draws, _dropped(p) - 2**15, out=torch.empty(shape, dtype=dtype)).mul_(_scale(p))
-
-
-def _draws(shape: torch.Size | tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-    """Random int16 of a shape, four from each 64-bit number."""
+def keep_mask(
+    shape: torch.Size | tuple[int, ...],
+    p: float,
+    dtype: torch.dtype = torch.bool,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """0 with probability p (0 <= p < 1, in steps of 1/65536), else 1, from four 16-bit numbers per draw."""
     count = torch.Size(shape).numel()
     draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    return draws.view(torch.int16)[:count].view(shape)
+    draws = draws.view(torch.int16)[:count].view(shape)
+    # Directly in the type of the result: to convert a mask takes 8 times as long.
+    return torch.ge(draws, _dropped(p) - 2**15, out=torch.empty(shape, dtype=dtype))
 
 
 def _dropped(p: float) -> int:
@@ -64,7 +57,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """x with a share p of its values set to zero and the others divided by 1 - p."""
     if not (training and p and fuses(x)):
         return functional.dropout(x, p, training)
-    return x * _keep_factors(x.shape, p, x.dtype)
+    return x * keep_mask(x.shape, p, x.dtype).mul_(_scale(p))
 
 
 def add_dropped(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor:
@@ -75,11 +68,7 @@ def add_dropped(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor
 
 
 def feed_forward(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, activation: str) -> Tensor:
-    """fc2(activation(fc1(x))), (…, C) -> (…, C), which keeps only the output of fc1 for the backward pass.
-
-    Args:
-        activation: gelu or relu.
-    """
+    """fc2(activation(fc1(x))), (…, C) -> (…, C); keeps only the output of fc1 for the backward pass."""
     if not fuses(x):
         plain: Tensor = fc2(getattr(functional, activation)(fc1(x)))
         return plain
@@ -89,14 +78,10 @@ def feed_forward(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, activation: str) -> 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
     """softmax(q kᵀ / sqrt(D)) v with dropout p of the attention weights; (B, H, N, D) and (B, H, K, D).
 
-    PyTorch's CPU kernel for attention has no dropout; with dropout, PyTorch keeps N x K weights, their softmax and a
-    mask for the backward pass. In bfloat16 the kernel is no faster than in float32. Here the weights are computed
-    block by block and recomputed in the backward pass; scores are rounded to the type of q, as under autocast without a
-    kernel. In float32 without dropout PyTorch's kernel is faster, and is used.
-
-    Args:
-        mask: bool, (B, 1, 1, K), True where a key may be attended to.
-        p: 0 outside of training.
+    PyTorch's CPU kernel has no dropout; with dropout, PyTorch keeps N x K weights, their softmax and a mask for the
+    backward pass. In bfloat16 its kernel is no faster than in float32. Here the weights are computed block by block,
+    again in the backward pass; scores are rounded to the type of q, as under autocast without a kernel. In float32
+    without dropout PyTorch's kernel is faster, and is used. mask: (B, 1, 1, K), True where a key may be attended to.
     """
     q, k, v = _autocast(q, k, v)
     own = q.device.type == "cpu" and not torch.compiler.is_compiling() and (p > 0 or q.dtype == torch.bfloat16)
@@ -206,11 +191,7 @@ class _FeedForward(torch.autograd.Function):
 
 
 class _Attend(torch.autograd.Function):
-    """Attention block by block: rows of attention weights are independent of each other.
-
-    The dropout masks come from a generator of their own, seeded from PyTorch's, so that the backward pass can draw them
-    again.
-    """
+    """Attention block by block. A generator seeded of its own lets the backward pass redraw the dropout masks."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
@@ -261,4 +242,5 @@ def _blocks(
                 weights = torch.softmax(scores, -1)
             else:  # 0 where nothing may be attended to
                 weights = torch._safe_softmax(scores.masked_fill_(~mask[b], -torch.inf), -1)
-            yield b, rows, weights, _keep_factors(scores.shape, p, q.dtype, generator) if p else None
+            keep = keep_mask(scores.shape, p, q.dtype, generator).mul_(_scale(p)) if p else None
+            yield b, rows, weights, keep

@@ -7,8 +7,6 @@ it is the same with any number of workers, and the position in an epoch is the n
 as in fairseq.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -101,13 +99,7 @@ class Masking:
     seed: int
 
     def __call__(self, tokens: Ints, numbers: Ints, epoch: int) -> tuple[Ints, Ints]:
-        """The model's input and its targets, (B, N) each.
-
-        Args:
-            tokens: (B, N), padded to any length.
-            numbers: of the blocks, (B,).
-            epoch: each has other masks.
-        """
+        """The model's input and its targets, (B, N) each, for tokens (B, N) of the blocks `numbers` (B,)."""
         ordinary = (tokens >= self.special) & (tokens != self.mask)
         rows = hashed(self.seed, epoch, numbers)
         draws = mix(rows[:, None] + hashed(np.arange(tokens.shape[1])))

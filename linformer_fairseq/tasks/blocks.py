@@ -8,8 +8,6 @@ A kind of blocks has a `count`, and a method `spans` that takes block numbers (B
 in the stream and how many tokens it has, (B,) each.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 from bisect import bisect_left
@@ -38,8 +36,7 @@ class TokenFile:
 
     Attributes:
         tokens: number of tokens in the stream.
-        sentences: number of lines of the text that it was made from; for `data_prep`, of its items.
-        dtype: type of a token.
+        sentences: number of items: lines of text for fairseq-preprocess.
     """
 
     def __init__(self, prefix: Path) -> None:
