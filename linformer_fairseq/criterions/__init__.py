@@ -1,5 +1,3 @@
 """Losses for `--criterion`; importing this registers them."""
 
-from linformer_fairseq.criterions import fused_masked_lm
-
-__all__ = ["fused_masked_lm"]
+from linformer_fairseq.criterions import fused_masked_lm as fused_masked_lm

@@ -1,7 +1,5 @@
 """The encoder: embeddings, layers and nothing else. Parameter names are those of fairseq's RoBERTa, plus E and F."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,11 +8,14 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import LinformerSelfAttention, NoAttention, SelfAttention, at
+from .attention import LinformerSelfAttention, NoAttention, Projection, SelfAttention, at, build_projection
 from .config import EncoderConfig
 from .fused import add_dropped, dropout, feed_forward
-from .norm import layer_norm
-from .projection import Projection, build_projection
+
+try:  # NVIDIA's apex; PyPI's `apex` is another project without this module
+    from apex.normalization import FusedLayerNorm
+except ImportError:
+    FusedLayerNorm = None
 
 
 class LinformerEncoderLayer(nn.Module):
@@ -32,17 +33,13 @@ class LinformerEncoderLayer(nn.Module):
         self.dropout, self.activation_dropout = cfg.dropout, cfg.activation_dropout
 
     def forward(
-        self,
-        x: Tensor,
-        keep: Tensor | None = None,
-        shared: Projection | None = None,
-        wanted: Tensor | None = None,
+        self, x: Tensor, keep: Tensor | None = None, shared: Projection | None = None, needed: Tensor | None = None
     ) -> Tensor:
         """(B, N, C) -> (B, N, C) or (B, M, C); arguments as in `SelfAttention.forward`."""
         if self.normalize_before:
-            x = self._add(at(x, wanted), self.self_attn(self.self_attn_layer_norm(x), keep, shared, wanted))
+            x = self._add(at(x, needed), self.self_attn(self.self_attn_layer_norm(x), keep, shared, needed))
             return self._add(x, self._feed_forward(self.final_layer_norm(x)))
-        x = self.self_attn_layer_norm(self._add(at(x, wanted), self.self_attn(x, keep, shared, wanted)))
+        x = self.self_attn_layer_norm(self._add(at(x, needed), self.self_attn(x, keep, shared, needed)))
         out: Tensor = self.final_layer_norm(self._add(x, self._feed_forward(x)))
         return out
 
@@ -58,13 +55,7 @@ class LinformerEncoderLayer(nn.Module):
 
 
 class LinformerEncoder(nn.Module):
-    """Tokens to features.
-
-    With layerwise sharing the one matrix E lives here, once, and is handed to every layer.
-
-    Args:
-        cfg: the encoder's configuration.
-    """
+    """Tokens to features. With layerwise sharing, the one matrix E is a parameter of the encoder, not of its layers."""
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
@@ -78,35 +69,28 @@ class LinformerEncoder(nn.Module):
         self.layer_norm = layer_norm(cfg.embed_dim) if cfg.normalize_before else None
 
     def compile_layers(self, **options: Any) -> None:
-        """Have torch.compile make graphs that serve all layers of the same k and all lengths.
+        """Compiles the layers with torch.compile; each graph serves all layers of the same k.
 
-        There is one for inputs of full length and one for shorter ones, with pads and without. Parameters keep their
-        names. On a CPU the eager layers train faster (`fused.py`).
-
-        Args:
-            options: more for torch.compile, such as `backend`.
+        There is one graph for inputs of full length and one for shorter ones, with pads and without. Parameters keep
+        their names. On a CPU the eager layers train faster (`fused.py`).
         """
         for layer in self.layers:
             layer.compile(dynamic=True, **options)
 
     def forward(
-        self,
-        tokens: Tensor,
-        return_all_hiddens: bool = False,
-        real: Tensor | None = None,
-        wanted: Tensor | None = None,
+        self, tokens: Tensor, return_all_hiddens: bool = False, real: Tensor | None = None, needed: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Encodes a batch of token ids.
 
         Args:
             tokens: (B, N) ids, padded on the right; N at most `max_positions`.
             return_all_hiddens: also return the input of the first layer and the output of every layer.
-            real: (B, N) bool, False for a pad; by default what is not `pad_index`.
-            wanted: (B, M), places of the tokens whose features are asked for; None for all. The last layer leaves the
-                others out, but for their part in keys and values.
+            real: (B, N) bool, False for a pad; by default `tokens != pad_index`.
+            needed: (B, M), positions of the tokens whose features are needed; None for all. The last layer computes
+                only these; all tokens still enter its keys and values.
 
         Returns:
-            Features (B, N, C) or (B, M, C), and the hidden states (B, N, C) asked for.
+            Features (B, N, C) or (B, M, C), and the list of hidden states (B, N, C).
 
         Raises:
             ValueError: the input is longer than `max_positions`.
@@ -118,12 +102,12 @@ class LinformerEncoder(nn.Module):
             )
         if real is None:
             real = tokens.ne(self.cfg.pad_index)
-        # Without pads there is nothing to mask. A compiled or exported graph cannot look, and masks always.
+        # Without pads there is nothing to mask. A compiled or exported graph cannot branch on values: it always masks.
         keep = real if torch.compiler.is_compiling() or not bool(real.all()) else None
         x = self._embed(tokens, real)
         hiddens = [x] if return_all_hiddens else []
         for layer in self.layers:
-            x = self._run(layer, x, keep, wanted if layer is self.layers[-1] else None)
+            x = self._run(layer, x, keep, needed if layer is self.layers[-1] else None)
             if return_all_hiddens:
                 hiddens.append(x)
         if self.layer_norm is not None:
@@ -135,15 +119,23 @@ class LinformerEncoder(nn.Module):
         x = self.layernorm_embedding(self.embed_tokens(tokens) + self.embed_positions(positions))
         return dropout(x, self.cfg.dropout, self.training)
 
-    def _run(self, layer: nn.Module, x: Tensor, keep: Tensor | None, wanted: Tensor | None) -> Tensor:
+    def _run(self, layer: nn.Module, x: Tensor, keep: Tensor | None, needed: Tensor | None) -> Tensor:
         if self.training and self.cfg.layerdrop and torch.rand(()).item() < self.cfg.layerdrop:
-            return touch(at(x, wanted), [*layer.parameters(), *(self.E.parameters() if self.E is not None else ())])
+            return touch(at(x, needed), [*layer.parameters(), *(self.E.parameters() if self.E is not None else ())])
         if self.training and self.cfg.checkpoint_activations:
-            out = checkpoint(layer, x, keep, self.E, wanted, use_reentrant=False)
+            out = checkpoint(layer, x, keep, self.E, needed, use_reentrant=False)
         else:
-            out = layer(x, keep, self.E, wanted)
+            out = layer(x, keep, self.E, needed)
         assert isinstance(out, Tensor)
         return out
+
+
+def layer_norm(dim: int) -> nn.Module:
+    """A layer norm over the last `dim` channels: apex's fused one if it is installed and there is a GPU."""
+    if FusedLayerNorm is not None and torch.cuda.is_available():
+        norm: nn.Module = FusedLayerNorm(dim)
+        return norm
+    return nn.LayerNorm(dim)
 
 
 def build_attention(cfg: EncoderConfig, index: int) -> nn.Module:
@@ -154,9 +146,9 @@ def build_attention(cfg: EncoderConfig, index: int) -> nn.Module:
 
 
 def touch(x: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """x unchanged, made to depend on parameters that this step left out, so that their gradient is zero, not None.
+    """x unchanged, but dependent on parameters that this step does not use: their gradient is zero instead of None.
 
-    DistributedDataParallel waits for the gradient of every parameter; with this it needs no search for unused ones.
+    DistributedDataParallel waits for the gradient of every parameter; this way it need not search for unused ones.
     """
     idle = [p.flatten()[:1].sum() for p in parameters if p.requires_grad]
     return x + 0.0 * torch.stack(idle).sum().to(x.dtype) if idle else x

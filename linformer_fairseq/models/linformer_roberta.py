@@ -1,4 +1,7 @@
-"""The fairseq model `linformer_roberta`: our encoder with RoBERTa's heads, hub interface and checkpoint names."""
+"""The fairseq model `linformer_roberta`: our encoder with RoBERTa's heads, hub interface and checkpoint names.
+
+Shapes: B batch, N tokens, T masked tokens of the batch, M at most of one sample, C channels, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import shutil
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fairseq.data import Dictionary
@@ -23,7 +26,36 @@ from linformer_fairseq.layers import LinformerEncoder
 from linformer_fairseq.layers.encoder import touch
 from linformer_fairseq.models.architectures import MODEL, complete, register_architectures
 from linformer_fairseq.models.config import LinformerRobertaConfig, encoder_config
-from linformer_fairseq.models.picked import Picked, pick
+
+
+class MaskedTokens(NamedTuple):
+    """The indices of the T masked tokens of a batch, in the order of the batch.
+
+    Attributes:
+        positions: (B, M), within each sample; a sample with fewer than M ends in arbitrary other positions.
+        slots: (T,), into the flattened B x M.
+        flat: (T,), into the flattened B x N.
+    """
+
+    positions: Tensor
+    slots: Tensor
+    flat: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor) -> MaskedTokens:
+        """From (B, N), True for a masked token. On a GPU this waits for the device once, for T and M."""
+        counts = mask.sum(1)
+        on_host = counts.tolist()
+        most, total = max(1, *on_host), sum(on_host)
+        filled = torch.arange(most, device=mask.device) < counts.unsqueeze(1)
+        return cls(
+            _true_first(mask)[:, :most], _true_first(filled.flatten())[:total], _true_first(mask.flatten())[:total]
+        )
+
+
+def _true_first(mask: Tensor) -> Tensor:
+    """Indices along the last dimension: those of True, then those of False, each in order."""
+    return torch.argsort(mask.to(torch.uint8), dim=-1, descending=True, stable=True)
 
 
 class LinformerRobertaEncoder(FairseqEncoder):
@@ -50,41 +82,54 @@ class LinformerRobertaEncoder(FairseqEncoder):
         src_tokens: Tensor,
         features_only: bool = False,
         return_all_hiddens: bool = False,
-        masked_tokens: Tensor | Picked | None = None,
-        wanted: Tensor | None = None,
+        masked_tokens: Tensor | MaskedTokens | None = None,
+        head_features_only: bool = False,
+        needed: Tensor | None = None,
         **unused: Any,
-    ) -> tuple[Tensor, dict[str, list[Tensor] | None]]:
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Encodes (B, N) token ids.
 
         Args:
-            features_only: return features (B, N, C) and leave the masked-LM head out.
+            features_only: return features (B, N, C) without the masked-LM head.
             return_all_hiddens: also return hidden states, as fairseq has them: (N, B, C).
-            masked_tokens: (B, N), True where the head is to predict; then logits are (T, V) for those T tokens only,
-                and the last layer computes no others.
-            wanted: (B, M), places of the tokens whose features are asked for; None for all.
+            masked_tokens: (B, N), True where the head predicts, or their indices; the result is for these T tokens
+                only, and the last layer computes no others.
+            head_features_only: stop before the head's output projection: return its input (…, C), and its weight (V, C)
+                and bias (V,) as `output_projection`, for a criterion that holds no logits.
+            needed: (B, M), positions of the tokens whose features are needed; None for all.
 
         Returns:
-            Logits (B, N, V) or (T, V), or features; and `inner_states`.
+            Logits (B, N, V) or (T, V), or features; and a dict of `inner_states` and `output_projection`.
         """
-        picked = pick(masked_tokens) if isinstance(masked_tokens, Tensor) else masked_tokens
-        chosen = None
-        if picked is not None and not features_only:
-            wanted, chosen = (None, picked.tokens) if return_all_hiddens else (picked.places, picked.slots)
-        x, hiddens = self.sentence_encoder(src_tokens, return_all_hiddens, wanted=wanted)
-        if chosen is not None:
-            x = x.flatten(0, 1).index_select(0, chosen)
-        states = [h.transpose(0, 1) for h in hiddens] if return_all_hiddens else None
-        if not features_only:
+        select = None
+        if masked_tokens is not None and not features_only:
+            masked = MaskedTokens.of(masked_tokens) if isinstance(masked_tokens, Tensor) else masked_tokens
+            needed, select = (None, masked.flat) if return_all_hiddens else (masked.positions, masked.slots)
+        x, hiddens = self.sentence_encoder(src_tokens, return_all_hiddens, needed=needed)
+        if select is not None:
+            x = x.flatten(0, 1).index_select(0, select)
+        extra: dict[str, Any] = {"inner_states": [h.transpose(0, 1) for h in hiddens] if return_all_hiddens else None}
+        if head_features_only:
+            # Views, because DistributedDataParallel's search for unused parameters does not see returned parameters.
+            extra["output_projection"] = tuple(p.view_as(p) for p in (self.lm_head.weight, self.lm_head.bias))
+            x = head_features(self.lm_head, x)
+        elif not features_only:
             x = self.lm_head(x)
-        return x, {"inner_states": states}
+        return x, extra
 
     def max_positions(self) -> int:
         """Longest input in tokens."""
         return self.cfg.max_positions
 
 
+def head_features(head: RobertaLMHead, features: Tensor) -> Tensor:
+    """What the output projection of a masked-LM head is applied to; (…, C) -> (…, C)."""
+    x: Tensor = head.layer_norm(head.activation_fn(head.dense(features)))
+    return x
+
+
 def require_compiler() -> None:
-    """Stop where torch.compile would end the first update with a traceback.
+    """Stops where torch.compile would end the first update with a traceback.
 
     Raises:
         UsageError: there is no C++ compiler.
@@ -133,29 +178,29 @@ class LinformerRobertaModel(RobertaModel):
         return_all_hiddens: bool = False,
         classification_head_name: str | None = None,
         **kwargs: Any,
-    ) -> tuple[Tensor, dict[str, list[Tensor] | None]]:
-        """As RobertaModel.forward: masked-LM logits, features, or the scores of a classification head."""
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """As `LinformerRobertaEncoder.forward`, or the scores of a classification head."""
         if classification_head_name is not None and not return_all_hiddens:
-            kwargs["wanted"] = src_tokens.new_zeros(len(src_tokens), 1)  # a head reads <s>, the first token
+            kwargs["needed"] = src_tokens.new_zeros(len(src_tokens), 1)  # a head reads <s>, the first token
         x, extra = super().forward(src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs)
         if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
             x = touch(x, self._idle_parameters(features_only, classification_head_name))
         return x, extra
-
-    def train(self, mode: bool = True) -> LinformerRobertaModel:
-        """As nn.Module's; with `--compile`, training compiles the layers, and loading a checkpoint for use does not."""
-        if mode and self.args.compile and not self._compiled:
-            require_compiler()
-            self.encoder.sentence_encoder.compile_layers()
-            self._compiled = True
-        super().train(mode)
-        return self
 
     def _idle_parameters(self, features_only: bool, head: str | None) -> list[nn.Parameter]:
         idle = [p for name, other in self.classification_heads.items() if name != head for p in other.parameters()]
         if features_only or head is not None:
             idle += self.encoder.lm_head.parameters()
         return idle
+
+    def train(self, mode: bool = True) -> LinformerRobertaModel:
+        """As nn.Module's. With `--compile`, the first call for training compiles the layers; inference does not."""
+        if mode and self.args.compile and not self._compiled:
+            require_compiler()
+            self.encoder.sentence_encoder.compile_layers()
+            self._compiled = True
+        super().train(mode)
+        return self
 
     def register_classification_head(
         self, name: str, num_classes: int | None = None, inner_dim: int | None = None, **unused: Any

@@ -1,6 +1,8 @@
-"""`--optimizer fused_adamw`: fairseq's `adam` in one pass over the parameters."""
+"""`--optimizer fused_adamw`: fairseq's `adam` in one pass over the parameters, on CPUs and on CUDA."""
 
 import ast
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +12,10 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.optimizer import Optimizer
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.optim.adamw import AdamW
 
 
 @dataclass
@@ -29,24 +32,24 @@ class FusedAdamWConfig(FairseqDataclass):
 
 @register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
 class FusedAdamW(FairseqOptimizer):
-    """Adam with decoupled weight decay: the updates of `--optimizer adam`, at a fraction of their time.
+    """Adam with decoupled weight decay: the updates of `--optimizer adam` in a fraction of the time.
 
-    Dividing the gradients by the number of predicted tokens and clipping them only multiply them by a number. The
-    number is kept, and the kernel applies it, so that a gradient is read twice in an update: for its norm, and here.
-    Until then `.grad` holds the gradient of the summed loss.
+    Dividing the gradients by the number of predicted tokens and clipping them only multiplies them by a factor. The
+    kernel applies that factor, so an update reads each gradient twice: for the norm, and in the step. Until then
+    `.grad` holds the gradient of the summed loss.
 
-    apex's FusedAdam is not taken where apex is installed: PyTorch's kernel makes the same single pass, on CPUs too, and
-    apex adds eps elsewhere, so that a training would go on differently on another machine. `--optimizer adam` takes it.
+    apex's FusedAdam is not used even if apex is installed: PyTorch's kernel makes the same single pass, and apex adds
+    eps elsewhere, so a training run resumed on another machine would change. `--optimizer adam` uses apex.
     """
 
     def __init__(self, cfg: FusedAdamWConfig, params: Iterable[Any]) -> None:
         super().__init__(cfg)
-        self._optimizer = AdamW(params, **self.optimizer_config)
+        self._optimizer = _AdamW(params, self.optimizer_config)
         self._factor: float | Tensor = 1.0
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        """What replaces the settings in a checkpoint that is loaded."""
+        """The settings that replace those of a checkpoint when it is loaded."""
         lr = self.cfg.lr
         return {
             "lr": lr[0] if isinstance(lr, Sequence) else lr,
@@ -56,12 +59,12 @@ class FusedAdamW(FairseqOptimizer):
         }
 
     def multiply_grads(self, c: float | Tensor) -> None:
-        """Multiply the gradients by `c` at the next step."""
+        """Multiplies the gradients by `c` at the next step."""
         self._factor = self._factor * c
 
     @torch.no_grad()
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The norm of all gradients; where it is above `max_norm` > 0, they are scaled down to it at the next step."""
+        """The norm of all gradients; if it exceeds `max_norm` > 0, the next step scales them down to that."""
         gradients = [parameter.grad.detach() for parameter in self.params if parameter.grad is not None]
         if not gradients:
             return torch.zeros(())
@@ -75,19 +78,14 @@ class FusedAdamW(FairseqOptimizer):
         return norm
 
     def step(self, closure: Callable[[], float] | None = None, scale: float | Tensor = 1.0, groups: Any = None) -> None:
-        """Update the parameters with the gradients divided by `scale`."""
+        """Updates the parameters with the gradients divided by `scale`."""
         factor, self._factor = self._factor, 1.0
-        self._optimizer.step(closure, scale=scale / factor)
+        self._optimizer.step(closure, scale / factor)
 
     def zero_grad(self) -> None:
-        """Forget the gradients and what they were to be multiplied by."""
+        """Discards the gradients and their factor."""
         self._factor = 1.0
         self._optimizer.zero_grad()
-
-
-# fairseq goes on from a checkpoint only with an optimizer of the same name. The states are the same, so `adam` and
-# `fused_adamw` may each go on from what the other has saved.
-FusedAdamW.__name__ = "FairseqAdam"
 
 
 def _betas(given: Any) -> tuple[float, float]:
@@ -101,3 +99,76 @@ def _betas(given: Any) -> tuple[float, float]:
         return float(first), float(second)
     except (SyntaxError, TypeError, ValueError) as error:
         raise UsageError(f"--adam-betas is {given!r}: give two numbers, such as '(0.9, 0.98)'") from error
+
+
+class _AdamW(Optimizer):
+    """PyTorch's fused AdamW kernel with the update and the state of fairseq's Adam, which loads its checkpoints.
+
+    fairseq adds eps to the root of the second moment before correcting its bias, PyTorch (and apex) after it. The two
+    are the same if the kernel's eps is divided by the root of the correction.
+
+    It does not derive from torch.optim.AdamW(fused=True), as of torch 2.13. There eps belongs to a group, while the
+    correction depends on the step of each parameter. That step is a tensor, to be read back from a GPU in each update
+    and unlike the int in a checkpoint of `adam`. And 16-bit parameters get 16-bit moments: with the float32 ones of
+    `adam` the kernel ends in "expected scalar type BFloat16 but found Float".
+    """
+
+    # fairseq looks for these. (Its bfloat16 optimizer never resets the scale of optimizers that take one.)
+    supports_memory_efficient_fp16 = True
+    supports_flat_params = True
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]  # scale is fairseq's
+        self, closure: Callable[[], float] | None = None, scale: float | Tensor = 1.0
+    ) -> float | None:
+        """Updates all parameters that have a gradient; divides gradients by `scale`, in place if they are float32."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if parameter.grad.is_sparse:
+                    raise RuntimeError("fused_adamw takes no sparse gradients")
+                state = self.state[parameter]
+                state["step"] = int(state.get("step", 0)) + 1
+                for name in ("exp_avg", "exp_avg_sq"):
+                    if name not in state:
+                        state[name] = torch.zeros_like(parameter, dtype=torch.float32)
+                    state[name] = state[name].float()  # torch.optim loads it in the type of the parameter
+                # Each 16-bit parameter by itself, since its float32 copies exist only during its update.
+                alone = None if parameter.dtype == torch.float32 else parameter
+                alike[parameter.device, state["step"], alone].append(parameter)
+            for (device, step, _), parameters in alike.items():
+                self._update(group, device, step, parameters, scale)
+        return loss
+
+    def _update(
+        self, group: dict[str, Any], device: torch.device, step: int, parameters: list[Tensor], scale: float | Tensor
+    ) -> None:
+        values = [parameter.float() for parameter in parameters]
+        divide = isinstance(scale, Tensor) or scale != 1.0
+        beta1, beta2 = group["betas"]
+        adamw(
+            values,
+            [parameter.grad.float() for parameter in parameters if parameter.grad is not None],
+            [self.state[parameter]["exp_avg"] for parameter in parameters],
+            [self.state[parameter]["exp_avg_sq"] for parameter in parameters],
+            [],
+            list(torch.full((len(parameters),), step - 1.0, device=device).unbind()),
+            fused=True,
+            grad_scale=torch.as_tensor(scale, dtype=torch.float32, device=device) if divide else None,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"] / math.sqrt(1 - beta2**step),
+            maximize=False,
+        )
+        for parameter, value in zip(parameters, values, strict=True):
+            if value is not parameter:  # 16-bit
+                parameter.copy_(value)

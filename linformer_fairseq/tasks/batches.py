@@ -1,39 +1,126 @@
-"""Batches of blocks, and fairseq's iterator over an epoch of them in which nothing is as long as the epoch.
+"""Batches of blocks: their order, which of their tokens are masked, and fairseq's iterator over an epoch of them.
 
-Place i of an epoch's order holds block π(i), π being a permutation that depends on the seed and the epoch (or, where
-nothing is shuffled, block i). Batch j holds the places from j·B on, and goes to rank j modulo the number of ranks, so
-that no rank has more than one batch more than another. Nothing else decides what a batch holds, so it is the same with
-any number of workers, and a position in the epoch is the number of batches that each rank has had, as in fairseq.
+Nothing is as long as an epoch. Place i of an epoch's order holds block π(i), where π is a permutation computed from the
+seed and the epoch (or block i, if nothing is shuffled). Batch j holds the places from j·B on and goes to rank j modulo
+the number of ranks, so that no rank has more than one batch more than another. Nothing else decides what a batch holds:
+it is the same with any number of workers, and the position in an epoch is the number of batches that each rank has had,
+as in fairseq.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from fairseq.data import FairseqDataset
 from fairseq.data.iterators import BufferedIterator, CountingIterator, EpochBatchIterator
 from torch.utils.data import DataLoader
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.tasks.blocks import Blocks
-from linformer_fairseq.tasks.masking import Masking
-from linformer_fairseq.tasks.permutation import Ints, Permutation
-from linformer_fairseq.tasks.token_files import TokenFile
+from linformer_fairseq.tasks.blocks import Blocks, Ints, TokenFile
+
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = 8
+_BITS = 53  # of a hash that make a fraction
 
 
-class Request(NamedTuple):
-    """What a batch is to hold: the blocks of these numbers, masked as in this epoch."""
+def mix(values: Hashes) -> Hashes:
+    """Each value's 64 bits spread over all 64 (the output function of SplitMix64); any shape but ()."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
-    numbers: Ints
-    epoch: int
+
+def hashed(*parts: int | Ints) -> Hashes:
+    """A random number for each combination of `parts`, whole numbers or arrays of them, which are broadcast."""
+    state: Hashes = np.zeros(1, np.uint64)
+    for part in parts:
+        state = mix(state ^ mix(np.atleast_1d(np.asarray(part)).astype(np.uint64) + _GOLDEN))
+    return state
+
+
+def _fractions(hashes: Hashes) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1)."""
+    return (hashes >> np.uint64(64 - _BITS)).astype(np.float64) * 2.0**-_BITS
+
+
+class Permutation:
+    """A random order of 0 … size - 1 that can be evaluated at single places, in constant time and memory.
+
+    A Feistel network over pairs (a, b) with a·b just above `size`; results outside are sent through again until they
+    are inside, which leaves a permutation.
+    """
+
+    def __init__(self, size: int, *key: int) -> None:
+        """`size` is at least 1; each `key` gives an order of its own."""
+        self.size = size
+        self._rows = math.isqrt(size - 1) + 1
+        self._columns = -(-size // self._rows)
+        self._keys = [hashed(*key, number) for number in range(_ROUNDS)]
+
+    def __call__(self, places: Ints) -> Ints:
+        """What is at each of `places`; both of shape (P,)."""
+        found = self._once(places)
+        while len(outside := np.flatnonzero(found >= self.size)):
+            found[outside] = self._once(found[outside])
+        return found
+
+    def _once(self, values: Ints) -> Ints:
+        rows, columns = np.uint64(self._rows), np.uint64(self._columns)
+        row, column = np.divmod(values.astype(np.uint64), columns)
+        for number, key in enumerate(self._keys):
+            if number % 2:
+                column = (column + mix(row ^ key) % columns) % columns
+            else:
+                row = (row + mix(column ^ key) % rows) % rows
+        return (row * columns + column).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which tokens of a batch are predicted, and what the model sees in their place, for all rows at once.
+
+    As fairseq's MaskTokensDataset: a share of each row's tokens, rounded up or down at random, without replacement;
+    most of them become <mask>, some a random token, some stay. Unlike there, special symbols are neither predicted nor
+    drawn. The masks of a row depend only on seed, epoch and block, not on its batch.
+    """
+
+    probability: float  # that a token is predicted
+    leave: float  # that a predicted token stays as it is
+    random: float  # that a predicted token becomes another one
+    special: int  # ids below this one are special symbols
+    mask: int  # id of <mask>
+    pad: int  # id of <pad>, the target where nothing is predicted
+    symbols: int  # size of the vocabulary
+    seed: int
+
+    def __call__(self, tokens: Ints, numbers: Ints, epoch: int) -> tuple[Ints, Ints]:
+        """The model's input and its targets, (B, N) each, for tokens (B, N) of the blocks `numbers` (B,)."""
+        ordinary = (tokens >= self.special) & (tokens != self.mask)
+        rows = hashed(self.seed, epoch, numbers)
+        draws = mix(rows[:, None] + hashed(np.arange(tokens.shape[1])))
+        # Of each row, the `count` tokens with the lowest draws.
+        count = (self.probability * ordinary.sum(1) + _fractions(mix(rows))).astype(np.int64)
+        draws32 = np.where(ordinary, (draws >> np.uint64(32)).astype(np.uint32), np.uint32(0xFFFFFFFF))
+        highest = np.take_along_axis(np.sort(draws32, 1), np.maximum(count - 1, 0)[:, None], 1)
+        chosen = ordinary & (draws32 <= highest) & (count > 0)[:, None]
+
+        more = mix(draws[chosen])
+        fraction = _fractions(more)
+        seen = np.where(fraction < self.leave, tokens[chosen], self.mask)
+        drawn = self.special + (mix(more) % np.uint64(self.symbols - self.special - 1)).astype(np.int64)
+        drawn += drawn >= self.mask
+        source = tokens.copy()
+        source[chosen] = np.where(fraction >= 1 - self.random, drawn, seen)
+        return source, np.where(chosen, tokens, self.pad)
 
 
 class BlockDataset(FairseqDataset):
-    """The blocks of a split, asked for by the batch."""
+    """The blocks of a split."""
 
     def __init__(self, file: TokenFile, blocks: Blocks, masking: Masking, bos: int) -> None:
         super().__init__()
@@ -44,31 +131,30 @@ class BlockDataset(FairseqDataset):
         return self.blocks.count
 
     def set_epoch(self, epoch: int, **unused: Any) -> None:
-        """The epoch whose masks an iterator that begins is to have."""
+        """Sets the epoch whose masks the next iterator uses."""
         self.epoch = epoch
 
-    def __getitem__(self, request: Request) -> dict[str, Any]:
-        """A batch as fairseq's `masked_lm` makes it, or {} for none: B rows of <s>, a block's tokens, and <pad>.
+    def batch(self, numbers: Ints, epoch: int) -> dict[str, Any]:
+        """The blocks of these numbers, masked as in this epoch, as fairseq's `masked_lm` makes a batch.
+
+        Rows are <s>, a block's tokens, and <pad>. The batch without a block is {}.
 
         Raises:
             UsageError: a token that the dictionary does not have.
         """
-        if not len(request.numbers):
+        if not len(numbers):
             return {}
-        starts, lengths = self.blocks.spans(request.numbers)
-        read = self.file.read(starts, lengths)
-        tokens = np.empty((len(read), read.shape[1] + 1), np.int64)
-        tokens[:, 0], tokens[:, 1:] = self.bos, read
+        starts, lengths = self.blocks.spans(numbers)
+        tokens = np.pad(self.file.read(starts, lengths).astype(np.int64), ((0, 0), (1, 0)), constant_values=self.bos)
         if tokens.max() >= self.masking.symbols:
             raise UsageError(
                 f"{self.file.prefix}.bin: token {tokens.max()} is not among the {self.masking.symbols} symbols of "
                 "dict.txt; put the dictionary there that the data were binarised with"
             )
-        if lengths.min() < read.shape[1]:
-            tokens[np.arange(tokens.shape[1]) > lengths[:, None]] = self.masking.pad
-        source, target = self.masking(tokens, request.numbers, request.epoch)
+        tokens[np.arange(tokens.shape[1]) > lengths[:, None]] = self.masking.pad
+        source, target = self.masking(tokens, numbers, epoch)
         return {
-            "id": torch.from_numpy(request.numbers),
+            "id": torch.from_numpy(numbers),
             "nsentences": len(source),
             "ntokens": int(lengths.sum()) + len(source),
             "net_input": {"src_tokens": torch.from_numpy(source), "src_lengths": torch.from_numpy(lengths + 1)},
@@ -77,69 +163,71 @@ class BlockDataset(FairseqDataset):
 
 
 @dataclass
-class Requests:
-    """One rank's batches of an epoch, from its batch `offset` on; DataLoader takes it for a sampler."""
+class EpochBatches:
+    """One rank's batches of an epoch, by their number."""
 
-    count: int  # blocks
+    dataset: BlockDataset
     batch_size: int
     ranks: int
     rank: int
     epoch: int  # of the masks
-    offset: int = 0
     order: Permutation | None = None
 
     def __len__(self) -> int:
-        """Batches, the same for all ranks: one that is a batch short gets an empty one."""
-        return -(-self.count // (self.batch_size * self.ranks)) - self.offset
+        """The same for all ranks: one that is a batch short gets an empty one."""
+        return -(-len(self.dataset) // (self.batch_size * self.ranks))
 
-    def __iter__(self) -> Iterator[Request]:
-        for turn in range(self.offset, self.offset + len(self)):
-            first = (turn * self.ranks + self.rank) * self.batch_size
-            places = np.arange(first, min(first + self.batch_size, self.count))
-            yield Request(self.order(places) if self.order else places, self.epoch)
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.dataset.batch(self.blocks(number), self.epoch)
+
+    def blocks(self, number: int) -> Ints:
+        """The numbers of the blocks of a batch, (B,); fewer in the last batch of the epoch, or none."""
+        first = (number * self.ranks + self.rank) * self.batch_size
+        places = np.arange(first, min(first + self.batch_size, len(self.dataset)))
+        return self.order(places) if self.order else places
 
 
 class BlockIterator(EpochBatchIterator):
-    """fairseq's iterator over epochs, with its state in checkpoints, for batches that are computed."""
+    """fairseq's iterator over epochs, with its state in checkpoints, for batches that are computed.
+
+    Args:
+        options: those of fairseq's EpochBatchIterator.
+    """
 
     dataset: BlockDataset
 
     def __init__(self, dataset: BlockDataset, batch_size: int, **options: Any) -> None:
-        """`options` are those of fairseq's EpochBatchIterator."""
         super().__init__(dataset=dataset, collate_fn=None, batch_sampler=(), **options)
         self._batch_size = batch_size
 
-    def _requests(self) -> Requests:
-        return Requests(len(self.dataset), self._batch_size, self.num_shards, self.shard_id, self.dataset.epoch)
+    def _batches(self) -> EpochBatches:
+        return EpochBatches(self.dataset, self._batch_size, self.num_shards, self.shard_id, self.dataset.epoch)
 
     def __len__(self) -> int:
-        return len(self._requests())
+        return len(self._batches())
 
     @property
     def first_batch(self) -> dict[str, Any]:
         """What a rank computes, and does not count, when it has no batch left."""
-        return self.dataset[Request(np.arange(min(self._batch_size, len(self.dataset))), self.dataset.epoch)]
+        return self.dataset.batch(np.arange(min(self._batch_size, len(self.dataset))), self.dataset.epoch)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at a saved position."""
+        """Resumes at a saved position."""
         self.dataset.set_epoch(state_dict["epoch"])
         super().load_state_dict(state_dict)
 
     def _get_iterator_for_epoch(
         self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0
     ) -> CountingIterator | None:
-        requests = self._requests()
-        if offset >= len(requests):
+        numbered: Any = self._batches()
+        if offset >= len(numbered):
             return None
-        requests.offset = offset
         if shuffle:
-            requests.order = Permutation(len(self.dataset), self.seed, epoch)
-        loader: Any = DataLoader  # typed for batches that are lists of examples
-        batches = loader(
-            self.dataset,
-            sampler=requests,
-            batch_size=None,  # a request is a whole batch
-            collate_fn=_as_it_is,
+            numbered.order = Permutation(len(self.dataset), self.seed, epoch)
+        batches: Any = DataLoader(
+            numbered,
+            sampler=range(offset, len(numbered)),
+            batch_size=None,  # an item is a whole batch
             num_workers=self.num_workers,
             timeout=self.timeout,
             pin_memory=torch.cuda.is_available(),
@@ -148,7 +236,3 @@ class BlockIterator(EpochBatchIterator):
             batches = BufferedIterator(self.buffer_size, batches)
         counted = CountingIterator(batches, start=offset)
         return counted.take(len(counted) - 1) if self.skip_remainder_batch else counted
-
-
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
-    return batch

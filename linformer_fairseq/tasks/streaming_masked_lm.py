@@ -1,8 +1,8 @@
 """The task `streaming_masked_lm`: fairseq's `masked_lm` for corpora of any size and blocks of any length.
 
-Start and memory do not depend on the size of the corpus. As with `masked_lm`, an epoch is one pass over one folder of
-DATA, in turn, and a row is <s> with a block of at most --tokens-per-sample - 1 tokens. blocks.py and complete_blocks.py
-say which blocks there are, batches.py in which order they come, masking.py what is masked.
+Start-up time and memory do not depend on the size of the corpus. As with `masked_lm`, an epoch is one pass over one
+folder of DATA, in turn, and a row is <s> with a block of at most --tokens-per-sample - 1 tokens. blocks.py says which
+blocks there are, batches.py in which order they come and what is masked.
 """
 
 import os
@@ -17,11 +17,8 @@ from fairseq.tasks.masked_lm import MaskedLMTask
 from omegaconf import II, MISSING
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.tasks.batches import BlockDataset, BlockIterator
-from linformer_fairseq.tasks.blocks import Blocks, Sentences, Windows
-from linformer_fairseq.tasks.complete_blocks import CompleteBlocks
-from linformer_fairseq.tasks.masking import Masking
-from linformer_fairseq.tasks.token_files import TokenFile
+from linformer_fairseq.tasks.batches import BlockDataset, BlockIterator, Masking
+from linformer_fairseq.tasks.blocks import Blocks, CompleteBlocks, Sentences, TokenFile, Windows
 
 _BLOCKS: dict[str, Callable[[TokenFile, int], Blocks]] = {"none": Windows, "complete": CompleteBlocks, "eos": Sentences}
 
@@ -32,26 +29,24 @@ class StreamingMaskedLMConfig(FairseqDataclass):
 
     data: str = field(
         default=MISSING,
-        metadata={"help": "folder of binarised text, or several joined by colons, each of which is an epoch in turn"},
+        metadata={"help": "folder of binarised text, or several joined by colons; each is one epoch, in turn"},
     )
     sample_break_mode: ChoiceEnum(list(_BLOCKS)) = field(  # type: ignore[valid-type]
         default="none",
         metadata={
-            "help": '"none" fills each sample with tokens-per-sample tokens; "complete" lets it begin and end with '
-            'sentences wherever they are short enough; "eos" makes a sample of each sentence, and drops what is longer '
-            "than tokens-per-sample"
+            "help": '"none" fills each sample with tokens-per-sample tokens; "complete" begins and ends samples with '
+            'sentences wherever they are short enough; "eos" makes each sentence a sample, cut to tokens-per-sample'
         },
     )
     tokens_per_sample: int = field(
-        default=512, metadata={"help": "most tokens in a sample, <s> counted; the model needs as many positions"}
+        default=512, metadata={"help": "most tokens in a sample, <s> included; the model needs as many positions"}
     )
-    mask_prob: float = field(default=0.15, metadata={"help": "share of each sample's tokens that is to be predicted"})
+    mask_prob: float = field(default=0.15, metadata={"help": "share of each sample's tokens that is predicted"})
     leave_unmasked_prob: float = field(
-        default=0.1, metadata={"help": "share of the tokens to be predicted that the model sees as they are"}
+        default=0.1, metadata={"help": "share of the predicted tokens that the model sees as they are"}
     )
     random_token_prob: float = field(
-        default=0.1,
-        metadata={"help": "share of the tokens to be predicted that are replaced by random ones, not <mask>"},
+        default=0.1, metadata={"help": "share of the predicted tokens that random tokens replace, not <mask>"}
     )
     seed: int = II("common.seed")
 
@@ -76,31 +71,25 @@ class StreamingMaskedLMTask(MaskedLMTask):
             raise UsageError(f"--mask-prob {cfg.mask_prob}: must lie between 0 and 1")
         if min(kept, drawn) < 0 or kept + drawn > 1:
             raise UsageError(f"--leave-unmasked-prob {kept} and --random-token-prob {drawn}: must add up to 1 at most")
-        first = None
-        for folder in _folders(cfg):
+        folders = _folders(cfg)
+        for folder in folders:
             try:
                 content = (folder / "dict.txt").read_bytes()
             except OSError as error:
                 raise UsageError(
-                    f"{folder / 'dict.txt'}: {error.strerror}; DATA has to be a folder made by `python -m data_prep "
+                    f"{folder / 'dict.txt'}: {error.strerror}; DATA must be a folder made by `linformer prepare "
                     "binarize` or fairseq-preprocess, or several joined by colons"
                 ) from None
-            if first not in (None, content):
+            if content != (folders[0] / "dict.txt").read_bytes():
                 raise UsageError(
-                    f"{folder / 'dict.txt'} differs from that of {_folders(cfg)[0]}: the folders of DATA have to be "
-                    "binarised with the same dictionary"
+                    f"{folder / 'dict.txt'} differs from that of {folders[0]}: binarise all folders of DATA with the "
+                    "same dictionary"
                 )
-            first = content
         task: StreamingMaskedLMTask = super().setup_task(cfg, **kwargs)
         return task
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
-        """Opens a split; nothing is read but the header and a sample.
-
-        Args:
-            split: name of its files.
-            epoch: decides which folder's.
-            combine: fairseq's, for a split in several files; that is refused.
+        """Opens the split of the folder of this epoch; reads only the header and a sample.
 
         Raises:
             UsageError: the split is missing, empty, damaged or in several files.
@@ -109,7 +98,7 @@ class StreamingMaskedLMTask(MaskedLMTask):
         prefix = folders[(epoch - 1) % len(folders)] / split
         if combine and prefix.with_name(f"{split}1.idx").exists():
             raise UsageError(
-                f"{prefix}1.idx: a split in several files; put each into a folder, and join them by colons"
+                f"{prefix}1.idx: a split in several files; put each into a folder, and join the folders by colons"
             )
         file = TokenFile(prefix)
         blocks = _BLOCKS[str(self.cfg.sample_break_mode)](file, self.cfg.tokens_per_sample - 1)
@@ -130,40 +119,26 @@ class StreamingMaskedLMTask(MaskedLMTask):
         dataset: BlockDataset,
         max_tokens: int | None = None,
         max_sentences: int | None = None,
-        seed: int = 1,
-        num_shards: int = 1,
-        shard_id: int = 0,
-        num_workers: int = 0,
-        epoch: int = 1,
         data_buffer_size: int = 0,
-        skip_remainder_batch: bool = False,
-        **unused: Any,
+        **options: Any,
     ) -> BlockIterator:
         """An iterator over the batches of an epoch; the arguments are fairseq's.
 
-        Samples all count as --tokens-per-sample long, so --max-tokens is a number of samples. Of fairseq's other flags,
-        --required-batch-size-multiple and the sorting by length have no meaning here.
+        Every sample counts as --tokens-per-sample tokens of --max-tokens. --required-batch-size-multiple and sorting
+        by length have no effect.
 
         Raises:
-            UsageError: no size of a batch, or one in which no sample has room.
+            UsageError: no batch size, or one too small for a sample.
         """
         length = self.cfg.tokens_per_sample
         sizes = [size for size in (max_sentences, max_tokens and max_tokens // length) if size is not None]
         if not sizes or min(sizes) < 1:
             given = f"--batch-size {max_sentences} and --max-tokens {max_tokens}"
             raise UsageError(f"{given}: give one of them, with room for a sample of --tokens-per-sample {length}")
-        dataset.set_epoch(epoch)
-        return BlockIterator(
-            dataset,
-            min(sizes),
-            seed=seed,
-            num_shards=num_shards,
-            shard_id=shard_id,
-            num_workers=num_workers,
-            epoch=epoch,
-            buffer_size=data_buffer_size,
-            skip_remainder_batch=skip_remainder_batch,
-        )
+        names = ("seed", "num_shards", "shard_id", "num_workers", "epoch", "skip_remainder_batch")
+        options = {name: options[name] for name in names if name in options}
+        dataset.set_epoch(options.get("epoch", 1))
+        return BlockIterator(dataset, min(sizes), buffer_size=data_buffer_size, **options)
 
 
 def _folders(cfg: StreamingMaskedLMConfig) -> list[Path]:

@@ -1,4 +1,4 @@
-"""`--criterion fused_masked_lm` is fairseq's `masked_lm`: loss, gradients, logs, and the curve of a training."""
+"""`--criterion fused_masked_lm` is fairseq's `masked_lm`: loss, gradients, logs, and the curve of a training run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import torch
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from torch import Tensor
+from torch.nn import functional
 
-import linformer_fairseq
+from linformer_fairseq.criterions import fused_masked_lm as module
+from linformer_fairseq.criterions.fused_masked_lm import linear_cross_entropy
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.paths import USER_DIR
 
-USER_DIR = Path(linformer_fairseq.__file__).parent
 N = 32
+M, C, V = 37, 24, 101
 
 
 class Task(Namespace):
@@ -78,7 +82,6 @@ def test_loss_logs_and_gradients(arch: str, untied: bool, task: Task) -> None:
             torch.testing.assert_close(
                 torch.as_tensor(found[name]), torch.as_tensor(expected[name]), rtol=1e-5, atol=1e-5
             )
-    assert "forward" not in vars(model.encoder.lm_head)
 
 
 def test_gradients_add_up_over_batches(task: Task) -> None:
@@ -131,7 +134,7 @@ def curve(folder: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(folder) if line["split"] == "train"]
 
 
-def test_twenty_updates_and_going_on_with_the_other(run_fairseq: Any, tiny_data: Path, tmp_path: Path) -> None:
+def test_twenty_updates_and_resuming_with_the_other(run_fairseq: Any, tiny_data: Path, tmp_path: Path) -> None:
     plain, ours = ("masked_lm", "adam"), ("fused_masked_lm", "fused_adamw")
     train(run_fairseq, tiny_data, tmp_path / "plain", *plain, "--max-update", 20)
     train(run_fairseq, tiny_data, tmp_path / "ours", *ours, "--max-update", 15)
@@ -140,3 +143,80 @@ def test_twenty_updates_and_going_on_with_the_other(run_fairseq: Any, tiny_data:
     expected, found = curve(tmp_path / "plain"), curve(tmp_path / "ours")
     assert len(expected) == len(found) == 20 and expected[-1] < expected[0] - 0.3
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], Tensor]:
+    """Features, weight and bias that ask for gradients, and targets of which some are alike."""
+    torch.manual_seed(0)
+    leaves = [torch.randn(M, C), torch.randn(V, C), torch.randn(V)]
+    return [leaf.to(dtype).requires_grad_() for leaf in leaves], torch.randint(0, V // 4, (M,))
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """As fairseq computes it."""
+    logits = functional.linear(x, weight) + bias
+    return functional.nll_loss(torch.log_softmax(logits, 1, dtype=torch.float32), targets, reduction="sum")
+
+
+@pytest.fixture(params=[1, 5, M, 1000], ids="{} rows at a time".format)
+def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * V * request.param)
+
+
+def both(dtype: torch.dtype, scale: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Loss and gradients of `scale` times the loss, plain and ours."""
+    results = []
+    for function in (plain, linear_cross_entropy):
+        leaves, targets = inputs(dtype)
+        loss = function(*leaves, targets)
+        (loss * scale).backward()
+        results.append([loss.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)])
+    assert [each.dtype for each in results[0]] == [each.dtype for each in results[1]]
+    return results[0], results[1]
+
+
+@pytest.mark.parametrize("scale", [1.0, 128.0])
+def test_loss_and_gradients_are_the_plain_ones(chunks: None, scale: float) -> None:
+    for expected, found in zip(*both(torch.float32, scale), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
+def test_16_bit_parameters(chunks: None, dtype: torch.dtype, tolerance: float) -> None:
+    for expected, found in zip(*both(dtype, 16.0), strict=True):
+        assert (found - expected).norm() < tolerance * expected.norm()
+
+
+def test_under_autocast(chunks: None) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results = both(torch.float32, 1.0)
+    for expected, found in zip(*results, strict=True):
+        assert (found - expected).norm() < 1e-2 * expected.norm()
+
+
+def test_nothing_to_predict(chunks: None) -> None:
+    (x, weight, bias), targets = inputs()
+    loss = linear_cross_entropy(x[:0], weight, bias, targets[:0])
+    loss.backward()
+    assert loss == 0 and not weight.grad.any() and not bias.grad.any() and x.grad.shape == x.shape
+
+
+def test_logits_are_never_held_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor that is made has more elements than a chunk of logits, or than the weights and their gradient."""
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            largest = max(largest, result.numel() if isinstance(result, Tensor) else 0)
+            return result
+
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * V * 8)
+    leaves, targets = inputs()
+    with Watch():
+        linear_cross_entropy(*leaves, targets).backward()
+    assert largest == V * C
+    with Watch():
+        plain(*leaves, targets).backward()
+    assert largest == V * M

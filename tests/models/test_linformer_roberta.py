@@ -10,13 +10,14 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_MODEL_REGISTRY, build_model
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-import linformer_fairseq  # noqa: F401  (registers)
 from linformer_fairseq.layers import LinformerEncoder
 from linformer_fairseq.models.architectures import ARCHITECTURES, complete
 from linformer_fairseq.models.config import encoder_config
-from linformer_fairseq.models.linformer_roberta import LinformerRobertaModel
+from linformer_fairseq.models.linformer_roberta import LinformerRobertaModel, MaskedTokens
 
 SMALL = {
     "encoder_layers": 2,
@@ -130,6 +131,16 @@ def test_masked_lm_head_is_tied_unless_asked() -> None:
         assert (encoder.lm_head.weight is encoder.sentence_encoder.embed_tokens.weight) is same
 
 
+@given(st.integers(1, 5), st.integers(1, 12), st.integers(0, 2**16), st.sampled_from((0.0, 0.15, 0.6, 1.0)))
+def test_indices_lead_to_the_masked_tokens_in_order(batch: int, length: int, seed: int, share: float) -> None:
+    mask = torch.rand(batch, length, generator=torch.Generator().manual_seed(seed)) < share
+    values = torch.arange(batch * length).view(batch, length)
+    masked = MaskedTokens.of(mask)
+    assert masked.positions.shape == (batch, max(1, int(mask.sum(1).max())))
+    assert torch.equal(values.flatten()[masked.flat], values[mask])
+    assert torch.equal(values.gather(1, masked.positions).flatten()[masked.slots], values[mask])
+
+
 @pytest.mark.parametrize("local_conv", (0, 3))
 @pytest.mark.parametrize("pre_ln", (False, True))
 @pytest.mark.parametrize("attention", ("linformer", "exact", "none"))
@@ -155,6 +166,18 @@ def test_head_and_last_layer_see_only_masked_tokens(attention: str, pre_ln: bool
         some = computed(masked_tokens=masked, **arguments)
         torch.testing.assert_close(some, everything, rtol=1e-5, atol=1e-5)
     assert seen == [20, int(masked.sum(1).max()), 20]
+
+
+def test_head_features_and_the_output_projection_make_the_logits() -> None:
+    model = build().eval()
+    tokens = torch.randint(4, 60, (3, 20))
+    masked = torch.rand(3, 20) < 0.3
+    for asked in ({}, {"masked_tokens": masked}, {"masked_tokens": MaskedTokens.of(masked)}):
+        logits, _ = model(tokens, **asked)
+        x, extra = model(tokens, **asked, head_features_only=True)
+        weight, bias = extra["output_projection"]
+        assert weight.data_ptr() == model.encoder.lm_head.weight.data_ptr()
+        torch.testing.assert_close(torch.nn.functional.linear(x, weight, bias), logits)
 
 
 def test_features_hidden_states_and_classification() -> None:

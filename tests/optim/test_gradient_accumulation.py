@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-import linformer_fairseq
-
-USER_DIR = Path(linformer_fairseq.__file__).parent
+from linformer_fairseq.paths import USER_DIR
 
 # Counts the buckets that DDP sums over both processes, and tells at the end of each update.
 COUNTING = """
@@ -18,7 +16,8 @@ import sys
 from pathlib import Path
 from fairseq_cli import train
 sys.path.insert(0, str(Path({user_dir!r}).parent))
-import linformer_fairseq
+from linformer_fairseq.plugin import register
+register()
 from linformer_fairseq.compat.distributed import DeviceAwareDDP
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
@@ -47,16 +46,24 @@ train.cli_main()
 
 TRAINING = [
     *("--user-dir", USER_DIR, "--task", "masked_lm", "--criterion", "fused_masked_lm", "--optimizer", "fused_adamw"),
-    *("--arch", "linformer_roberta_tiny", "--encoder-layers", 1, "--encoder-embed-dim", 16, "--cpu"),
-    *("--encoder-ffn-embed-dim", 32, "--encoder-attention-heads", 2, "--projected-length", 16, "--no-save"),
+    *("--encoder-layers", 1, "--encoder-embed-dim", 16, "--encoder-ffn-embed-dim", 32, "--cpu"),
+    *("--encoder-attention-heads", 2, "--no-save"),
     *("--tokens-per-sample", 64, "--max-positions", 64, "--sample-break-mode", "complete", "--batch-size", 4),
     *("--lr", 1e-3, "--lr-scheduler", "fixed", "--max-update", 2, "--disable-validation", "--num-workers", 0),
 ]
 
 
-@pytest.mark.parametrize("more", [(), ("--find-unused-parameters",)], ids=["", "find-unused-parameters"])
+OURS = ("--arch", "linformer_roberta_tiny", "--projected-length", 16)
+UNUSED = ("--find-unused-parameters",)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [OURS, (*OURS, *UNUSED), pytest.param(("--arch", "roberta", *UNUSED), marks=pytest.mark.slow)],
+    ids=["", "find-unused-parameters", "roberta"],
+)
 def test_gradients_are_summed_once_an_update(
-    run_fairseq: Any, tiny_data: Path, tmp_path: Path, more: tuple[str, ...]
+    run_fairseq: Any, tiny_data: Path, tmp_path: Path, more: tuple[Any, ...]
 ) -> None:
     script = tmp_path / "train.py"
     script.write_text(COUNTING.format(user_dir=str(USER_DIR)))

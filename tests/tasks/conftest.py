@@ -10,7 +10,7 @@ import pytest
 import torch
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
-from linformer_fairseq.tasks.token_files import TokenFile
+from linformer_fairseq.tasks.blocks import TokenFile
 
 SYMBOLS = 1000
 

@@ -1,20 +1,148 @@
-"""Batches: every block of an epoch goes to one rank, in balance, the same whatever loads it and wherever they begin."""
+"""Orders and masks are computed; every block of an epoch goes to one rank once, whatever loads it."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from fairseq.data import Dictionary, MaskTokensDataset
 from fairseq.data.iterators import GroupedIterator
 from hypothesis import given
 from hypothesis import strategies as st
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.tasks.batches import BlockDataset, BlockIterator, Request, Requests
-from linformer_fairseq.tasks.blocks import Windows
-from linformer_fairseq.tasks.complete_blocks import CompleteBlocks
-from linformer_fairseq.tasks.masking import Masking
-from linformer_fairseq.tasks.permutation import Permutation
+from linformer_fairseq.tasks.batches import (
+    BlockDataset,
+    BlockIterator,
+    EpochBatches,
+    Masking,
+    Permutation,
+    hashed,
+)
+from linformer_fairseq.tasks.blocks import CompleteBlocks, Windows
 
-MASKING = Masking(0.15, 0.1, 0.1, special=4, mask=1000, pad=1, symbols=1001, seed=1)
+
+@given(size=st.integers(1, 3000), seed=st.integers(-(2**31), 2**31), epoch=st.integers(1, 100))
+def test_has_every_number_once(size, seed, epoch):
+    order = Permutation(size, seed, epoch)(np.arange(size))
+    assert sorted(order.tolist()) == list(range(size))
+
+
+@given(size=st.integers(1, 10**13), places=st.lists(st.integers(0, 10**13 - 1), min_size=1, max_size=20))
+def test_a_place_holds_the_same_whatever_is_asked_with_it(size, places):
+    places = np.array(places) % size
+    order = Permutation(size, 1)
+    together = order(places)
+    assert together.tolist() == [order(places[i : i + 1])[0] for i in range(len(places))]
+    assert (0 <= together).all() and (together < size).all()
+    assert len(set(together.tolist())) == len(set(places.tolist()))
+
+
+def test_looks_random():
+    """Neighbours and orders of different keys are as uncorrelated as those of a drawn permutation."""
+    one, other = (Permutation(100_000, 1, epoch)(np.arange(100_000)) for epoch in (1, 2))
+    limit = 4 / np.sqrt(100_000)
+    for pair in ((one, np.arange(100_000)), (one[1:], one[:-1]), (one, other), (np.diff(one)[1:], other[2:])):
+        assert abs(np.corrcoef(*pair)[0, 1]) < limit
+
+
+def test_small_orders_are_all_drawn():
+    orders = {tuple(Permutation(4, seed)(np.arange(4)).tolist()) for seed in range(600)}
+    assert len(orders) == 24
+
+
+def test_hashes_are_broadcast_and_evenly_spread():
+    hashes = hashed(1, np.arange(64)[:, None], np.arange(64))
+    assert hashes.shape == (64, 64) and len(np.unique(hashes)) == 64 * 64
+    bits = np.unpackbits(hashes.view(np.uint8)).reshape(-1, 64).mean(0)
+    assert (abs(bits - 0.5) < 4 * 0.5 / 64).all()
+
+
+SYMBOLS, LENGTH, ROWS = 505, 127, 1000  # 127 x 0.15 is no whole number
+MASKING = Masking(0.15, 0.1, 0.1, special=4, mask=SYMBOLS - 1, pad=1, symbols=SYMBOLS, seed=1)
+
+
+def rows_of_tokens(rows=ROWS):
+    return np.random.default_rng(0).integers(4, SYMBOLS - 1, (rows, LENGTH))
+
+
+def shares(tokens, source, target):
+    """Of all tokens, those to be predicted; of these, those that are <mask>, another token, and as they were."""
+    chosen = target != 1
+    assert (target == np.where(chosen, tokens, 1)).all() and (source[~chosen] == tokens[~chosen]).all()
+    seen, were = source[chosen], tokens[chosen]
+    masked = seen == SYMBOLS - 1
+    return np.array([chosen.mean(), masked.mean(), (~masked & (seen != were)).mean(), (seen == were).mean()])
+
+
+def by_fairseq(tokens):
+    dictionary = Dictionary()
+    for number in range(SYMBOLS - 5):
+        dictionary.add_symbol(f"w{number}")
+    mask = dictionary.add_symbol("<mask>")
+    assert (len(dictionary), mask) == (SYMBOLS, SYMBOLS - 1)
+    datasets = MaskTokensDataset.apply_mask(torch.from_numpy(tokens), dictionary, pad_idx=1, mask_idx=mask, seed=1)
+    return [np.stack([dataset[row].numpy() for row in range(len(tokens))]) for dataset in datasets]
+
+
+def test_the_shares_are_those_of_fairseq():
+    tokens = rows_of_tokens()
+    source, target = MASKING(tokens, np.arange(ROWS), epoch=1)
+    theirs_source, theirs_target = by_fairseq(tokens)
+    ours, theirs = shares(tokens, source, target), shares(tokens, theirs_source, theirs_target)
+    predicted = ROWS * LENGTH * 0.15
+    assert ours[0] == pytest.approx(0.15, abs=1e-3) and theirs[0] == pytest.approx(0.15, abs=1e-3)
+    assert ours[1:] == pytest.approx([0.8, 0.1, 0.1], abs=4 * np.sqrt(0.16 / predicted))
+    assert theirs[1:] == pytest.approx(ours[1:], abs=6 * np.sqrt(0.16 / predicted))
+    counts, theirs_counts = ((found != 1).sum(1) for found in (target, theirs_target))  # rounded up or down, no more
+    assert set(counts) == set(theirs_counts) == {19, 20}
+
+
+def test_every_place_and_every_token_has_its_turn():
+    source, target = MASKING(rows_of_tokens(8000), np.arange(8000), epoch=1)
+    places = (target != 1).sum(0)
+    assert abs(places - 1200).max() < 5 * np.sqrt(8000 * 0.15 * 0.85)
+    drawn = source[(target != 1) & (source != target) & (source != MASKING.mask)]
+    counts = np.bincount(drawn, minlength=SYMBOLS)
+    assert counts[:4].sum() == counts[MASKING.mask] == 0
+    assert abs(counts[4:-1] - len(drawn) / 500).max() < 5 * np.sqrt(len(drawn) / 500)
+
+
+@given(st.lists(st.lists(st.integers(0, SYMBOLS - 1), min_size=10, max_size=10), min_size=1, max_size=8))
+def test_special_symbols_are_never_predicted_nor_replaced(rows):
+    tokens = np.array(rows)
+    source, target = replace(MASKING, probability=0.9)(tokens, np.arange(len(rows)), epoch=1)
+    special = (tokens < 4) | (tokens == MASKING.mask)
+    assert (target[special] == 1).all() and (source[special] == tokens[special]).all()
+    assert (source[~special] >= 4).all()
+    count = (~special).sum(1) * 0.9
+    assert (abs((target != 1).sum(1) - count) < 1).all()
+
+
+def test_a_row_has_the_same_masks_in_any_batch_and_others_in_another_epoch_or_with_another_seed():
+    tokens = rows_of_tokens(20)
+    numbers = np.arange(20) * 10**9
+    source, target = MASKING(tokens, numbers, epoch=3)
+    some = np.array([7, 2, 19])
+    padded = np.concatenate([tokens[some], np.ones((3, 50), int)], 1)
+    again_source, again_target = MASKING(padded, numbers[some], epoch=3)
+    assert (again_source[:, :LENGTH] == source[some]).all() and (again_target[:, :LENGTH] == target[some]).all()
+    others = MASKING(tokens, numbers, epoch=4)[1], replace(MASKING, seed=2)(tokens, numbers, epoch=3)[1]
+    chosen = target != 1
+    for other in others:
+        assert (chosen & (other != 1)).sum() / chosen.sum() < 0.25  # 0.15 by chance
+    first, second = chosen[:10], chosen[10:]
+    assert (first & second).sum() / first.sum() < 0.25
+
+
+@pytest.mark.parametrize(("leave", "random", "expected"), [(0, 0, [1, 0, 0]), (1, 0, [0, 0, 1]), (0, 1, [0, 1, 0])])
+def test_a_share_may_be_none_or_all(leave, random, expected):
+    tokens = rows_of_tokens(50)
+    source, target = replace(MASKING, leave=leave, random=random)(tokens, np.arange(50), epoch=1)
+    assert shares(tokens, source, target)[1:] == pytest.approx(expected, abs=0.01)  # a token may be drawn as it was
+
+
+BATCH_MASKING = Masking(0.15, 0.1, 0.1, special=4, mask=1000, pad=1, symbols=1001, seed=1)
 BOS, PAD = 0, 1
 
 
@@ -23,7 +151,7 @@ def dataset(write_split, tmp_path_factory):
     """Blocks of whole sentences of up to 63 tokens."""
     rng = np.random.default_rng(0)
     file = write_split(tmp_path_factory.mktemp("data") / "train", rng.integers(2, 30, 700).tolist())
-    return BlockDataset(file, CompleteBlocks(file, 63), MASKING, BOS)
+    return BlockDataset(file, CompleteBlocks(file, 63), BATCH_MASKING, BOS)
 
 
 def iterator(dataset, **options):
@@ -41,31 +169,26 @@ def assert_same_batches(ones, others):
         assert all(torch.equal(one["net_input"][key], other["net_input"][key]) for key in one["net_input"])
 
 
-def numbers_of(count, batch_size, ranks, rank, offset=0, order=None):
-    requests = Requests(count, batch_size, ranks, rank, epoch=1)
-    requests.offset, requests.order = offset, order
-    found = [request.numbers.tolist() for request in requests]
-    assert len(found) == len(requests)
-    return found
+def numbers_of(count, batch_size, ranks, rank, order=None):
+    batches = EpochBatches(range(count), batch_size, ranks, rank, epoch=1, order=order)
+    return [batches.blocks(number).tolist() for number in range(len(batches))]
 
 
-@given(count=st.integers(1, 400), batch_size=st.integers(1, 20), ranks=st.integers(1, 9), done=st.integers(0, 5))
-def test_every_block_goes_to_one_rank_once_in_balance(count, batch_size, ranks, done):
+@given(count=st.integers(1, 400), batch_size=st.integers(1, 20), ranks=st.integers(1, 9))
+def test_every_block_goes_to_one_rank_once_in_balance(count, batch_size, ranks):
     order = Permutation(count, 7)
-    shares = [numbers_of(count, batch_size, ranks, rank, order=order) for rank in range(ranks)]
+    shares = [numbers_of(count, batch_size, ranks, rank, order) for rank in range(ranks)]
     assert sorted(number for share in shares for batch in share for number in batch) == list(range(count))
     full = [sum(map(bool, share)) for share in shares]
     assert max(full) - min(full) <= 1
     assert len({len(share) for share in shares}) == 1
-    # The order of blocks does not depend on the number of ranks, and the rest of an epoch is what a resumed one gets.
+    # The order of blocks does not depend on the number of ranks.
     turns = [batch for turn in zip(*shares, strict=True) for batch in turn if batch]
-    assert turns == numbers_of(count, batch_size, 1, 0, order=order)
-    rest = numbers_of(count, batch_size, ranks, ranks - 1, min(done, len(shares[0])), order)
-    assert rest == shares[-1][done:]
+    assert turns == numbers_of(count, batch_size, 1, 0, order)
 
 
 def test_a_batch_is_what_masked_lm_makes(dataset):
-    batch = dataset[Request(np.array([3, 0, 11]), epoch=1)]
+    batch = dataset.batch(np.array([3, 0, 11]), epoch=1)
     starts, lengths = dataset.blocks.spans(np.array([3, 0, 11]))
     source, target = batch["net_input"]["src_tokens"], batch["target"]
     assert source.shape == target.shape == (3, lengths.max() + 1) and source.dtype == target.dtype == torch.int64
@@ -91,7 +214,7 @@ def test_who_loads_them_makes_no_difference(dataset, options):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_goes_on_where_it_was_saved(dataset, epoch, workers):
+def test_resumes_where_it_was_saved(dataset, epoch, workers):
     whole = iterator(dataset, num_shards=2, shard_id=1)
     for _ in range(epoch):
         batches = list(whole.next_epoch_itr())
@@ -117,7 +240,7 @@ def test_an_epoch_ends_and_the_next_one_has_another_order_and_other_masks(datase
     second = torch.cat([batch["id"] for batch in batches.next_epoch_itr()])
     assert first.sort()[0].tolist() == second.sort()[0].tolist() == list(range(len(dataset)))
     assert first.tolist() != second.tolist()
-    masks = [(dataset[Request(np.arange(8), epoch)]["target"] != PAD) for epoch in (1, 2)]
+    masks = [(dataset.batch(np.arange(8), epoch)["target"] != PAD) for epoch in (1, 2)]
     assert not torch.equal(*masks)
 
 
@@ -135,7 +258,7 @@ def test_the_last_batch_can_be_left_out(dataset):
 
 def test_a_rank_without_a_batch_gets_an_empty_one_and_has_something_to_compute(write_split, tmp_path):
     file = write_split(tmp_path / "train", [10] * 3)
-    data = BlockDataset(file, Windows(file, 10), MASKING, BOS)
+    data = BlockDataset(file, Windows(file, 10), BATCH_MASKING, BOS)
     batches = BlockIterator(data, 2, num_shards=3, shard_id=2)
     assert list(batches.next_epoch_itr()) == [{}]
     assert batches.first_batch["nsentences"] == 2

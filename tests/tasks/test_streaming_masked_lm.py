@@ -1,20 +1,18 @@
-"""Trainings with the task by the real commands: stopped anywhere, they end to the bit where an undisturbed one ends."""
+"""Training runs with the task by the real commands: stopped anywhere, they end bit for bit like an undisturbed one."""
 
 import shutil
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-import linformer_fairseq
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.tasks import StreamingMaskedLMConfig, StreamingMaskedLMTask
 from linformer_fairseq.training.interrupt import REQUEUE
 from linformer_fairseq.training.recipe import fairseq_train_argv
 
-USER_DIR = Path(linformer_fairseq.__file__).parent
 TASK = ("--user-dir", USER_DIR, "--task", "streaming_masked_lm", "--criterion", "masked_lm", "--cpu")
 TINY = [
     *("--arch", "linformer_roberta_tiny", "--encoder-layers", 1, "--encoder-embed-dim", 32),
@@ -37,7 +35,7 @@ def shards(tiny_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(run_fairseq, shards, tmp_path_factory):
-    """An undisturbed training into epoch 3."""
+    """An undisturbed training run into epoch 3."""
     folder = tmp_path_factory.mktemp("whole")
     run_fairseq("fairseq-train", shards, *TASK, *TINY, *COMPLETE, "--save-dir", folder)
     return folder
@@ -60,7 +58,7 @@ COMPLETE = (
 def test_stopped_and_interrupted_it_ends_where_it_would_have_ended(
     run_fairseq, fairseq_popen, shards, whole, same_end, tmp_path
 ):
-    """Stopped by --max-update, then by SIGTERM, each time going on with other workers."""
+    """Stopped by --max-update, then by SIGTERM, each time resumed with other workers."""
     train = ("fairseq-train", shards, *TASK, *TINY, *COMPLETE, "--save-dir", tmp_path)
     run_fairseq(*train, "--max-update", 4, "--num-workers", 2, "--save-interval-updates", 2)
     assert (tmp_path / "checkpoint_1_2.pt").exists()
@@ -155,7 +153,7 @@ def test_wrong_settings_are_named(tiny_data, settings, named):
 
 
 def test_wrong_data_are_named(tiny_data, tmp_path):
-    with pytest.raises(UsageError, match=r"dict\.txt: No such file or directory; DATA has to be"):
+    with pytest.raises(UsageError, match=r"dict\.txt: No such file or directory; DATA must be"):
         task_of(tmp_path)
     task = task_of(tiny_data)
     with pytest.raises(UsageError, match=r"test\.idx: no such file"):

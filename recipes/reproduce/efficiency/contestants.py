@@ -12,7 +12,7 @@ import fairseq.data
 from torch import Tensor, nn
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoderLayer
-from linformer_fairseq.layers.projection import build_projection
+from linformer_fairseq.layers.attention import build_projection
 from recipes.reproduce.efficiency.layers import (
     BoundAttention,
     ExactAttention,
