@@ -17,9 +17,9 @@ import torch
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
 from linformer_fairseq.commands import encode
-from linformer_fairseq.finetuning.predict import HEAD, Labels, Predictor
+from linformer_fairseq.inference.predict import HEAD, Labels, Predictor
 from linformer_fairseq.inference.parts import Output
-from linformer_fairseq.inference.tokenizer import tokenizer_of
+from linformer_fairseq.inference.sequences import tokenizer_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORDS = "the river garden child teacher book city winter letter".split()

@@ -86,6 +86,6 @@ def test_wrong_tables_and_flags_are_refused(
 def test_numbers_as_class_names_are_in_their_order(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("text\tlabel\n" + "".join(f"a\t{label}\n" for label in ("10", "2", "1")))
-    from linformer_fairseq.finetuning.tables import Layout, read_table
+    from linformer_fairseq.tables import Layout, read_table
 
     assert finetune_text.classes(read_table(path, Layout(("text",), "label"))) == ("1", "2", "10")

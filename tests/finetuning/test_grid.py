@@ -9,8 +9,8 @@ import pytest
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.grid import Job, best, do_on_processes, parse_part, results
-from linformer_fairseq.finetuning.predict import Labels
-from linformer_fairseq.finetuning.tables import Table
+from linformer_fairseq.inference.predict import Labels
+from linformer_fairseq.tables import Table
 from linformer_fairseq.finetuning.train import Result, Run
 
 

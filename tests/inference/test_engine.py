@@ -14,7 +14,7 @@ from linformer_fairseq.checkpoints.checkpoint import PAD, build, read
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import POOLINGS, Compute, Engine, of_rows
 from linformer_fairseq.inference.sequences import Ids, Sequences, encode
-from linformer_fairseq.inference.tokenizer import tokenizer_of
+from linformer_fairseq.inference.sequences import tokenizer_of
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.tables import Layout, Table, read_table
+from linformer_fairseq.tables import Layout, Table, read_table
 
 LAYOUT = Layout(("text",), "label")
 ROWS = [("A good  one.", "yes"), ("It's \"not\" so, 'good'.", "no"), ("Ünïcode, too", "yes")]
