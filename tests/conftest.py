@@ -66,6 +66,22 @@ def losses_in(output: str, split: Literal["train", "valid"] = "train") -> Losses
 
 
 @pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """A file or folder of the real texts and tasks in $LINFORMER_TEST_DATA; the test is skipped where it is missing."""
+
+    def find(name: str) -> Path:
+        folder = os.environ.get("LINFORMER_TEST_DATA")
+        if not folder:
+            pytest.skip("LINFORMER_TEST_DATA does not name a folder with real texts")
+        path = Path(folder) / name
+        if not path.exists():
+            pytest.skip(f"LINFORMER_TEST_DATA={folder} has no {name}")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def parse_losses() -> Callable[..., Losses]:
     """`losses_in`, for tests, which cannot import this file."""
     return losses_in

@@ -77,6 +77,9 @@ def _train(a: argparse.Namespace) -> None:
     if not 0 < a.dev_share < 1:
         raise UsageError(f"--dev-share {a.dev_share}: must be above 0 and below 1")
 
+    from linformer_fairseq.plugin import register
+
+    register()
     from linformer_fairseq.checkpoints.safe_file import read_any
     from linformer_fairseq.finetuning.grid import Job, best, run_grid
     from linformer_fairseq.finetuning.report import write_table

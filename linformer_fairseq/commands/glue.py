@@ -52,6 +52,9 @@ def run(a: argparse.Namespace) -> None:
     """All runs, the table, and the zip."""
     check_at_least_one(a, "jobs", "seeds", "epochs")
 
+    from linformer_fairseq.plugin import register
+
+    register()
     from linformer_fairseq.checkpoints.safe_file import read_any
     from linformer_fairseq.finetuning.glue import TASKS, find_task, read_labelled, read_tests, write_submission
     from linformer_fairseq.finetuning.grid import Job, best, run_grid
@@ -64,7 +67,6 @@ def run(a: argparse.Namespace) -> None:
     beside = {name: read_rows(Path(folder)) for name, _, folder in (item.partition("=") for item in a.beside)}
     # Everything is read before anything is trained: a wrong file must not end a night's work at its last task.
     tokenizer = tokenizer_of(read_any(a.checkpoint), a.data)
-    tests = {task.name: read_tests(a.glue_dir, task) for task in tasks if a.test}
     jobs = []
     for task in tasks:
         labels = Labels(task.classes, len(task.text))
@@ -75,6 +77,7 @@ def run(a: argparse.Namespace) -> None:
             settings = Run(a.checkpoint, labels, task.metrics, seed, lr, batch, a.epochs, not a.from_scratch)
             out = a.out / task.name / f"lr{lr:g}-batch{batch}-seed{seed}"
             jobs.append(Job(task.name, settings, partial(read_labelled, a.glue_dir, task), a.data, out))
+    tests = {task.name: read_tests(a.glue_dir, task) for task in tasks if a.test}
     rows = best(jobs, run_grid(jobs, a.out, a.jobs))
     print(write_table([row for row, _ in rows.values()], a.out, a.name, beside))
     if a.test:

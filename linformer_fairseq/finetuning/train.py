@@ -69,7 +69,7 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """The settings as they are stored beside the result."""
-        return {**asdict(self), "checkpoint": str(self.checkpoint)}
+        return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
 
 
 def targets(table: Table, labels: Labels) -> list[float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -126,7 +125,8 @@ def encode_documents(
     start = time.monotonic()
     try:
         parts = _encode_windows(job, folder, rows, workers)
-        counts = dict(sum((Counter(part["result"]) for part in parts.values()), Counter()))
+        results = [part["result"] for part in parts.values()]
+        counts = {name: sum(result[name] for result in results) for name in results[0]}
         paths = [folder / f"{name}.parquet" for name in sorted(parts)]
         run_shards(folder, [Shard("join", (paths, out, settings, counts))], join_parts, 0, "join")
     except FileNotFoundError:

@@ -64,7 +64,7 @@ class Engine:
         self.compute = compute or Compute()
         self.device = check_compute(self.compute)
         if output not in (*POOLINGS, *checkpoint.heads):
-            raise UsageError(f"--checkpoint: it has no head {output}; fine-tune it with `linformer finetune`")
+            raise UsageError(f"the checkpoint has no head {output}; fine-tune it with `linformer finetune`")
         model = build(checkpoint)
         self.encoder = model.encoder.sentence_encoder
         self._head = None if output in POOLINGS else model.classification_heads[output].to(self.device)

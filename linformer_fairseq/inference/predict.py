@@ -52,7 +52,7 @@ def labels_of(checkpoint: Checkpoint, columns: int | None = None) -> Labels:
             if columns not in (None, note["columns"]):
                 raise UsageError(f"--text-column: the checkpoint reads {note['columns']} texts a row, not {columns}")
             return Labels(tuple(note["classes"]), note["columns"], note["keep"])
-    raise UsageError("--checkpoint: it was not fine-tuned; fine-tune it with `linformer finetune`")
+    raise UsageError("the checkpoint was not fine-tuned; fine-tune it with `linformer finetune`")
 
 
 class Predictor:

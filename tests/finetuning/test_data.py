@@ -17,7 +17,7 @@ from linformer_fairseq.inference.sequences import encode
 
 
 @given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=300), batch=st.integers(1, 8), seed=st.integers(0, 9))
-def test_length_bucketed_batches_contain_every_row_and_need_less_padding(lengths: list[int], batch: int, seed: int) -> None:
+def test_length_bucketed_batches_have_every_row_and_less_padding(lengths: list[int], batch: int, seed: int) -> None:
     order = length_bucketed_order(lengths, batch, seed)
     assert sorted(order) == list(range(len(lengths)))
     np.testing.assert_array_equal(order, length_bucketed_order(lengths, batch, seed))

@@ -10,10 +10,10 @@ from sklearn.metrics import accuracy_score
 
 from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.inference.predict import Labels, Predictor
-from linformer_fairseq.tables import Table
 from linformer_fairseq.finetuning.train import MODEL, Run, finetune, targets
+from linformer_fairseq.inference.predict import Labels, Predictor
 from linformer_fairseq.inference.sequences import tokenizer_of
+from linformer_fairseq.tables import Table
 from linformer_fairseq.training.recipe import register_project
 
 
@@ -50,7 +50,7 @@ def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
         lines = [line.split("\t") for line in (tmp_path / f"{name}.tsv").read_text().splitlines()]
         assert lines == [["label", "prediction"], *map(list, zip(rows.labels, predicted, strict=True))]
         most = max(rows.labels.count(label) for label in ("cold", "warm"))
-        assert result["constant"][name]["accuracy"] in (
+        assert result["baseline"][name]["accuracy"] in (
             pytest.approx(100 * most / len(rows)),
             pytest.approx(100 - 100 * most / len(rows)),
         )

@@ -1,40 +1,46 @@
-"""The next item is made while one is used."""
+"""The next window is tokenised while one is computed."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from linformer_fairseq.inference.work import ahead
+from linformer_fairseq.inference.documents import Documents
+from linformer_fairseq.inference.encoding import DocumentEncoder, EncodingJob
+from linformer_fairseq.inference.engine import Compute
 
 
-def test_the_next_item_is_made_by_another_thread_meanwhile() -> None:
-    made = threading.Semaphore(0)
-
-    def items() -> Iterator[int]:
-        for i in range(5):
-            made.release()
-            yield i
-
-    found = []
-    for item in ahead(items()):
-        assert made.acquire(timeout=60)  # this one
-        if item < 4:
-            assert made.acquire(timeout=60)  # the next one, before it is asked for
-            made.release()
-        found.append(item)
-    assert found == [0, 1, 2, 3, 4]
+@pytest.fixture
+def encoder(checkpoint: Path, tmp_path: Path) -> DocumentEncoder:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["river", "good book", None, "winter"]}), path)
+    job = EncodingJob(checkpoint, None, Documents((path,), ("text",)), compute=Compute("cpu"))
+    return DocumentEncoder(job, [str(path)])
 
 
-def test_an_error_in_making_one_is_raised() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        raise ValueError("broken")
+def test_the_following_window_is_prepared_by_another_thread(
+    encoder: DocumentEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Semaphore(0)
+    tokenize = encoder._tokenize
 
-    found = []
-    with pytest.raises(ValueError, match="broken"):
-        for item in ahead(items()):
-            found.append(item)
-    assert found == [1]
+    def announced(span: tuple[int, int]) -> object:
+        begun.release()
+        return tokenize(span)
+
+    monkeypatch.setattr(encoder, "_tokenize", announced)
+    assert encoder.window((0, 2), (2, 4)).rows.num_rows == 2
+    assert begun.acquire(timeout=60) and begun.acquire(timeout=60)  # the second one before it is asked for
+    following = encoder.window((2, 4), None)
+    assert following.present.tolist() == [False, True] and not begun.acquire(blocking=False)
+    assert encoder.window((1, 3), None).rows.column("text").to_pylist() == ["good book", None]  # a wrong guess
+
+
+def test_an_error_in_a_window_is_raised_where_it_is_used(encoder: DocumentEncoder) -> None:
+    encoder.window((0, 2), (4, 6))  # which does not exist
+    with pytest.raises(StopIteration):
+        encoder.window((4, 6), None)

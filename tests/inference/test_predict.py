@@ -12,10 +12,9 @@ import torch
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.inference.predict import HEAD, Labels, Predictor, labels_of
 from linformer_fairseq.inference.engine import Compute
-from linformer_fairseq.inference.sequences import Sequences
-from linformer_fairseq.inference.sequences import tokenizer_of
+from linformer_fairseq.inference.predict import HEAD, Labels, Predictor, labels_of
+from linformer_fairseq.inference.sequences import Sequences, tokenizer_of
 
 LABELS = Labels(("no", "yes"), 1)
 
