@@ -64,7 +64,7 @@ def read_table(
     """Read a table into memory.
 
     Args:
-        path: its suffix gives the format.
+        path: the suffix tells the format.
         text: names of one or two columns of text.
         label: column of the class or score; None for a table without labels.
         header: column names of a TSV or CSV file without a header line.

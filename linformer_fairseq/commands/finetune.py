@@ -98,9 +98,7 @@ def _train(a: argparse.Namespace) -> None:
     if a.dev is None:
         train, dev = train.split(a.dev_share)
         if not (len(train) and len(dev)):
-            raise UsageError(
-                f"--dev-share {a.dev_share}: leaves no rows of {a.train} for one of both; name --dev"
-            )
+            raise UsageError(f"--dev-share {a.dev_share}: leaves no rows of {a.train} for one of both; name --dev")
         tables = {"dev": dev, **tables}
     metrics = ("pearson", "spearman") if a.regression else ("accuracy",)
     jobs = []
@@ -142,8 +140,8 @@ def _predict(a: argparse.Namespace) -> None:
 
     with replace_when_done(a.out, a.force) as partial:
         checkpoint = read_any(a.checkpoint)
-        labels = labels_of(checkpoint, len(text))
+        labels_of(checkpoint, len(text))
         table = read_table(a.input, text, quoted=a.quoted)
-        found = Predictor(checkpoint, tokenizer_of(checkpoint, a.data), labels).predict(table.texts)
+        found = Predictor(checkpoint, tokenizer_of(checkpoint, a.data)).predict(table.texts)
         partial.write_text("prediction\n" + "".join(f"{value}\n" for value in found), encoding="utf-8")
     print(f"{a.out}: {len(found):,} predictions")

@@ -41,9 +41,9 @@ def write_data(
     Args:
         folder: to be made.
         dictionary: dict.txt of the tokenizer.
-        splits: rows and targets of train and valid; a target is a class id, or a score where there are no classes.
+        splits: rows and targets of train and valid; a target is a class id, or a score if there are no classes.
         classes: names of the classes; none for a regression.
-        batch_size, seed: of `length_bucketed_order`.
+        batch_size, seed: see `length_bucketed_order`.
     """
     for name in ("input0", "label"):
         (folder / name).mkdir(parents=True, exist_ok=True)

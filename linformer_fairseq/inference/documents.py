@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from linformer_fairseq.tables import SUFFIXES, check_columns, read_rows
 
 BATCH_ROWS = 1024  # read at a time
 WINDOW_CHARACTERS = 4 << 20  # at most, unless a single document is longer
+Window = tuple[int, int]  # its first row, and the one after its last
 
 
 @dataclass(frozen=True)
@@ -44,55 +44,38 @@ class Documents:
         """All columns that are read."""
         return list(dict.fromkeys((*self.text, *self.keep)))
 
-    @property
-    def strings(self) -> pa.Schema:
-        """The schema of these columns in all formats but Parquet."""
-        return pa.schema([(name, pa.string()) for name in self.columns])
-
     def check(self) -> None:
-        """Check the Parquet files' columns.
+        """Check the columns of the Parquet files.
 
         Raises:
             UsageError: a missing column, a text column of another type, or files whose types differ.
         """
-        first: pa.Schema | None = None
+        first: list[pa.DataType] = []
         for path in self.files:
-            schema = self.strings
+            types = dict.fromkeys(self.columns, pa.string())
             if path.suffix == ".parquet":
                 with _parquet(path) as file:
-                    found = file.schema_arrow
-                check_columns(path, found.names, self.columns)
-                schema = pa.schema([found.field(name) for name in self.columns])
+                    schema = file.schema_arrow
+                check_columns(path, schema.names, self.columns)
+                types = {name: schema.field(name).type for name in self.columns}
                 for name in self.text:
-                    if not _is_text(schema.field(name).type):
+                    if not _is_text(types[name]):
                         raise UsageError(
-                            f"{path}: column {name} has the type {schema.field(name).type}, not text; --text-column "
-                            "must name a column of strings"
+                            f"{path}: column {name} has the type {types[name]}, not text; --text-column must name a "
+                            "column of strings"
                         )
-            kept = pa.schema([schema.field(name) for name in self.keep])
+            kept = [types[name] for name in self.keep]
             first = first or kept
-            if kept.types != first.types:
+            if kept != first:
                 raise UsageError(
-                    f"{path}: the columns to keep have other types than in {self.files[0]} ({kept.types} and "
-                    f"{first.types}); convert them, or leave them out of --keep-columns"
+                    f"{path}: the columns to keep have other types than in {self.files[0]} "
+                    f"({', '.join(map(str, kept))}, not {', '.join(map(str, first))}); convert them, or leave them out "
+                    "of --keep-columns"
                 )
-
-    def batches_from(self, start: int) -> Iterator[pa.RecordBatch]:
-        """All rows from row `start`, of Parquet files, with the same schema whatever the file."""
-        for path in self.files:
-            with _parquet(path) as file:
-                rows = file.metadata.num_rows
-            if start < rows:
-                for batch in _parquet_batches(path, self.columns, start):
-                    columns = {name: batch.column(name) for name in self.columns}
-                    for name in set(self.text) - set(self.keep):
-                        columns[name] = _as_strings(columns[name])
-                    yield pa.RecordBatch.from_pydict(columns)
-            start = max(0, start - rows)
 
 
 def cut_windows(documents: Documents, rows: int, folder: Path) -> Done:
-    """Cut the documents into windows, and copy other formats to Parquet, so that rows can be read from anywhere.
+    """Cut documents into windows, and copy other formats than Parquet, so that rows can be read from anywhere.
 
     Args:
         documents: to be read once, to their end.
@@ -100,38 +83,39 @@ def cut_windows(documents: Documents, rows: int, folder: Path) -> Done:
         folder: for the copies.
 
     Returns:
-        `windows`, the first row of each and the one after its last, and `files`, where the rows are to be read.
+        `windows`, and `files`, the Parquet files with all rows.
 
     Raises:
         UsageError: content that cannot be read, or no rows.
     """
-    windows: list[tuple[int, int]] = []
-    files, copies = [], []
-    begin = end = size = 0
+    windows: list[Window] = []
+    files = []
+    start = end = size = 0
     for number, path in enumerate(documents.files):
         copy = None if path.suffix == ".parquet" else folder / f"input-{number:06}.parquet"
-        files.append(str(copy or path))
-        with replace_when_done(copy) if copy else nullcontext() as partial:
-            with pq.ParquetWriter(partial, documents.strings) if partial else nullcontext() as writer:
-                for batch in _row_batches(documents, path) if copy else _parquet_batches(path, documents.text):
-                    for characters in _characters(batch, documents.text).tolist():
-                        if end - begin == rows or (end > begin and size + characters > WINDOW_CHARACTERS):
-                            windows.append((begin, end))
-                            begin, size = end, 0
-                        end, size = end + 1, size + characters
-                    if writer:
-                        writer.write_batch(batch)
-        copies += [copy] if copy else []
+        for batch in _parquet_batches(path, documents.text) if copy is None else _copied(documents, path, copy):
+            for characters in _characters(batch, documents.text).tolist():
+                if end - start == rows or (end > start and size + characters > WINDOW_CHARACTERS):
+                    windows.append((start, end))
+                    start, size = end, 0
+                end, size = end + 1, size + characters
+        files.append(copy or path)
     if not end:
         raise UsageError(f"{', '.join(map(str, documents.files))}: no rows; there is nothing to encode")
-    return Done({"windows": [*windows, (begin, end)], "files": files}, copies)
+    return Done({"windows": [*windows, (start, end)], "files": list(map(str, files))})
 
 
 class RowReader:
-    """Reads windows of Parquet files; in ascending order, each row is decoded once."""
+    """Reads windows of Parquet files; in ascending order, each row is decoded once.
+
+    Args:
+        documents: the columns.
+        files: made by `cut_windows`.
+    """
 
     def __init__(self, documents: Documents, files: Sequence[str]) -> None:
-        self._documents = replace(documents, files=tuple(map(Path, files)))
+        self._documents = documents
+        self._files = [Path(file) for file in files]
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._rest: pa.RecordBatch | None = None
         self._position = -1  # of the first row of `_rest`, or of the next batch
@@ -139,7 +123,7 @@ class RowReader:
     def read(self, start: int, stop: int) -> pa.Table:
         """Rows `start` to `stop`, the last one excluded."""
         if not 0 <= self._position <= start:
-            self._batches, self._rest, self._position = self._documents.batches_from(start), None, start
+            self._batches, self._rest, self._position = self._batches_from(start), None, start
         taken = []
         while self._position < stop:
             batch = next(self._batches) if self._rest is None else self._rest
@@ -149,6 +133,18 @@ class RowReader:
             self._rest = batch.slice(last) if last < batch.num_rows else None
             self._position += last
         return pa.Table.from_batches(taken)
+
+    def _batches_from(self, start: int) -> Iterator[pa.RecordBatch]:
+        """All rows from row `start`, with the same schema whatever the file."""
+        only_text = set(self._documents.text) - set(self._documents.keep)
+        for path in self._files:
+            with _parquet(path) as file:
+                rows = file.metadata.num_rows
+            if start < rows:
+                for batch in _parquet_batches(path, self._documents.columns, start):
+                    columns = {name: batch.column(name) for name in self._documents.columns}
+                    yield pa.RecordBatch.from_pydict(columns | {name: _as_strings(columns[name]) for name in only_text})
+            start = max(0, start - rows)
 
 
 def find_files(paths: Sequence[Path]) -> tuple[Path, ...]:
@@ -189,10 +185,15 @@ def texts_of(rows: pa.Table, columns: Sequence[str]) -> list[tuple[str, ...] | N
     return [row if all(row) else None for row in zip(*found, strict=True)]
 
 
-def _row_batches(documents: Documents, path: Path) -> Iterator[pa.RecordBatch]:
+def _copied(documents: Documents, path: Path, copy: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file and copy them to a Parquet file; all columns are strings."""
+    schema = pa.schema([(name, pa.string()) for name in documents.columns])
     rows = (row for _, row in read_rows(path, documents.columns, quoted=documents.quoted))
-    while held := list(islice(rows, BATCH_ROWS)):
-        yield pa.RecordBatch.from_pylist(held, documents.strings)
+    with replace_when_done(copy) as partial, pq.ParquetWriter(partial, schema) as writer:
+        while held := list(islice(rows, BATCH_ROWS)):
+            batch = pa.RecordBatch.from_pylist(held, schema)
+            writer.write_batch(batch)
+            yield batch
 
 
 def _parquet_batches(path: Path, columns: Sequence[str], start: int = 0) -> Iterator[pa.RecordBatch]:

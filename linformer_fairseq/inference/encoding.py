@@ -1,14 +1,13 @@
-"""Documents to a Parquet file of vectors or predictions, a window of rows at a time, shared by many processes.
+"""Documents to a Parquet file of vectors or predictions, shared by many processes.
 
-The windows are the shards of `io/shards.py`. Each becomes a Parquet file in a hidden folder beside the output; when all
-are there, one process joins them and removes the folder.
+The input is cut into windows of rows, the shards of `io/shards.py`. Each window's output is a Parquet file in a hidden
+folder beside --out; when all are there, one process joins them and removes the folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,9 +27,8 @@ from tqdm import tqdm
 from linformer_fairseq.checkpoints.checkpoint import encoder_config
 from linformer_fairseq.checkpoints.safe_file import read_any
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.inference.batches import Order
-from linformer_fairseq.inference.documents import Documents, RowReader, cut_windows, texts_of
-from linformer_fairseq.inference.engine import Compute, Engine, Values, of_rows
+from linformer_fairseq.inference.documents import Documents, RowReader, Window, cut_windows, texts_of
+from linformer_fairseq.inference.engine import Compute, Engine, of_rows
 from linformer_fairseq.inference.predict import HEAD, labels_of
 from linformer_fairseq.inference.sequences import Sequences, encode, tokenizer_of
 from linformer_fairseq.io.files import remove, replace_when_done
@@ -39,8 +37,10 @@ from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 KEY = b"linformer_fairseq"  # of the settings and counts in the output's metadata
 GROUP_ROWS = 1 << 14  # of a row group of the output, at least
+COUNTS = ("documents", "without_text", "longer", "tokens")
 
-Span = tuple[int, int]  # first row, and the one after the last
+Present = npt.NDArray[np.bool_]
+Prepared = tuple[pa.Table, Present, Sequences]  # rows; which of them have text; the input of those
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class EncodingJob:
         documents: the input.
         predict: labels or scores of a fine-tuned checkpoint, instead of vectors.
         pooling: of the vectors, one of `POOLINGS`.
-        keep: of documents longer than the model reads, one of `KEEPS`.
+        keep: what is read of long documents, one of `KEEPS`.
         vectors: type in which they are stored, one of `VECTOR_DTYPES`.
         compute: how the model is computed.
         threads: of PyTorch in each process; None for its default.
@@ -70,117 +70,147 @@ class EncodingJob:
     threads: int | None = None
 
 
-@dataclass(frozen=True)
-class Window:
-    """Rows of the input and what the model reads of them.
-
-    Attributes:
-        rows: columns of the input.
-        present: (rows,) whether a row has text.
-        sequences: of the rows that have.
-    """
-
-    rows: pa.Table
-    present: npt.NDArray[np.bool_]
-    sequences: Sequences
-
-
 def encode_documents(
     job: EncodingJob, out: Path, settings: Mapping[str, Any], rows: int = 4096, workers: int = 1, force: bool = False
-) -> dict[str, int] | None:
+) -> dict[str, int]:
     """Write the output, or what is missing of it.
 
     Args:
         job: what to compute.
         out: the Parquet file.
-        settings: all that the values depend on, as plain values.
+        settings: all that the values depend on, in JSON's types.
         rows: of a window, at most.
         workers: processes; one is this process itself.
         force: replace an output, or unfinished work, of other settings.
 
     Returns:
-        Counts of `documents`, those `without_text`, those `longer` than the model reads, and `tokens`.
+        Numbers of `documents`, of those `without_text`, of those `longer` than the model reads, and of `tokens`.
 
     Raises:
         UsageError: the output exists with other settings, and not `force`; or the input cannot be read.
     """
-    counts = finished_counts(out, settings, force)
     folder = out.with_name(f".{out.name}.parts")
-    if counts is not None:
-        remove(folder)  # left by a process that was killed while it tidied up
-        print(f"{out}: already finished")
-        return counts
+    counts = _finished_counts(out, settings, force)
+    try:
+        if counts is None:
+            _begin(folder, out, settings, force)
+            counts = _encode_windows(job, folder, rows, workers)
+            run_shards(
+                folder, [Shard("join", (folder, out, {"settings": settings, "counts": counts}))], join, 0, "join"
+            )
+    except FileNotFoundError:  # another process has joined the parts and removed them
+        if (counts := _finished_counts(out, settings, force)) is None:
+            raise
+    remove(folder)
+    return counts
+
+
+def _finished_counts(out: Path, settings: Mapping[str, Any], force: bool) -> dict[str, int] | None:
+    """What `encode_documents` returned for a finished output; None if there is none, or `force` replaces it."""
+    if not out.exists():
+        return None
+    try:
+        about = json.loads((pq.read_schema(out).metadata or {})[KEY])
+        changed = changed_settings(about["settings"], settings)
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        if force:
+            return None
+        raise UsageError(
+            f"{out} is not an output of `linformer encode`; choose another --out, or use --force"
+        ) from error
+    if changed and not force:
+        raise UsageError(
+            f"{out} holds the result of other settings ({', '.join(changed)} changed); choose another --out, or start "
+            "over with --force"
+        )
+    return None if changed else about["counts"]  # type: ignore[no-any-return]
+
+
+def _begin(folder: Path, out: Path, settings: Mapping[str, Any], force: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        begun(folder / "encode.json", settings)
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror}; choose another place") from error
-    record = folder / "encode.json"
-    try:
-        begun(record, settings)
     except UsageError:
         if not force:
             raise
         remove(folder)
-        begun(record, settings)
-    start = time.monotonic()
-    try:
-        parts = _encode_windows(job, folder, rows, workers)
-        results = [part["result"] for part in parts.values()]
-        counts = {name: sum(result[name] for result in results) for name in results[0]}
-        paths = [folder / f"{name}.parquet" for name in sorted(parts)]
-        run_shards(folder, [Shard("join", (paths, out, settings, counts))], join_parts, 0, "join")
-    except FileNotFoundError:
-        if (counts := finished_counts(out, settings, force)) is None:
-            raise
-        # Another process has joined the parts and removed them.
-    remove(folder)
-    print(f"{out}: written in {time.monotonic() - start:,.1f} s")
-    return counts
+        begun(folder / "encode.json", settings)
 
 
-def _encode_windows(job: EncodingJob, folder: Path, rows: int, workers: int) -> dict[str, Any]:
+def _encode_windows(job: EncodingJob, folder: Path, rows: int, workers: int) -> dict[str, int]:
     try:
         cut = run_shards(folder, [Shard("windows", (job.documents, rows, folder))], cut_windows, 0, "read")
     except UsageError:
-        remove(folder)  # nothing is computed yet, and repaired files are other settings
+        remove(folder)  # nothing is computed yet, and a repaired input is another setting
         raise
-    files, windows = cut["windows"]["result"]["files"], [tuple(span) for span in cut["windows"]["result"]["windows"]]
-    # In the order of `run_shards`, so that what is tokenised in advance is what comes next.
-    windows = sorted(windows, key=lambda span: span[0] - span[1])
-    left = [span for span in windows if not _part(folder, span).exists()]
-    following = dict(zip(left, left[max(1, workers) :], strict=False))
+    files = tuple(cut["windows"]["result"]["files"])
+    windows = [(start, stop) for start, stop in cut["windows"]["result"]["windows"]]
+    # In the order of `run_shards`, so that the window that is tokenised in advance is the one that comes next.
+    windows.sort(key=lambda window: window[0] - window[1])
+    left = [window for window in windows if not _part(folder, window).exists()]
+    following = dict(zip(left, left[workers:], strict=False))
     shards = [
-        Shard(_part(folder, span).stem, (job, tuple(files), folder, span, following.get(span)), span[1] - span[0])
-        for span in windows
+        Shard(_part(folder, window).stem, (job, files, folder, window, following.get(window)), window[1] - window[0])
+        for window in windows
     ]
-    print(f"{job.checkpoint}: {sum(shard.size for shard in shards):,} documents", flush=True)
-    return run_shards(folder, shards, encode_window, workers if workers > 1 else 0, "encode", " documents")
+    done = run_shards(folder, shards, encode_window, workers if workers > 1 else 0, "encode", " documents").values()
+    counts = {name: sum(shard["result"][name] for shard in done) for name in COUNTS}
+    seconds = sum(shard["seconds"] for shard in done)
+    speed = [f"{counts[name] / seconds:,.1f} {name}/s" for name in ("documents", "tokens")]
+    print(f"{job.checkpoint}: {' and '.join(speed)} in each process")
+    return counts
 
 
-def encode_window(job: EncodingJob, files: tuple[str, ...], folder: Path, span: Span, following: Span | None) -> Done:
-    """Compute the rows of `span` and write them; tokenise those of `following` meanwhile."""
-    encoder = _encoder(job, files)
-    window = encoder.window(span, following if following and not _part(folder, following).exists() else None)
-    columns = {name: window.rows.column(name) for name in job.documents.keep} | encoder.columns(window)
-    table = pa.table(columns)
-    with replace_when_done(_part(folder, span)) as partial:
+def encode_window(
+    job: EncodingJob, files: tuple[str, ...], folder: Path, window: Window, following: Window | None
+) -> Done:
+    """Write the output of one window; tokenise the following one meanwhile."""
+    part = _part(folder, window)
+    encoder = _document_encoder(job, files)
+    if following and _part(folder, following).exists():  # another process was faster
+        following = None
+    rows, present, sequences = encoder.prepared(window, following)
+    table = pa.table({name: rows.column(name) for name in job.documents.keep} | encoder.columns(present, sequences))
+    with replace_when_done(part) as partial:
         pq.write_table(table, partial, **_form(table.schema))
-    counts = {
-        "documents": len(window.present),
-        "without_text": int((~window.present).sum()),
-        "longer": window.sequences.longer,
-        "tokens": sum(map(len, window.sequences.ids)),
-    }
-    return Done(counts, [_part(folder, span)])
+    counts = len(present), int((~present).sum()), sequences.longer, sum(map(len, sequences.ids))
+    return Done(dict(zip(COUNTS, counts, strict=True)), [part])
 
 
-@lru_cache(maxsize=1)
-def _encoder(job: EncodingJob, files: tuple[str, ...]) -> DocumentEncoder:
-    return DocumentEncoder(job, files)
+def join(folder: Path, out: Path, about: Mapping[str, Any]) -> Done:
+    """Write the output from its parts."""
+    parts = sorted(folder.glob("[0-9]*.parquet"))
+    if sum(pq.read_metadata(part).num_rows for part in parts) != about["counts"]["documents"]:
+        raise FileNotFoundError(folder)
+    metadata = {KEY: json.dumps(about)}
+    schema = pq.read_schema(parts[0]).with_metadata(metadata)
+    with replace_when_done(out) as partial:
+        with pq.ParquetWriter(partial, schema, **_form(schema)) as writer:
+            held: list[pa.Table] = []
+            for part in parts:
+                held.append(pq.read_table(part).replace_schema_metadata(metadata))
+                if sum(table.num_rows for table in held) >= GROUP_ROWS or part == parts[-1]:
+                    writer.write_table(pa.concat_tables(held))
+                    held = []
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+    return Done({})
+
+
+def _part(folder: Path, window: Window) -> Path:
+    return folder / f"{window[0]:012}.parquet"
+
+
+def _form(schema: pa.Schema) -> dict[str, Any]:
+    # The numbers of a vector all differ: a dictionary of them, or their extremes, would only take time.
+    others = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
+    return {"compression": "zstd", "compression_level": 1, "use_dictionary": others, "write_statistics": others}
 
 
 class DocumentEncoder:
-    """A model and the documents that it reads, loaded once per process."""
+    """A model and the documents that it reads."""
 
     def __init__(self, job: EncodingJob, files: Sequence[str]) -> None:
         if job.threads:
@@ -192,110 +222,49 @@ class DocumentEncoder:
         self._classes = labels_of(checkpoint).classes if job.predict else ()
         self._engine = Engine(checkpoint, HEAD if job.predict else job.pooling, job.compute)
         self._reader = RowReader(job.documents, files)
-        # One window in advance: tokenising must not stall the model.
-        self._thread = ThreadPoolExecutor(1)
-        self._prepared: dict[Span, Future[Window]] = {}
+        self._thread = ThreadPoolExecutor(1)  # tokenises while the model computes
+        self._coming: dict[Window, Future[Prepared]] = {}
 
-    def window(self, span: Span, following: Span | None) -> Window:
-        """The rows of `span`, tokenised; those of `following` are begun."""
-        coming = self._prepared.pop(span, None) or self._thread.submit(self._tokenize, span)
-        self._prepared = {following: self._thread.submit(self._tokenize, following)} if following else {}
+    def prepared(self, window: Window, following: Window | None = None) -> Prepared:
+        """A window, tokenised; begin with the following one."""
+        coming = self._coming.pop(window, None) or self._thread.submit(self._prepare, window)
+        self._coming = {following: self._thread.submit(self._prepare, following)} if following else {}
         return coming.result()
 
-    def _tokenize(self, span: Span) -> Window:
-        rows = self._reader.read(*span)
+    def _prepare(self, window: Window) -> Prepared:
+        rows = self._reader.read(*window)
         texts = texts_of(rows, self._job.documents.text)
         some = [row for row in texts if row is not None]
         sequences = encode(some, self._tokenizer, self._longest, self._job.keep)
-        return Window(rows, np.array([row is not None for row in texts]), sequences)
+        return rows, np.array([row is not None for row in texts]), sequences
 
-    def columns(self, window: Window) -> dict[str, pa.Array]:
+    def columns(self, present: Present, sequences: Sequences) -> dict[str, pa.Array]:
         """`vector`; or `label` and `scores`, the probability of each class; or `score`. Null for rows without text."""
-        ids, owners = window.sequences.ids, window.sequences.owners
-        weights = None if self._job.predict else np.array([len(sequence) for sequence in ids], dtype=np.float32)
-        first = np.diff(owners, prepend=-1) > 0
-        start, tokens = time.monotonic(), 0
+        lengths = np.array([len(ids) for ids in sequences.ids], dtype=np.float32)
         # Processes of a pool leave the terminal to their parent.
-        with tqdm(total=int(first.sum()), desc="window", unit=" documents", leave=False, disable=_in_pool()) as bar:
-
-            def progress(batch: Order, of_batch: int) -> None:
-                nonlocal tokens
-                tokens += of_batch
-                bar.set_postfix_str(f"{tokens / (time.monotonic() - start):,.0f} tokens/s", refresh=False)
-                bar.update(int(first[batch].sum()))
-
-            values = self._engine.run(ids, progress)
-        values = of_rows(values, owners, weights, largest=self._job.pooling == "max" and not self._job.predict)
+        hidden = parent_process() is not None
+        with tqdm(total=int(lengths.sum()), unit=" tokens", unit_scale=True, leave=False, disable=hidden) as bar:
+            values = self._engine.run(sequences.ids, bar.update)
         if not self._job.predict:
-            return {"vector": _lists(values.astype(self._job.vectors), window.present)}
+            vectors = of_rows(values, sequences.owners, lengths, largest=self._job.pooling == "max")
+            return {"vector": _lists(vectors.astype(self._job.vectors), present)}
+        values = of_rows(values, sequences.owners)
         if not self._classes:
-            return {"score": _spread(pa.array(values[:, 0], pa.float32()), window.present)}
+            return {"score": _spread(pa.array(values[:, 0], pa.float32()), present)}
         names = pa.array(self._classes, pa.string()).take(pa.array(values.argmax(1)))
-        return {"label": _spread(names, window.present), "scores": _lists(softmax(values, axis=1), window.present)}
+        return {"label": _spread(names, present), "scores": _lists(softmax(values, axis=1), present)}
 
 
-def _in_pool() -> bool:
-    return parent_process() is not None
+_document_encoder = lru_cache(maxsize=1)(DocumentEncoder)  # loaded once per process
 
 
-def _lists(values: Values, present: npt.NDArray[np.bool_]) -> pa.Array:
-    """(rows with text, C) as lists of one size, a row each."""
+def _lists(values: npt.NDArray[Any], present: Present) -> pa.Array:
+    """(rows with text, C) as lists of fixed size, null for the other rows."""
     whole = np.zeros((len(present), values.shape[1]), values.dtype)
     whole[present] = values
     return pa.FixedSizeListArray.from_arrays(pa.array(whole.ravel()), values.shape[1], mask=pa.array(~present))
 
 
-def _spread(values: pa.Array, present: npt.NDArray[np.bool_]) -> pa.Array:
+def _spread(values: pa.Array, present: Present) -> pa.Array:
+    """(rows with text,) with nulls for the other rows."""
     return values.take(pa.array(np.cumsum(present) - 1, mask=~present))
-
-
-def join_parts(parts: Sequence[Path], out: Path, settings: Mapping[str, Any], counts: Mapping[str, int]) -> Done:
-    """Write the output from its parts."""
-    about = {KEY: json.dumps({"settings": settings, "counts": counts})}
-    schema = pq.read_schema(parts[0]).with_metadata(about)
-    with replace_when_done(out) as partial:
-        with pq.ParquetWriter(partial, schema, **_form(schema)) as writer:
-            held: list[pa.Table] = []
-            for part in parts:
-                held.append(pq.read_table(part).replace_schema_metadata(about))
-                if sum(table.num_rows for table in held) >= GROUP_ROWS or part == parts[-1]:
-                    writer.write_table(pa.concat_tables(held))
-                    held = []
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-    return Done({})
-
-
-def finished_counts(out: Path, settings: Mapping[str, Any], force: bool) -> dict[str, int] | None:
-    """The counts of a finished output; None if there is none, or one of other settings that `force` replaces.
-
-    Raises:
-        UsageError: a file of other settings or of another program, and not `force`.
-    """
-    if not out.exists():
-        return None
-    try:
-        about = json.loads((pq.read_schema(out).metadata or {})[KEY])
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        if force:
-            return None
-        raise UsageError(
-            f"{out} is not an output of `linformer encode`; choose another --out, or use --force"
-        ) from error
-    changed = changed_settings(about["settings"], settings)
-    if changed and not force:
-        raise UsageError(
-            f"{out} holds the result of other settings ({', '.join(changed)} changed); choose another --out, or start "
-            "over with --force"
-        )
-    return None if changed else about["counts"]  # type: ignore[no-any-return]
-
-
-def _part(folder: Path, span: Span) -> Path:
-    return folder / f"{span[0]:012}.parquet"
-
-
-def _form(schema: pa.Schema) -> dict[str, Any]:
-    # The numbers of a vector all differ: a dictionary of them, or their extremes, would only take time.
-    others = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
-    return {"compression": "zstd", "compression_level": 1, "use_dictionary": others, "write_statistics": others}

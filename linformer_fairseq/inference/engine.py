@@ -26,7 +26,6 @@ BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
 OVERHEAD = {"cpu": 64, "cuda": 2048}
 Values = npt.NDArray[np.float32]
 Batching = Callable[[Sequence[int], int, int], list[Order]]
-Tick = Callable[[Order, int], None]
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,7 @@ class Compute:
 
 
 class Engine:
-    """A model in evaluation mode.
-
-    Args:
-        checkpoint: any of this project.
-        output: one of `POOLINGS`, or the name of a classification head.
-        compute: how it is computed.
+    """A model in evaluation mode; `output` is one of `POOLINGS`, or the name of a classification head.
 
     Raises:
         UsageError: no such head, or a device that is not available or does not support `compute`.
@@ -78,16 +72,15 @@ class Engine:
         self.batch_tokens = self.compute.batch_tokens or BATCH_TOKENS.get(self.device.type, 16384)
 
     @torch.inference_mode()
-    def run(self, ids: Sequence[Ids], tick: Tick | None = None, batching: Batching = like_length) -> Values:
-        """The values of each sequence, which do not depend on the batches.
+    def run(
+        self, ids: Sequence[Ids], tick: Callable[[int], object] = lambda tokens: None, batching: Batching = like_length
+    ) -> Values:
+        """(sequences, C) vectors or (sequences, classes) logits, which do not depend on the batches.
 
         Args:
             ids: of the sequences, special symbols included.
-            tick: called after each batch with the numbers of its sequences and the number of its tokens without pads.
+            tick: called after each batch with the number of its tokens, without padding.
             batching: which sequences are computed together.
-
-        Returns:
-            (sequences, C) vectors, or (sequences, classes) logits.
         """
         lengths = [len(sequence) for sequence in ids]
         batches = batching(lengths, self.batch_tokens, OVERHEAD.get(self.device.type, 64))
@@ -97,8 +90,7 @@ class Engine:
             for batch in batches:
                 tokens = pad_sequence([torch.from_numpy(ids[i]) for i in batch], True, PAD).to(self.device)
                 found[batch] = self._values(tokens).float().cpu().numpy()
-                if tick is not None:
-                    tick(batch, sum(lengths[i] for i in batch))
+                tick(sum(lengths[i] for i in batch))
         return found
 
     def _values(self, tokens: Tensor) -> Tensor:
@@ -121,16 +113,13 @@ def pool(features: Tensor, real: Tensor, pooling: str) -> Tensor:
 
 
 def of_rows(values: Values, owners: Ids, weights: Values | None = None, largest: bool = False) -> Values:
-    """Values of rows from those of their sequences: the mean, or the largest.
+    """(rows, D) the mean of each row's sequences, or the largest values.
 
     Args:
         values: (sequences, D).
         owners: (sequences,) the row of each, ascending; every row has one or more.
-        weights: (sequences,) of the mean; by default equal ones.
-        largest: the largest of each value instead.
-
-    Returns:
-        (rows, D).
+        weights: (sequences,) of the mean; equal by default.
+        largest: take the largest of each value instead.
     """
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
     if len(starts) == len(values):

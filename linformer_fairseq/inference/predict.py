@@ -40,12 +40,8 @@ class Labels:
 def labels_of(checkpoint: Checkpoint, columns: int | None = None) -> Labels:
     """What a checkpoint predicts.
 
-    Args:
-        checkpoint: a fine-tuned one.
-        columns: number of columns of text that it is to be applied to.
-
     Raises:
-        UsageError: it was not fine-tuned here, or reads another number of texts.
+        UsageError: it was not fine-tuned, or reads another number of texts in a row than `columns`.
     """
     for note in reversed(checkpoint.notes):
         if note.get("conversion") == NOTE:
@@ -56,23 +52,10 @@ def labels_of(checkpoint: Checkpoint, columns: int | None = None) -> Labels:
 
 
 class Predictor:
-    """A fine-tuned checkpoint with its tokenizer.
+    """A fine-tuned checkpoint with its tokenizer."""
 
-    Args:
-        checkpoint: with a head for its labels.
-        encoder: its tokenizer.
-        labels: what it predicts; by default what its notes say.
-        compute: on which device, and how.
-    """
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        encoder: encoders.Encoder,
-        labels: Labels | None = None,
-        compute: Compute | None = None,
-    ) -> None:
-        self.labels = labels or labels_of(checkpoint)
+    def __init__(self, checkpoint: Checkpoint, encoder: encoders.Encoder, compute: Compute | None = None) -> None:
+        self.labels = labels_of(checkpoint)
         self.encoder = encoder
         self.longest = encoder_config(checkpoint).max_positions
         self._engine = Engine(checkpoint, HEAD, compute)

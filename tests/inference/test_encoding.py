@@ -26,21 +26,21 @@ def test_the_following_window_is_prepared_by_another_thread(
     encoder: DocumentEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = threading.Semaphore(0)
-    tokenize = encoder._tokenize
+    prepare = encoder._prepare
 
     def announced(span: tuple[int, int]) -> object:
         begun.release()
-        return tokenize(span)
+        return prepare(span)
 
-    monkeypatch.setattr(encoder, "_tokenize", announced)
-    assert encoder.window((0, 2), (2, 4)).rows.num_rows == 2
+    monkeypatch.setattr(encoder, "_prepare", announced)
+    assert encoder.prepared((0, 2), (2, 4))[0].num_rows == 2
     assert begun.acquire(timeout=60) and begun.acquire(timeout=60)  # the second one before it is asked for
-    following = encoder.window((2, 4), None)
-    assert following.present.tolist() == [False, True] and not begun.acquire(blocking=False)
-    assert encoder.window((1, 3), None).rows.column("text").to_pylist() == ["good book", None]  # a wrong guess
+    following = encoder.prepared((2, 4), None)
+    assert following[1].tolist() == [False, True] and not begun.acquire(blocking=False)
+    assert encoder.prepared((1, 3), None)[0].column("text").to_pylist() == ["good book", None]  # a wrong guess
 
 
 def test_an_error_in_a_window_is_raised_where_it_is_used(encoder: DocumentEncoder) -> None:
-    encoder.window((0, 2), (4, 6))  # which does not exist
+    encoder.prepared((0, 2), (4, 6))  # which does not exist
     with pytest.raises(StopIteration):
-        encoder.window((4, 6), None)
+        encoder.prepared((4, 6), None)
