@@ -99,23 +99,17 @@ def read_rows(
     """Yield each row's number, from 1, and its `columns` as text.
 
     Args:
-        path, header, quoted: see `read_table`.
-        columns: names of columns that must exist.
+        path, header, quoted, columns: see `read_table`.
         broken: takes the numbers of rows with a wrong number of columns; None if such a row is an error.
-
-    Raises:
-        UsageError: no such file or column, or content that cannot be read.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path}: its name must end with one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    if path.suffix == ".parquet":
-        yield from enumerate(_parquet_rows(path, columns), start=1)
-    elif path.suffix == ".jsonl":
-        yield from enumerate(_json_rows(path, columns), start=1)
-    else:
+    if path.suffix in (".tsv", ".csv"):
         yield from _delimited_rows(path, columns, header, quoted, broken)
+    else:
+        yield from enumerate((_parquet_rows if path.suffix == ".parquet" else _json_rows)(path, columns), start=1)
 
 
 def check_columns(path: Path, found: Sequence[str], wanted: Sequence[str], row: int | None = None) -> None:
@@ -149,9 +143,8 @@ def _delimited_rows(
             elif broken is not None:
                 broken.append(number)
             else:
-                raise UsageError(
-                    f"{path}: row {number} has {len(fields)} columns instead of {len(names)}; repair or remove it"
-                )
+                wrong = f"has {len(fields)} columns instead of {len(names)}"
+                raise UsageError(f"{path}: row {number} {wrong}; repair or remove it")
 
 
 def _decoded(file: Iterator[str], path: Path) -> Iterator[str]:

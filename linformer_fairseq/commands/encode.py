@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     shared = shared_flags("--checkpoint", "--data", "--text-column", "--quoted", "--keep", "--force")
     top = command_parser("encode", __doc__, parents=[shared])
     top.add_argument(
-        "--input", type=Path, nargs="+", required=True, metavar="FILE", help=".parquet, .tsv, .csv, .jsonl, or a folder"
+        "--input", type=Path, nargs="+", required=True, metavar="FILE", help="a table, or a folder of them"
     )
     top.add_argument("--keep-columns", nargs="+", default=[], metavar="NAME", help="columns to carry over")
     top.add_argument("--out", type=Path, required=True, metavar="PARQUET", help="parts go to a hidden folder beside it")
@@ -43,41 +43,27 @@ def parser() -> argparse.ArgumentParser:
     what = top.add_argument_group("what is computed")
     what.add_argument("--predict", action="store_true", help="labels and scores of a fine-tuned checkpoint")
     what.add_argument("--pooling", choices=POOLINGS, help="of the tokens' vectors (default: mean)")
-    what.add_argument(
-        "--vectors", choices=VECTOR_DTYPES, default="float32", help="type in which they are stored (default: float32)"
-    )
+    what.add_argument("--vectors", choices=VECTOR_DTYPES, default="float32", help="their type (default: float32)")
 
     how = top.add_argument_group("how it is computed")
     how.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
-    how.add_argument(
-        "--threads", type=int, metavar="N", help="of each process on a CPU (default: its share of the cores)"
-    )
+    how.add_argument("--threads", type=int, metavar="N", help="of each process (default: its share of the cores)")
     how.add_argument("--dtype", choices=DTYPES, default="float32", help="bfloat16: by autocast (default: float32)")
     how.add_argument("--quantize", action="store_true", help="linear layers in 8-bit integers, on a CPU")
     how.add_argument(
-        "--compile",
-        action="store_true",
-        help="use torch.compile; compiling takes up to two minutes at the start and needs a C++ compiler, so it is for "
-        "GPUs and long runs",
+        "--compile", action="store_true", help="by torch.compile: for long runs, as it takes up to two minutes to start"
     )
-    how.add_argument(
-        "--batch-tokens", type=int, metavar="N", help="in a batch, padding included (default: 8192; GPU: 65536)"
-    )
-    how.add_argument(
-        "--window",
-        type=int,
-        default=4096,
-        metavar="N",
-        help="documents that are sorted by length and written together; a kill loses at most one window a process "
-        "(default: %(default)s)",
-    )
+    how.add_argument("--batch-tokens", type=int, metavar="N", help="padding included (default: 8192; on a GPU: 65536)")
+    how.add_argument("--window", type=int, default=4096, metavar="N", help="documents batched together (default: 4096)")
     return top
 
 
 def run(a: argparse.Namespace) -> None:
     """Check everything, and compute what is missing."""
     text = _check(a)
+
+    import torch
 
     from linformer_fairseq.checkpoints.checkpoint import digest, encoder_config
     from linformer_fairseq.checkpoints.safe_file import read_any
@@ -104,7 +90,8 @@ def run(a: argparse.Namespace) -> None:
         "--input": [fingerprint(path) for path in documents.files],
     }
     print(f"{a.checkpoint} on {device}, {a.dtype}{', 8-bit integers' if a.quantize else ''}")
-    job = EncodingJob(a.checkpoint, a.data, documents, a.predict, a.pooling, a.keep, a.vectors, compute, a.threads)
+    threads = a.threads or max(1, torch.get_num_threads() // a.workers)
+    job = EncodingJob(a.checkpoint, a.data, documents, a.predict, a.pooling, a.keep, a.vectors, compute, threads)
     counts = encode_documents(job, a.out, settings, a.window, a.workers, a.force)
     words = [f"{counts['documents']:,} documents", f"{counts['tokens']:,} tokens"]
     if counts["without_text"]:
@@ -128,9 +115,7 @@ def _check(a: argparse.Namespace) -> tuple[str, ...]:
     computed = ("label", "scores", "score") if a.predict else ("vector",)
     for name in a.keep_columns:
         if name in computed or a.keep_columns.count(name) > 1:
-            raise UsageError(
-                f"--keep-columns {name}: the output would have two columns of this name; rename or drop one"
-            )
+            raise UsageError(f"--keep-columns {name}: the output would have two columns of this name; rename one")
     for flag in ("pooling", "keep"):
         if a.predict and getattr(a, flag):
             raise UsageError(f"--{flag}: with --predict, the checkpoint determines it; leave it out")

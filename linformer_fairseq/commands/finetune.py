@@ -50,9 +50,7 @@ def parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train, keep="head")
     train.add_argument("--train", type=Path, required=True, metavar="TABLE", help="rows to train on")
     train.add_argument("--dev", type=Path, metavar="TABLE", help="rows to select the epoch on (default: from --train)")
-    train.add_argument(
-        "--dev-share", type=float, default=0.1, metavar="X", help="of --train without --dev (default: %(default)s)"
-    )
+    train.add_argument("--dev-share", type=float, default=0.1, metavar="X", help="without --dev (default: %(default)s)")
     train.add_argument("--test", type=Path, metavar="TABLE", help="labelled rows to score at the end")
     train.add_argument("--label-column", default="label", metavar="NAME", help="default: label")
     train.add_argument("--regression", action="store_true", help="labels are numbers to be predicted as such")
@@ -60,9 +58,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="in rows (default: %(default)s)")
     train.add_argument("--seeds", type=int, default=1, metavar="N", help="runs, each in its own folder (default: 1)")
     train.add_argument("--name", help="of the task in the table of results (default: name of the --train file)")
-    train.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="model.pt, result.json, results.md, .png …"
-    )
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for model.pt, results.md, …")
 
     predict = commands.add_parser("predict", parents=[shared, shared_flags("--force")], help="apply it to new texts")
     predict.set_defaults(run=_predict)

@@ -15,27 +15,16 @@ from linformer_fairseq.tables import Table, read_table
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
+    """One task."""
 
-    Attributes:
-        name: also that of its folder.
-        text: column or columns of text.
-        label: column of the label in train and dev.
-        classes: labels in the order of their ids; empty for a score.
-        metrics: keys of `metrics.METRICS`; the best model is chosen by the first.
-        server: file name of each test set in the submission.
-        header: columns of train and dev if they have no header line.
-        evaluations: suffixes of the dev and test files, each scored on its own.
-    """
-
-    name: str
-    text: tuple[str, ...]
-    label: str
-    classes: tuple[str, ...]
-    metrics: tuple[str, ...]
-    server: tuple[str, ...]
-    header: tuple[str, ...] | None = None
-    evaluations: tuple[str, ...] = ("",)
+    name: str  # also that of its folder
+    text: tuple[str, ...]  # column or columns of text
+    label: str  # column of the label in train and dev
+    classes: tuple[str, ...]  # labels in the order of their ids; empty for a score
+    metrics: tuple[str, ...]  # keys of `metrics.METRICS`; the best model is chosen by the first
+    server: tuple[str, ...]  # file name of each test set in the submission
+    header: tuple[str, ...] | None = None  # columns of train and dev if they have no header line
+    evaluations: tuple[str, ...] = ("",)  # suffixes of the dev and test files, each scored on its own
 
 
 _COLA = ("source", "label", "original", "sentence")
@@ -79,27 +68,19 @@ def find_task(name: str) -> Task:
 def read_labelled(folder: Path, task: Task) -> tuple[Table, dict[str, Table]]:
     """The rows to train on, and those of each evaluation.
 
-    Args:
-        folder: with a folder a task, such as ``RTE/train.tsv``.
-        task: the task.
-
-    Raises:
-        UsageError: as `read_table`. In train, rows with missing columns, which QQP has, are left out instead.
+    Of `folder/TASK/train.tsv`, rows with missing columns, which QQP has, are left out.
     """
-
-    def read(split: str) -> Table:
-        path = folder / task.name / f"{split}.tsv"
-        return read_table(path, task.text, task.label, task.header, skip_broken=split == "train")
-
-    return read("train"), {f"dev{suffix}": read(f"dev{suffix}") for suffix in task.evaluations}
+    tables = {}
+    for name in ("train", *(f"dev{suffix}" for suffix in task.evaluations)):
+        path = folder / task.name / f"{name}.tsv"
+        tables[name] = read_table(path, task.text, task.label, task.header, skip_broken=name == "train")
+    return tables.pop("train"), tables
 
 
 def read_tests(folder: Path, task: Task) -> dict[str, Table]:
     """The test sets by their file names in the submission; with MNLI also the diagnostic set, if it is there."""
-    paths = {
-        name: folder / task.name / f"test{suffix}.tsv"
-        for name, suffix in zip(task.server, task.evaluations, strict=True)
-    }
+    names = zip(task.server, task.evaluations, strict=True)
+    paths = {name: folder / task.name / f"test{suffix}.tsv" for name, suffix in names}
     for place in DIAGNOSTIC_FILES if task.name == "MNLI" else ():
         if (folder / place).is_file():
             paths["AX.tsv"] = folder / place
@@ -109,19 +90,13 @@ def read_tests(folder: Path, task: Task) -> dict[str, Table]:
 def write_submission(predictions: Mapping[str, Sequence[str | float]], path: Path) -> list[str]:
     """Write the zip that GLUE's server takes: a TSV file for each test set, with columns `index` and `prediction`.
 
-    Args:
-        predictions: file name in the zip -> a label or a score for each row of its test set.
-        path: of the zip; an older one is replaced.
-
     Returns:
         The files that are still missing; the server scores a zip only if all are in it.
     """
     with replace_when_done(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, found in sorted(predictions.items()):
-            lines = [
-                f"{index}\t{value if isinstance(value, str) else format(min(5.0, max(0.0, value)), '.3f')}"
-                for index, value in enumerate(found)
-            ]
+            words = (value if isinstance(value, str) else f"{min(5.0, max(0.0, value)):.3f}" for value in found)
+            lines = [f"{index}\t{word}" for index, word in enumerate(words)]
             archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")
     wanted = [name for task in TASKS.values() for name in task.server] + ["AX.tsv"]
     return [name for name in wanted if name not in predictions]

@@ -18,19 +18,12 @@ from linformer_fairseq.tables import Table
 
 @dataclass(frozen=True)
 class Job:
-    """One fine-tuning of a grid.
+    """One fine-tuning of a grid."""
 
-    Attributes:
-        task: its name in the table.
-        run: its settings.
-        tables: reads the rows to train on, and those of each evaluation; a function that can be pickled.
-        data, out: see `train.finetune`.
-    """
-
-    task: str
-    run: Run
-    tables: Callable[[], tuple[Table, Mapping[str, Table]]]
-    data: Path | None
+    task: str  # its name in the table
+    run: Run  # its settings
+    tables: Callable[[], tuple[Table, Mapping[str, Table]]]  # training rows and evaluations; can be pickled
+    data: Path | None  # see `train.finetune`
     out: Path
 
 

@@ -25,20 +25,14 @@ BASELINE = "majority-class baseline"
 
 @dataclass(frozen=True)
 class Row:
-    """The best setting of one task.
+    """The best setting of one task."""
 
-    Attributes:
-        task: its name.
-        setting: learning rate, batch size and epochs.
-        rows: number of rows of train and of each evaluation.
-        scores: metric -> one value a seed, in percent; with several evaluations, the metric's name begins with theirs.
-        baseline: metric -> its value when the majority class in training (or the mean score) is always predicted.
-    """
-
-    task: str
-    setting: str
-    rows: dict[str, int]
+    task: str  # its name
+    setting: str  # learning rate, batch size and epochs
+    rows: dict[str, int]  # number of rows of train and of each evaluation
+    # Metric -> one value a seed, in percent; with several evaluations, the metric's name begins with theirs.
     scores: dict[str, list[float]]
+    # Metric -> its value when the majority class in training (or the mean score) is always predicted.
     baseline: dict[str, float]
 
     @property
@@ -71,11 +65,7 @@ def read_rows(folder: Path) -> list[Row]:
 def write_table(rows: Sequence[Row], out: Path, name: str = "median (range)", beside: Grids | None = None) -> str:
     """Write results.md, results.csv, results.json and results.png, and return the Markdown table.
 
-    Args:
-        rows: of this grid.
-        out: folder; results.json holds only this grid, so that it can be shown beside another.
-        name: of this grid's model.
-        beside: other models and their rows.
+    `beside` has other models and their rows; results.json does not, so that it can be shown beside another grid.
     """
     grids = {name: rows, **(beside or {})}
     text = table(grids)

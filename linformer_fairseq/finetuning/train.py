@@ -44,27 +44,19 @@ _ARCHITECTURE = (
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of one fine-tuning.
+    """The settings of one fine-tuning."""
 
-    Attributes:
-        checkpoint: a pretrained one.
-        labels: classes or score, and what is read of long rows.
-        metrics: keys of `metrics.METRICS`; the best setting is chosen by the first.
-        seed, lr, batch_size, epochs: of the training.
-        pretrained: start from the checkpoint's parameters, not only with its architecture and tokenizer.
-    """
-
-    checkpoint: Path
-    labels: Labels
-    metrics: tuple[str, ...]
+    checkpoint: Path  # a pretrained one
+    labels: Labels  # classes or score, and what is read of long rows
+    metrics: tuple[str, ...]  # keys of `metrics.METRICS`; the best setting is chosen by the first
     seed: int = 1
     lr: float = LEARNING_RATE
     batch_size: int = BATCH_SIZE
     epochs: int = EPOCHS
-    pretrained: bool = True
+    pretrained: bool = True  # start from the checkpoint's parameters, not only with its architecture and tokenizer
 
     def in_words(self) -> str:
-        """The setting as it is named in a table."""
+        """The name of the setting in a table."""
         return f"lr {self.lr:g}, batch {self.batch_size}, epochs {self.epochs}"
 
     def settings(self) -> dict[str, Any]:
@@ -94,9 +86,7 @@ def targets(table: Table, labels: Labels) -> list[float]:
 
 
 def finetune(run: Run, train: Table, evaluations: Mapping[str, Table], data: Path | None, out: Path) -> Result:
-    """Train, score every row of each evaluation, and write `model.pt`, `result.json` and the predictions.
-
-    A finished run is read instead, and an interrupted one is resumed.
+    """Train, score each evaluation, and write `model.pt`, `result.json` and predictions; resume an interrupted run.
 
     Args:
         run: its settings.
@@ -106,9 +96,9 @@ def finetune(run: Run, train: Table, evaluations: Mapping[str, Table], data: Pat
         out: folder of the run.
 
     Returns:
-        The content of `result.json`: `settings`; `scores`, by evaluation and metric; `baseline`, those of the majority
-        class of the training rows (of scores, their mean) predicted for every row; numbers of `rows`, of `broken` rows
-        that were left out, and of rows `longer` than the model reads.
+        The content of `result.json`: `settings`; `scores`, by evaluation and metric; `baseline`, the same if the
+        majority class of the training rows (or the mean of their scores) is always predicted; numbers of `rows`, of
+        `broken` rows that were left out, and of rows `longer` than the model reads.
 
     Raises:
         UsageError: `out` holds a run of other settings, or the training failed.

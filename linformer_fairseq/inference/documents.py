@@ -25,19 +25,12 @@ Window = tuple[int, int]  # its first row, and the one after its last
 
 @dataclass(frozen=True)
 class Documents:
-    """Files with the same columns.
+    """Files with the same columns."""
 
-    Attributes:
-        files: in the order of their rows.
-        text: one or two columns of text.
-        keep: columns to carry over to the output.
-        quoted: whether `"` encloses fields of a TSV file.
-    """
-
-    files: tuple[Path, ...]
-    text: tuple[str, ...]
-    keep: tuple[str, ...] = ()
-    quoted: bool = False
+    files: tuple[Path, ...]  # in the order of their rows
+    text: tuple[str, ...]  # one or two columns of text
+    keep: tuple[str, ...] = ()  # columns to carry over to the output
+    quoted: bool = False  # whether `"` encloses fields of a TSV file
 
     @property
     def columns(self) -> list[str]:
@@ -213,7 +206,7 @@ def _parquet_batches(path: Path, columns: Sequence[str], start: int = 0) -> Iter
 def _characters(batch: pa.RecordBatch, text: Sequence[str]) -> npt.NDArray[np.int64]:
     """(rows,) characters of each row's texts."""
     lengths = [pc.fill_null(pc.utf8_length(_as_strings(batch.column(name))), 0) for name in text]
-    return np.sum([np.asarray(length, dtype=np.int64) for length in lengths], axis=0)
+    return np.stack([np.asarray(length, dtype=np.int64) for length in lengths]).sum(0)
 
 
 def _as_strings(column: pa.Array) -> pa.Array:

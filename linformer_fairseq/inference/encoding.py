@@ -37,7 +37,7 @@ from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 KEY = b"linformer_fairseq"  # of the settings and counts in the output's metadata
 GROUP_ROWS = 1 << 14  # of a row group of the output, at least
-COUNTS = ("documents", "without_text", "longer", "tokens")
+COUNTS = ("documents", "without_text", "longer", "tokens")  # `longer` than the model reads
 
 Present = npt.NDArray[np.bool_]
 Prepared = tuple[pa.Table, Present, Sequences]  # rows; which of them have text; the input of those
@@ -45,35 +45,23 @@ Prepared = tuple[pa.Table, Present, Sequences]  # rows; which of them have text;
 
 @dataclass(frozen=True)
 class EncodingJob:
-    """What is computed of which documents.
+    """What is computed of which documents."""
 
-    Attributes:
-        checkpoint: any of this project.
-        data: folder of its tokenizer; None for the one that it was trained with.
-        documents: the input.
-        predict: labels or scores of a fine-tuned checkpoint, instead of vectors.
-        pooling: of the vectors, one of `POOLINGS`.
-        keep: what is read of long documents, one of `KEEPS`.
-        vectors: type in which they are stored, one of `VECTOR_DTYPES`.
-        compute: how the model is computed.
-        threads: of PyTorch in each process; None for its default.
-    """
-
-    checkpoint: Path
-    data: Path | None
-    documents: Documents
-    predict: bool = False
-    pooling: str = "mean"
-    keep: str = "head"
-    vectors: str = "float32"
-    compute: Compute = Compute()
-    threads: int | None = None
+    checkpoint: Path  # any of this project
+    data: Path | None  # folder of its tokenizer; None for the one that it was trained with
+    documents: Documents  # the input
+    predict: bool = False  # labels or scores of a fine-tuned checkpoint, instead of vectors
+    pooling: str = "mean"  # of the vectors, one of `POOLINGS`
+    keep: str = "head"  # what is read of long documents, one of `KEEPS`
+    vectors: str = "float32"  # type in which they are stored, one of `VECTOR_DTYPES`
+    compute: Compute = Compute()  # how the model is computed
+    threads: int = 1  # of PyTorch, in each process
 
 
 def encode_documents(
     job: EncodingJob, out: Path, settings: Mapping[str, Any], rows: int = 4096, workers: int = 1, force: bool = False
 ) -> dict[str, int]:
-    """Write the output, or what is missing of it.
+    """Write the output, or what is missing of it, and return its `COUNTS`.
 
     Args:
         job: what to compute.
@@ -82,9 +70,6 @@ def encode_documents(
         rows: of a window, at most.
         workers: processes; one is this process itself.
         force: replace an output, or unfinished work, of other settings.
-
-    Returns:
-        Numbers of `documents`, of those `without_text`, of those `longer` than the model reads, and of `tokens`.
 
     Raises:
         UsageError: the output exists with other settings, and not `force`; or the input cannot be read.
@@ -95,9 +80,8 @@ def encode_documents(
         if counts is None:
             _begin(folder, out, settings, force)
             counts = _encode_windows(job, folder, rows, workers)
-            run_shards(
-                folder, [Shard("join", (folder, out, {"settings": settings, "counts": counts}))], join, 0, "join"
-            )
+            about = {"settings": settings, "counts": counts}
+            run_shards(folder, [Shard("join", (folder, out, about))], join, 0, "join")
     except FileNotFoundError:  # another process has joined the parts and removed them
         if (counts := _finished_counts(out, settings, force)) is None:
             raise
@@ -113,17 +97,14 @@ def _finished_counts(out: Path, settings: Mapping[str, Any], force: bool) -> dic
         about = json.loads((pq.read_schema(out).metadata or {})[KEY])
         changed = changed_settings(about["settings"], settings)
     except (pa.ArrowException, OSError, ValueError, KeyError):
-        if force:
-            return None
-        raise UsageError(
-            f"{out} is not an output of `linformer encode`; choose another --out, or use --force"
-        ) from error
-    if changed and not force:
-        raise UsageError(
-            f"{out} holds the result of other settings ({', '.join(changed)} changed); choose another --out, or start "
-            "over with --force"
-        )
-    return None if changed else about["counts"]  # type: ignore[no-any-return]
+        wrong = "is not an output of `linformer encode`"
+    else:
+        if not changed:
+            return dict(about["counts"])
+        wrong = f"holds the result of other settings ({', '.join(changed)} changed)"
+    if force:
+        return None
+    raise UsageError(f"{out} {wrong}; choose another --out, or start over with --force")
 
 
 def _begin(folder: Path, out: Path, settings: Mapping[str, Any], force: bool) -> None:
@@ -151,10 +132,10 @@ def _encode_windows(job: EncodingJob, folder: Path, rows: int, workers: int) -> 
     windows.sort(key=lambda window: window[0] - window[1])
     left = [window for window in windows if not _part(folder, window).exists()]
     following = dict(zip(left, left[workers:], strict=False))
-    shards = [
-        Shard(_part(folder, window).stem, (job, files, folder, window, following.get(window)), window[1] - window[0])
-        for window in windows
-    ]
+    shards = []
+    for window in windows:
+        arguments = (job, files, folder, window, following.get(window))
+        shards.append(Shard(_part(folder, window).stem, arguments, window[1] - window[0]))
     done = run_shards(folder, shards, encode_window, workers if workers > 1 else 0, "encode", " documents").values()
     counts = {name: sum(shard["result"][name] for shard in done) for name in COUNTS}
     seconds = sum(shard["seconds"] for shard in done)
@@ -213,8 +194,7 @@ class DocumentEncoder:
     """A model and the documents that it reads."""
 
     def __init__(self, job: EncodingJob, files: Sequence[str]) -> None:
-        if job.threads:
-            torch.set_num_threads(job.threads)
+        torch.set_num_threads(job.threads)
         checkpoint = read_any(job.checkpoint)
         self._job = job
         self._longest = encoder_config(checkpoint).max_positions

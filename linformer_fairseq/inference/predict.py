@@ -19,17 +19,11 @@ NOTE = "fine-tuned"
 
 @dataclass(frozen=True)
 class Labels:
-    """What a fine-tuned checkpoint predicts; stored in its notes.
+    """What a fine-tuned checkpoint predicts; stored in its notes."""
 
-    Attributes:
-        classes: names in the order of their ids; empty for a score.
-        columns: texts in a row, 1 or 2.
-        keep: what is read of rows that are too long, see `sequences.encode`.
-    """
-
-    classes: tuple[str, ...]
-    columns: int
-    keep: str = "head"
+    classes: tuple[str, ...]  # names in the order of their ids; empty for a score
+    columns: int  # texts in a row, 1 or 2
+    keep: str = "head"  # what is read of rows that are too long, see `sequences.encode`
 
     def note(self, tokenizer: Path) -> dict[str, Any]:
         """As an entry of `Checkpoint.notes`, with the digest of the tokenizer's dictionary."""
