@@ -24,18 +24,17 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference import DTYPES, POOLINGS, VECTOR_DTYPES
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    run(parser().parse_args(argv))
-    return 0
-
-
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     shared = shared_flags("--checkpoint", "--data", "--text-column", "--quoted", "--keep", "--force")
     top = command_parser("encode", __doc__, parents=[shared])
     top.add_argument(
-        "--input", type=Path, nargs="+", required=True, metavar="FILE", help="a table, or a folder of them"
+        "--input",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help=".parquet, .tsv, .csv, .jsonl, or a folder of .parquet files",
     )
     top.add_argument("--keep-columns", nargs="+", default=[], metavar="NAME", help="columns to carry over")
     top.add_argument("--out", type=Path, required=True, metavar="PARQUET", help="parts go to a hidden folder beside it")
@@ -54,13 +53,22 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--compile", action="store_true", help="by torch.compile: for long runs, as it takes up to two minutes to start"
     )
-    how.add_argument("--batch-tokens", type=int, metavar="N", help="padding included (default: 8192; on a GPU: 65536)")
-    how.add_argument("--window", type=int, default=4096, metavar="N", help="documents batched together (default: 4096)")
+    how.add_argument(
+        "--batch-tokens", type=int, metavar="N", help="in a batch, padding included (default: 8192; on a GPU: 65536)"
+    )
+    how.add_argument(
+        "--window",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="documents batched and written together; a kill loses at most these (default: 4096)",
+    )
     return top
 
 
-def run(a: argparse.Namespace) -> None:
-    """Check everything, and compute what is missing."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check everything, and compute what is missing; returns the exit status."""
+    a = parser().parse_args(argv)
     text = _check(a)
 
     import torch
@@ -101,6 +109,7 @@ def run(a: argparse.Namespace) -> None:
         longest = encoder_config(checkpoint).max_positions
         words.append(f"{counts['longer']:,} longer than the model's {longest:,} tokens ({read[a.keep]})")
     print(f"{a.out}: {', '.join(words)}")
+    return 0
 
 
 def _check(a: argparse.Namespace) -> tuple[str, ...]:

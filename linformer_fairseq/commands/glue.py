@@ -23,12 +23,6 @@ from linformer_fairseq.commands.arguments import check_at_least_one, command_par
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    run(parser().parse_args(argv))
-    return 0
-
-
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     shared = shared_flags("--checkpoint", "--data", "--from-scratch", "--epochs")
@@ -48,8 +42,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def run(a: argparse.Namespace) -> None:
-    """All runs, the table, and the zip."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """All runs, the table, and the zip; returns the exit status."""
+    a = parser().parse_args(argv)
     check_at_least_one(a, "jobs", "seeds", "epochs")
 
     from linformer_fairseq.plugin import register
@@ -87,3 +82,4 @@ def run(a: argparse.Namespace) -> None:
             answers |= {file: predictor.predict(table.texts) for file, table in tests[name].items()}
         missing = write_submission(answers, a.out / "submission.zip")
         print(f"{a.out / 'submission.zip'}" + (f": the server also wants {', '.join(missing)}" if missing else ""))
+    return 0

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -87,7 +85,7 @@ def cut_windows(documents: Documents, rows: int, folder: Path) -> Done:
     for number, path in enumerate(documents.files):
         copy = None if path.suffix == ".parquet" else folder / f"input-{number:06}.parquet"
         for batch in _parquet_batches(path, documents.text) if copy is None else _copied(documents, path, copy):
-            for characters in _characters(batch, documents.text).tolist():
+            for characters in _characters(batch, documents.text):
                 if end - start == rows or (end > start and size + characters > WINDOW_CHARACTERS):
                     windows.append((start, end))
                     start, size = end, 0
@@ -203,10 +201,10 @@ def _parquet_batches(path: Path, columns: Sequence[str], start: int = 0) -> Iter
             raise UsageError(f"{path}: damaged ({error}); make it again") from error
 
 
-def _characters(batch: pa.RecordBatch, text: Sequence[str]) -> npt.NDArray[np.int64]:
-    """(rows,) characters of each row's texts."""
-    lengths = [pc.fill_null(pc.utf8_length(_as_strings(batch.column(name))), 0) for name in text]
-    return np.stack([np.asarray(length, dtype=np.int64) for length in lengths]).sum(0)
+def _characters(batch: pa.RecordBatch, text: Sequence[str]) -> list[int]:
+    """Characters of each row's texts."""
+    lengths = (pc.fill_null(pc.utf8_length(_as_strings(batch.column(name))), 0).to_pylist() for name in text)
+    return [sum(row) for row in zip(*lengths, strict=True)]
 
 
 def _as_strings(column: pa.Array) -> pa.Array:

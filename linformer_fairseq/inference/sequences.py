@@ -110,15 +110,15 @@ def _with_special_symbols(texts: Sequence[Ids]) -> Ids:
 
 
 def fit(lengths: Sequence[int], room: int) -> list[int]:
-    """The lengths when the longest is shortened, repeatedly, until all fit into `room` together."""
-    cut = list(lengths)
-    while (excess := sum(cut) - room) > 0:
-        longest = max(range(len(cut)), key=lambda i: cut[i])
-        others = [cut[i] for i in range(len(cut)) if i != longest]
-        # Down to the next longest in one step, or by one token where they are equal.
-        step = max(1, cut[longest] - max(others, default=0))
-        cut[longest] -= min(excess, step)
-    return cut
+    """The lengths of one or two texts, of which the longer one is shortened first, so that both fit into `room`."""
+    half, shorter = room // 2, min(lengths)
+    if sum(lengths) <= room:
+        return list(lengths)
+    if len(lengths) == 1:
+        return [room]
+    if shorter > half:
+        return [half, room - half]
+    return [shorter if length == shorter else room - shorter for length in lengths]
 
 
 def _shorten(ids: Ids, length: int, keep: str) -> Ids:
