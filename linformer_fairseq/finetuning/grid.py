@@ -76,7 +76,7 @@ def best(jobs: Sequence[Job], results: Sequence[Result]) -> dict[str, tuple[Row,
         values = next(iter(by_metric.values()))
         middle = sorted(range(len(values)), key=values.__getitem__)[(len(values) - 1) // 2]
         if task not in chosen or median(values) > chosen[task][0]:
-            row = Row(task, setting, result["rows"], by_metric, _flat(result["baseline"]))
+            row = Row(task, setting, result["rows"], by_metric, _flat(result["constant"]))
             chosen[task] = median(values), row, runs[middle][0]
     return {task: (row, job) for task, (_, row, job) in chosen.items()}
 

@@ -33,7 +33,7 @@ class Row:
     # Metric -> one value a seed, in percent; with several evaluations, the metric's name begins with theirs.
     scores: dict[str, list[float]]
     # Metric -> its value when the majority class in training (or the mean score) is always predicted.
-    baseline: dict[str, float]
+    constant: dict[str, float]
 
     @property
     def headline(self) -> str:
@@ -93,7 +93,7 @@ def table(grids: Grids) -> str:
             found = [_cell(other.scores.get(metric, []) if other else []) for other in _models(grids, row.task)]
             paper = [f"{p[row.task]:.1f}" if metric == row.headline and row.task in p else "" for p in PAPER.values()]
             sizes = [f"{row.rows['train']:,}", f"{row.scored(metric):,}"]
-            cells = [row.task, *sizes, metric, f"{row.baseline[metric]:.1f}", *found, *paper, row.setting]
+            cells = [row.task, *sizes, metric, f"{row.constant[metric]:.1f}", *found, *paper, row.setting]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -132,7 +132,7 @@ def _plot(grids: Grids, path: Path) -> None:
                 axes.plot(x, median(values), "o", color=f"C{number}", label="" if name in labelled else name)
                 labelled.add(name)
         limits = place - 0.4, place + 0.4
-        axes.hlines(row.baseline[row.headline], *limits, "gray", "--", label="" if place else BASELINE)
+        axes.hlines(row.constant[row.headline], *limits, "gray", "--", label="" if place else BASELINE)
     axes.set_xticks(range(len(rows)), [f"{row.task}\n{row.headline}" for row in rows], fontsize=8)
     axes.set_ylabel("percent")
     axes.grid(axis="y", alpha=0.3)

@@ -96,7 +96,7 @@ def finetune(run: Run, train: Table, evaluations: Mapping[str, Table], data: Pat
         out: folder of the run.
 
     Returns:
-        The content of `result.json`: `settings`; `scores`, by evaluation and metric; `baseline`, the same if the
+        The content of `result.json`: `settings`; `scores`, by evaluation and metric; `constant`, the same if the
         majority class of the training rows (or the mean of their scores) is always predicted; numbers of `rows`, of
         `broken` rows that were left out, and of rows `longer` than the model reads.
 
@@ -121,21 +121,21 @@ def finetune(run: Run, train: Table, evaluations: Mapping[str, Table], data: Pat
     tuned.notes = [*source.notes, run.labels.note(folder)]
     tuned.task = {**tuned.task, "data": str(folder)}
     predictor = Predictor(tuned, tokenizer)
-    constant = statistics.mode(wanted["train"]) if run.labels.classes else statistics.mean(wanted["train"])
-    scores, baseline = {}, {}
+    answer = statistics.mode(wanted["train"]) if run.labels.classes else statistics.mean(wanted["train"])
+    scores, constant = {}, {}
     for name, table in evaluations.items():
         found = predictor.values(predictor.logits(rows[name]))
         assert table.labels is not None
         lines = [f"{label}\t{word}\n" for label, word in zip(table.labels, predictor.words(found), strict=True)]
         write_text(out / f"{name}.tsv", "".join(["label\tprediction\n", *lines]))
         scores[name] = {metric: score(metric, wanted[name], found) for metric in run.metrics}
-        baseline[name] = {metric: score(metric, wanted[name], [constant] * len(table)) for metric in run.metrics}
+        constant[name] = {metric: score(metric, wanted[name], [answer] * len(table)) for metric in run.metrics}
     tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
     write(tuned, out / MODEL, force=True)
     result = {
         "settings": run.settings(),
         "scores": scores,
-        "baseline": baseline,
+        "constant": constant,
         "rows": {name: len(table) for name, table in tables.items()},
         "broken": len(train.broken),
         "longer": {name: sequences.longer for name, sequences in rows.items()},

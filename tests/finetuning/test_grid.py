@@ -25,7 +25,7 @@ def result(value: float, run: Run | None = None) -> Result:
     return {
         "settings": run.settings() if run else {},
         "scores": {"dev": {"accuracy": value}},
-        "baseline": {"dev": {"accuracy": 50.0}},
+        "constant": {"dev": {"accuracy": 50.0}},
         "rows": {"train": 9, "dev": 4},
         "longer": {"train": 2, "dev": 0},
     }
@@ -35,7 +35,7 @@ def test_the_setting_with_the_best_median_is_chosen_and_of_its_runs_the_median()
     jobs = [job("RTE", lr, seed) for lr in (1, 2) for seed in (1, 2, 3, 4)]
     found = [result(value) for value in (60, 61, 99, 62, 70, 80, 66, 90)]
     row, chosen = best([*jobs, job("WNLI", 1, 1)], [*found, result(5)])["RTE"]
-    assert row.setting == "lr 2, batch 32, epochs 3" and row.baseline == {"accuracy": 50.0}
+    assert row.setting == "lr 2, batch 32, epochs 3" and row.constant == {"accuracy": 50.0}
     assert row.scores == {"accuracy": [70, 80, 66, 90]}
     assert (chosen.run.lr, chosen.run.seed) == (2, 1)  # 70, the lower one of the two in the middle
 

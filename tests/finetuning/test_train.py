@@ -50,7 +50,7 @@ def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
         lines = [line.split("\t") for line in (tmp_path / f"{name}.tsv").read_text().splitlines()]
         assert lines == [["label", "prediction"], *map(list, zip(rows.labels, predicted, strict=True))]
         most = max(rows.labels.count(label) for label in ("cold", "warm"))
-        assert result["baseline"][name]["accuracy"] in (
+        assert result["constant"][name]["accuracy"] in (
             pytest.approx(100 * most / len(rows)),
             pytest.approx(100 - 100 * most / len(rows)),
         )

@@ -48,7 +48,7 @@ def test_pretrained_and_untrained_are_in_one_table(
     arguments += ["--models", LINFORMER, SCRATCH, "--report", str(tmp_path / "report")]
     table2_downstream.main(arguments)
     text = (tmp_path / "report/results.md").read_text()
-    assert f"| majority-class baseline | {LINFORMER} | {SCRATCH} | RoBERTa-base (paper)" in text
+    assert f"| constant answer | {LINFORMER} | {SCRATCH} | RoBERTa-base (paper)" in text
     assert text.count("(one seed)") == 2
     figures = json.loads((tmp_path / "report/pretraining.json").read_text())
     assert [figures[name]["attention"] for name in ("linformer", "exact")] == ["linformer", "exact"]
