@@ -21,19 +21,12 @@ csv.field_size_limit(1 << 30)
 
 @dataclass
 class Table:
-    """The rows of one file, in its order.
-
-    Attributes:
-        path: the file.
-        texts: of each row, one or two; each run of white space is one space.
-        labels: of each row, as written in the file; None without a label column.
-        broken: numbers of the rows that were left out, because they have other columns than the first line.
-    """
+    """The rows of one file, in its order."""
 
     path: Path
-    texts: list[tuple[str, ...]] = field(default_factory=list)
-    labels: list[str] | None = None
-    broken: list[int] = field(default_factory=list)
+    texts: list[tuple[str, ...]] = field(default_factory=list)  # one or two a row; white space is single spaces
+    labels: list[str] | None = None  # as written in the file; None without a label column
+    broken: list[int] = field(default_factory=list)  # numbers of the rows left out for their number of columns
 
     def __len__(self) -> int:
         return len(self.texts)

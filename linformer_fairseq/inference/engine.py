@@ -30,21 +30,13 @@ Batching = Callable[[Sequence[int], int, int], list[Order]]
 
 @dataclass(frozen=True)
 class Compute:
-    """How a model is computed; the results are the same up to rounding.
+    """How a model is computed; the results are the same up to rounding."""
 
-    Attributes:
-        device: such as cpu or cuda:1; by default a GPU, where there is one.
-        dtype: one of `DTYPES`.
-        quantize: whether linear layers of the encoder use 8-bit integers, on a CPU.
-        compile: whether to use torch.compile for the encoder's layers.
-        batch_tokens: tokens in a batch at most, padding included; by default that of `BATCH_TOKENS`.
-    """
-
-    device: str | None = None
-    dtype: str = "float32"
-    quantize: bool = False
-    compile: bool = False
-    batch_tokens: int | None = None
+    device: str | None = None  # such as cpu or cuda:1; by default a GPU if there is one
+    dtype: str = "float32"  # one of `DTYPES`
+    quantize: bool = False  # whether linear layers of the encoder use 8-bit integers, on a CPU
+    compile: bool = False  # whether to use torch.compile for the encoder's layers
+    batch_tokens: int | None = None  # in a batch at most, padding included; by default `BATCH_TOKENS`
 
 
 class Engine:

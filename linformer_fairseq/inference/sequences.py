@@ -20,25 +20,15 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sequences:
-    """Tokenised rows.
+    """Tokenised rows."""
 
-    Attributes:
-        ids: of each sequence, special symbols included.
-        owners: (sequences,) the row that each belongs to, ascending; with `chunks`, a row may have several.
-        longer: number of rows that are longer than the model reads.
-    """
-
-    ids: list[Ids]
-    owners: Ids
-    longer: int
+    ids: list[Ids]  # of each sequence, special symbols included
+    owners: Ids  # (sequences,) the row that each belongs to, ascending; with `chunks`, a row may have several
+    longer: int  # number of rows that are longer than the model reads
 
 
 def tokenizer_of(checkpoint: Checkpoint, data: Path | None) -> encoders.Encoder:
-    """The tokenizer that a checkpoint was trained with.
-
-    Args:
-        checkpoint: any of this project.
-        data: folder with dict.txt and the tokenizer; by default that of the training run.
+    """The tokenizer in `data`, by default the one that the checkpoint was trained with.
 
     Raises:
         UsageError: no tokenizer there, or not the checkpoint's.
