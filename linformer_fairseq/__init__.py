@@ -5,6 +5,11 @@ Importing this package, or a helper in it, changes nothing and loads neither tor
 this project trains.
 """
 
+import logging
+
 from linformer_fairseq.version import __version__
+
+# fairseq asks everybody, when it is imported, to install a package that only speech needs.
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 __all__ = ["__version__"]

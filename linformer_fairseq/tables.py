@@ -1,10 +1,12 @@
-"""The rows of a table in a file: TSV, CSV, JSON lines or Parquet; values as text."""
+"""Tables of texts, with or without labels, in TSV, CSV, JSON lines or Parquet files."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,52 +15,129 @@ import pyarrow.parquet as pq
 from linformer_fairseq.errors import UsageError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
-Row = Mapping[str, str]
+Row = dict[str, str]
 csv.field_size_limit(1 << 30)
 
 
-def read_rows(
-    path: Path, columns: Sequence[str], header: Sequence[str] | None = None, quoted: bool = False
-) -> Iterator[tuple[int, Row | None]]:
-    """Each row's number, from 1, and its columns; None for one with more or fewer columns than the first line.
+@dataclass
+class Table:
+    """The rows of one file, in its order."""
+
+    path: Path
+    texts: list[tuple[str, ...]] = field(default_factory=list)  # one or two a row; white space is single spaces
+    labels: list[str] | None = None  # as written in the file; None without a label column
+    broken: list[int] = field(default_factory=list)  # numbers of the rows left out for their number of columns
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def split(self, share: float) -> tuple[Table, Table]:
+        """Two tables, the second with about `share` of the rows. Rows with the same texts stay together.
+
+        A row's place depends on its texts alone, not on other rows or on chance.
+        """
+        tables = tuple(Table(self.path, labels=None if self.labels is None else []) for _ in range(2))
+        for row, texts in enumerate(self.texts):
+            digest = hashlib.sha256("\t".join(texts).encode()).digest()
+            table = tables[int.from_bytes(digest[:8], "big") < share * 2**64]
+            table.texts.append(texts)
+            if table.labels is not None and self.labels is not None:
+                table.labels.append(self.labels[row])
+        return tables[0], tables[1]
+
+
+def read_table(
+    path: Path,
+    text: Sequence[str],
+    label: str | None = None,
+    header: Sequence[str] | None = None,
+    quoted: bool = False,
+    skip_broken: bool = False,
+) -> Table:
+    """Read a table into memory.
 
     Args:
-        path: its suffix says what it is.
-        columns: that must be there; in JSON lines and Parquet, only these are given.
-        header: names of the columns of a TSV or CSV file that has no line for them.
-        quoted: whether `"` encloses fields of a TSV file.
+        path: the suffix tells the format.
+        text: names of one or two columns of text.
+        label: column of the class or score; None for a table without labels.
+        header: column names of a TSV or CSV file without a header line.
+        quoted: whether `"` encloses fields of a TSV file; in those of GLUE it is an ordinary character.
+        skip_broken: leave out rows with a wrong number of columns and list them, instead of stopping.
 
     Raises:
-        UsageError: no such file or column, or it cannot be read; with the row.
+        UsageError: no such file or column, not UTF-8, a broken row, or a row without text or label.
+    """
+    table = Table(path, labels=None if label is None else [])
+    columns = [*text, *([] if label is None else [label])]
+    for number, row in read_rows(path, columns, header, quoted, table.broken if skip_broken else None):
+        for name in columns:
+            if not row[name].strip():
+                what = "no label" if name == label else "no text"
+                raise UsageError(f"{path}: row {number} has {what} in column {name}; fill it in or remove the row")
+        table.texts.append(tuple(" ".join(row[name].split()) for name in text))
+        if table.labels is not None and label is not None:
+            table.labels.append(row[label].strip())
+    if not table.texts:
+        raise UsageError(f"{path}: has no rows")
+    return table
+
+
+def read_rows(
+    path: Path,
+    columns: Sequence[str],
+    header: Sequence[str] | None = None,
+    quoted: bool = False,
+    broken: list[int] | None = None,
+) -> Iterator[tuple[int, Row]]:
+    """Yield each row's number, from 1, and its `columns` as text.
+
+    Args:
+        path, header, quoted, columns: see `read_table`.
+        broken: takes the numbers of rows with a wrong number of columns; None if such a row is an error.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path}: its name must end with one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    if path.suffix == ".parquet":
-        yield from _parquet_rows(path, columns)
-    elif path.suffix == ".jsonl":
-        yield from _json_rows(path, columns)
+    if path.suffix in (".tsv", ".csv"):
+        yield from _delimited_rows(path, columns, header, quoted, broken)
     else:
-        yield from _delimited_rows(path, columns, header, quoted)
+        yield from enumerate((_parquet_rows if path.suffix == ".parquet" else _json_rows)(path, columns), start=1)
+
+
+def check_columns(path: Path, found: Sequence[str], wanted: Sequence[str], row: int | None = None) -> None:
+    """Raise UsageError unless each wanted column is there exactly once; `row` is its number, where rows differ."""
+    where = f"{path}: " if row is None else f"{path}: row {row}: "
+    for name in wanted:
+        if name not in found:
+            raise UsageError(f"{where}no column {name}; it has {', '.join(found) or 'none'}")
+        if list(found).count(name) > 1:
+            raise UsageError(f"{where}two columns are named {name}")
 
 
 def _delimited_rows(
-    path: Path, columns: Sequence[str], header: Sequence[str] | None, quoted: bool
-) -> Iterator[tuple[int, Row | None]]:
+    path: Path, columns: Sequence[str], header: Sequence[str] | None, quoted: bool, broken: list[int] | None
+) -> Iterator[tuple[int, Row]]:
     tab = path.suffix == ".tsv"
-    with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else "\n") as file:
+    with path.open(encoding="utf-8-sig", newline="\n" if tab else "") as file:
         lines = _decoded(file, path)
         reader: Iterator[list[str]]
         if tab and not quoted:
-            # Not by csv, which ends a row at a carriage return within a field, too.
+            # The csv module would also end a row at a carriage return within a field.
             reader = (line.rstrip("\r\n").split("\t") for line in lines)
         else:
             reader = csv.reader(lines, delimiter="\t" if tab else ",")
         names = list(header) if header else next(reader, [])
         check_columns(path, names, columns)
-        for number, row in enumerate(reader, start=1):
-            yield number, dict(zip(names, row, strict=True)) if len(row) == len(names) else None
+        for number, fields in enumerate(reader, start=1):
+            if len(fields) == len(names):
+                row = dict(zip(names, fields, strict=True))
+                yield number, {name: row[name] for name in columns}
+            elif broken is not None:
+                broken.append(number)
+            else:
+                wrong = f"has {len(fields)} columns instead of {len(names)}"
+                raise UsageError(f"{path}: row {number} {wrong}; repair or remove it")
 
 
 def _decoded(file: Iterator[str], path: Path) -> Iterator[str]:
@@ -68,10 +147,10 @@ def _decoded(file: Iterator[str], path: Path) -> Iterator[str]:
             read += 1
             yield line
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 behind line {read}; convert it, for example with iconv") from error
+        raise UsageError(f"{path}: not UTF-8 after line {read}; convert it, for example with iconv") from error
 
 
-def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
+def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(_decoded(file, path), start=1):
             try:
@@ -81,33 +160,21 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
             if not isinstance(row, dict):
                 raise UsageError(f"{path}: row {number} is not a JSON object")
             check_columns(path, list(row), columns, number)
-            yield number, {name: _text(row[name]) for name in columns}
+            yield {name: _as_text(row[name]) for name in columns}
 
 
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
+def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             check_columns(path, file.schema_arrow.names, columns)
-            number = 0
             for batch in file.iter_batches(columns=list(columns)):
                 for row in batch.to_pylist():
-                    number += 1
-                    yield number, {name: _text(row[name]) for name in columns}
+                    yield {name: _as_text(row[name]) for name in columns}
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path}: not a Parquet file ({error})") from error
 
 
-def check_columns(path: Path, found: Sequence[str], wanted: Sequence[str], number: int | None = None) -> None:
-    """Raises UsageError unless each wanted column is there once; `number` is the row's, where rows differ."""
-    where = f"{path}: " if number is None else f"{path}: row {number}: "
-    for name in wanted:
-        if name not in found:
-            raise UsageError(f"{where}no column {name}; it has {', '.join(found) or 'none'}")
-        if list(found).count(name) > 1:
-            raise UsageError(f"{where}two columns are named {name}")
-
-
-def _text(value: object) -> str:
+def _as_text(value: object) -> str:
     """A value of JSON or Parquet as a TSV file would have it."""
     if value is None:
         return ""

@@ -135,6 +135,37 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory, run_fairseq: RunFairseq)
 
 
 @pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with dict.txt and sentencepiece.model of 320 symbols."""
+    from data_prep.corpus import Document, write_file
+    from data_prep.tokenizer import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    chance = random.Random(0)
+    common = "the a river garden child teacher book city winter letter good bad warm cold likes sees reads".split()
+    rare = ["".join(chance.choices("aeioulmnrst", k=chance.randint(3, 8))) for _ in range(600)]
+    lines = (" ".join([*chance.choices(common, k=12), *chance.sample(rare, 8)]) for _ in range(400))
+    write_file([Document("1", "text", "1", "\n".join(lines))], folder / "corpus/a.parquet")
+    train_tokenizer(folder / "corpus", folder / "tokenizer", 320)
+    return folder / "tokenizer"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained linformer_roberta_tiny of 64 positions, with `tokenizer`."""
+    from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols, write
+    from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
+
+    model = {"_name": "linformer_roberta_tiny", "max_positions": 64, "projected_length": "16", "dropout": 0.0}
+    settings = complete_settings(model)
+    torch.manual_seed(0)
+    built = LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(320)))
+    path = tmp_path_factory.mktemp("checkpoint") / "pretrained.pt"
+    write(Checkpoint(built.state_dict(), model, {"_name": "masked_lm", "data": str(tokenizer)}, 7), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def same_end() -> Callable[[Path, Path], None]:
     """Assert that two trainings have ended in the same state, bit by bit."""
 

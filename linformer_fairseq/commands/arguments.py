@@ -1,7 +1,12 @@
 """What the parsers of all subcommands share."""
 
 import argparse
+from pathlib import Path
 from typing import Any
+
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.finetuning import EPOCHS
+from linformer_fairseq.inference import KEEPS
 
 
 def command_parser(name: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
@@ -12,3 +17,51 @@ def command_parser(name: str, description: str | None, **options: Any) -> argpar
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **options,
     )
+
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "--checkpoint": {"type": Path, "required": True, "help": ".pt of fairseq, or .safetensors"},
+    "--data": {"type": Path, "metavar": "DIR", "help": "folder of its tokenizer (default: that of its pretraining)"},
+    "--text-column": {
+        "nargs": "+",
+        "default": ["text"],
+        "metavar": "NAME",
+        "help": "one or two columns (default: text)",
+    },
+    "--quoted": {"action": "store_true", "help": 'in TSV files, as in CSV, " encloses a field'},
+    "--keep": {
+        "choices": KEEPS,
+        "help": "of texts longer than the model reads: head (default); head-tail, a quarter from the beginning and the "
+        "rest from the end; or chunks, all of it, in chunks of equal length whose results are averaged",
+    },
+    "--from-scratch": {"action": "store_true", "help": "train the same model without its pretrained parameters"},
+    "--epochs": {"type": int, "default": EPOCHS, "help": "default: %(default)s"},
+    "--force": {"action": "store_true", "help": "replace an existing --out"},
+}
+
+
+def shared_flags(*names: str) -> argparse.ArgumentParser:
+    """A parent parser with some of `FLAGS`, which mean the same in every subcommand."""
+    parser = argparse.ArgumentParser(add_help=False)
+    for name in names:
+        parser.add_argument(name, **FLAGS[name])
+    return parser
+
+
+def text_columns(a: argparse.Namespace) -> tuple[str, ...]:
+    """The columns of --text-column.
+
+    Raises:
+        UsageError: more than two.
+    """
+    if len(a.text_column) > 2:
+        raise UsageError(f"--text-column: one or two columns, not {len(a.text_column)}")
+    return tuple(a.text_column)
+
+
+def check_at_least_one(a: argparse.Namespace, *names: str) -> None:
+    """Raise UsageError if one of these flags is a number below 1."""
+    for name in names:
+        value = getattr(a, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")

@@ -1,184 +1,131 @@
-"""Turns documents into vectors, or into the predictions of a fine-tuned checkpoint.
+"""Turn documents into vectors, or into the predictions of a fine-tuned checkpoint.
 
-    python recipes/encode.py --checkpoint checkpoint_best.pt --input docs.parquet --text-column text --out out.parquet
-    python recipes/encode.py --checkpoint tuned/model.pt --predict --input docs/ --keep-columns id --out out.parquet
+    linformer encode --checkpoint checkpoint_best.pt --input docs.parquet --text-column text --out out.parquet
+    linformer encode --checkpoint tuned/model.pt --predict --input docs/ --keep-columns id --out out.parquet
 
-The output is a Parquet file with a row for each of the input, in its order: the columns to keep, and `vector`, a list
-of one size, the mean of the last layer over the real tokens. With --predict it has `label` and `scores`, the
-probability of each class (or `score`, of a regression). A row without text has null. Inputs may be larger than the
-memory. A command that was killed goes on where it was when it is started again; a finished output is left alone.
+The output is a Parquet file with a row for each row of the input, in its order: the columns to keep, and `vector`, a
+list of fixed size, the mean of the last layer over the tokens. With --predict it has `label` and `scores`, the
+probability of each class (or `score`, of a regression). A row without text has null. The input may be larger than
+memory. Several commands with the same --out, such as the tasks of a Slurm array, share the work. The same command
+resumes after a kill; a finished output is left alone.
 
-A document's values do not depend on its neighbours: batches hold documents of like length, and pads are masked. In
-float32 they agree with those of the document alone to about 1e-6, in bfloat16 to its rounding.
+A document's values do not depend on its neighbours: batches are length-bucketed, and padding is masked. In float32
+they agree with those of the document alone to about 1e-6, in bfloat16 to its rounding.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, encoder_config, read
-from linformer_fairseq.commands.arguments import command_parser
+from linformer_fairseq.commands.arguments import check_at_least_one, command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.predict import HEAD, labels_of
-from linformer_fairseq.inference.columns import FLOATS, predictions, vectors
-from linformer_fairseq.inference.engine import DTYPES, POOLINGS, Compute, Engine, device_of
-from linformer_fairseq.inference.inputs import Inputs, find_files
-from linformer_fairseq.inference.parts import Output
-from linformer_fairseq.inference.tokenizer import dictionary_digest, tokenizer_of
-from linformer_fairseq.inference.work import Recipe, do
-from linformer_fairseq.io.files import fingerprint
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    run(parser().parse_args(argv))
-    return 0
+from linformer_fairseq.inference import DTYPES, POOLINGS, VECTOR_DTYPES
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = command_parser("encode", __doc__)
-    top.add_argument("--checkpoint", type=Path, required=True, help=".pt of fairseq, or .safetensors")
+    shared = shared_flags("--checkpoint", "--data", "--text-column", "--quoted", "--keep", "--force")
+    top = command_parser("encode", __doc__, parents=[shared])
     top.add_argument(
-        "--input", type=Path, nargs="+", required=True, metavar="FILE", help=".parquet, .tsv, .csv, .jsonl, or a folder"
+        "--input",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help=".parquet, .tsv, .csv, .jsonl, or a folder of .parquet files",
     )
-    top.add_argument("--text-column", nargs="+", default=["text"], metavar="NAME", help="one or two (default: text)")
     top.add_argument("--keep-columns", nargs="+", default=[], metavar="NAME", help="columns to carry over")
-    top.add_argument(
-        "--out", type=Path, required=True, metavar="PARQUET", help="parts are in a hidden folder beside it"
-    )
-    top.add_argument("--force", action="store_true", help="start anew over an output of other settings")
-    top.add_argument("--data", type=Path, metavar="DIR", help="folder of its tokenizer (default: as pretrained)")
-    top.add_argument("--quoted", action="store_true", help='in TSV files, too, " encloses a field')
+    top.add_argument("--out", type=Path, required=True, metavar="PARQUET", help="parts go to a hidden folder beside it")
 
     what = top.add_argument_group("what is computed")
     what.add_argument("--predict", action="store_true", help="labels and scores of a fine-tuned checkpoint")
-    what.add_argument("--pooling", choices=POOLINGS, help="of the real tokens' vectors (default: mean)")
-    what.add_argument(
-        "--long",
-        choices=("head", "chunks"),
-        help="of documents longer than the model reads: the head (default), or chunks of equal length, whose vectors "
-        "are averaged by their tokens (with --pooling max: the largest); with --predict, as it was fine-tuned",
-    )
-    what.add_argument("--vectors", choices=FLOATS, default="float32", help="how they are stored (default: float32)")
+    what.add_argument("--pooling", choices=POOLINGS, help="of the tokens' vectors (default: mean)")
+    what.add_argument("--vectors", choices=VECTOR_DTYPES, default="float32", help="their type (default: float32)")
 
     how = top.add_argument_group("how it is computed")
-    how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
-    how.add_argument("--threads", type=int, metavar="N", help="on a CPU (default: its cores, or OMP_NUM_THREADS)")
+    how.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    how.add_argument("--threads", type=int, metavar="N", help="of each process (default: its share of the cores)")
     how.add_argument("--dtype", choices=DTYPES, default="float32", help="bfloat16: by autocast (default: float32)")
     how.add_argument("--quantize", action="store_true", help="linear layers in 8-bit integers, on a CPU")
     how.add_argument(
-        "--compile",
-        action="store_true",
-        help="by torch.compile, once for all lengths: costs up to a minute or two at the start, a few variants in all, "
-        "and needs a C++ compiler; rather for GPUs and long runs",
+        "--compile", action="store_true", help="by torch.compile: for long runs, as it takes up to two minutes to start"
     )
     how.add_argument(
-        "--batch-tokens", type=int, metavar="N", help="in a batch, pads counted (default: 8192; GPU: 65536)"
+        "--batch-tokens", type=int, metavar="N", help="in a batch, padding included (default: 8192; on a GPU: 65536)"
     )
     how.add_argument(
         "--window",
         type=int,
         default=4096,
         metavar="N",
-        help="documents that are sorted by length and written together; a killed command repeats at most these "
-        "(default: %(default)s)",
+        help="documents batched and written together; a kill loses at most these (default: 4096)",
     )
     return top
 
 
-def run(a: argparse.Namespace) -> None:
-    """Checks everything, and computes what is missing."""
-    _check(a)
-    inputs = Inputs(find_files(a.input), tuple(a.text_column), tuple(a.keep_columns), a.quoted)
-    inputs.schema()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check everything, and compute what is missing; returns the exit status."""
+    a = parser().parse_args(argv)
+    text = _check(a)
+
+    import torch
+
+    from linformer_fairseq.checkpoints.checkpoint import digest, encoder_config, read
+    from linformer_fairseq.inference.documents import Documents, find_files
+    from linformer_fairseq.inference.encoding import EncodingJob, encode_documents
+    from linformer_fairseq.inference.engine import Compute, check_compute
+    from linformer_fairseq.inference.predict import labels_of
+    from linformer_fairseq.inference.sequences import dictionary_digest, tokenizer_of
+    from linformer_fairseq.io.files import fingerprint
+
+    documents = Documents(find_files(a.input), text, tuple(a.keep_columns), a.quoted)
+    documents.check()
     checkpoint = read(a.checkpoint)
     compute = Compute(a.device, a.dtype, a.quantize, a.compile, a.batch_tokens)
-    device = device_of(compute)
-    recipe = _recipe(a, checkpoint)
-    output = Output(a.out, _settings(a, checkpoint, recipe, inputs), a.force)
-    if output.finished:
-        shutil.rmtree(output.folder, ignore_errors=True)  # where it was killed while it was tidying up
-        print(f"{a.out}: already finished; {_in_words(output, recipe)}")
-        return
-    total = inputs.count()
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    print(f"{a.checkpoint} on {device}, {a.dtype}{', 8-bit integers' if a.quantize else ''}: {total:,} documents")
-    engine = Engine(checkpoint, HEAD if a.predict else a.pooling or "mean", compute)
-    with output.opened(a.force):
-        documents, tokens = do(inputs, recipe, engine, output, total, a.window)
-    print(f"{a.out}: {_in_words(output, recipe)}; {documents:,.1f} documents/s, {tokens:,.0f} tokens/s")
-
-
-def _check(a: argparse.Namespace) -> None:
-    """What the command line alone tells.
-
-    Raises:
-        UsageError: flags that do not go together.
-    """
-    made = ("label", "scores", "score") if a.predict else ("vector",)
-    if len(a.text_column) > 2:
-        raise UsageError(f"--text-column: one or two columns, not {len(a.text_column)}")
-    if a.long == "chunks" and len(a.text_column) == 2:
-        raise UsageError("--long chunks: is for one text a row; with two, leave it out")
-    for name in a.keep_columns:
-        if name in made or a.keep_columns.count(name) > 1:
-            raise UsageError(
-                f"--keep-columns {name}: the output would have two columns of this name; rename or drop one"
-            )
-    for flag in ("pooling", "long"):
-        if a.predict and getattr(a, flag):
-            raise UsageError(f"--{flag}: is for vectors; with --predict the checkpoint says it, so leave it out")
-    for flag in ("threads", "batch_tokens", "window"):
-        value = getattr(a, flag)
-        if value is not None and value < 1:
-            raise UsageError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
-
-
-def _recipe(a: argparse.Namespace, checkpoint: Checkpoint) -> Recipe:
-    longest = encoder_config(checkpoint).max_positions
-    encoder = tokenizer_of(checkpoint, a.data)
-    if not a.predict:
-        return Recipe(
-            encoder, longest, a.long or "head", lambda v, p: vectors(v, p, a.vectors), largest=a.pooling == "max"
-        )
-    labels = labels_of(checkpoint)
-    if labels.columns != len(a.text_column):
-        raise UsageError(f"--text-column: the checkpoint reads {labels.columns} texts a row, not {len(a.text_column)}")
-    return Recipe(encoder, longest, labels.keep, lambda v, p: predictions(v, p, labels.classes), weighted=False)
-
-
-def _settings(a: argparse.Namespace, checkpoint: Checkpoint, recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
-    """All that the output depends on but for rounding; the keys are the flags."""
-    return {
+    device = check_compute(compute)
+    a.pooling = a.pooling or "mean"
+    a.keep = labels_of(checkpoint, len(text)).keep if a.predict else a.keep or "head"
+    tokenizer_of(checkpoint, a.data)
+    without_effect = ("out", "force", "workers", "device", "threads", "compile", "batch_tokens")
+    settings = {
+        **{f"--{name.replace('_', '-')}": value for name, value in vars(a).items() if name not in without_effect},
         "--checkpoint": digest(checkpoint.state),
         "--data": dictionary_digest(a.data or checkpoint.data),
-        "--input": [fingerprint(path) for path in inputs.files],
-        "--text-column": inputs.text,
-        "--keep-columns": inputs.keep,
-        "--predict": a.predict,
-        "--pooling": a.pooling or "mean",
-        "--long": recipe.keep,
-        "--vectors": a.vectors,
-        "--dtype": a.dtype,
-        "--quantize": a.quantize,
-        "--window": a.window,
-        "--quoted": a.quoted,
+        "--input": [fingerprint(path) for path in documents.files],
     }
-
-
-def _in_words(output: Output, recipe: Recipe) -> str:
-    counts = output.counts
-    taken = {"head": "the head of them", "chunks": "all of them, in chunks", "head-tail": "head and tail of them"}
+    print(f"{a.checkpoint} on {device}, {a.dtype}{', 8-bit integers' if a.quantize else ''}")
+    threads = a.threads or max(1, torch.get_num_threads() // a.workers)
+    job = EncodingJob(a.checkpoint, a.data, documents, a.predict, a.pooling, a.keep, a.vectors, compute, threads)
+    counts = encode_documents(job, a.out, settings, a.window, a.workers, a.force)
     words = [f"{counts['documents']:,} documents", f"{counts['tokens']:,} tokens"]
-    if counts["without text"]:
-        words.append(f"{counts['without text']:,} without text, null there")
+    if counts["without_text"]:
+        words.append(f"{counts['without_text']:,} without text (null)")
     if counts["longer"]:
-        words.append(f"{counts['longer']:,} longer than the model's {recipe.longest:,} tokens, {taken[recipe.keep]}")
-    return ", ".join(words)
+        read = {"head": "their head was read", "chunks": "read in chunks", "head-tail": "their head and tail were read"}
+        longest = encoder_config(checkpoint).max_positions
+        words.append(f"{counts['longer']:,} longer than the model's {longest:,} tokens ({read[a.keep]})")
+    print(f"{a.out}: {', '.join(words)}")
+    return 0
+
+
+def _check(a: argparse.Namespace) -> tuple[str, ...]:
+    """Check what the command line alone tells, and return the columns of text.
+
+    Raises:
+        UsageError: flags that exclude each other, or a value out of range.
+    """
+    text = text_columns(a)
+    if a.keep == "chunks" and len(text) == 2:
+        raise UsageError("--keep chunks: is for one text a row; with two, choose head or head-tail")
+    computed = ("label", "scores", "score") if a.predict else ("vector",)
+    for name in a.keep_columns:
+        if name in computed or a.keep_columns.count(name) > 1:
+            raise UsageError(f"--keep-columns {name}: the output would have two columns of this name; rename one")
+    for flag in ("pooling", "keep"):
+        if a.predict and getattr(a, flag):
+            raise UsageError(f"--{flag}: with --predict, the checkpoint determines it; leave it out")
+    check_at_least_one(a, "workers", "threads", "batch_tokens", "window")
+    return text

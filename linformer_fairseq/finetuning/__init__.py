@@ -1,1 +1,4 @@
-"""Fine-tuning, from a table of texts and labels to a table of results. Read `tables.py` first."""
+"""Fine-tuning, from labelled tables to a table of results. Read `train.py` first."""
+
+LEARNING_RATE, BATCH_SIZE, EPOCHS = 1e-4, 32, 3
+"""Defaults; they stand here so that `--help` need not import PyTorch."""

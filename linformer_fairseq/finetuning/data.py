@@ -16,25 +16,16 @@ POOL = 50  # batches whose rows are sorted by length together
 _SPECIAL = 4  # symbols before the first class in fairseq's dictionary of labels
 
 
-def batches_of_like_length(lengths: Sequence[int], batch_size: int, seed: int) -> Ids:
-    """An order in which neighbours have about the same length, so that batches of it hold few pads.
+def length_bucketed_order(lengths: Sequence[int], batch_size: int, seed: int) -> Ids:
+    """A random permutation in which neighbours have about the same length, so that batches need little padding.
 
     Rows are shuffled, and each `POOL` batches of them sorted by length; fairseq shuffles the batches every epoch. On
-    IMDB a batch of 32 rows at random is always as long as the model reads.
-
-    Args:
-        lengths: of the sequences.
-        batch_size: sequences in a batch.
-        seed: of the order.
-
-    Returns:
-        (sequences,) a permutation.
+    IMDB, a random batch of 32 rows is nearly always as long as the model reads.
     """
     order = np.random.default_rng(seed).permutation(len(lengths))
-    pool = batch_size * POOL
     sizes = np.asarray(lengths)
-    pools = [order[start : start + pool] for start in range(0, len(order), pool)]
-    return np.concatenate([part[np.argsort(sizes[part], kind="stable")] for part in pools]).astype(np.int64)
+    pools = np.split(order, range(batch_size * POOL, len(order), batch_size * POOL))
+    return np.concatenate([pool[np.argsort(sizes[pool], kind="stable")] for pool in pools]).astype(np.int64)
 
 
 def write_data(
@@ -45,27 +36,27 @@ def write_data(
     batch_size: int = 1,
     seed: int = 1,
 ) -> None:
-    """Writes what fairseq's task `sentence_prediction` reads with `--no-shuffle`, in batches of like length.
+    """Write what fairseq's task `sentence_prediction` reads with `--no-shuffle`, in length-bucketed batches.
 
     Args:
         folder: to be made.
         dictionary: dict.txt of the tokenizer.
-        splits: rows and targets of train and valid; a target is a class id, or a score where there are no classes.
-        classes: names of the classes; without any, it is a regression.
-        batch_size, seed: see `batches_of_like_length`.
+        splits: rows and targets of train and valid; a target is a class id, or a score if there are no classes.
+        classes: names of the classes; none for a regression.
+        batch_size, seed: see `length_bucketed_order`.
     """
     for name in ("input0", "label"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(dictionary, folder / "input0/dict.txt")
     (folder / "label/dict.txt").write_text("".join(f"{i} 1\n" for i in range(len(classes))))
-    for split, (rows, of_rows) in splits.items():
-        order = batches_of_like_length([len(ids) for ids in rows.ids], batch_size, seed)
-        targets = rows.of_rows(of_rows)
+    for split, (rows, targets) in splits.items():
+        order = length_bucketed_order([len(ids) for ids in rows.ids], batch_size, seed)
+        ordered = [targets[rows.owners[i]] for i in order]
         _write_items(folder / "input0" / split, [rows.ids[i] for i in order])
         if classes:
-            _write_items(folder / "label" / split, [np.array([int(targets[i]) + _SPECIAL, EOS]) for i in order])
+            _write_items(folder / "label" / split, [np.array([int(target) + _SPECIAL, EOS]) for target in ordered])
         else:
-            (folder / f"label/{split}.label").write_text("".join(f"{targets[i]}\n" for i in order))
+            (folder / f"label/{split}.label").write_text("".join(f"{target}\n" for target in ordered))
 
 
 def _write_items(prefix: Path, items: Sequence[Ids]) -> None:

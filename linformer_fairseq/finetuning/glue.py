@@ -1,51 +1,33 @@
-"""The tasks of GLUE (Wang et al. 2018): their files with all quirks, metrics, and what the server takes.
-
-Names and columns are those of the original download, a folder a task.
-"""
+"""The tasks of GLUE (Wang et al. 2018): their files as downloaded, their metrics, and the submission to the server."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.tables import Layout, Table, read_table
 from linformer_fairseq.io.files import replace_when_done
-
-_COLA = ("source", "label", "original", "sentence")
+from linformer_fairseq.tables import Table, read_table
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
+    """One task."""
 
-    Attributes:
-        name: of its folder.
-        text: column or columns of text.
-        label: column of the label in train and dev.
-        classes: labels in the order of their ids; empty for a score.
-        metrics: names in `metrics.py`, the first one chooses the best model.
-        header: columns of train and dev where they have no header.
-        evaluations: suffixes of the dev and test files, each scored on its own.
-        server: name of each test set's file in the server's zip.
-    """
-
-    name: str
-    text: tuple[str, ...]
-    label: str
-    classes: tuple[str, ...]
-    metrics: tuple[str, ...]
-    server: tuple[str, ...]
-    header: tuple[str, ...] | None = None
-    evaluations: tuple[str, ...] = ("",)
-
-    def layout(self, labelled: bool = True) -> Layout:
-        """The layout of train and dev, or of test."""
-        return Layout(self.text, self.label if labelled else None, self.header if labelled else None)
+    name: str  # also that of its folder
+    text: tuple[str, ...]  # column or columns of text
+    label: str  # column of the label in train and dev
+    classes: tuple[str, ...]  # labels in the order of their ids; empty for a score
+    metrics: tuple[str, ...]  # keys of `metrics.METRICS`; the best model is chosen by the first
+    server: tuple[str, ...]  # file name of each test set in the submission
+    header: tuple[str, ...] | None = None  # columns of train and dev if they have no header line
+    evaluations: tuple[str, ...] = ("",)  # suffixes of the dev and test files, each scored on its own
 
 
+_COLA = ("source", "label", "original", "sentence")
 _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("not_entailment", "entailment")
 _THREE = ("contradiction", "neutral", "entailment")
@@ -66,8 +48,7 @@ TASKS: dict[str, Task] = {
         Task("WNLI", _PAIR, "label", ("0", "1"), ("accuracy",), ("WNLI.tsv",)),
     )
 }
-DIAGNOSTIC = Layout(_PAIR)  # answered by the model of MNLI
-DIAGNOSTIC_FILES = ("AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")
+DIAGNOSTIC_FILES = ("AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")  # answered by the model of MNLI
 
 
 def find_task(name: str) -> Task:
@@ -79,42 +60,43 @@ def find_task(name: str) -> Task:
     plain = {key.replace("-", "").lower(): task for key, task in TASKS.items()}
     task = plain.get(name.replace("-", "").lower())
     if task is None:
-        raise UsageError(f"--tasks {name}: no task of GLUE; choose from {', '.join(TASKS)}")
+        raise UsageError(f"--tasks {name}: not a task of GLUE; choose from {', '.join(TASKS)}")
     return task
 
 
-def read_split(folder: Path, task: Task, split: str) -> Table:
-    """The rows of ``folder/TASK/SPLIT.tsv``; rows with missing columns, which QQP has, are left out and counted.
+@cache
+def read_labelled(folder: Path, task: Task) -> tuple[Table, dict[str, Table]]:
+    """The rows to train on, and those of each evaluation.
 
-    Args:
-        folder: with a folder a task.
-        task: the task.
-        split: train, dev, test, or with a suffix, such as dev_matched.
-
-    Raises:
-        UsageError: as `read_table`; in dev and test, where a row must not be missing, also a broken row.
+    Of `folder/TASK/train.tsv`, rows with missing columns, which QQP has, are left out.
     """
-    path = folder / task.name / f"{split}.tsv"
-    return read_table(path, task.layout(not split.startswith("test")), skip_broken=split == "train")
+    tables = {}
+    for name in ("train", *(f"dev{suffix}" for suffix in task.evaluations)):
+        path = folder / task.name / f"{name}.tsv"
+        tables[name] = read_table(path, task.text, task.label, task.header, skip_broken=name == "train")
+    return tables.pop("train"), tables
 
 
-def write_submission(predictions: Mapping[str, Sequence[str]], path: Path, force: bool = False) -> list[str]:
-    """Writes the zip that GLUE's server takes: a TSV file for each test set, `index` and `prediction` in it.
+def read_tests(folder: Path, task: Task) -> dict[str, Table]:
+    """The test sets by their file names in the submission; with MNLI also the diagnostic set, if it is there."""
+    names = zip(task.server, task.evaluations, strict=True)
+    paths = {name: folder / task.name / f"test{suffix}.tsv" for name, suffix in names}
+    for place in DIAGNOSTIC_FILES if task.name == "MNLI" else ():
+        if (folder / place).is_file():
+            paths["AX.tsv"] = folder / place
+    return {name: read_table(path, task.text) for name, path in paths.items()}
 
-    Args:
-        predictions: file name in the zip -> a label or score for each row of its test set.
-        path: of the zip.
-        force: replace it.
+
+def write_submission(predictions: Mapping[str, Sequence[str | float]], path: Path) -> list[str]:
+    """Write the zip that GLUE's server takes: a TSV file for each test set, with columns `index` and `prediction`.
 
     Returns:
-        The files that the server still misses; it scores a zip only if all are in it.
-
-    Raises:
-        UsageError: the zip exists, and not `force`.
+        The files that are still missing; the server scores a zip only if all are in it.
     """
-    with replace_when_done(path, force) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replace_when_done(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, found in sorted(predictions.items()):
-            lines = [f"{index}\t{prediction}" for index, prediction in enumerate(found)]
+            words = (value if isinstance(value, str) else f"{min(5.0, max(0.0, value)):.3f}" for value in found)
+            lines = [f"{index}\t{word}" for index, word in enumerate(words)]
             archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")
     wanted = [name for task in TASKS.values() for name in task.server] + ["AX.tsv"]
     return [name for name in wanted if name not in predictions]

@@ -1,4 +1,4 @@
-"""Tables of results over tasks and seeds, Markdown, CSV, JSON and PNG, beside other models and the paper's."""
+"""Tables of results over tasks and seeds, in Markdown, CSV, JSON and PNG, beside other models and the paper's."""
 
 from __future__ import annotations
 
@@ -6,50 +6,43 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
-import matplotlib
+from matplotlib.figure import Figure
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.io.files import replace_when_done, write_json, write_text
 
-matplotlib.use("Agg")  # no screen needed
-import matplotlib.pyplot as plt  # noqa: E402
-
-# Dev accuracy in table 2 of the paper (Wang et al. 2020) of models with n = 512 pretrained as RoBERTa-base.
+# Dev accuracy in table 2 of the paper (Wang et al. 2020) of models with n = 512, pretrained like RoBERTa-base.
 PAPER = {
     "RoBERTa-base (paper)": {"SST-2": 93.1, "IMDB": 94.1, "QNLI": 90.9, "QQP": 90.9},
     "Linformer, k = 256 (paper)": {"SST-2": 93.2, "IMDB": 94.0, "QNLI": 90.6, "QQP": 90.5},
 }
+BASELINE = "majority-class baseline"
 
 
 @dataclass(frozen=True)
 class Row:
-    """The best setting of one task.
+    """The best setting of one task."""
 
-    Attributes:
-        task: its name.
-        setting: learning rate, batch size and epochs.
-        rows: of train and of each evaluation.
-        scores: each metric, one value a seed, in percent; a metric of several evaluations has their name before it.
-        constant: each metric of the most frequent answer in training, given to every row.
-    """
-
-    task: str
-    setting: str
-    rows: dict[str, int]
+    task: str  # its name
+    setting: str  # learning rate, batch size and epochs
+    rows: dict[str, int]  # number of rows of train and of each evaluation
+    # Metric -> one value a seed, in percent; with several evaluations, the metric's name begins with theirs.
     scores: dict[str, list[float]]
+    # Metric -> its value when the majority class in training (or the mean score) is always predicted.
     constant: dict[str, float]
 
     @property
     def headline(self) -> str:
-        """The metric to look at: the first one, on the last evaluation, which is the test set where there is one."""
+        """The first metric, on the last evaluation, which is the test set if there is one."""
         first = next(iter(self.scores)).split()[-1]
         return [metric for metric in self.scores if metric.split()[-1] == first][-1]
 
     def scored(self, metric: str) -> int:
-        """Rows behind a metric."""
+        """Number of rows that a metric was computed on."""
         evaluations = [name for name in self.rows if name != "train"]
         return self.rows[metric.split()[0] if len(evaluations) > 1 else evaluations[0]]
 
@@ -58,67 +51,26 @@ Grids = Mapping[str, Sequence[Row]]
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """The rows of an earlier table.
+    """The rows of a table that `write_table` wrote.
 
     Raises:
         UsageError: none there.
     """
     path = folder / "results.json"
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; finetune_glue.py writes it when all runs of a grid are finished")
+        raise UsageError(f"{path}: no such file; `linformer glue` writes it when all runs of a grid are finished")
     return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def table(grids: Grids) -> str:
-    """The Markdown table: a line a task and metric, a column a model with its median and spread over seeds."""
-    head = ["task", "train", "scored", "metric", "constant answer", *grids, *PAPER, "setting"]
-    lines = [f"| {' | '.join(head)} |", "|---|---:|---:|---|---:|" + "---:|" * (len(head) - 6) + "---|"]
-    for row in _rows(grids):
-        for metric in row.scores:
-            found = [_cell(_find(rows, row.task), metric) for rows in grids.values()]
-            paper = [f"{p[row.task]:.1f}" if metric == row.headline and row.task in p else "" for p in PAPER.values()]
-            sizes = [f"{row.rows['train']:,}", f"{row.scored(metric):,}"]
-            cells = [row.task, *sizes, metric, f"{row.constant[metric]:.1f}", *found, *paper, row.setting]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(row: Row | None, metric: str) -> str:
-    values = row.scores.get(metric, []) if row else []
-    if len(values) < 2:
-        return f"{values[0]:.1f} (one seed)" if values else ""
-    return f"{median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
-
-
-def _rows(grids: Grids) -> list[Row]:
-    """One row of each task, in order."""
-    found: dict[str, Row] = {}
-    for rows in grids.values():
-        for row in rows:
-            found.setdefault(row.task, row)
-    return list(found.values())
-
-
-def _find(rows: Sequence[Row], task: str) -> Row | None:
-    return next((row for row in rows if row.task == task), None)
-
-
 def write_table(rows: Sequence[Row], out: Path, name: str = "median (range)", beside: Grids | None = None) -> str:
-    """Writes results.md, results.csv, results.json and results.png; the text of the first.
+    """Write results.md, results.csv, results.json and results.png, and return the Markdown table.
 
-    Args:
-        rows: of this grid.
-        out: folder; results.json holds only this grid, so that it can stand beside another.
-        name: of this grid's model.
-        beside: other models and their rows.
+    `beside` has other models and their rows; results.json does not, so that it can be shown beside another grid.
     """
     grids = {name: rows, **(beside or {})}
     text = table(grids)
-    out.mkdir(parents=True, exist_ok=True)
-    with replace_when_done(out / "results.md") as path:
-        path.write_text(text + "\n", encoding="utf-8")
-    with replace_when_done(out / "results.json") as path:
-        path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    write_text(out / "results.md", text + "\n")
+    write_json(out / "results.json", [asdict(row) for row in rows])
     with replace_when_done(out / "results.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["model", "task", "setting", "metric", "seed", "score"])
@@ -132,27 +84,57 @@ def write_table(rows: Sequence[Row], out: Path, name: str = "median (range)", be
     return text
 
 
+def table(grids: Grids) -> str:
+    """A line for each task and metric, a column for each model: median and range over seeds."""
+    head = ["task", "train", "scored", "metric", BASELINE, *grids, *PAPER, "setting"]
+    lines = [f"| {' | '.join(head)} |", "|---|---:|---:|---|---:|" + "---:|" * (len(head) - 6) + "---|"]
+    for row in _tasks(grids):
+        for metric in row.scores:
+            found = [_cell(other.scores.get(metric, []) if other else []) for other in _models(grids, row.task)]
+            paper = [f"{p[row.task]:.1f}" if metric == row.headline and row.task in p else "" for p in PAPER.values()]
+            sizes = [f"{row.rows['train']:,}", f"{row.scored(metric):,}"]
+            cells = [row.task, *sizes, metric, f"{row.constant[metric]:.1f}", *found, *paper, row.setting]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.1f} (one seed)" if values else ""
+    return f"{median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+
+
+def _tasks(grids: Grids) -> list[Row]:
+    """The first row of each task."""
+    found: dict[str, Row] = {}
+    for row in chain(*grids.values()):
+        found.setdefault(row.task, row)
+    return list(found.values())
+
+
+def _models(grids: Grids, task: str) -> list[Row | None]:
+    """Each model's row of a task."""
+    return [next((row for row in rows if row.task == task), None) for rows in grids.values()]
+
+
 def _plot(grids: Grids, path: Path) -> None:
-    """The headline of each task: a bar from the lowest to the highest seed, a point at the median."""
-    rows = _rows(grids)
-    figure, axes = plt.subplots(figsize=(max(5.0, 1.3 * len(rows)), 4.2), dpi=110, layout="constrained")
-    for number, (name, found) in enumerate(grids.items()):
-        for place, row in enumerate(rows):
-            own = _find(found, row.task)
-            if own is None:
-                continue
-            values = own.scores[own.headline]
-            x = place + 0.7 * ((number + 0.5) / len(grids) - 0.5)
-            axes.vlines(x, min(values), max(values), color=f"C{number}", linewidth=3, alpha=0.4)
-            axes.plot(x, median(values), "o", color=f"C{number}", label=name if own is found[0] else "")
+    """The headline of each task: a line from the lowest to the highest seed, a point at the median."""
+    rows = _tasks(grids)
+    figure = Figure(figsize=(max(5.0, 1.3 * len(rows)), 4.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    labelled = set()
     for place, row in enumerate(rows):
-        constant = row.constant[row.headline]
-        label = "" if place else "the same answer for every row"
-        axes.hlines(constant, place - 0.4, place + 0.4, color="gray", linestyle="--", label=label)
-    labels = [f"{row.task}\n{row.headline}" for row in rows]
-    axes.set_xticks(range(len(rows)), labels, fontsize=8)
+        for number, (name, own) in enumerate(zip(grids, _models(grids, row.task), strict=True)):
+            if own is not None:
+                values = own.scores[own.headline]
+                x = place + 0.7 * ((number + 0.5) / len(grids) - 0.5)
+                axes.vlines(x, min(values), max(values), color=f"C{number}", linewidth=3, alpha=0.4)
+                axes.plot(x, median(values), "o", color=f"C{number}", label="" if name in labelled else name)
+                labelled.add(name)
+        limits = place - 0.4, place + 0.4
+        axes.hlines(row.constant[row.headline], *limits, "gray", "--", label="" if place else BASELINE)
+    axes.set_xticks(range(len(rows)), [f"{row.task}\n{row.headline}" for row in rows], fontsize=8)
     axes.set_ylabel("percent")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, format="png", metadata={"Software": ""})
-    plt.close(figure)

@@ -1,4 +1,4 @@
-"""Which sequences are computed together: those of like length, so that few pads are."""
+"""Which sequences are computed together: those of about the same length, which need little padding."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ Order = npt.NDArray[np.int64]
 
 
 def like_length(lengths: Sequence[int], batch_tokens: int, overhead: int = 64) -> list[Order]:
-    """The cheapest batches of sequences in order of length: neither many pads nor many small batches.
+    """Length-bucketed batches that cost least: neither much padding nor many small batches.
 
-    The batch with most tokens comes first, so that one that does not fit into memory fails at once. The others are in a
-    mixed order, always the same: a progress bar would go fast with short sequences and slowly with long ones otherwise.
+    The batch with most tokens comes first: if it does not fit into memory, it fails at once. The others come in a fixed
+    random order, so that the remaining time can be estimated from those that are done.
 
     Args:
         lengths: of the sequences.
-        batch_tokens: most tokens in one batch, pads counted; a longer sequence is a batch of its own.
-        overhead: what a batch costs by itself, as tokens that could be computed meanwhile.
+        batch_tokens: tokens in a batch at most, padding included; a longer sequence is a batch of its own.
+        overhead: fixed cost of a batch, in tokens that could be computed meanwhile.
 
     Returns:
-        The numbers of the sequences in each batch; every one is in one batch.
+        The numbers of the sequences in each batch.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
-    # A stable order: the same batches whatever else the machine does, and so the same values to the bit.
+    # A stable sort gives the same batches on every machine, and so the same values to the bit.
     order = np.argsort(sizes, kind="stable")
-    # Dynamic programming: the least cost of the first so many sequences, and where their last batch starts.
+    # Dynamic programming: the least cost of the first n sequences, and where their last batch starts.
     cost, starts = np.zeros(len(order) + 1, dtype=np.int64), np.zeros(len(order) + 1, dtype=np.int64)
     for end in range(1, len(order) + 1):
         longest = sizes[order[end - 1]]
@@ -45,7 +45,7 @@ def like_length(lengths: Sequence[int], batch_tokens: int, overhead: int = 64) -
 
 
 def as_they_come(lengths: Sequence[int], batch_tokens: int, overhead: int = 0) -> list[Order]:
-    """The same limit in the order of the sequences, whatever pads that takes; to compare with."""
+    """Batches within the same limit, in the order of the sequences; for comparison."""
     batches, start, longest = [], 0, 0
     for position, size in enumerate(lengths):
         longest = max(longest, size)

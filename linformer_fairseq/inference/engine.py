@@ -1,4 +1,4 @@
-"""Sequences through a model in batches: pooled vectors, or scores of a head. Shapes: B batch, N tokens, C channels."""
+"""Sequences to pooled vectors or to logits of a head, in batches. Shapes: B batch, N tokens, C channels."""
 
 from __future__ import annotations
 
@@ -14,62 +14,48 @@ from torch.nn.utils.rnn import pad_sequence
 
 from linformer_fairseq.checkpoints.checkpoint import PAD, Checkpoint, build
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.inference import POOLINGS
 from linformer_fairseq.inference.batches import Order, like_length
 from linformer_fairseq.inference.quantize import quantize
 from linformer_fairseq.inference.sequences import Ids
 from linformer_fairseq.models.linformer_roberta import require_compiler
 
-POOLINGS = ("mean", "first", "max")
-DTYPES = ("float32", "bfloat16")
-# Larger batches are no faster, on a CPU since what lies between the layers leaves its cache.
+# Larger batches are no faster: on a CPU, the activations no longer fit into its cache.
 BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
-# What a batch costs by itself, as tokens that could be computed meanwhile: to start kernels, to read the parameters.
+# Fixed cost of a batch (starting kernels, reading the parameters), in tokens that could be computed meanwhile.
 OVERHEAD = {"cpu": 64, "cuda": 2048}
 Values = npt.NDArray[np.float32]
 Batching = Callable[[Sequence[int], int, int], list[Order]]
-Tick = Callable[[Order, int], None]
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How a model is computed; what comes out is the same up to rounding.
+    """How a model is computed; the results are the same up to rounding."""
 
-    Attributes:
-        device: such as cpu or cuda:1; by default a GPU, where there is one.
-        dtype: `bfloat16` is autocast: parameters, layer norms and pooling stay in float32.
-        quantize: linear layers of the encoder in 8-bit integers, on a CPU.
-        compile: the encoder's layers by torch.compile.
-        batch_tokens: most tokens in one batch, pads counted; by default that of `BATCH_TOKENS`.
-    """
-
-    device: str | None = None
-    dtype: str = "float32"
-    quantize: bool = False
-    compile: bool = False
-    batch_tokens: int | None = None
+    device: str | None = None  # such as cpu or cuda:1; by default a GPU if there is one
+    dtype: str = "float32"  # one of `DTYPES`
+    quantize: bool = False  # whether linear layers of the encoder use 8-bit integers, on a CPU
+    compile: bool = False  # whether to use torch.compile for the encoder's layers
+    batch_tokens: int | None = None  # in a batch at most, padding included; by default `BATCH_TOKENS`
 
 
 class Engine:
-    """A model in evaluation mode, and how its features become one row of values for a sequence.
-
-    Args:
-        checkpoint: any of this project.
-        output: one of `POOLINGS` over the real tokens, or the name of a classification head.
-        compute: see there.
+    """A model in evaluation mode; `output` is one of `POOLINGS`, or the name of a classification head.
 
     Raises:
-        UsageError: no such head, a device that is not there, or a way of computing that does not go with it.
+        UsageError: no such head, or a device that is not available or does not support `compute`.
     """
 
     def __init__(self, checkpoint: Checkpoint, output: str, compute: Compute | None = None) -> None:
         self.compute = compute or Compute()
-        self.device = device_of(self.compute)
+        self.device = check_compute(self.compute)
         if output not in (*POOLINGS, *checkpoint.heads):
-            raise UsageError(f"the checkpoint has no head {output}; make one with recipes/finetune_text.py")
+            raise UsageError(f"the checkpoint has no head {output}; fine-tune it with `linformer finetune`")
         model = build(checkpoint)
         self.encoder = model.encoder.sentence_encoder
         self._head = None if output in POOLINGS else model.classification_heads[output].to(self.device)
         self._pooling = output
+        self._width = self.encoder.cfg.embed_dim if self._head is None else self._head.out_proj.out_features
         if self.compute.quantize:
             quantize(self.encoder)
         self.encoder.to(self.device)
@@ -78,31 +64,26 @@ class Engine:
         self.batch_tokens = self.compute.batch_tokens or BATCH_TOKENS.get(self.device.type, 16384)
 
     @torch.inference_mode()
-    def run(self, ids: Sequence[Ids], tick: Tick | None = None, batching: Batching = like_length) -> Values:
-        """Values of each sequence, in their order, independent of the batches.
+    def run(
+        self, ids: Sequence[Ids], tick: Callable[[int], object] = lambda tokens: None, batching: Batching = like_length
+    ) -> Values:
+        """(sequences, C) vectors or (sequences, classes) logits, which do not depend on the batches.
 
         Args:
             ids: of the sequences, special symbols included.
-            tick: called after each batch with the numbers of its sequences and its tokens without pads.
+            tick: called after each batch with the number of its tokens, without padding.
             batching: which sequences are computed together.
-
-        Returns:
-            (sequences, C) vectors, or (sequences, classes) scores.
         """
-        lengths = [len(part) for part in ids]
+        lengths = [len(sequence) for sequence in ids]
         batches = batching(lengths, self.batch_tokens, OVERHEAD.get(self.device.type, 64))
-        found: Values | None = None
-        # Around all batches: within one autocast the parameters are turned into bfloat16 once.
+        found = np.empty((len(ids), self._width), dtype=np.float32)
+        # Around all batches: one autocast converts the parameters once.
         with torch.autocast(self.device.type, torch.bfloat16) if self.compute.dtype == "bfloat16" else nullcontext():
             for batch in batches:
                 tokens = pad_sequence([torch.from_numpy(ids[i]) for i in batch], True, PAD).to(self.device)
-                values = self._values(tokens).float().cpu().numpy()
-                if found is None:
-                    found = np.empty((len(ids), values.shape[1]), dtype=np.float32)
-                found[batch] = values
-                if tick is not None:
-                    tick(batch, sum(lengths[i] for i in batch))
-        return np.empty((0, 0), dtype=np.float32) if found is None else found
+                found[batch] = self._values(tokens).float().cpu().numpy()
+                tick(sum(lengths[i] for i in batch))
+        return found
 
     def _values(self, tokens: Tensor) -> Tensor:
         features, _ = self.encoder(tokens)
@@ -124,16 +105,13 @@ def pool(features: Tensor, real: Tensor, pooling: str) -> Tensor:
 
 
 def of_rows(values: Values, owners: Ids, weights: Values | None = None, largest: bool = False) -> Values:
-    """Values of rows from those of their sequences: the mean, or the largest.
+    """(rows, D) the mean of each row's sequences, or the largest values.
 
     Args:
         values: (sequences, D).
         owners: (sequences,) the row of each, ascending; every row has one or more.
-        weights: (sequences,) of the mean; by default equal ones.
-        largest: the largest of each value instead.
-
-    Returns:
-        (rows, D).
+        weights: (sequences,) of the mean; equal by default.
+        largest: take the largest of each value instead.
     """
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
     if len(starts) == len(values):
@@ -145,11 +123,11 @@ def of_rows(values: Values, owners: Ids, weights: Values | None = None, largest:
     return np.divide(sums, np.add.reduceat(weights, starts)[:, None], dtype=np.float32)
 
 
-def device_of(compute: Compute) -> torch.device:
+def check_compute(compute: Compute) -> torch.device:
     """The device to compute on.
 
     Raises:
-        UsageError: it is not there, or `compute` does not go with it.
+        UsageError: it is not available, or does not support `compute`.
     """
     name = compute.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -157,11 +135,11 @@ def device_of(compute: Compute) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {name}: not to be had here ({reason}); use cpu, or leave it out") from error
+        raise UsageError(f"--device {name}: not available here ({reason}); use cpu, or leave it out") from error
     if compute.quantize and device.type != "cpu":
         raise UsageError(f"--quantize is for a CPU and the device is {device}; use --dtype bfloat16, or --device cpu")
     if compute.quantize and compute.compile:
-        raise UsageError("--quantize and --compile do not go together; choose one")
+        raise UsageError("--quantize and --compile exclude each other; choose one")
     if compute.compile:
         require_compiler()
     return device

@@ -1,8 +1,8 @@
-"""Linear layers in 8-bit integers on a CPU, with what PyTorch has.
+"""Linear layers in 8-bit integers on a CPU.
 
-Weights are rounded once, with a scale for each output; inputs when they come, with a scale for each token. So what
-comes out for a token does not depend on its neighbours in a batch, as it does with the one scale for a whole input of
-`torch.ao.quantization.quantize_dynamic`, which is deprecated besides.
+Weights are rounded once, with a scale for each output, and inputs with a scale for each token. So a token's result does
+not depend on its neighbours in a batch. It does with `torch.ao.quantization.quantize_dynamic`, which has one scale for
+the whole input and is deprecated.
 """
 
 from __future__ import annotations
@@ -10,16 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-ROWS = 512  # rounded and multiplied at a time, so that what lies between stays in the processor's cache
+ROWS = 512  # rounded and multiplied at a time, so that intermediate results stay in the processor's cache
 LARGEST = 127
 
 
 class Int8Linear(nn.Module):
-    """A linear layer as 8-bit integers.
-
-    Args:
-        linear: the layer that it stands for.
-    """
+    """A linear layer in 8-bit integers."""
 
     values: Tensor
     scales: Tensor
@@ -36,28 +32,28 @@ class Int8Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The rounded matrix (out, in) in float32, for attention that multiplies with it in an own way."""
+        """The rounded matrix (out, in) in float32, for attention that uses it directly."""
         return self.values.t() * self.scales[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out) of the same type."""
         rows = x.reshape(-1, x.size(-1)).float()
         out = rows.new_empty(rows.size(0), self.values.size(1))
-        for part, result in zip(torch.split(rows, ROWS), torch.split(out, ROWS), strict=True):
-            scales = _scales(part)
-            torch.mul(torch._int_mm(torch.round(part / scales).to(torch.int8), self.values), scales, out=result)
+        for some, result in zip(torch.split(rows, ROWS), torch.split(out, ROWS), strict=True):
+            scales = _scales(some)
+            torch.mul(torch._int_mm(torch.round(some / scales).to(torch.int8), self.values), scales, out=result)
             torch.addcmul(self.bias, result, self.scales, out=result)
         return out.view(*x.shape[:-1], -1).to(x.dtype)
 
 
 def _scales(rows: Tensor) -> Tensor:
-    """(rows, 1): what 1 stands for in each row; of a row of zeros anything above zero."""
+    """(rows, 1) the value of the integer 1 in each row; positive for a row of zeros, too."""
     scales: Tensor = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True) / LARGEST
     return scales.clamp_(min=1e-30)
 
 
 def quantize(module: nn.Module) -> nn.Module:
-    """Replaces every `nn.Linear` below a module, in place, and returns the module."""
+    """Replace every `nn.Linear` below a module, in place, and return the module."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, Int8Linear(child))

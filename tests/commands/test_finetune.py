@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from linformer_fairseq.commands import finetune as finetune_text
+from linformer_fairseq.cli import main
+from linformer_fairseq.commands.finetune import classes
+from linformer_fairseq.tables import read_table
 
 WORDS = "the river garden child teacher book city winter letter".split()
+
+
+def finetune(words: list[str]) -> int:
+    return main(["finetune", *words])
 
 
 def table(path: Path, rows: int, seed: int, score: bool = False) -> Path:
@@ -33,21 +39,21 @@ def test_from_tables_to_predictions(
     columns = ["--text-column", "review"]
     words = ["--checkpoint", str(checkpoint), "--train", str(train), "--test", str(test), *columns, "--lr", "2e-3"]
     words += ["--label-column", "verdict", "--out", str(tmp_path / "tuned"), "--batch-size", "16", "--epochs", "4"]
-    assert finetune_text.main([*words, *(["--regression"] if score else [])]) == 0
+    assert finetune([*words, *(["--regression"] if score else [])]) == 0
     result = json.loads((tmp_path / "tuned/result.json").read_text())
     assert result["scores"]["test"]["pearson" if score else "accuracy"] > 85
     assert sum(result["rows"].values()) == 570 and 30 < result["rows"]["dev"] < 80 and result["rows"]["test"] == 50
     printed = capsys.readouterr().out
-    assert f"train: {result['longer']['train']:,} rows were longer than the model reads; of them the head" in printed
+    assert f"train: {result['longer']['train']:,} rows are longer than the model reads; their head was kept" in printed
     assert "| a | 4" in printed and (tmp_path / "tuned/results.png").exists()
 
     (tmp_path / "new.tsv").write_text("review\ngood river garden\nbad city winter\n")
     predict = ["predict", "--checkpoint", str(tmp_path / "tuned/model.pt"), "--input", str(tmp_path / "new.tsv")]
-    assert finetune_text.main([*predict, *columns, "--out", str(tmp_path / "found.tsv")]) == 0
+    assert finetune([*predict, *columns, "--out", str(tmp_path / "found.tsv")]) == 0
     found = (tmp_path / "found.tsv").read_text().splitlines()
     assert found[0] == "prediction"
     assert float(found[1]) > float(found[2]) + 0.5 if score else found[1:] == ["fine", "poor"]
-    assert finetune_text.main([*predict, *columns, "--out", str(tmp_path / "found.tsv")]) == 1
+    assert finetune([*predict, *columns, "--out", str(tmp_path / "found.tsv")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -79,13 +85,11 @@ def test_wrong_tables_and_flags_are_refused(
     Path("unlabelled.tsv").write_text("text\na\n")
     Path("other.tsv").write_text("text\tlabel\na\t1\nb\t2\n")
     words = ["--checkpoint", str(checkpoint), "--train", str(path), "--out", str(tmp_path / "out")]
-    assert finetune_text.main([*words, *flags]) == 1
+    assert finetune([*words, *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
 
 
 def test_numbers_as_class_names_are_in_their_order(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("text\tlabel\n" + "".join(f"a\t{label}\n" for label in ("10", "2", "1")))
-    from linformer_fairseq.finetuning.tables import Layout, read_table
-
-    assert finetune_text.classes(read_table(path, Layout(("text",), "label"))) == ("1", "2", "10")
+    assert classes(read_table(path, ("text",), "label")) == ("1", "2", "10")

@@ -17,11 +17,15 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from linformer_fairseq.commands import glue as finetune_glue
-from linformer_fairseq.finetuning.glue import read_split
+from linformer_fairseq.cli import main
+from linformer_fairseq.finetuning.glue import find_task, read_labelled
 
 ROOT = Path(__file__).parents[2]
 WORDS = "the river garden child teacher book city winter letter".split()
+
+
+def run_glue(words: list[str]) -> int:
+    return main(["glue", *words])
 
 
 def pearson(labels: list[str], found: list[str]) -> float:
@@ -61,7 +65,7 @@ def arguments(checkpoint: Path, glue: Path, out: Path) -> list[str]:
 def test_a_killed_grid_ends_with_the_same_table_and_is_done_once(
     checkpoint: Path, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert finetune_glue.main(arguments(checkpoint, glue, tmp_path / "whole")) == 0
+    assert run_glue(arguments(checkpoint, glue, tmp_path / "whole")) == 0
     command = [
         sys.executable,
         str(ROOT / "recipes/finetune_glue.py"),
@@ -74,7 +78,7 @@ def test_a_killed_grid_ends_with_the_same_table_and_is_done_once(
         process.send_signal(signal.SIGKILL)
     stamp = first.stat().st_mtime_ns
     assert not (tmp_path / "killed/results.md").exists()
-    assert finetune_glue.main(arguments(checkpoint, glue, tmp_path / "killed")) == 0
+    assert run_glue(arguments(checkpoint, glue, tmp_path / "killed")) == 0
     assert first.stat().st_mtime_ns == stamp
     for name in ("results.md", "results.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -90,23 +94,21 @@ def test_a_killed_grid_ends_with_the_same_table_and_is_done_once(
     assert len(answers) == 22 and {line.split("\t")[1] for line in answers[1:]} <= {"entailment", "not_entailment"}
     assert len(scores) == 21 and all(0 <= value <= 5 for value in scores)
 
-    # The parts of a Slurm array share the runs, and the one that ends last makes the same table.
-    words = arguments(checkpoint, glue, tmp_path / "parts")
-    assert finetune_glue.main([*words, "--part", "2/2"]) == 0 and not (tmp_path / "parts/results.md").exists()
-    assert finetune_glue.main([*words, "--part", "1/2"]) == 0
-    assert (tmp_path / "parts/results.json").read_bytes() == (tmp_path / "whole/results.json").read_bytes()
-
     monkeypatch.setattr("linformer_fairseq.finetuning.train.run_logged", None)  # a finished grid runs nothing
-    assert finetune_glue.main(arguments(checkpoint, glue, tmp_path / "whole")) == 0
+    assert run_glue(arguments(checkpoint, glue, tmp_path / "whole")) == 0
 
 
 @pytest.mark.slow
-def test_jobs_share_a_grid(checkpoint: Path, glue: Path, tmp_path: Path) -> None:
-    words = arguments(checkpoint, glue, tmp_path)
-    words[words.index("rte,STSB")] = "RTE"
-    assert finetune_glue.main([*words, "--jobs", "2"]) == 0
-    assert all("dev accuracy" in (tmp_path / f"part-{i}.log").read_text() for i in (1, 2))
-    assert len(json.loads((tmp_path / "results.json").read_text())[0]["scores"]["accuracy"]) == 2
+def test_commands_and_their_jobs_share_a_grid(checkpoint: Path, glue: Path, tmp_path: Path) -> None:
+    words = [*arguments(checkpoint, glue, tmp_path), "--epochs", "1"]
+    command = [sys.executable, str(ROOT / "recipes/finetune_glue.py"), *words]
+    processes = [subprocess.Popen([*command, *more], cwd=ROOT) for more in ([], ["--jobs", "2"])]
+    assert [process.wait() for process in processes] == [0, 0]
+    for run in (tmp_path / task / f"lr0.001-batch16-seed{seed}" for task in ("RTE", "STS-B") for seed in (1, 2)):
+        log = (run / "train.log").read_text()
+        assert log.count("done training") == 1  # by one of the processes
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [len(row["scores"][metric]) for row, metric in zip(rows, ("accuracy", "pearson"), strict=True)] == [2, 2]
 
 
 METRICS = {
@@ -141,7 +143,7 @@ def test_real_sets_are_scored_and_answered_in_full(
     source = folder / ("dev.tsv" if task == "QNLI" else "train.tsv")  # QNLI's train set is not in that data
     (folder / "train.tsv").write_bytes(b"".join(source.read_bytes().splitlines(keepends=True)[:65]))
     words = ["--checkpoint", str(checkpoint), "--glue-dir", str(tmp_path), "--tasks", task, "--seeds", "1", "--test"]
-    assert finetune_glue.main([*words, "--epochs", "1", "--lr", "1e-3", "--out", str(tmp_path / "out")]) == 0
+    assert run_glue([*words, "--epochs", "1", "--lr", "1e-3", "--out", str(tmp_path / "out")]) == 0
 
     lines = (folder / "dev.tsv").read_text("utf-8-sig").rstrip("\n").split("\n")[task != "CoLA" :]
     labels = [line.split("\t")[COLUMNS[task]] for line in lines]
@@ -175,7 +177,7 @@ def test_mnli_is_scored_twice_and_answers_the_diagnostic_set(checkpoint: Path, t
     (tmp_path / "diagnostic").mkdir()
     (tmp_path / "diagnostic/diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n1\tc\td\n")
     words = ["--checkpoint", str(checkpoint), "--glue-dir", str(tmp_path), "--tasks", "MNLI", "--seeds", "1", "--test"]
-    assert finetune_glue.main([*words, "--epochs", "1", "--out", str(tmp_path / "out")]) == 0
+    assert run_glue([*words, "--epochs", "1", "--out", str(tmp_path / "out")]) == 0
     (row,) = json.loads((tmp_path / "out/results.json").read_text())
     assert list(row["scores"]) == ["dev_matched accuracy", "dev_mismatched accuracy"]
     with zipfile.ZipFile(tmp_path / "out/submission.zip") as archive:
@@ -183,19 +185,12 @@ def test_mnli_is_scored_twice_and_answers_the_diagnostic_set(checkpoint: Path, t
         assert [len(archive.read(name).splitlines()) for name in archive.namelist()] == [3, 10, 10]
 
 
-def test_a_part_is_not_shared_again(
-    checkpoint: Path, glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert finetune_glue.main([*arguments(checkpoint, glue, tmp_path), "--jobs", "2", "--part", "1/3"]) == 1
-    assert "--part 1/3 is done by one process; leave --jobs 2 out" in capsys.readouterr().err
-
-
 def test_every_file_is_read_before_anything_is_trained(
     checkpoint: Path, glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = arguments(checkpoint, glue, tmp_path / "out")
     words[words.index("rte,STSB")] = "RTE,QNLI"
-    assert finetune_glue.main(words) == 1
+    assert run_glue(words) == 1
     assert f"{glue}/QNLI/train.tsv: no such file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert len(read_split(glue, finetune_glue.find_task("RTE"), "dev")) == 33
+    assert len(read_labelled(glue, find_task("RTE"))[1]["dev"]) == 33

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import encoders
-from linformer_fairseq.finetuning.data import batches_of_like_length, write_data
+from linformer_fairseq.finetuning.data import length_bucketed_order, write_data
 from linformer_fairseq.inference.sequences import encode
 
 
 @given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=300), batch=st.integers(1, 8), seed=st.integers(0, 9))
-def test_batches_of_like_length_lose_no_row_and_save_pads(lengths: list[int], batch: int, seed: int) -> None:
-    order = batches_of_like_length(lengths, batch, seed)
+def test_length_bucketed_batches_have_every_row_and_less_padding(lengths: list[int], batch: int, seed: int) -> None:
+    order = length_bucketed_order(lengths, batch, seed)
     assert sorted(order) == list(range(len(lengths)))
-    np.testing.assert_array_equal(order, batches_of_like_length(lengths, batch, seed))
+    np.testing.assert_array_equal(order, length_bucketed_order(lengths, batch, seed))
 
     def padded(order: np.typing.NDArray[np.int64]) -> int:
         cut = [order[i : i + batch] for i in range(0, len(order), batch)]

@@ -10,7 +10,7 @@ from tarfile import open as open_tar
 import pytest
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.glue import TASKS, find_task, read_split, write_submission
+from linformer_fairseq.finetuning.glue import TASKS, find_task, read_labelled, read_tests, write_submission
 
 # Rows of train, dev and test of the original download.
 ROWS = {
@@ -26,27 +26,31 @@ ROWS = {
 def test_cola_has_no_header_and_mrpc_a_byte_order_mark_and_stray_quotes(tmp_path: Path) -> None:
     for name in ("CoLA", "MRPC"):
         (tmp_path / name).mkdir()
-    (tmp_path / "CoLA/dev.tsv").write_text("gj04\t1\t\tThe sailors rode.\nks08\t0\t*\tHim rode.\n")
+    for split in ("train", "dev"):
+        (tmp_path / f"CoLA/{split}.tsv").write_text("gj04\t1\t\tThe sailors rode.\nks08\t0\t*\tHim rode.\n")
+        (tmp_path / f"MRPC/{split}.tsv").write_text(
+            'Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t1\t2\t"We go , he said .\tHe said " we go " .\n',
+            "utf-8-sig",
+        )
     (tmp_path / "CoLA/test.tsv").write_text("index\tsentence\n0\tBill whistled.\n")
-    (tmp_path / "MRPC/dev.tsv").write_text(
-        'Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t1\t2\t"We go , he said .\tHe said " we go " .\n', "utf-8-sig"
-    )
-    cola = read_split(tmp_path, TASKS["CoLA"], "dev")
+    cola = read_labelled(tmp_path, TASKS["CoLA"])[1]["dev"]
     assert (cola.texts, cola.labels) == ([("The sailors rode.",), ("Him rode.",)], ["1", "0"])
-    assert read_split(tmp_path, TASKS["CoLA"], "test").labels is None
-    mrpc = read_split(tmp_path, TASKS["MRPC"], "dev")
+    assert read_tests(tmp_path, TASKS["CoLA"])["CoLA.tsv"].labels is None
+    mrpc = read_labelled(tmp_path, TASKS["MRPC"])[1]["dev"]
     assert (mrpc.texts, mrpc.labels) == ([('"We go , he said .', 'He said " we go " .')], ["1"])
 
 
 def test_rows_without_all_columns_are_left_out_of_training_only(tmp_path: Path) -> None:
     (tmp_path / "QQP").mkdir()
-    content = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tA?\tB?\t0\n4\t5\t6\tC?\n"
-    for split in ("train", "dev"):
-        (tmp_path / f"QQP/{split}.tsv").write_text(content)
-    train = read_split(tmp_path, TASKS["QQP"], "train")
-    assert (len(train), train.broken) == (1, [2])
-    with pytest.raises(UsageError, match="dev.tsv: row 2 has other columns"):
-        read_split(tmp_path, TASKS["QQP"], "dev")
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tA?\tB?\t0\n"
+    (tmp_path / "QQP/train.tsv").write_text(f"{header}4\t5\t6\tC?\n")
+    (tmp_path / "QQP/dev.tsv").write_text(header)
+    train, evaluations = read_labelled(tmp_path, TASKS["QQP"])
+    assert (len(train), train.broken, len(evaluations["dev"])) == (1, [2], 1)
+    (tmp_path / "QQP/dev.tsv").write_text(f"{header}4\t5\t6\tC?\n")
+    read_labelled.cache_clear()
+    with pytest.raises(UsageError, match="dev.tsv: row 2 has 4 columns instead of 6"):
+        read_labelled(tmp_path, TASKS["QQP"])
 
 
 @pytest.mark.parametrize("name", list(ROWS))
@@ -54,28 +58,30 @@ def test_the_real_files_are_read_in_full(name: str, tmp_path: Path, shared_data:
     with open_tar(shared_data(f"glue/{name}.tar.xz")) as tar:
         tar.extractall(tmp_path, filter="data")
     task = find_task(name.lower())
-    for split, rows in zip(("train", "dev", "test"), ROWS[name], strict=True):
-        if rows is not None:
-            table = read_split(tmp_path, task, split)
-            assert len(table) == rows and not table.broken
-            assert table.labels is None or not task.classes or set(table.labels) == set(task.classes)
+    if ROWS[name][0] is None:  # that data has no train set of it
+        (tmp_path / name / "train.tsv").write_bytes((tmp_path / name / "dev.tsv").read_bytes())
+    train, evaluations = read_labelled(tmp_path, task)
+    tables = [train, *evaluations.values(), *read_tests(tmp_path, task).values()]
+    for rows, table in zip(ROWS[name], tables, strict=True):
+        assert len(table) == rows or rows is None
+        assert not table.broken
+        assert table.labels is None or not task.classes or set(table.labels) == set(task.classes)
 
 
 def test_other_tasks_are_refused() -> None:
-    with pytest.raises(UsageError, match="--tasks SQuAD: no task of GLUE; choose from CoLA, SST-2"):
+    with pytest.raises(UsageError, match="--tasks SQuAD: not a task of GLUE; choose from CoLA, SST-2"):
         find_task("SQuAD")
 
 
 def test_the_zip_is_what_the_server_takes(tmp_path: Path) -> None:
     missing = write_submission(
-        {"RTE.tsv": ["entailment", "not_entailment"], "STS-B.tsv": ["2.500"]}, tmp_path / "a.zip"
+        {"RTE.tsv": ["entailment", "not_entailment"], "STS-B.tsv": [2.5, -0.1, 5.2]}, tmp_path / "a.zip"
     )
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == ["RTE.tsv", "STS-B.tsv"]
         assert archive.read("RTE.tsv").decode() == "index\tprediction\n0\tentailment\n1\tnot_entailment\n"
+        assert archive.read("STS-B.tsv").decode() == "index\tprediction\n0\t2.500\n1\t0.000\n2\t5.000\n"
     assert missing == [
         *("CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "QQP.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "QNLI.tsv", "WNLI.tsv"),
         "AX.tsv",
     ]
-    with pytest.raises(UsageError, match="a.zip exists"):
-        write_submission({}, tmp_path / "a.zip")

@@ -29,7 +29,7 @@ def test_median_and_spread_stand_beside_other_models_and_the_papers_figures(tmp_
     other = [Row("SST-2", "lr 3", {"train": 67349, "dev": 872}, {"accuracy": [77.0]}, {"accuracy": 50.9})]
     lines = write_table(ROWS, tmp_path, "ours", {"theirs": other}).splitlines()
     assert lines[0].startswith(
-        "| task | train | scored | metric | constant answer | ours | theirs | RoBERTa-base (paper) |"
+        "| task | train | scored | metric | majority-class baseline | ours | theirs | RoBERTa-base (paper) |"
     )
     assert [line.count("|") for line in lines] == [11] * len(lines)
     assert lines[2] == (

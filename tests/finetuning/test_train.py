@@ -6,15 +6,16 @@ import random
 from pathlib import Path
 
 import pytest
+from linformer_fairseq.inference.tokenizer import tokenizer_of
 from sklearn.metrics import accuracy_score
 
 from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.predict import Labels, Predictor
-from linformer_fairseq.finetuning.tables import Table
 from linformer_fairseq.finetuning.train import MODEL, Run, finetune, targets
-from linformer_fairseq.inference.tokenizer import tokenizer_of
+from linformer_fairseq.inference.predict import Labels, Predictor
+from linformer_fairseq.inference.sequences import tokenizer_of
 from linformer_fairseq.plugin import register
+from linformer_fairseq.tables import Table
 
 
 def table(name: str, rows: int, seed: int) -> Table:

@@ -13,8 +13,7 @@ import torch
 from linformer_fairseq.checkpoints.checkpoint import PAD, build, read
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import POOLINGS, Compute, Engine, of_rows
-from linformer_fairseq.inference.sequences import Ids, Sequences, encode
-from linformer_fairseq.inference.tokenizer import tokenizer_of
+from linformer_fairseq.inference.sequences import Ids, Sequences, encode, tokenizer_of
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +90,10 @@ def test_chunks_become_rows() -> None:
 @pytest.mark.parametrize(
     "compute, message",
     [
-        (Compute("cuda:99"), "--device cuda:99: not to be had here"),
-        (Compute("tpu"), "--device tpu: not to be had here"),
+        (Compute("cuda:99"), "--device cuda:99: not available here"),
+        (Compute("tpu"), "--device tpu: not available here"),
         (Compute("meta", quantize=True), "--quantize is for a CPU and the device is meta; use --dtype bfloat16"),
-        (Compute("cpu", quantize=True, compile=True), "--quantize and --compile do not go together"),
+        (Compute("cpu", quantize=True, compile=True), "--quantize and --compile exclude each other"),
         (Compute("cpu", compile=True), r"--compile needs a C\+\+ compiler and there is no no-such-compiler"),
     ],
 )

@@ -50,6 +50,5 @@ def test_chunks_hold_all_of_a_long_text(tokenizer: Path) -> None:
     assert all(chunk[0] == 0 and chunk[-1] == 2 and len(chunk) <= 16 for chunk in chunks)
     assert [token for chunk in chunks for token in chunk[1:-1]] == whole
     assert max(map(len, chunks)) - min(map(len, chunks)) <= 1
-    assert rows.of_rows([0.0, 1.0, 0.0]) == [0.0, *[1.0] * len(chunks), 0.0]
     with pytest.raises(UsageError, match="--keep chunks is for one text a row"):
         encode([("a", "b")], encoder, 16, "chunks")

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.tables import Layout, Table, read_table
+from linformer_fairseq.tables import Table, read_table
 
-LAYOUT = Layout(("text",), "label")
 ROWS = [("A good  one.", "yes"), ("It's \"not\" so, 'good'.", "no"), ("Ünïcode, too", "yes")]
 
 
@@ -35,7 +34,7 @@ def written(folder: Path, form: str) -> Path:
 
 @pytest.mark.parametrize("form", ["tsv", "csv", "jsonl", "parquet"])
 def test_every_form_gives_the_same_rows(form: str, tmp_path: Path) -> None:
-    table = read_table(written(tmp_path, form), LAYOUT)
+    table = read_table(written(tmp_path, form), ("text",), "label")
     assert table.texts == [("A good one.",), ("It's \"not\" so, 'good'.",), ("Ünïcode, too",)]
     assert table.labels == ["yes", "no", "yes"] and table.broken == []
 
@@ -43,7 +42,7 @@ def test_every_form_gives_the_same_rows(form: str, tmp_path: Path) -> None:
 def test_numbers_and_truth_values_are_labels_too(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": true}\n{"text": "c", "label": 0.5}\n')
-    assert read_table(path, LAYOUT).labels == ["1", "1", "0.5"]
+    assert read_table(path, ("text",), "label").labels == ["1", "1", "0.5"]
 
 
 def tsv(folder: Path, content: bytes) -> Path:
@@ -54,24 +53,24 @@ def tsv(folder: Path, content: bytes) -> Path:
 
 def test_a_stray_quote_or_carriage_return_is_text(tmp_path: Path) -> None:
     path = tsv(tmp_path, b'text\tlabel\n"He said\t1\nso" he\rsaid\t0\n')
-    assert read_table(path, LAYOUT) == Table(path, [('"He said',), ('so" he said',)], ["1", "0"])
+    assert read_table(path, ("text",), "label") == Table(path, [('"He said',), ('so" he said',)], ["1", "0"])
 
 
 def test_broken_rows_are_counted_where_that_is_asked_for(tmp_path: Path) -> None:
     path = tsv(tmp_path, b"text\tlabel\na\t1\nb\nc\t1\td\ne\t0\n")
-    assert read_table(path, LAYOUT, skip_broken=True) == Table(path, [("a",), ("e",)], ["1", "0"], [2, 3])
-    with pytest.raises(UsageError, match="a.tsv: row 2 has other columns than the first line"):
-        read_table(path, LAYOUT)
+    assert read_table(path, ("text",), "label", skip_broken=True) == Table(path, [("a",), ("e",)], ["1", "0"], [2, 3])
+    with pytest.raises(UsageError, match="a.tsv: row 2 has 1 columns instead of 2"):
+        read_table(path, ("text",), "label")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.tsv", b"text\tlabel\na\t1\n \t1\n", "row 2 has no text in column text"),
-        ("a.tsv", b"text\tlabel\na\t\n", "row 1 has nothing in column label"),
+        ("a.tsv", b"text\tlabel\na\t\n", "row 1 has no label in column label"),
         ("a.tsv", b"sentence\tlabel\na\t1\n", "a.tsv: no column text; it has sentence, label"),
         ("a.tsv", b"text\tlabel\ttext\n", "two columns are named text"),
-        ("a.tsv", b"text\tlabel\na\t1\n\xff\xfe\t1\n", "a.tsv: not UTF-8 behind line"),
+        ("a.tsv", b"text\tlabel\na\t1\n\xff\xfe\t1\n", "a.tsv: not UTF-8 after line"),
         ("a.tsv", b"", "no column text; it has none"),
         ("a.tsv", b"text\tlabel\n", "has no rows"),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": \n', "row 2 is not JSON"),
@@ -85,12 +84,12 @@ def test_broken_rows_are_counted_where_that_is_asked_for(tmp_path: Path) -> None
 def test_bad_input_is_refused_with_file_row_and_reason(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=message):
-        read_table(tmp_path / name, LAYOUT)
+        read_table(tmp_path / name, ("text",), "label")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="absent.tsv: no such file"):
-        read_table(tmp_path / "absent.tsv", LAYOUT)
+        read_table(tmp_path / "absent.tsv", ("text",), "label")
 
 
 @given(words=st.lists(st.sampled_from("abcdefghijklmnop"), min_size=1, max_size=60), share=st.floats(0.05, 0.95))

@@ -12,10 +12,9 @@ import torch
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.predict import HEAD, Labels, Predictor, labels_of
 from linformer_fairseq.inference.engine import Compute
-from linformer_fairseq.inference.sequences import Sequences
-from linformer_fairseq.inference.tokenizer import tokenizer_of
+from linformer_fairseq.inference.predict import HEAD, Labels, Predictor, labels_of
+from linformer_fairseq.inference.sequences import Sequences, tokenizer_of
 
 LABELS = Labels(("no", "yes"), 1)
 
@@ -51,7 +50,8 @@ def test_batches_order_and_padding_change_nothing(tuned: Checkpoint) -> None:
 
 
 def test_the_answer_to_a_text_in_chunks_is_the_mean_of_theirs(tuned: Checkpoint) -> None:
-    predictor = Predictor(tuned, tokenizer_of(tuned, None), Labels(("no", "yes"), 1, "chunks"))
+    predictor = Predictor(tuned, tokenizer_of(tuned, None))
+    predictor.labels = Labels(("no", "yes"), 1, "chunks")
     rows = predictor.sequences([("river",), (" ".join(["garden book city"] * 60),), ("winter",)])
     single = Sequences(rows.ids, np.arange(len(rows.ids)), 0)
     each, pooled = predictor.logits(single), predictor.logits(rows)

@@ -1,9 +1,9 @@
-"""Scores of a fine-tuned checkpoint for texts, on every row and independent of batches."""
+"""Predictions of a fine-tuned checkpoint, for every row and independent of the batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ from data_prep import encoders
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Compute, Engine, Values, of_rows
-from linformer_fairseq.inference.sequences import Sequences, encode
-from linformer_fairseq.inference.tokenizer import dictionary_digest
+from linformer_fairseq.inference.sequences import Sequences, dictionary_digest, encode
 
 HEAD = "sentence_classification_head"
 NOTE = "fine-tuned"
@@ -20,54 +19,37 @@ NOTE = "fine-tuned"
 
 @dataclass(frozen=True)
 class Labels:
-    """What a fine-tuned checkpoint predicts; kept in its notes.
+    """What a fine-tuned checkpoint predicts; stored in its notes."""
 
-    Attributes:
-        classes: names in the order of their ids; empty for a score.
-        columns: texts in a row, 1 or 2.
-        keep: of rows that are too long, see `sequences.encode`.
-    """
-
-    classes: tuple[str, ...]
-    columns: int
-    keep: str = "head"
+    classes: tuple[str, ...]  # names in the order of their ids; empty for a score
+    columns: int  # texts in a row, 1 or 2
+    keep: str = "head"  # what is read of rows that are too long, see `sequences.encode`
 
     def note(self, tokenizer: Path) -> dict[str, Any]:
         """As an entry of `Checkpoint.notes`, with the digest of the tokenizer's dictionary."""
-        kept = {"classes": list(self.classes), "columns": self.columns, "keep": self.keep}
-        return {"conversion": NOTE, **kept, "dictionary": dictionary_digest(tokenizer)}
+        settings = {**asdict(self), "classes": list(self.classes)}
+        return {"conversion": NOTE, **settings, "dictionary": dictionary_digest(tokenizer)}
 
 
-def labels_of(checkpoint: Checkpoint) -> Labels:
-    """What a checkpoint says of itself.
+def labels_of(checkpoint: Checkpoint, columns: int | None = None) -> Labels:
+    """What a checkpoint predicts.
 
     Raises:
-        UsageError: it was not fine-tuned here.
+        UsageError: it was not fine-tuned, or reads another number of texts in a row than `columns`.
     """
     for note in reversed(checkpoint.notes):
         if note.get("conversion") == NOTE:
+            if columns not in (None, note["columns"]):
+                raise UsageError(f"--text-column: the checkpoint reads {note['columns']} texts a row, not {columns}")
             return Labels(tuple(note["classes"]), note["columns"], note["keep"])
-    raise UsageError("the checkpoint was not fine-tuned; make one with recipes/finetune_text.py")
+    raise UsageError("the checkpoint was not fine-tuned; fine-tune it with `linformer finetune`")
 
 
 class Predictor:
-    """A fine-tuned checkpoint with its tokenizer.
+    """A fine-tuned checkpoint with its tokenizer."""
 
-    Args:
-        checkpoint: with a head for its labels.
-        encoder: of its tokenizer.
-        labels: what it predicts; by default what the checkpoint says.
-        compute: on which device, and how.
-    """
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        encoder: encoders.Encoder,
-        labels: Labels | None = None,
-        compute: Compute | None = None,
-    ) -> None:
-        self.labels = labels or labels_of(checkpoint)
+    def __init__(self, checkpoint: Checkpoint, encoder: encoders.Encoder, compute: Compute | None = None) -> None:
+        self.labels = labels_of(checkpoint)
         self.encoder = encoder
         self.longest = encoder_config(checkpoint).max_positions
         self._engine = Engine(checkpoint, HEAD, compute)
@@ -77,7 +59,7 @@ class Predictor:
         return encode(texts, self.encoder, self.longest, self.labels.keep)
 
     def logits(self, rows: Sequences) -> Values:
-        """(rows, classes), or (rows, 1) of scores, in the order of the rows; of several chunks of a row, the mean."""
+        """(rows, classes) logits, or (rows, 1) scores; of a row with several chunks, their mean."""
         return of_rows(self._engine.run(rows.ids), rows.owners)
 
     def values(self, logits: Values) -> list[float]:

@@ -1,4 +1,4 @@
-"""Reading documents a window at a time, from anywhere in them."""
+"""Documents in every format, cut into windows and read from any row."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.inference import inputs
-from linformer_fairseq.inference.inputs import Inputs, find_files, texts_of, windows
+from linformer_fairseq.inference import documents
+from linformer_fairseq.inference.documents import Documents, RowReader, cut_windows, find_files, texts_of
 
 ROWS = [(f"document {i}", i) for i in range(2500)]
 
@@ -29,44 +29,43 @@ def written(folder: Path, form: str) -> Path:
     return path
 
 
+def cut(found: Documents, folder: Path, rows: int = 1000) -> tuple[RowReader, list[tuple[int, int]]]:
+    """A reader of the documents, and their windows."""
+    result = json.loads(json.dumps(cut_windows(found, rows, folder).result))
+    return RowReader(found, result["files"]), [(start, stop) for start, stop in result["windows"]]
+
+
 @pytest.mark.parametrize("form", ["parquet", "tsv", "csv", "jsonl"])
-@pytest.mark.parametrize("skip", [0, 1, 699, 700, 1024, 2400, 2499, 2500])
-def test_every_form_is_read_from_any_row(form: str, skip: int, tmp_path: Path) -> None:
-    found = Inputs((written(tmp_path, form),), ("text",), ("id",))
-    assert found.count() == 2500
-    rows = [row for batch in found.batches(skip) for row in batch.to_pylist()]
-    assert [(row["text"], int(row["id"])) for row in rows] == ROWS[skip:]
+def test_every_form_is_read_from_any_row(form: str, tmp_path: Path) -> None:
+    reader, windows = cut(Documents((written(tmp_path, form),), ("text",), ("id",)), tmp_path)
+    assert windows == [(0, 1000), (1000, 2000), (2000, 2500)]
+    # Ascending, over a gap, backwards, and at the ends of row groups and batches.
+    for start, stop in [(0, 1), (1, 699), (699, 701), (1024, 2400), (2499, 2500), (0, 2500), (700, 1400)]:
+        rows = reader.read(start, stop).to_pylist()
+        assert [(row["text"], int(row["id"])) for row in rows] == ROWS[start:stop]
 
 
 def test_files_of_a_folder_are_one_input(tmp_path: Path) -> None:
     path = tmp_path / "docs"
     (path / "b/.hidden").mkdir(parents=True)
     for name, text in (("b/one", ["c", "d"]), ("a", ["a", "b"]), ("b/.hidden/no", ["x"]), ("c", [])):
-        kind = pa.large_string() if name == "a" else pa.string()  # which is the same to us
+        kind = pa.large_string() if name == "a" else pa.string()  # two types of text
         pq.write_table(pa.table({"text": pa.array(text, kind)}), path / f"{name}.parquet")
-    files = find_files([path, path / "a.parquet"])
-    found = Inputs(files, ("text",))
-    assert found.count() == 6
-    table = pa.Table.from_batches(found.batches())
-    assert table.column("text").to_pylist() == ["a", "b", "c", "d", "a", "b"]
-    assert pa.Table.from_batches(found.batches(3)).column("text").to_pylist() == ["d", "a", "b"]
+    reader, windows = cut(Documents(find_files([path, path / "a.parquet"]), ("text",)), tmp_path)
+    assert windows == [(0, 6)]
+    assert reader.read(0, 6).column("text").to_pylist() == ["a", "b", "c", "d", "a", "b"]
+    assert reader.read(3, 6).column("text").to_pylist() == ["d", "a", "b"]
 
 
-def test_windows_are_cut_at_the_same_rows_wherever_reading_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inputs, "CHARACTERS", 4000)
+def test_windows_have_limited_rows_and_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "WINDOW_CHARACTERS", 4000)
     texts = ["x" * (i * 37 % 700) for i in range(300)] + ["long" * 3000, None, "é"]
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=90)
-    found = Inputs((tmp_path / "a.parquet",), ("text",))
-    cut = [w.num_rows for w in windows(found.batches(), ("text",), 13)]
-    assert sum(cut) == 303 and max(cut) == 13 and len(cut) > 20
-    for begun in range(len(cut)):
-        rest = [w.num_rows for w in windows(found.batches(sum(cut[:begun])), ("text",), 13)]
-        assert rest == cut[begun:]
-    sizes = iter(len(text or "") for text in texts)
-    for rows in cut:
-        assert sum(next(sizes) for _ in range(rows)) <= 4000 or rows == 1
+    _, windows = cut(Documents((tmp_path / "a.parquet",), ("text",)), tmp_path, 13)
+    assert len(windows) > 20 and max(stop - start for start, stop in windows) == 13
+    assert [row for start, stop in windows for row in range(start, stop)] == list(range(303))
+    for start, stop in windows:
+        assert sum(len(text or "") for text in texts[start:stop]) <= 4000 or stop - start == 1
 
 
 def test_rows_without_text_have_none() -> None:
@@ -85,17 +84,17 @@ def test_rows_without_text_have_none() -> None:
 )
 def test_what_cannot_be_encoded_is_refused(content: dict[str, list[object]], message: str, tmp_path: Path) -> None:
     pq.write_table(pa.table(content), tmp_path / "a.parquet")
-    found = Inputs((tmp_path / "a.parquet",), ("text",))
+    found = Documents((tmp_path / "a.parquet",), ("text",))
     with pytest.raises(UsageError, match=message):
-        found.schema()
-        found.count()
+        found.check()
+        cut_windows(found, 8, tmp_path)
 
 
 def test_columns_to_keep_must_have_one_type(tmp_path: Path) -> None:
     for name, key in (("a", 1), ("b", "1")):
         pq.write_table(pa.table({"text": ["a"], "id": [key]}), tmp_path / f"{name}.parquet")
     with pytest.raises(UsageError, match="b.parquet: the columns to keep have other types than in"):
-        Inputs(find_files([tmp_path]), ("text",), ("id",)).schema()
+        Documents(find_files([tmp_path]), ("text",), ("id",)).check()
 
 
 @pytest.mark.parametrize(
@@ -112,15 +111,16 @@ def test_inputs_that_are_none_are_refused(name: str, message: str, tmp_path: Pat
         find_files([tmp_path / name])
 
 
-def test_a_broken_row_is_found_while_rows_are_counted(tmp_path: Path) -> None:
+def test_a_broken_row_is_found_before_anything_is_computed(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("text\tid\na\t1\nb\n")
-    with pytest.raises(UsageError, match="a.tsv: row 2 has other columns than the first line"):
-        Inputs((path,), ("text",)).count()
+    with pytest.raises(UsageError, match="a.tsv: row 2 has 1 columns instead of 2"):
+        cut_windows(Documents((path,), ("text",)), 8, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.tsv"]
 
 
 def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, "parquet")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UsageError, match="docs.parquet: not a Parquet file .*; name another --input"):
-        Inputs((path,), ("text",)).schema()
+        Documents((path,), ("text",)).check()

@@ -1,0 +1,249 @@
+"""Documents to a Parquet file of vectors or predictions, shared by many processes.
+
+The input is cut into windows of rows, the shards of `io/shards.py`. Each window's output is a Parquet file in a hidden
+folder beside --out; when all are there, one process joins them and removes the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from scipy.special import softmax
+from tqdm import tqdm
+
+from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.inference.documents import Documents, RowReader, Window, cut_windows, texts_of
+from linformer_fairseq.inference.engine import Compute, Engine, of_rows
+from linformer_fairseq.inference.predict import HEAD, labels_of
+from linformer_fairseq.inference.sequences import Sequences, encode, tokenizer_of
+from linformer_fairseq.io.files import remove, replace_when_done
+from linformer_fairseq.io.records import begun, changed_settings
+from linformer_fairseq.io.shards import Done, Shard, run_shards
+
+KEY = b"linformer_fairseq"  # of the settings and counts in the output's metadata
+GROUP_ROWS = 1 << 14  # of a row group of the output, at least
+COUNTS = ("documents", "without_text", "longer", "tokens")  # `longer` than the model reads
+
+Present = npt.NDArray[np.bool_]
+Prepared = tuple[pa.Table, Present, Sequences]  # rows; which of them have text; the input of those
+
+
+@dataclass(frozen=True)
+class EncodingJob:
+    """What is computed of which documents."""
+
+    checkpoint: Path  # any of this project
+    data: Path | None  # folder of its tokenizer; None for the one that it was trained with
+    documents: Documents  # the input
+    predict: bool = False  # labels or scores of a fine-tuned checkpoint, instead of vectors
+    pooling: str = "mean"  # of the vectors, one of `POOLINGS`
+    keep: str = "head"  # what is read of long documents, one of `KEEPS`
+    vectors: str = "float32"  # type in which they are stored, one of `VECTOR_DTYPES`
+    compute: Compute = Compute()  # how the model is computed
+    threads: int = 1  # of PyTorch, in each process
+
+
+def encode_documents(
+    job: EncodingJob, out: Path, settings: Mapping[str, Any], rows: int = 4096, workers: int = 1, force: bool = False
+) -> dict[str, int]:
+    """Write the output, or what is missing of it, and return its `COUNTS`.
+
+    Args:
+        job: what to compute.
+        out: the Parquet file.
+        settings: all that the values depend on, in JSON's types.
+        rows: of a window, at most.
+        workers: processes; one is this process itself.
+        force: replace an output, or unfinished work, of other settings.
+
+    Raises:
+        UsageError: the output exists with other settings, and not `force`; or the input cannot be read.
+    """
+    folder = out.with_name(f".{out.name}.parts")
+    counts = _finished_counts(out, settings, force)
+    try:
+        if counts is None:
+            _begin(folder, out, settings, force)
+            counts = _encode_windows(job, folder, rows, workers)
+            about = {"settings": settings, "counts": counts}
+            run_shards(folder, [Shard("join", (folder, out, about))], join, 0, "join")
+    except FileNotFoundError:  # another process has joined the parts and removed them
+        if (counts := _finished_counts(out, settings, force)) is None:
+            raise
+    remove(folder)
+    return counts
+
+
+def _finished_counts(out: Path, settings: Mapping[str, Any], force: bool) -> dict[str, int] | None:
+    """What `encode_documents` returned for a finished output; None if there is none, or `force` replaces it."""
+    if not out.exists():
+        return None
+    try:
+        about = json.loads((pq.read_schema(out).metadata or {})[KEY])
+        changed = changed_settings(about["settings"], settings)
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        wrong = "is not an output of `linformer encode`"
+    else:
+        if not changed:
+            return dict(about["counts"])
+        wrong = f"holds the result of other settings ({', '.join(changed)} changed)"
+    if force:
+        return None
+    raise UsageError(f"{out} {wrong}; choose another --out, or start over with --force")
+
+
+def _begin(folder: Path, out: Path, settings: Mapping[str, Any], force: bool) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        begun(folder / "encode.json", settings)
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror}; choose another place") from error
+    except UsageError:
+        if not force:
+            raise
+        remove(folder)
+        begun(folder / "encode.json", settings)
+
+
+def _encode_windows(job: EncodingJob, folder: Path, rows: int, workers: int) -> dict[str, int]:
+    try:
+        cut = run_shards(folder, [Shard("windows", (job.documents, rows, folder))], cut_windows, 0, "read")
+    except UsageError:
+        remove(folder)  # nothing is computed yet, and a repaired input is another setting
+        raise
+    files = tuple(cut["windows"]["result"]["files"])
+    windows = [(start, stop) for start, stop in cut["windows"]["result"]["windows"]]
+    # In the order of `run_shards`, so that the window that is tokenised in advance is the one that comes next.
+    windows.sort(key=lambda window: window[0] - window[1])
+    left = [window for window in windows if not _part(folder, window).exists()]
+    following = dict(zip(left, left[workers:], strict=False))
+    shards = []
+    for window in windows:
+        arguments = (job, files, folder, window, following.get(window))
+        shards.append(Shard(_part(folder, window).stem, arguments, window[1] - window[0]))
+    done = run_shards(folder, shards, encode_window, workers if workers > 1 else 0, "encode", " documents").values()
+    counts = {name: sum(shard["result"][name] for shard in done) for name in COUNTS}
+    seconds = sum(shard["seconds"] for shard in done)
+    speed = [f"{counts[name] / seconds:,.1f} {name}/s" for name in ("documents", "tokens")]
+    print(f"{job.checkpoint}: {' and '.join(speed)} in each process")
+    return counts
+
+
+def encode_window(
+    job: EncodingJob, files: tuple[str, ...], folder: Path, window: Window, following: Window | None
+) -> Done:
+    """Write the output of one window; tokenise the following one meanwhile."""
+    part = _part(folder, window)
+    encoder = _document_encoder(job, files)
+    if following and _part(folder, following).exists():  # another process was faster
+        following = None
+    rows, present, sequences = encoder.prepared(window, following)
+    table = pa.table({name: rows.column(name) for name in job.documents.keep} | encoder.columns(present, sequences))
+    with replace_when_done(part) as partial:
+        pq.write_table(table, partial, **_form(table.schema))
+    counts = len(present), int((~present).sum()), sequences.longer, sum(map(len, sequences.ids))
+    return Done(dict(zip(COUNTS, counts, strict=True)), [part])
+
+
+def join(folder: Path, out: Path, about: Mapping[str, Any]) -> Done:
+    """Write the output from its parts."""
+    parts = sorted(folder.glob("[0-9]*.parquet"))
+    if sum(pq.read_metadata(part).num_rows for part in parts) != about["counts"]["documents"]:
+        raise FileNotFoundError(folder)
+    metadata = {KEY: json.dumps(about)}
+    schema = pq.read_schema(parts[0]).with_metadata(metadata)
+    with replace_when_done(out) as partial:
+        with pq.ParquetWriter(partial, schema, **_form(schema)) as writer:
+            held: list[pa.Table] = []
+            for part in parts:
+                held.append(pq.read_table(part).replace_schema_metadata(metadata))
+                if sum(table.num_rows for table in held) >= GROUP_ROWS or part == parts[-1]:
+                    writer.write_table(pa.concat_tables(held))
+                    held = []
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+    return Done({})
+
+
+def _part(folder: Path, window: Window) -> Path:
+    return folder / f"{window[0]:012}.parquet"
+
+
+def _form(schema: pa.Schema) -> dict[str, Any]:
+    # The numbers of a vector all differ: a dictionary of them, or their extremes, would only take time.
+    others = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
+    return {"compression": "zstd", "compression_level": 1, "use_dictionary": others, "write_statistics": others}
+
+
+class DocumentEncoder:
+    """A model and the documents that it reads."""
+
+    def __init__(self, job: EncodingJob, files: Sequence[str]) -> None:
+        torch.set_num_threads(job.threads)
+        checkpoint = read(job.checkpoint)
+        self._job = job
+        self._longest = encoder_config(checkpoint).max_positions
+        self._tokenizer = tokenizer_of(checkpoint, job.data)
+        self._classes = labels_of(checkpoint).classes if job.predict else ()
+        self._engine = Engine(checkpoint, HEAD if job.predict else job.pooling, job.compute)
+        self._reader = RowReader(job.documents, files)
+        self._thread = ThreadPoolExecutor(1)  # tokenises while the model computes
+        self._coming: dict[Window, Future[Prepared]] = {}
+
+    def prepared(self, window: Window, following: Window | None = None) -> Prepared:
+        """A window, tokenised; begin with the following one."""
+        coming = self._coming.pop(window, None) or self._thread.submit(self._prepare, window)
+        self._coming = {following: self._thread.submit(self._prepare, following)} if following else {}
+        return coming.result()
+
+    def _prepare(self, window: Window) -> Prepared:
+        rows = self._reader.read(*window)
+        texts = texts_of(rows, self._job.documents.text)
+        some = [row for row in texts if row is not None]
+        sequences = encode(some, self._tokenizer, self._longest, self._job.keep)
+        return rows, np.array([row is not None for row in texts]), sequences
+
+    def columns(self, present: Present, sequences: Sequences) -> dict[str, pa.Array]:
+        """`vector`; or `label` and `scores`, the probability of each class; or `score`. Null for rows without text."""
+        lengths = np.array([len(ids) for ids in sequences.ids], dtype=np.float32)
+        # Processes of a pool leave the terminal to their parent.
+        hidden = parent_process() is not None
+        with tqdm(total=int(lengths.sum()), unit=" tokens", unit_scale=True, leave=False, disable=hidden) as bar:
+            values = self._engine.run(sequences.ids, bar.update)
+        if not self._job.predict:
+            vectors = of_rows(values, sequences.owners, lengths, largest=self._job.pooling == "max")
+            return {"vector": _lists(vectors.astype(self._job.vectors), present)}
+        values = of_rows(values, sequences.owners)
+        if not self._classes:
+            return {"score": _spread(pa.array(values[:, 0], pa.float32()), present)}
+        names = pa.array(self._classes, pa.string()).take(pa.array(values.argmax(1)))
+        return {"label": _spread(names, present), "scores": _lists(softmax(values, axis=1), present)}
+
+
+_document_encoder = lru_cache(maxsize=1)(DocumentEncoder)  # loaded once per process
+
+
+def _lists(values: npt.NDArray[Any], present: Present) -> pa.Array:
+    """(rows with text, C) as lists of fixed size, null for the other rows."""
+    whole = np.zeros((len(present), values.shape[1]), values.dtype)
+    whole[present] = values
+    return pa.FixedSizeListArray.from_arrays(pa.array(whole.ravel()), values.shape[1], mask=pa.array(~present))
+
+
+def _spread(values: pa.Array, present: Present) -> pa.Array:
+    """(rows with text,) with nulls for the other rows."""
+    return values.take(pa.array(np.cumsum(present) - 1, mask=~present))
