@@ -24,8 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep.encoders import END_OF_TEXT, GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE, read_gpt2_vocabulary
 from data_prep.encoders import SPACE_PIECE as SPACE
-from data_prep.fairseq_dict import MASK, SPECIALS, UNK, SymbolTable
-from data_prep.fairseq_dict import NAME as DICTIONARY
+from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, UNK, read_dictionary
 from linformer_fairseq.errors import UsageError
 
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
@@ -44,7 +43,7 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
     """
     if not (folder / DICTIONARY).is_file():
         raise UsageError(f"{folder / DICTIONARY} is missing; give the folder of data that the model was trained on")
-    symbols = SymbolTable.load(folder / DICTIONARY).symbols
+    symbols = read_dictionary(folder / DICTIONARY)
     if (folder / SENTENCEPIECE).is_file():
         tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols)
     elif (folder / GPT2_VOCABULARY).is_file():

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY
-from data_prep.fairseq_dict import MADE_UP, MASK, SPECIALS
-from data_prep.fairseq_dict import NAME as DICTIONARY
+from data_prep.fairseq_dict import DICTIONARY, FILLER, MASK, SPECIALS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 
@@ -109,7 +108,7 @@ def tokenizer_files(folder: Path, out: Path, force: bool = False) -> None:
     tokens = {i: token for token, i in vocabulary.ids.items()}
     encoder = {token: i for token, i in vocabulary.ids.items() if token not in (*SPECIALS, MASK)}
     # Rows without a token only fill the table up, as fairseq's own made-up words do.
-    symbols = [str(i) if i in tokens else f"{MADE_UP}{i:05d}" for i in order[len(SPECIALS) : -1]]
+    symbols = [str(i) if i in tokens else f"{FILLER}{i:05d}" for i in order[len(SPECIALS) : -1]]
     content = {
         GPT2_VOCABULARY: json.dumps(encoder, ensure_ascii=False),
         GPT2_MERGES: "\n".join(["#version: 0.2", *vocabulary.merges, ""]),

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
-from data_prep.fairseq_dict import NAME as DICTIONARY
+from data_prep.fairseq_dict import DICTIONARY
 from linformer_fairseq import hf, layers
 from linformer_fairseq.checkpoints.checkpoint import (
     DEFAULT_HEAD,

@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 
 import pytest
-from linformer_fairseq.inference.tokenizer import tokenizer_of
 from sklearn.metrics import accuracy_score
 
 from linformer_fairseq.checkpoints.checkpoint import read
