@@ -104,13 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if counts["without_text"]:
         words.append(f"{counts['without_text']:,} without text (null)")
     if counts["longer"]:
-        taken = {
+        part = {
             "head": "their head was read",
             "chunks": "read in chunks",
             "head-tail": "their head and tail were read",
         }
         longest = encoder_config(checkpoint).max_positions
-        words.append(f"{counts['longer']:,} longer than the model's {longest:,} tokens ({taken[a.keep]})")
+        words.append(f"{counts['longer']:,} longer than the model's {longest:,} tokens ({part[a.keep]})")
     print(f"{a.out}: {', '.join(words)}")
     return 0
 
