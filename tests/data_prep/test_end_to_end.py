@@ -26,7 +26,10 @@ def train(run_fairseq: RunFairseq, data: str, break_mode: str, batch: int, save_
     return run_fairseq("fairseq-train", data, *flags, *SMALL, *UPDATES, "--max-epoch", "2").stdout
 
 
-@pytest.mark.parametrize("break_mode", ["none", "complete", "complete_doc"])
+@pytest.mark.parametrize(
+    "break_mode",
+    [pytest.param("none", marks=pytest.mark.slow), pytest.param("complete", marks=pytest.mark.slow), "complete_doc"],
+)
 def test_fairseq_trains_on_the_shards_of_a_corpus(
     splits: Path, tokenizer: Path, tmp_path: Path, run_fairseq: RunFairseq, break_mode: str
 ) -> None:
