@@ -106,9 +106,8 @@ class Recorder:
             "joules": None if self.energy is None else self.energy(),
             "tokens": self._tokens,
         }
-        self._write(
-            stats, "train", update, epoch, _figure("loss", "avg") if _figure("loss", "count") else None, figures
-        )
+        loss = _figure("loss", "avg") if _figure("loss", "count") else None
+        self._write(stats, "train", update, epoch, loss, figures)
 
     def write_validation(self, stats: Mapping[str, Any], subset: str, epoch: int | None) -> None:
         """Write the line of a validation."""
@@ -145,9 +144,9 @@ class Recorder:
         if self.config is None:
             return None
         world = int(self.trainer.data_parallel_world_size)
-        predicted = (
-            _figure("loss", "count") - interval.restored_predicted if self.criterion.endswith("masked_lm") else 0.0
-        )
+        predicted = _figure("loss", "count") - interval.restored_predicted
+        if not self.criterion.endswith("masked_lm"):
+            predicted = 0.0
         used = 1.0 if self.criterion == "sentence_prediction" else None
         shapes = interval.shapes.items()
         rows = world * sum(batch * times for (batch, _), times in shapes)
