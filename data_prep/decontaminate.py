@@ -7,7 +7,7 @@ from typing import Any
 from data_prep.config import DecontaminateConfig
 from data_prep.corpus import Document
 from data_prep.filters import Dropped, filter_corpus, filter_file
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.text.benchmarks import benchmark_examples
 from data_prep.text.ngrams import NgramIndex
 from linformer_fairseq.errors import UsageError
@@ -31,7 +31,7 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
     def build_index() -> None:
         if index.exists():
             return
-        texts = [text for folder in folders for _, text in benchmark_examples(folder, Problems())]
+        texts = [text for folder in folders for _, text in benchmark_examples(folder, ReadErrors())]
         if not texts:
             raise UsageError(f"--benchmarks: no dev or test examples of 8 words or more in {folders[0]}")
         with replace_when_done(index) as partial_index:

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.config import SOURCES, ReadingConfig, SourceConfig
 from data_prep.corpus import Document, write_files
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece, books, doc, docstrings, files, jsonl, tables, text, wikipedia
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, fingerprint, write_text
@@ -42,7 +42,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         raise UsageError(f"--on-error {reading.on_error}: must be stop or skip")
     if not config.inputs and source != "docstrings":
         raise UsageError(f"--source {source} needs at least one IN: a file, a folder or a tar archive")
-    problems = Problems(reading.on_error == "skip")
+    problems = ReadErrors(reading.on_error == "skip")
     paths = _paths(config, problems)
     settings: dict[str, Any] = {
         "source": source,
@@ -70,7 +70,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
 
 def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: SourceConfig, reading: ReadingConfig) -> Done:
     """Write the documents of some pieces of input."""
-    problems = Problems(reading.on_error == "skip")
+    problems = ReadErrors(reading.on_error == "skip")
     columns = {"text_column": config.text_column} if config.source in WITH_COLUMNS else {}
     read = READERS[config.source].documents
 
@@ -100,7 +100,7 @@ def hash_files(pieces: Sequence[Piece], _: str) -> Done:
     return Done({"lines": [f"{digest(piece.path)}  {piece.path}" for piece in pieces]})
 
 
-def _paths(config: SourceConfig, problems: Problems) -> list[Path]:
+def _paths(config: SourceConfig, problems: ReadErrors) -> list[Path]:
     expanded: list[Path] = []
     for given in map(str, config.inputs):
         found = sorted(glob(given)) if any(mark in given for mark in "*?[") else [given]
@@ -126,7 +126,7 @@ def _shards(name: str, pieces: Iterable[Piece]) -> list[Shard]:
     return [Shard(n, (group, n), sum(p.size for p in group)) for n, group in zip(names, groups, strict=True)]
 
 
-def _total(results: Sequence[dict[str, Any]], problems: Problems) -> dict[str, Any]:
+def _total(results: Sequence[dict[str, Any]], problems: ReadErrors) -> dict[str, Any]:
     skipped = problems.skipped + [line for result in results for line in result["skipped"]]
     for line in skipped[:10]:
         print(f"skipped: {line}")

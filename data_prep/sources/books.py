@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from data_prep.corpus import Document, join_wrapped, tidy
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 from data_prep.sources.epub import read_epub
 from data_prep.sources.files import LARGEST_DOCUMENT, TARS, files_in, kind, stem, whole
@@ -18,7 +18,7 @@ WIDER_LINES = 0.1
 pieces = whole  # a book is read as a whole
 
 
-def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
+def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
     """One document per book; a book of more than 32 MB of text is reported and left out."""
     for where, name, file in files_in(piece, SUFFIXES, problems):
         title = stem(name).replace("_", " ")

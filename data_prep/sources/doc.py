@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from data_prep.corpus import Document, tidy
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 from data_prep.sources.files import LARGEST_DOCUMENT, whole
 from data_prep.sources.lines import Lines, line_files
@@ -17,7 +17,7 @@ _START = re.compile(r'<doc id="([^"]*)" .*?title="(.*)">$')
 pieces = whole  # wikiextractor's files are small
 
 
-def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
+def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
     """One document per article of a file, or of all files in a tar archive."""
     for _, lines in line_files(piece, SUFFIXES, problems):
         yield from _articles(lines)

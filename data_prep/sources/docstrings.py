@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.corpus import Document, join_wrapped, tidy
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 
 SHORTEST = 40  # characters; "Return self." teaches nothing
@@ -34,7 +34,7 @@ def pieces(path: Path) -> list[Piece]:
     return [Piece(entry, size) for entry, size in sizes.items() if size]
 
 
-def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
+def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
     """One document per module that has docstrings; a docstring that occurred earlier in its package is left out."""
     root = piece.path.parent
     seen: set[str] = set()

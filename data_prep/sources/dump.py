@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 from data_prep.sources.dump_bytes import Chunk, chunks
 
@@ -53,7 +53,7 @@ def header(path: Path) -> Header:
     Raises:
         NotADumpError: it is not the start of a dump, or declares a DOCTYPE or entities.
     """
-    damage = Problems(skip=True)
+    damage = ReadErrors(skip=True)
     start = b""
     for chunk in chunks(Piece(path, path.stat().st_size), damage):
         start += chunk.data or b""
@@ -77,7 +77,7 @@ def header(path: Path) -> Header:
     return Header(names, root.get("{http://www.w3.org/XML/1998/namespace}lang", ""))
 
 
-def pages(piece: Piece, names: Mapping[int, str], problems: Problems) -> Iterator[Page]:
+def pages(piece: Piece, names: Mapping[int, str], problems: ReadErrors) -> Iterator[Page]:
     """Yields the pages of a piece; old dumps do not number their namespaces, but ``names`` gives the numbers."""
     for where, element in _elements(piece, problems):
         try:
@@ -112,7 +112,7 @@ def _fault(xml: bytes, error: ElementTree.ParseError) -> str:
     return f"byte {zero} of it is NUL" if zero >= 0 else str(error)
 
 
-def _elements(piece: Piece, problems: Problems) -> Iterator[tuple[str, bytes]]:
+def _elements(piece: Piece, problems: ReadErrors) -> Iterator[tuple[str, bytes]]:
     """Yields (where, ``<page>…</page>``); reports everything else between two pages."""
 
     def where(position: int, element: bytes = b"") -> str:

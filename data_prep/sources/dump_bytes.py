@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 from data_prep.sources.files import BZ2_STREAM, READ_ERRORS, opened, packing, read_block, size_of
 
@@ -46,7 +46,7 @@ def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
     return [Piece(path, end - start, start, end) for start, end in pairwise([*cuts, size])]
 
 
-def chunks(piece: Piece, problems: Problems) -> Iterator[Chunk]:
+def chunks(piece: Piece, problems: ReadErrors) -> Iterator[Chunk]:
     """The unpacked bytes of a piece and, as long as they are asked for, of what follows it.
 
     Damage within the piece is reported; beyond it, that is left to the next piece.
@@ -70,7 +70,7 @@ def chunks(piece: Piece, problems: Problems) -> Iterator[Chunk]:
         yield Chunk(None, True)
 
 
-def _bz2_chunks(file: BinaryIO, piece: Piece, end: int, problems: Problems) -> Iterator[Chunk]:
+def _bz2_chunks(file: BinaryIO, piece: Piece, end: int, problems: ReadErrors) -> Iterator[Chunk]:
     start: int | None = piece.start
     while start is not None:
         own = start < end

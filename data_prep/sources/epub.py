@@ -17,7 +17,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS
 
 LARGEST_FILE = 4 * LARGEST_DOCUMENT  # bytes of an EPUB in an archive; most of it is pictures
@@ -34,7 +34,7 @@ _NO_TEXT = {"head", "script", "style", "svg", "rt", "rp"}  # rt: how the charact
 _UNREADABLE = (*READ_ERRORS, zipfile.BadZipFile, ElementTree.ParseError, RuntimeError, LookupError, ValueError)
 
 
-def read_epub(file: BinaryIO, where: str, problems: Problems) -> tuple[str, list[str]] | None:
+def read_epub(file: BinaryIO, where: str, problems: ReadErrors) -> tuple[str, list[str]] | None:
     """The title and the paragraphs of a book, in reading order; None if it has to be left out.
 
     A chapter that cannot be read is reported by its name and left out.

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Self, cast
 
 import pyarrow as pa
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 from linformer_fairseq.errors import UsageError
 
@@ -41,7 +41,7 @@ _PACKED: dict[str, tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]]] = 
 }
 
 
-def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Problems) -> list[Path]:
+def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: ReadErrors) -> list[Path]:
     """The files behind a list of files, folders and ``-`` (standard input).
 
     A folder gives the files below it that are not hidden and of a kind in ``suffixes`` (see :func:`kind`; None for
@@ -66,7 +66,7 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Pro
     return files
 
 
-def _is_of_kind(path: PurePath, suffixes: Set[str] | None, problems: Problems) -> bool:
+def _is_of_kind(path: PurePath, suffixes: Set[str] | None, problems: ReadErrors) -> bool:
     """Counts a file of another kind, which is no error: a folder of books may hold their covers."""
     known = suffixes is None or kind(path.name) in suffixes
     if not known:
@@ -150,7 +150,7 @@ class _Member(tarfile.TarInfo):
         return super().frombuf(buf, encoding, errors)
 
 
-def files_in(piece: Piece, suffixes: Set[str] | None, problems: Problems) -> Iterator[tuple[str, str, BinaryIO]]:
+def files_in(piece: Piece, suffixes: Set[str] | None, problems: ReadErrors) -> Iterator[tuple[str, str, BinaryIO]]:
     """Yields (what messages call it, name, unpacked content) of a file, or of the files in a tar archive.
 
     An archive is read in its own order and never unpacked to disk. Hidden members, links and devices are passed

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.corpus import Document, tidy
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 from data_prep.sources.files import TARS, stem
 from data_prep.sources.lines import line_files, line_pieces
@@ -20,7 +20,7 @@ def pieces(path: Path) -> list[Piece]:
     return line_pieces(path, PIECE)
 
 
-def documents(piece: Piece, problems: Problems, text_column: str | None = None) -> Iterator[Document]:
+def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None) -> Iterator[Document]:
     """One document per line, whose text has the key ``text_column``, or ``text``; its line ends end paragraphs.
 
     Its id and title are those of the object, if it has them. The id is otherwise the name of the file and the

@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS, files_in, is_plain, read_block, whole
 
@@ -49,7 +49,9 @@ class Lines:
         next_offset: bytes before the next line.
     """
 
-    def __init__(self, file: BinaryIO, where: str, problems: Problems, start: int = 0, end: int | None = None) -> None:
+    def __init__(
+        self, file: BinaryIO, where: str, problems: ReadErrors, start: int = 0, end: int | None = None
+    ) -> None:
         """Reads a binary file that is positioned at ``start``, which messages call ``where``, up to ``end`` (bytes)."""
         self.number = 0
         self.offset = self.next_offset = start
@@ -105,7 +107,7 @@ class Lines:
             yield (held if length <= LONGEST_LINE else None), length
 
 
-def line_files(piece: Piece, suffixes: Set[str] | None, problems: Problems) -> Iterator[tuple[str, Lines]]:
+def line_files(piece: Piece, suffixes: Set[str] | None, problems: ReadErrors) -> Iterator[tuple[str, Lines]]:
     """Yields (name, lines) of each file of a piece, see :func:`data_prep.sources.files.files_in`."""
     for where, name, file in files_in(piece, suffixes, problems):
         if piece.start:

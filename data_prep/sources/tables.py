@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.corpus import Document, tidy
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 from data_prep.sources.files import LARGEST_DOCUMENT, printable, size_of, stem
 from data_prep.sources.jsonl import checked
@@ -60,7 +60,7 @@ def pieces(path: Path) -> list[Piece]:
     return found or [Piece(path, size)]
 
 
-def documents(piece: Piece, problems: Problems, text_column: str | None = None) -> Iterator[Document]:
+def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None) -> Iterator[Document]:
     """One document per row; line ends in its text end paragraphs, and a missing text is an empty one.
 
     The text is in ``text_column``, by default ``text``, or else the only column of strings. The id and the title are

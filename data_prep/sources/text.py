@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.corpus import Document, tidy
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 from data_prep.sources.files import STDIN, TARS, stem
 from data_prep.sources.lines import line_files, line_pieces
@@ -20,7 +20,7 @@ def pieces(path: Path) -> list[Piece]:
     return line_pieces(path, PART)
 
 
-def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
+def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
     """One document per part of 16 MB: ``name``, ``name#2``, … however the file is compressed."""
     for name, lines in line_files(piece, SUFFIXES, problems):
         name = "stdin" if piece.path == STDIN else stem(name)

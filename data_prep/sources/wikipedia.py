@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from data_prep.corpus import Document
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece, dump
 from data_prep.sources.dump_bytes import pieces
 from data_prep.sources.wikitext import dropped_namespaces, prose
@@ -33,7 +33,7 @@ _SWITCH = "__DISAMBIG__"
 _REDIRECT = re.compile(r"\s*#redirect\b", re.I)
 
 
-def documents(piece: Piece, problems: Problems) -> Iterator[Document]:
+def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
     """The articles of a piece: page id, title, and prose.
 
     Pages that are no articles are counted in ``problems.left_out``: ``redirect``, ``other namespace``,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from linformer_fairseq.errors import UsageError
 
 KINDS = (".tsv", ".csv", ".jsonl", ".parquet")
@@ -22,7 +22,7 @@ _HELD_OUT = {"dev", "valid", "validation", "val", "test", "eval"}
 SHORTEST_EXAMPLE = 8  # words
 
 
-def benchmark_examples(folder: Path, problems: Problems) -> Iterator[tuple[str, str]]:
+def benchmark_examples(folder: Path, problems: ReadErrors) -> Iterator[tuple[str, str]]:
     """Yields (file and row, text) of every cell of eight words or more, in files of dev and test examples.
 
     Reads .tsv (no quoting, as in GLUE), .csv, .jsonl and .parquet, anywhere below the folder, with or without header.
@@ -50,7 +50,7 @@ def _is_held_out(path: Path) -> bool:
     return bool(words & _HELD_OUT) and "train" not in words
 
 
-def _rows(path: Path, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, problems: ReadErrors) -> Iterator[tuple[int, list[str]]]:
     suffix = path.suffix.lower()
     if suffix == ".csv":
         csv.field_size_limit(sys.maxsize)

@@ -18,7 +18,7 @@ from statistics import median
 import mwparserfromhell
 from tqdm import tqdm
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import dump, wikipedia
 from data_prep.sources.wikitext import dropped_namespaces, prose
 
@@ -34,7 +34,7 @@ def main() -> None:
 
     names = dump.header(args.dump).namespaces
     dropped = dropped_namespaces(names)
-    found = (page for piece in wikipedia.pieces(args.dump) for page in dump.pages(piece, names, Problems()))
+    found = (page for piece in wikipedia.pieces(args.dump) for page in dump.pages(piece, names, ReadErrors()))
     articles = [page.text for page in islice((p for p in found if not p.namespace and not p.redirect), args.pages)]
     if not articles:
         parser.error(f"{args.dump}: no articles in it")

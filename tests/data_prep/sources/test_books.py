@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import books, epub
 from linformer_fairseq.errors import UsageError
 
@@ -53,7 +53,7 @@ def make_epub(changes: dict[str, str | bytes] | None = None, method: int = zipfi
     return out.getvalue()
 
 
-def read(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
+def read(path: Path, problems: ReadErrors) -> list[tuple[str, str, str]]:
     """(id, title, text) of all books."""
     return [(d.id, d.title, d.text) for piece in books.pieces(path) for d in books.documents(piece, problems)]
 
@@ -62,28 +62,28 @@ def test_wrapped_lines_are_joined(tmp_path: Path) -> None:
     path = tmp_path / "A_long_story.txt"
     path.write_text("\ufeffOnce upon\n  a time.\r\n\n\nThe end\tcame.\n")
     expected = [("A_long_story", "A long story", "Once upon a time.\nThe end came.")]
-    assert read(path, Problems()) == expected
+    assert read(path, ReadErrors()) == expected
     packed = tmp_path / "A_long_story.txt.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
-    assert read(packed, Problems()) == expected
+    assert read(packed, ReadErrors()) == expected
 
 
 def test_lines_that_are_whole_paragraphs_are_not(tmp_path: Path) -> None:
     path = tmp_path / "a.md"
     lines = ["Short.", "word " * 50 + "end", "Short again."]
     path.write_text("\n".join(lines))
-    assert read(path, Problems())[0][2].split("\n") == lines
+    assert read(path, ReadErrors())[0][2].split("\n") == lines
 
 
 def test_epub_in_reading_order(tmp_path: Path) -> None:
     expected = [("a", "The Title", TEXT)]
     (tmp_path / "a.epub").write_bytes(make_epub())
-    assert read(tmp_path / "a.epub", Problems()) == expected
+    assert read(tmp_path / "a.epub", ReadErrors()) == expected
     (tmp_path / "a.epub.gz").write_bytes(gzip.compress(make_epub()))
-    assert read(tmp_path / "a.epub.gz", Problems()) == expected
+    assert read(tmp_path / "a.epub.gz", ReadErrors()) == expected
     with tarfile.open(tmp_path / "books.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "a.epub")
-    assert read(tmp_path / "books.tar.gz", Problems()) == expected
+    assert read(tmp_path / "books.tar.gz", ReadErrors()) == expected
 
 
 def test_epub_in_another_encoding(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_epub_in_another_encoding(tmp_path: Path) -> None:
             "OPS/a a.xhtml": "<p>\u6f22</p>".encode("utf-16"),
         })
     )  # fmt: skip
-    assert read(tmp_path / "a.epub", Problems())[0][2] == "caf\xe9\n\u6f22"
+    assert read(tmp_path / "a.epub", ReadErrors())[0][2] == "caf\xe9\n\u6f22"
 
 
 BOMB = '<!DOCTYPE p [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
@@ -110,7 +110,7 @@ BOMB = '<!DOCTYPE p [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;"
 )
 def test_a_bad_epub_is_left_out(tmp_path: Path, changes: dict[str, str | bytes], message: str) -> None:
     (tmp_path / "a.epub").write_bytes(make_epub(changes))
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     assert read(tmp_path / "a.epub", problems) == []
     assert len(problems.skipped) == 1 and "a.epub: not an EPUB" in problems.skipped[0]
     assert message in problems.skipped[0].replace('"', "")
@@ -135,15 +135,15 @@ def test_a_bad_chapter_is_reported_by_name_and_the_others_kept(
     monkeypatch.setattr(epub, "LARGEST_DOCUMENT", 50_000)
     (tmp_path / "a.epub").write_bytes(make_epub(changes))
     with pytest.raises(UsageError, match="b.xhtml: the chapter cannot be read"):
-        read(tmp_path / "a.epub", Problems())
-    problems = Problems(skip=True)
+        read(tmp_path / "a.epub", ReadErrors())
+    problems = ReadErrors(skip=True)
     assert read(tmp_path / "a.epub", problems) == [("a", "The Title", "The\nend. Cell cell")]
     assert len(problems.skipped) == 1 and message in problems.skipped[0]
 
 
 def test_entities_of_a_chapter_are_not_expanded(tmp_path: Path) -> None:
     (tmp_path / "a.epub").write_bytes(make_epub({"OPS/text/b.xhtml": BOMB + "<p>&b;</p>"}))
-    assert "aaaa" not in read(tmp_path / "a.epub", Problems())[0][2].replace('"aaaaaaaa"', "")
+    assert "aaaa" not in read(tmp_path / "a.epub", ReadErrors())[0][2].replace('"aaaaaaaa"', "")
 
 
 def test_a_zip_that_announces_less_than_it_holds_is_noticed(tmp_path: Path) -> None:
@@ -152,26 +152,26 @@ def test_a_zip_that_announces_less_than_it_holds_is_noticed(tmp_path: Path) -> N
     assert content.count(size) == 2
     (tmp_path / "a.epub").write_bytes(content.replace(size, (1000).to_bytes(4, "little")))
     with pytest.raises(UsageError, match=r"b\.xhtml: the chapter cannot be read \(Bad CRC-32"):
-        read(tmp_path / "a.epub", Problems())
+        read(tmp_path / "a.epub", ReadErrors())
 
 
 def test_what_is_no_zip_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.epub").write_bytes(make_epub()[:-100])
     with pytest.raises(UsageError, match=r"a\.epub: not an EPUB that can be read \(File is not a zip file\)"):
-        read(tmp_path / "a.epub", Problems())
+        read(tmp_path / "a.epub", ReadErrors())
     (tmp_path / "a.epub").write_bytes(make_epub(method=zipfile.ZIP_BZIP2))
     with pytest.raises(UsageError, match="packed by a method that EPUB does not have"):
-        read(tmp_path / "a.epub", Problems())
+        read(tmp_path / "a.epub", ReadErrors())
 
 
 def test_a_book_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(books, "LARGEST_DOCUMENT", 1000)
     (tmp_path / "a.txt").write_text("A line.\n" * 1000)
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     assert read(tmp_path / "a.txt", problems) == []
     assert len(problems.skipped) == 1 and "split it; it is left out" in problems.skipped[0]
 
 
 def test_the_books_of_a_real_archive(shared_data: Callable[[str], Path]) -> None:
-    found = read(shared_data("text/classic-books.tar.xz"), Problems())
+    found = read(shared_data("text/classic-books.tar.xz"), ReadErrors())
     assert len(found) == 71 and min(len(text) for _, _, text in found) > 16_000

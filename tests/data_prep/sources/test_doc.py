@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import doc
 from linformer_fairseq.errors import UsageError
 
@@ -27,7 +27,7 @@ EXPECTED = [("12", 'Bits & "bytes"', 'Bits & "bytes"\nA first paragraph.'), ("13
 CUT = [(*EXPECTED[0][:2], 'Bits & "bytes"\nA first p')]
 
 
-def read(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
+def read(path: Path, problems: ReadErrors) -> list[tuple[str, str, str]]:
     """(id, title, text) of all articles."""
     return [(d.id, d.title, d.text) for piece in doc.pieces(path) for d in doc.documents(piece, problems)]
 
@@ -39,8 +39,8 @@ def test_articles(tmp_path: Path) -> None:
     with tarfile.open(archive, "w:xz") as tar:
         tar.add(plain)
         tar.add(packed)
-    assert read(plain, Problems()) == read(packed, Problems()) == EXPECTED
-    assert read(archive, Problems()) == EXPECTED * 2
+    assert read(plain, ReadErrors()) == read(packed, ReadErrors()) == EXPECTED
+    assert read(archive, ReadErrors()) == EXPECTED * 2
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_wrong_articles_are_named(tmp_path: Path, content: str, message: str, ke
     path = tmp_path / "wiki_00"
     path.write_text(content)
     with pytest.raises(UsageError) as error:
-        read(path, Problems())
+        read(path, ReadErrors())
     assert f"wiki_00: {message}" in str(error.value)
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     assert read(path, problems) == kept
     assert len(problems.skipped) == 1
 
@@ -66,12 +66,12 @@ def test_an_article_without_end_is_not_held(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(doc, "LARGEST_DOCUMENT", 1000)
     path = tmp_path / "wiki_00"
     path.write_text(ARTICLES.replace("A   first", "A long\n" * 1000 + "last"))
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     first, second = read(path, problems)
     assert len(first[2]) < 1100 and second == EXPECTED[1]
     assert len(problems.skipped) == 1 and "article 12 is longer than" in problems.skipped[0]
 
 
 def test_the_articles_of_a_real_archive(shared_data: Callable[[str], Path]) -> None:
-    found = read(shared_data("text/wikipedia-2014.tar.xz"), Problems())
+    found = read(shared_data("text/wikipedia-2014.tar.xz"), ReadErrors())
     assert len(found) == 27_835 and all(text for _, _, text in found)

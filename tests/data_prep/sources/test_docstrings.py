@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources.docstrings import docstrings_of, documents, installed_roots, pieces
 
 LONG = "A sentence that is long enough to teach something about prose."
@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_package_is_a_piece_and_a_module_a_document(root: Path) -> None:
-    found = {d.id: d.text for piece in pieces(root) for d in documents(piece, Problems())}
+    found = {d.id: d.text for piece in pieces(root) for d in documents(piece, ReadErrors())}
     assert [piece.path.name for piece in pieces(root)] == ["pkg", "single.py"]
     assert found == {
         "pkg": f"{LONG} One.\n{LONG} Two.",

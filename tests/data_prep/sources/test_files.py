@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece, tables, wikipedia
 from data_prep.sources.files import STDIN, TARS, files_in, input_files, is_plain, kind, stem
 from data_prep.sources.lines import Lines
@@ -29,7 +29,7 @@ def pack(path: Path, members: dict[str, bytes], mode: Literal["w", "w:gz", "w:bz
     return path
 
 
-def content_of(path: Path, problems: Problems) -> list[tuple[str, bytes]]:
+def content_of(path: Path, problems: ReadErrors) -> list[tuple[str, bytes]]:
     """(what messages call it, content) of every file in an archive."""
     return [(where, file.read()) for where, _, file in files_in(Piece(path, 0), TEXTS, problems)]
 
@@ -38,7 +38,7 @@ def test_a_folder_gives_its_files_in_order_and_lists_what_it_leaves_out(tmp_path
     for name in ("b/2.txt", "a.MD", "c.txt.gz", ".hidden/3.txt", "b/.4.txt", "cover.png", "d.tar.xz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    problems = Problems()
+    problems = ReadErrors()
     found = input_files([tmp_path], TEXTS, problems)
     assert [str(path.relative_to(tmp_path)) for path in found] == ["a.MD", "b/2.txt", "c.txt.gz", "d.tar.xz"]
     assert problems.left_out == {".png files": 1} and not problems.skipped
@@ -47,16 +47,16 @@ def test_a_folder_gives_its_files_in_order_and_lists_what_it_leaves_out(tmp_path
 def test_a_file_that_is_named_is_read_whatever_its_kind(tmp_path: Path) -> None:
     path = tmp_path / "corpus.log"
     path.touch()
-    assert input_files([path, Path("-")], TEXTS, Problems()) == [path, Path("-")]
+    assert input_files([path, Path("-")], TEXTS, ReadErrors()) == [path, Path("-")]
 
 
 def test_what_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nowhere: no such file or folder"):
-        input_files([tmp_path / "nowhere"], TEXTS, Problems(skip=True))
+        input_files([tmp_path / "nowhere"], TEXTS, ReadErrors(skip=True))
     (tmp_path / "a.pdf").touch()
     with pytest.raises(UsageError, match=r"the folder holds no files of its kinds \(\.md \.tar"):
-        input_files([tmp_path], TEXTS, Problems())
-    problems = Problems(skip=True)
+        input_files([tmp_path], TEXTS, ReadErrors())
+    problems = ReadErrors(skip=True)
     assert input_files([tmp_path], TEXTS, problems) == [] and len(problems.skipped) == 1
 
 
@@ -70,7 +70,7 @@ def test_archives_are_read_in_their_own_order(
     members = {"x/b.txt": b"Second", "x/a.txt": b"First", "x/.c.txt": b"No", "x/d.png": b"No"}
     for suffix in suffixes:
         path = pack(tmp_path / f"books.{suffix}", members, mode)
-        problems = Problems()
+        problems = ReadErrors()
         assert content_of(path, problems) == [(f"{path}:x/b.txt", b"Second"), (f"{path}:x/a.txt", b"First")]
         assert problems.left_out == {".png files": 1} and not problems.skipped
         assert not is_plain(path)
@@ -84,8 +84,8 @@ def test_an_archive_writes_nothing_and_follows_no_links(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
         archive.addfile(link)
     before = sorted(tmp_path.rglob("*"))
-    assert content_of(tmp_path / "evil.tar.gz", Problems())[-1][1] == b"good"
-    assert content_of(tmp_path / "links.tar", Problems()) == []
+    assert content_of(tmp_path / "evil.tar.gz", ReadErrors())[-1][1] == b"good"
+    assert content_of(tmp_path / "links.tar", ReadErrors()) == []
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -93,7 +93,7 @@ def test_an_archive_writes_nothing_and_follows_no_links(tmp_path: Path) -> None:
 def test_an_archive_that_was_cut_off_is_reported_and_what_came_before_kept(tmp_path: Path, keep: int) -> None:
     path = pack(tmp_path / "cut.tar", {f"{n}.txt": b"%d" % n * 5000 for n in range(9)}, "w")
     path.write_bytes(path.read_bytes()[:keep])
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     found = [
         (where, list(Lines(file, where, problems))) for where, _, file in files_in(Piece(path, 0), TEXTS, problems)
     ]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import jsonl
 from linformer_fairseq.errors import UsageError
 
 
-def read(path: Path, problems: Problems, column: str | None = None) -> list[tuple[str, str, str]]:
+def read(path: Path, problems: ReadErrors, column: str | None = None) -> list[tuple[str, str, str]]:
     """(id, title, text) of all documents of all pieces."""
     found = [d for piece in jsonl.pieces(path) for d in jsonl.documents(piece, problems, column)]
     return [(d.id, d.title, d.text) for d in found]
@@ -32,19 +32,19 @@ def test_columns(tmp_path: Path) -> None:
         {"id": "x", "title": None, "text": None},
         {"body": "caf\u00e9 \U0001f600", "text": ""},
     )
-    assert read(path, Problems()) == [("7", "T", "One.\nTwo."), ("x", "", ""), ("a:93", "", "")]
-    assert read(path, Problems(skip=True), "body") == [("a:93", "", "caf\u00e9 \U0001f600")]
+    assert read(path, ReadErrors()) == [("7", "T", "One.\nTwo."), ("x", "", ""), ("a:93", "", "")]
+    assert read(path, ReadErrors(skip=True), "body") == [("a:93", "", "caf\u00e9 \U0001f600")]
 
 
 def test_pieces_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", *({"text": f"Text {n}"} for n in range(500)))
     packed = tmp_path / "a.jsonl.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
-    whole = read(path, Problems())
+    whole = read(path, ReadErrors())
     assert [text for _, _, text in whole] == [f"Text {n}" for n in range(500)]
     monkeypatch.setattr(jsonl, "PIECE", 1000)
     assert len(jsonl.pieces(path)) > 5 and len(jsonl.pieces(packed)) == 1
-    assert read(path, Problems()) == read(packed, Problems()) == whole
+    assert read(path, ReadErrors()) == read(packed, ReadErrors()) == whole
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_a_bad_line_is_named_and_the_others_kept(tmp_path: Path, line: str, mess
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "One"}}\n{line}\n\n{{"text": "Three"}}\n')
     with pytest.raises(UsageError) as error:
-        read(path, Problems())
+        read(path, ReadErrors())
     assert f"a.jsonl: line 2 (byte 16): {message}" in str(error.value)
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     assert [text for _, _, text in read(path, problems)] == ["One", "Three"]
     assert len(problems.skipped) == 1

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import lines as module
 from data_prep.sources.files import READ_ERRORS, opened
 from data_prep.sources.lines import Lines, line_pieces
@@ -31,13 +31,13 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 MANY = b"".join(b"%d %s\n" % (n, os.urandom(60).hex().encode()) for n in range(20_000))
 
 
-def read(path: Path, problems: Problems) -> list[str]:
+def read(path: Path, problems: ReadErrors) -> list[str]:
     """All lines that can be read."""
     with opened(path) as file:
         return list(Lines(file, path.name, problems))
 
 
-def read_bytes(content: bytes, problems: Problems) -> list[str]:
+def read_bytes(content: bytes, problems: ReadErrors) -> list[str]:
     """All lines of a file that can be read."""
     return list(Lines(io.BytesIO(content), "a.txt", problems))
 
@@ -48,7 +48,7 @@ def test_every_line_of_a_packed_file_comes_back(tmp_path: Path, name: str) -> No
     # Two members, as a file has that was appended to, or that was packed in parallel.
     pack = PACK.get(name, bytes)
     path.write_bytes(pack(MANY) + pack("naïve\nlast".encode()))
-    assert read(path, Problems()) == [*MANY.decode().splitlines(), "naïve", "last"]
+    assert read(path, ReadErrors()) == [*MANY.decode().splitlines(), "naïve", "last"]
 
 
 @pytest.mark.parametrize("name", PACK)
@@ -57,8 +57,8 @@ def test_a_packed_file_that_was_cut_off_gives_what_came_before(tmp_path: Path, n
     content = PACK[name](MANY)
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UsageError, match=r"file: after line \d+ \(byte \d+\): cut off or damaged"):
-        read(path, Problems())
-    problems = Problems(skip=True)
+        read(path, ReadErrors())
+    problems = ReadErrors(skip=True)
     lines = read(path, problems)
     assert len(problems.skipped) == 1
     assert len(lines) > 4000 and lines[:-1] == MANY.decode().splitlines()[: len(lines) - 1]
@@ -68,7 +68,7 @@ def test_a_packed_file_that_was_cut_off_gives_what_came_before(tmp_path: Path, n
 def test_a_packed_file_of_which_little_is_left_is_reported(tmp_path: Path, name: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(PACK[name](MANY)[:30])
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     try:
         assert read(path, problems) == [] and len(problems.skipped) == 1
     except READ_ERRORS:
@@ -82,7 +82,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, name: str) -> None:
     content[len(content) // 2] ^= 0x10
     path.write_bytes(content)
     with pytest.raises(UsageError, match="^file: (after )?line "):
-        read(path, Problems())
+        read(path, ReadErrors())
 
 
 @pytest.mark.parametrize(
@@ -98,26 +98,26 @@ def test_a_bad_line_is_named_and_the_next_one_read(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "BLOCK", 10)
     content = b"one\n" + bad + b"\nthree\n"
     with pytest.raises(UsageError) as error:
-        read_bytes(content, Problems())
+        read_bytes(content, ReadErrors())
     assert str(error.value).startswith(message) and str(error.value).endswith("--on-error skip")
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     assert read_bytes(content, problems) == ["one", "three"]
     assert len(problems.skipped) == 1 and problems.skipped[0].startswith(message)
 
 
 def test_an_empty_file_is_reported() -> None:
     with pytest.raises(UsageError, match="a.txt: the file is empty"):
-        read_bytes(b"", Problems())
+        read_bytes(b"", ReadErrors())
 
 
 def test_a_byte_order_mark_is_no_text() -> None:
-    assert read_bytes("\ufeffone\n\ufefftwo".encode(), Problems()) == ["one", "\ufefftwo"]
+    assert read_bytes("\ufeffone\n\ufefftwo".encode(), ReadErrors()) == ["one", "\ufefftwo"]
     with pytest.raises(UsageError, match=r"line 1 \(byte 0\): UTF-16, convert it"):
-        read_bytes("one\ntwo".encode("utf-16"), Problems())
+        read_bytes("one\ntwo".encode("utf-16"), ReadErrors())
 
 
 def test_a_file_of_another_kind_does_not_fill_the_list() -> None:
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     assert read_bytes(b"\xff\n" * 1000, problems) == []
     assert len(problems.skipped) == module.MOST_REPORTS + 1
     assert problems.skipped[-1] == f"a.txt: {1000 - module.MOST_REPORTS} more lines could not be read"
@@ -130,7 +130,7 @@ def test_a_line_of_100_mb_is_not_held(tmp_path: Path) -> None:
         for _ in range(100):
             file.write(bytes(range(97, 123)) * (1_000_000 // 26))
         file.write(b"\nthree\n")
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     tracemalloc.start()
     try:
         assert read(path, problems) == ["one", "three"]
@@ -151,15 +151,15 @@ def test_pieces_hold_every_line_once(tmp_path_factory: pytest.TempPathFactory, t
         assert piece.end is not None and piece.size == piece.end - piece.start
         with path.open("rb") as file:
             file.seek(piece.start)
-            lines = Lines(file, "file", Problems(skip=True), piece.start, piece.end)
+            lines = Lines(file, "file", ReadErrors(skip=True), piece.start, piece.end)
             found += [(lines.offset, line) for line in lines]
-    lines = Lines(io.BytesIO(content), "file", Problems(skip=True))
+    lines = Lines(io.BytesIO(content), "file", ReadErrors(skip=True))
     assert found == [(lines.offset, line) for line in lines]
     assert pieces[0].start == 0 and pieces[-1].end == len(content)
     assert all(0 < piece.size for piece in pieces) or not content
 
 
 def test_lines_of_a_later_piece_are_counted_from_its_start(tmp_path: Path) -> None:
-    lines = Lines(io.BytesIO(b"ok\n\xff\n"), "file", Problems(), start=500)
+    lines = Lines(io.BytesIO(b"ok\n\xff\n"), "file", ReadErrors(), start=500)
     with pytest.raises(UsageError, match=r"file: line 2 after byte 500 \(byte 503\): not UTF-8"):
         list(lines)

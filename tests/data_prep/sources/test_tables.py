@@ -10,7 +10,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import tables
 from linformer_fairseq.errors import UsageError
 
@@ -30,7 +30,7 @@ def write(path: Path, table: pa.Table, kind: str = "parquet", rows: int = 100) -
     return path
 
 
-def read(path: Path, problems: Problems, column: str | None = None) -> list[tuple[str, str, str]]:
+def read(path: Path, problems: ReadErrors, column: str | None = None) -> list[tuple[str, str, str]]:
     """(id, title, text) of all documents of all pieces."""
     found = [d for piece in tables.pieces(path) for d in tables.documents(piece, problems, column)]
     return [(d.id, d.title, d.text) for d in found]
@@ -42,7 +42,7 @@ def test_wikipedia_as_hugging_face_ships_it(tmp_path: Path, kind: str, monkeypat
     monkeypatch.setattr(tables, "BATCH_ROWS", 30)
     rows = [{"id": f"{n}", "url": "https://…", "title": f"T{n}", "text": f"Text {n}\n\né"} for n in range(350)]
     path = write(tmp_path / "file", pa.Table.from_pylist(rows), kind)
-    assert read(path, Problems()) == [(f"{n}", f"T{n}", f"Text {n}\né") for n in range(350)]
+    assert read(path, ReadErrors()) == [(f"{n}", f"T{n}", f"Text {n}\né") for n in range(350)]
     pieces = tables.pieces(path)
     assert len(pieces) == (1 if kind == "stream" else 4)
     assert sum(piece.size for piece in pieces) <= path.stat().st_size
@@ -59,7 +59,7 @@ def test_every_type_of_text(tmp_path: Path, kind: str, type_: pa.DataType) -> No
     column = column.dictionary_encode() if pa.types.is_dictionary(type_) else column.cast(type_)
     path = write(tmp_path / "a.x", pa.table({"n": [1, 2, 3, 4], "body": column}), kind, 2)
     name = "a:0:2" if kind == "stream" else "a:1:0"
-    assert read(path, Problems())[1:3] == [("a:0:1", "", ""), (name, "", "three")]
+    assert read(path, ReadErrors())[1:3] == [("a:0:1", "", ""), (name, "", "three")]
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_a_table_without_such_a_column(
 ) -> None:
     path = write(tmp_path / "a.parquet", pa.table(columns))
     with pytest.raises(UsageError, match=rf"a\.parquet: {message}"):
-        read(path, Problems(), wanted)
-    problems = Problems(skip=True)
+        read(path, ReadErrors(), wanted)
+    problems = ReadErrors(skip=True)
     assert read(path, problems, wanted) == [] and len(problems.skipped) == 1
 
 
@@ -86,7 +86,7 @@ def test_bad_rows_are_named_and_the_others_kept(tmp_path: Path, monkeypatch: pyt
     values = [b"one", b"caf\xe9", b"a\0b", b"x" * 101, b"five"]
     column = pa.Array.from_buffers(pa.string(), 5, pa.array(values, pa.binary()).buffers())
     path = write(tmp_path / "a.parquet", pa.table({"text": column}))
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     assert [text for _, _, text in read(path, problems)] == ["one", "five"]
     assert [line.removeprefix(f"{path}: ") for line in problems.skipped] == [
         "row group 0, row 1: not UTF-8 at byte 4 of a value",
@@ -94,7 +94,7 @@ def test_bad_rows_are_named_and_the_others_kept(tmp_path: Path, monkeypatch: pyt
         "row group 0, row 3: longer than 0 MB",
     ]
     with pytest.raises(UsageError, match="row group 0, row 1: not UTF-8"):
-        read(path, Problems())
+        read(path, ReadErrors())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_reported(tmp_path: Path, kind: str, keep: float) -> N
     path = write(tmp_path / "a.file", table, kind)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
-    problems = Problems(skip=True)
+    problems = ReadErrors(skip=True)
     found = read(path, problems)
     assert len(problems.skipped) == 1 and problems.skipped[0].startswith(f"{path}: ")
     assert [text for _, _, text in found] == [f"{n}" * 50 for n in range(len(found))]
@@ -114,8 +114,8 @@ def test_other_files_and_empty_tables_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_text("just text")
     with pytest.raises(UsageError, match=r"a\.parquet: cannot be read \(neither Parquet nor Arrow\)"):
-        read(path, Problems())
+        read(path, ReadErrors())
     for kind in KINDS:
         write(path, pa.table({"text": pa.array([], pa.string())}), kind)
         with pytest.raises(UsageError, match=r"a\.parquet.*: the table has no rows"):
-            read(path, Problems())
+            read(path, ReadErrors())

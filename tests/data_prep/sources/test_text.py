@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import text
 from data_prep.sources.files import STDIN
 from linformer_fairseq.errors import UsageError
 
 
-def read(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
+def read(path: Path, problems: ReadErrors) -> list[tuple[str, str, str]]:
     """(id, title, text) of all documents of all pieces."""
     found = [document for piece in text.pieces(path) for document in text.documents(piece, problems)]
     assert all(document.source == "text" for document in found)
@@ -26,25 +26,25 @@ def read(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
 def test_every_line_is_a_paragraph(tmp_path: Path) -> None:
     path = tmp_path / "my_notes.md"
     path.write_bytes(b"\xef\xbb\xbfOne  paragraph.\r\nAnother\tone.\r\n\r\nOld\rMac\n")
-    assert read(path, Problems()) == [("my_notes", "my notes", "One paragraph.\nAnother one.\nOld\nMac")]
+    assert read(path, ReadErrors()) == [("my_notes", "my notes", "One paragraph.\nAnother one.\nOld\nMac")]
 
 
 def test_a_bad_line_is_left_out_and_the_rest_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"One.\ncaf\xe9\nThree.\n")
     with pytest.raises(UsageError, match=r"a\.txt: line 2 \(byte 5\): not UTF-8 at byte 4"):
-        read(path, Problems())
-    assert read(path, Problems(skip=True)) == [("a", "a", "One.\nThree.")]
+        read(path, ReadErrors())
+    assert read(path, ReadErrors(skip=True)) == [("a", "a", "One.\nThree.")]
 
 
 def test_an_empty_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.touch()
     with pytest.raises(UsageError, match=r"a\.txt: the file is empty"):
-        read(path, Problems())
-    assert read(path, Problems(skip=True)) == []
+        read(path, ReadErrors())
+    assert read(path, ReadErrors(skip=True)) == []
     path.write_text(" \n")
-    assert read(path, Problems()) == [("a", "a", "")]
+    assert read(path, ReadErrors()) == [("a", "a", "")]
 
 
 def test_a_long_file_becomes_several_documents_packed_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,17 +53,17 @@ def test_a_long_file_becomes_several_documents_packed_or_not(tmp_path: Path, mon
     plain, packed = tmp_path / "a.txt", tmp_path / "a.txt.bz2"
     plain.write_text("\n".join(lines))
     packed.write_bytes(bz2.compress(plain.read_bytes()))
-    found = read(plain, Problems())
+    found = read(plain, ReadErrors())
     assert len(text.pieces(plain)) == len(found) == 8 and len(text.pieces(packed)) == 1
     assert [id for id, _, _ in found] == ["a", *(f"a#{n}" for n in range(2, 9))]
     assert "\n".join(text for _, _, text in found).split("\n") == lines
-    assert read(packed, Problems()) == found
+    assert read(packed, ReadErrors()) == found
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = io.BufferedReader(io.BytesIO(b"One.\nTwo.\n"))
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=buffer))
-    assert read(STDIN, Problems()) == [("stdin", "stdin", "One.\nTwo.")]
+    assert read(STDIN, ReadErrors()) == [("stdin", "stdin", "One.\nTwo.")]
 
 
 def test_a_file_that_has_gone_is_reported(tmp_path: Path) -> None:
@@ -72,4 +72,4 @@ def test_a_file_that_has_gone_is_reported(tmp_path: Path) -> None:
     piece = text.pieces(path)[0]
     path.unlink()
     with pytest.raises(UsageError, match=r"a\.txt: cannot be read to its end \(.*No such file"):
-        list(text.documents(piece, Problems()))
+        list(text.documents(piece, ReadErrors()))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.corpus import Document
-from data_prep.problems import Problems
+from data_prep.read_errors import ReadErrors
 from data_prep.sources import dump, wikipedia
 from linformer_fairseq.errors import UsageError
 
@@ -31,7 +31,7 @@ def page(number: int, text: str, ns: int = 0, extra: str = "", title: str = "") 
 
 
 def read(path: Path, skip: bool = False, size: int | None = None) -> tuple[list[Document], list[str], Counter[str]]:
-    problems = Problems(skip)
+    problems = ReadErrors(skip)
     found = [d for piece in wikipedia.pieces(path, size) for d in wikipedia.documents(piece, problems)]
     return found, problems.skipped, problems.left_out
 

@@ -7,7 +7,7 @@ from linformer_fairseq.errors import UsageError
 
 
 @dataclass
-class Problems:
+class ReadErrors:
     """What was not read. Readers report unreadable input here; if `report` returns, they continue after it.
 
     Attributes:
