@@ -1,3 +1,0 @@
-"""Real texts, where they are available."""
-
-from __future__ import annotations
