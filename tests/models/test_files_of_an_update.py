@@ -61,18 +61,8 @@ def test_a_token_passes_few_files(
         *("--encoder-layers", 1, "--encoder-embed-dim", 16, "--encoder-ffn-embed-dim", 32, "--lr", 1e-3),
         *("--encoder-attention-heads", 2, "--projected-length", 16, "--max-positions", 64),
         *("--tokens-per-sample", 64, "--batch-size", 4),
-        *(
-            "--num-workers",
-            0,
-            "--data-buffer-size",
-            0,
-            "--max-update",
-            3,
-            "--log-interval",
-            100,
-            "--save-dir",
-            tmp_path / "run",
-        ),
+        *("--num-workers", 0, "--data-buffer-size", 0, "--max-update", 3),
+        *("--log-interval", 100, "--save-dir", tmp_path / "run"),
     )
     files = set(json.loads(result.read_text()))
     assert {file for file in files if file.split("/")[0] in ROOMS} == expected
