@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (1, 2)]
 
+from recipes.reproduce.official_example import SHARING, build_official_encoder, official_features  # noqa: E402
+
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder  # noqa: E402
 from linformer_fairseq.layers.config import PROJECTIONS, SHARINGS  # noqa: E402
-from recipes.reproduce.official_example import SHARING, build_official_encoder, official_features  # noqa: E402
 
 TOKENS, LENGTHS, K, VOCABULARY, PAD = 40, (48, 64, 128, 512), 128, 100, 1
 Features = Callable[[Tensor], Tensor]

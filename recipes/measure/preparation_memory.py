@@ -1,0 +1,152 @@
+"""Peak memory of any one process in each stage of data_prep, for corpora of several sizes (Linux).
+
+    python recipes/measure/preparation_memory.py doc=wikipedia/ books=books/ --out RUN \\
+        --report docs/benchmarks/data_prep/memory.md
+
+A corpus larger than the given texts continues with copies of their documents, in which the words of each paragraph are
+shuffled, so that none is a duplicate. The last column is a corpus of one document, as large as extract lets through.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from data_prep.corpus import corpus_files, read_file
+from data_prep.sources.files import LARGEST_DOCUMENT
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, markdown
+
+MEGABYTE = 1_000_000
+PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
+# Runs a command, and waits for all its descendants: those whose parent has ended become children of this process. It
+# is small itself, because a process counts the memory of the one that it was forked from.
+PEAK = f"""
+import ctypes, os, resource, subprocess, sys
+ctypes.CDLL(None).prctl({PR_SET_CHILD_SUBREAPER}, 1)
+status = subprocess.call(sys.argv[1:], stdout=sys.stderr)
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+sys.exit(status)
+"""
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", nargs="+", metavar="SOURCE=PATH", help="input of `data_prep extract`")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 400], help="MB (default: 10 100 400)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of each stage (default: %(default)s)")
+    parser.add_argument("--vocab-size", type=int, default=8192, help="of the tokenizer (default: %(default)s)")
+    parser.add_argument("--largest", type=int, default=int(LARGEST_DOCUMENT * 0.9), help="bytes of the one document")
+
+
+def measure(options: argparse.Namespace, cells: Cells) -> None:
+    given = options.out / "given"
+    for text in options.text:
+        source, _, path = text.rpartition("=")
+        peak_of("extract", "--source", source or "text", path, "--out", given)
+    texts = [document.text for file in corpus_files(given) for document in read_file(file)]
+    work = {f"{size} MB": partial(stages, options, texts, size * MEGABYTE) for size in options.sizes}
+    cells.run(work | {"one document": partial(stages, options, texts, None)})
+
+
+def stages(options: argparse.Namespace, texts: list[str], size: int | None) -> dict[str, Any]:
+    """Runs all stages on a corpus of `size` bytes, None for one large document; its size and the peak of each."""
+    folder = options.out / "corpus"
+    shutil.rmtree(folder, ignore_errors=True)
+    at = {name: folder / name for name in ("in", "corpus", "clean", "dedup", "split", "tokenizer", "data")}
+    at["in"].mkdir(parents=True)
+    size = write_one(at["in"], texts, options.largest) if size is None else write_jsonl(at["in"], varied(texts), size)
+    many = ("--workers", options.workers)
+    commands: dict[str, tuple[object, ...]] = {
+        "extract": ("--source", "jsonl", at["in"], "--out", at["corpus"], *many),
+        "clean": (at["corpus"], "--out", at["clean"], *many),
+        "dedup": (at["clean"], "--out", at["dedup"], *many),
+        "split": (at["dedup"], "--out", at["split"], *many),
+        "tokenizer": (at["split"] / "train", "--out", at["tokenizer"], "--vocab-size", options.vocab_size),
+        "binarize": (at["split"], "--tokenizer", at["tokenizer"], "--out", at["data"], *many),
+    }
+    peaks = {stage: peak_of(stage, *words) for stage, words in commands.items()}
+    shutil.rmtree(folder)
+    return {"size": size, "peaks": peaks}
+
+
+def varied(texts: list[str]) -> Iterator[str]:
+    """The texts, and then endlessly the same with their words shuffled."""
+    yield from random.Random(0).sample(texts, len(texts))
+    for seed in count(1):
+        chance = random.Random(seed)
+        for text in texts:
+            paragraphs = [line.split() for line in text.split("\n")]
+            yield "\n".join(" ".join(chance.sample(words, len(words))) for words in paragraphs)
+
+
+def write_jsonl(folder: Path, texts: Iterator[str], size: int) -> int:
+    """Files of JSON lines, `size` bytes in all."""
+    left = size
+    for number in count():
+        with (folder / f"{number:03d}.jsonl").open("w", encoding="utf-8") as file:
+            while file.tell() < 50 * MEGABYTE:
+                left -= file.write(json.dumps({"text": next(texts)}) + "\n")
+                if left <= 0:
+                    return size
+    raise AssertionError("texts are endless")
+
+
+def write_one(folder: Path, texts: list[str], size: int) -> int:
+    """One document of `size` bytes, and small ones for the tokenizer."""
+    long: list[str] = []
+    written = 0
+    for text in varied(texts):
+        long.append(text)
+        written += len(json.dumps(text))
+        if written >= size:
+            break
+    lines = (json.dumps({"text": text}) + "\n" for text in ["\n".join(long), *texts[:200]])
+    (folder / "one.jsonl").write_text("".join(lines), encoding="utf-8")
+    return written
+
+
+def peak_of(*arguments: object) -> int:
+    """Runs one command of data_prep; the peak of its largest process in bytes."""
+    command = [sys.executable, "-c", PEAK, sys.executable, "-m", "data_prep", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UsageError(f"data_prep {arguments[0]} failed:\n{done.stderr[-2000:]}")
+    return int(done.stdout)
+
+
+def table(results: Results) -> str:
+    cells = results["cells"]
+    columns = {
+        name: cells[name] for name in sorted(set(cells) - {"one document"}, key=lambda name: cells[name]["size"])
+    }
+    if one := cells.get("one document"):
+        columns[f"one document of {one['size'] / MEGABYTE:.0f} MB"] = one
+    rows = [
+        [stage, *(f"{column['peaks'][stage] / MEGABYTE:.0f}" for column in columns.values())]
+        for stage in next(iter(columns.values()))["peaks"]
+    ]
+    about = f"Peak resident memory of the largest process in MB, {results['settings']['workers']} workers.\n\n"
+    return about + markdown(["stage", *columns], rows)
+
+
+MEASUREMENT = Measurement(
+    *(__file__, __doc__, flags, measure, table),
+    quick={"sizes": [1], "vocab_size": 300, "largest": MEGABYTE},
+    choices=("sizes",),
+)
+
+if __name__ == "__main__":
+    sys.exit(MEASUREMENT.main())

@@ -1,0 +1,179 @@
+"""Whole updates of fairseq-train: ours beside those of fairseq's own Linformer with its Adam and its data path.
+
+    python recipes/measure/update_speed.py DATA --out RUN --report docs/benchmarks/updates/results.md
+
+DATA is a folder of binarised text. Every measurement is a real training in a process of its own, and they take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import fairseq
+
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.measuring.official_example import SHARING
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, markdown, rounds_of
+from linformer_fairseq.measuring.timed_train import GROUPS
+
+EXAMPLE = Path(fairseq.__file__).parent / "examples/linformer/linformer_src"
+SPECIAL = 5  # <s>, <pad>, </s>, <unk> come before the symbols of dict.txt, <mask> after them
+# The first is what the others are compared with.
+THEIRS, OURS, BF16 = CONTESTANTS = ("fairseq's example, fp32", "ours, fp32", "ours, bf16")
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("data", type=Path, help="folder of binarised text")
+    add("--n", type=int, nargs="+", default=[512, 4096], help="tokens of a row (default: 512 4096)")
+    add("--tokens", type=int, default=4096, help="of an update (default: %(default)s)")
+    add("--updates", type=int, default=8, help="of each training (default: %(default)s)")
+    add("--warm-up", type=int, default=3, help="updates at the start that do not count (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="default: %(default)s")
+    add("--profile", type=int, default=2, metavar="N", help="updates whose parts are timed (default: %(default)s)")
+    add("--symbols", type=int, default=50265, help="fewest symbols of the models (default: RoBERTa's)")
+    add("--sharing", choices=list(SHARING), default="layerwise", help="of all (default: %(default)s)")
+    add("--task", default="masked_lm", help="of ours: masked_lm or streaming_masked_lm (default: %(default)s)")
+    add("--attention-dropout", type=float, default=0.1, help="default: %(default)s")
+    add("--clip-norm", type=float, default=1.0, help="default: %(default)s")
+    add("--log-interval", type=int, default=1, help="updates for a line in fairseq's log (default: %(default)s)")
+    add("--workers", type=int, default=1, help="processes that load data (default: %(default)s)")
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: %(default)s")
+    for flag, default in (("layers", 12), ("embed-dim", 768), ("ffn-dim", 3072), ("heads", 12), ("k", 256)):
+        add(f"--{flag}", type=int, default=default, help="default: %(default)s")
+
+
+def measure(options: argparse.Namespace, cells: Cells) -> None:
+    o = options
+    for n in o.n:
+        if n < o.k or o.tokens % n:
+            raise UsageError(f"--n {n}: rows are at least --k {o.k} long, and --tokens {o.tokens} a multiple")
+    if not 1 <= o.warm_up < o.updates or not 1 <= o.profile < o.updates:
+        raise UsageError(f"--warm-up and --profile must be at least 1 and below --updates {o.updates}")
+    data = with_symbols(o.data, o.symbols, o.out / "data")
+    pairs = [(n, name) for n in o.n for name in CONTESTANTS]
+    cells.turns({f"n = {n}, {name}": partial(updates_of, o, data, n, name, 0) for n, name in pairs}, o.rounds)
+    cells.run({f"n = {n}, {name}, profile": partial(updates_of, o, data, n, name, o.profile) for n, name in pairs})
+
+
+def with_symbols(data: Path, symbols: int, folder: Path) -> Path:
+    """A folder with the text of `data` by links, and a dictionary with which models have at least `symbols` symbols.
+
+    So a model has the embeddings and the head that it would have in earnest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in data.iterdir():
+        link = folder / file.name
+        if file.suffix in (".bin", ".idx") and not link.exists():
+            link.symlink_to(file.resolve())
+    lines = (data / "dict.txt").read_text(encoding="utf-8").splitlines()
+    lines += [f"madeupword{number:06d} 0" for number in range(symbols - SPECIAL - len(lines))]
+    (folder / "dict.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: int) -> dict[str, Any]:
+    """What the process of one contestant has written (see `timed_train.Clock.result`)."""
+    if name == THEIRS:
+        kv, layer = SHARING[o.sharing]
+        own = [f"--user-dir={EXAMPLE}", f"--compressed={n // o.k}", f"--shared-kv-compressed={kv}"]
+        own += [
+            f"--shared-layer-kv-compressed={layer}",
+            "--task=masked_lm",
+            "--criterion=masked_lm",
+            "--optimizer=adam",
+        ]
+    else:
+        own = [f"--projected-length={o.k}", f"--projection-sharing={o.sharing}", f"--task={o.task}"]
+        own += ["--criterion=fused_masked_lm", "--optimizer=fused_adamw", *(["--bf16"] if name == BF16 else [])]
+    same = [
+        *("--arch=linformer_roberta_base", f"--encoder-layers={o.layers}", f"--encoder-embed-dim={o.embed_dim}"),
+        *(f"--encoder-ffn-embed-dim={o.ffn_dim}", f"--encoder-attention-heads={o.heads}", "--dropout=0.1"),
+        *(f"--attention-dropout={o.attention_dropout}", f"--tokens-per-sample={n}", f"--max-positions={n}"),
+        *("--sample-break-mode=none", "--mask-prob=0.15", f"--batch-size={o.tokens // n}"),
+        *("--required-batch-size-multiple=1", f"--num-workers={o.workers}", f"--clip-norm={o.clip_norm}"),
+        *("--adam-betas=(0.9, 0.98)", "--adam-eps=1e-6", "--weight-decay=0.01", "--lr-scheduler=fixed", "--lr=1e-4"),
+        *(f"--max-update={o.updates}", "--seed=1", "--no-save", "--disable-validation"),
+        *("--log-format=json", f"--log-interval={o.log_interval}"),
+    ]
+    folder = o.out / "trainings"
+    folder.mkdir(parents=True, exist_ok=True)
+    result, log = folder / "result.json", folder / f"n{n} {name}{' profile' if profile else ''}.log"
+    command = [sys.executable, "-m", "linformer_fairseq.measuring.timed_train", str(result.resolve())]
+    command += [f"--profile={profile}", f"--k={o.k}", *([] if name == THEIRS else ["--ours"])]
+    with log.open("w", encoding="utf-8") as file:
+        environ = {**os.environ, "OMP_NUM_THREADS": str(o.threads)}
+        words = [*command, "--", str(data.resolve()), *own, *same]
+        done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=environ, cwd=folder)
+    if done.returncode:
+        raise UsageError(f"{name} failed at n = {n} (exit status {done.returncode}); see {log}")
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    result.unlink()
+    return found
+
+
+def table(results: Results) -> str:
+    """Seconds and tokens/s of an update, its speed relative to the example's, and where its time goes."""
+    s, cells = results["settings"], results["cells"]
+    about = (
+        f"{s['threads']} threads. {s['layers']} layers, d = {s['embed_dim']}, k = {s['k']}, {s['sharing']} sharing, "
+        f"{s['symbols']:,} symbols, {s['tokens']:,} tokens an update, dropout 0.1, attention dropout "
+        f"{s['attention_dropout']}, clip norm {s['clip_norm']}. Theirs is fairseq's `examples/linformer` with fairseq's "
+        "`masked_lm` and `adam`, without this project; ours has `fused_masked_lm`, `fused_adamw` and the task "
+        f"`{s['task']}`. Every figure is of a process of its own. The time of an update is that between the ends of two, "
+        f"data and logs included; of {s['updates']} updates the first {s['warm_up']} do not count. Medians over the "
+        f"rounds in which the contestants take turns; ratios are within a round."
+    )
+    lengths = sorted({int(name.split(",")[0].removeprefix("n = ")) for name in cells})
+    rows, parts = [], []
+    for n in lengths:
+        runs = {name: rounds_of(cells, f"n = {n}, {name}") for name in CONTESTANTS}
+        medians = {name: [seconds_of(run, s["warm_up"]) for run in found] for name, found in runs.items()}
+        for name, took in medians.items():
+            ratios = [theirs / ours for theirs, ours in zip(medians[THEIRS], took, strict=True)]
+            speed = median(runs[name][0]["tokens"]) / median(took)
+            figures = [f"{median(took):.2f}", f"{speed:,.0f}", f"{median(ratios):.2f}"]
+            peak = max(run["peak_bytes"] for run in runs[name]) / 1e9
+            rows.append([n, name, *figures, f"{min(ratios):.2f}-{max(ratios):.2f}", f"{peak:.1f}"])
+        anatomy = [cells[f"n = {n}, {name}, profile"]["anatomy"] for name in CONTESTANTS]
+        lines = [[group, *(f"{each[group]:.3f}" for each in anatomy)] for group in GROUPS]
+        lines.append(["all", *(f"{sum(each.values()):.3f}" for each in anatomy)])
+        parts.append(markdown([f"n = {n}", *CONTESTANTS], lines))
+    header = ["n", "", "s/update", "tokens/s", "speed", "lowest and highest", "peak memory (GB)"]
+    theirs, ours = (
+        rounds_of(cells, f"n = {n}, {name}")[0]["parameters"] / 1e6
+        for n, name in ((lengths[0], THEIRS), (lengths[-1], BF16))
+    )
+    return (
+        heading("Whole updates of fairseq-train", results, about)
+        + markdown(header, rows, left=2)
+        + f"\nTheirs has {theirs:.1f} M parameters at n = {lengths[0]}, ours {ours:.1f} M at {lengths[-1]}.\n\n"
+        "## Where the time of an update goes\n\nSeconds an update, by torch.profiler, which takes time itself (most of it "
+        "in `host`); the rules are in\n`linformer_fairseq/measuring/timed_train.py`.\n\n" + "\n".join(parts)
+    )
+
+
+def seconds_of(run: dict[str, Any], warm_up: int) -> float:
+    """Of an update, after the first `warm_up`; the very first one has no time of its own."""
+    return float(median(run["seconds"][max(0, warm_up - 1) :]))
+
+
+MEASUREMENT = Measurement(
+    *(__file__, __doc__, flags, measure, table),
+    quick={
+        **{"n": [32], "k": 8, "tokens": 128, "updates": 3, "warm_up": 1, "rounds": 1, "profile": 1, "symbols": 100},
+        **{"layers": 1, "embed_dim": 32, "ffn_dim": 64, "heads": 2, "workers": 0},
+    },
+    choices=("n",),
+)
+
+if __name__ == "__main__":
+    sys.exit(MEASUREMENT.main())
