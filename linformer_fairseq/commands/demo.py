@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.measuring.curve import plot_curve
+from linformer_fairseq.measuring.plots import plot_curve
 from linformer_fairseq.paths import RECIPES, USER_DIR
 from linformer_fairseq.training.progress import parse_line, read_metrics, run_logged
 from linformer_fairseq.training.recipe import fairseq_train_argv, register_project

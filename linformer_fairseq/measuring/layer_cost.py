@@ -11,8 +11,7 @@ import ctypes
 import gc
 import math
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import timer
 
-from linformer_fairseq.measuring.layers import CONTESTANTS, Sizes, missing
+from linformer_fairseq.measuring.layers import CONTESTANTS, Sizes
 from linformer_fairseq.measuring.study import forget_peak, status
 from linformer_fairseq.training.memory import keep_freed_memory
 
@@ -30,7 +29,6 @@ ROUND_SECONDS = 0.1  # the least that is timed at once
 # thresholds have grown to their limits, and so that the resident set is what lives.
 AS_USUAL = {-4: 65536, -3: 2**25, -1: 2**26}
 GIVE_BACK = {-4: 65536, -3: 2**16, -1: 0}
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,22 +39,21 @@ class Entry:
     sizes: Sizes
     tokens: int
 
-    def is_a(self, kind: str) -> bool:
-        """Whether its contestant is of a kind, see `Contestant.kinds`."""
-        return kind in CONTESTANTS[self.contestant].kinds.split()
+    @property
+    def kind(self) -> str:
+        return CONTESTANTS[self.contestant].kind
 
 
 @dataclass(frozen=True)
-class How:
-    """What the entries of a cell have in common: mode train (forward and backward, with dropout) or forward."""
+class Conditions:
+    """What the entries of a cell have in common; mode train is forward and backward with dropout, or it is forward."""
 
     mode: str
     dtype: str
     device: str
     threads: int
-    malloc: str = "each"
-    rounds: int = 1
-    budget: float = 60.0
+    rounds: int
+    budget: float
 
 
 class Runner:
@@ -66,11 +63,11 @@ class Runner:
         pair: values of input and of the gradient of the output, at least as many as are needed.
     """
 
-    def __init__(self, entry: Entry, how: How, pair: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, entry: Entry, how: Conditions, pair: tuple[Tensor, Tensor]) -> None:
         s, batch = entry.sizes, entry.tokens // entry.sizes.n
         self.entry, self.how, self.train = entry, how, how.mode == "train"
         self.layer = CONTESTANTS[entry.contestant].build(s).to(how.device).train(self.train)
-        shape = (s.n, batch, s.embed_dim) if entry.is_a("time-first") else (batch, s.n, s.embed_dim)
+        shape = (s.n, batch, s.embed_dim) if entry.kind == "fairseq" else (batch, s.n, s.embed_dim)
         self.x, self.grad = (values[: math.prod(shape)].view(shape).detach() for values in pair)
         self.x.requires_grad_(self.train)
         self.steps, self.spent = 1, 0.0
@@ -82,7 +79,7 @@ class Runner:
     def small_step(self) -> None:
         """A step with one input of k tokens: everything is loaded then, and the parameters have gradients."""
         one, few = slice(1), slice(self.entry.sizes.k)
-        part = (few, one) if self.entry.is_a("time-first") else (one, few)
+        part = (few, one) if self.entry.kind == "fairseq" else (one, few)
         self._step(self.x.detach()[part].clone().requires_grad_(self.train), self.grad[part])
 
     def _step(self, x: Tensor, grad: Tensor) -> None:
@@ -105,6 +102,7 @@ class Runner:
 
     def warm_up(self) -> float | None:
         """The first step; its seconds if another one would be too expensive, so that it has to count as a round."""
+        self.set_malloc()
         self.small_step()
         first = self.seconds(1)
         # The first step still sets kernels up; where it is short, the second one says how long a step takes.
@@ -112,69 +110,71 @@ class Runner:
         self.spent = first
         return first if first > self.how.budget / 2 else None
 
+    def round(self) -> float:
+        """Mean seconds of the steps of a round."""
+        gc.collect()
+        self.set_malloc()
+        if self.entry.kind == "ours" and self.how.device == "cpu":
+            self.seconds(1)  # others have emptied the heap, which a training finds as its last step has left it
+        return self.seconds(self.steps)
 
-def measure_times(entries: dict[str, Entry], how: How) -> dict[str, Result]:
-    """Results by label: `seconds` of a step in each round, None from when the entry has spent its budget."""
+    def set_malloc(self) -> None:
+        """As its users find it: what malloc does with freed memory is a tenth of the time of a layer on a CPU."""
+        if self.entry.kind == "ours":
+            keep_freed_memory()
+        else:
+            mallopt(AS_USUAL)
+
+
+def measure(kind: str, entries: dict[str, Entry], how: Conditions) -> dict[str, dict[str, Any]]:
+    """Results by label: `seconds` of a step in each round, None from when the entry has spent its budget; or, of the
+    kind memory, `bytes`; or why it was `skipped`.
+    """
     torch.set_num_threads(how.threads)
-    results = {label: about(entry) | refusal(entry, how) for label, entry in entries.items()}
-    values = _values(max(entry.tokens * entry.sizes.embed_dim for entry in entries.values()), how.device)
+    results: dict[str, dict[str, Any]] = {label: asdict(entry) for label, entry in entries.items()}
+    torch.manual_seed(0)
+    size = max(entry.tokens * entry.sizes.embed_dim for entry in entries.values())
+    pair = torch.randn(size, device=how.device), torch.randn(size, device=how.device)
     field: dict[str, Runner] = {}
     for label, entry in entries.items():
-        if not results[label].keys() & {"missing", "skipped"}:
-            with out_of_memory(results[label]):
-                set_malloc(entry, how)
-                runner = Runner(entry, how, values)
+        if reason := too_large(entry, how):
+            results[label]["skipped"] = reason
+            continue
+        try:
+            if kind == "memory":
+                results[label]["bytes"] = growth(entry, how, pair)
+            else:
+                runner = Runner(entry, how, pair)
                 results[label]["seconds"] = [runner.warm_up()] + [None] * (how.rounds - 1)
                 field[label] = runner
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            results[label]["skipped"] = "out of memory"
     for number in range(how.rounds):
-        labels = list(field)
-        turn = number % max(1, len(labels))
-        for label in labels[turn:] + labels[:turn]:
-            runner, seconds = field[label], results[label]["seconds"]
-            if seconds[number] is None and runner.spent < how.budget:
-                gc.collect()
-                set_malloc(runner.entry, how)
-                if runner.entry.is_a("ours") and how.malloc == "each" and how.device == "cpu":
-                    # Others have emptied the heap, which a training finds as its last step has left it.
-                    runner.seconds(1)
-                seconds[number] = runner.seconds(runner.steps)
+        turn = number % max(1, len(field))
+        for label in [*field][turn:] + [*field][:turn]:
+            seconds = results[label]["seconds"]
+            if seconds[number] is None and field[label].spent < how.budget:
+                seconds[number] = field[label].round()
     return results
 
 
-def measure_memory(entries: dict[str, Entry], how: How) -> dict[str, Result]:
-    """Results of the one entry: `bytes`, the peak beyond what was there before the step."""
-    torch.set_num_threads(how.threads)
-    ((label, entry),) = entries.items()
-    result = about(entry) | refusal(entry, how)
-    if how.device == "cpu" and not Path("/proc/self/clear_refs").exists():
-        result["skipped"] = "the peak memory of a process is read from /proc, which only Linux has"
-    if not result.keys() & {"missing", "skipped"}:
-        with out_of_memory(result):
-            mallopt(GIVE_BACK)
-            runner = Runner(entry, how, _values(entry.tokens * entry.sizes.embed_dim, how.device))
-            runner.small_step()
-            gc.collect()
-            if how.device == "cuda":
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-                before = torch.cuda.memory_allocated()
-                runner.step()
-                torch.cuda.synchronize()
-                result["bytes"] = torch.cuda.max_memory_allocated() - before
-            else:
-                forget_peak()
-                before = status("VmRSS")
-                runner.step()
-                result["bytes"] = status("VmHWM") - before
-    return {label: result}
-
-
-def set_malloc(entry: Entry, how: How) -> None:
-    """Before a contestant's turn: what malloc does with freed memory is a tenth of the time of a layer on a CPU."""
-    if entry.is_a("ours") or how.malloc == "kept":
-        keep_freed_memory()
-    else:
-        mallopt(AS_USUAL)
+def growth(entry: Entry, how: Conditions, pair: tuple[Tensor, Tensor]) -> int:
+    """Bytes at the peak of a step beyond what was there before it."""
+    mallopt(GIVE_BACK)
+    runner = Runner(entry, how, pair)
+    runner.small_step()
+    gc.collect()
+    if how.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        runner.step()
+        return torch.cuda.max_memory_allocated() - before
+    forget_peak()
+    before = status("VmRSS")
+    runner.step()
+    return status("VmHWM") - before
 
 
 def mallopt(values: dict[int, int]) -> None:
@@ -186,53 +186,18 @@ def mallopt(values: dict[int, int]) -> None:
         library.malloc_trim(0)
 
 
-def _values(size: int, device: str) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(0)
-    return torch.randn(size, device=device), torch.randn(size, device=device)
-
-
-def about(entry: Entry) -> Result:
-    return {"contestant": entry.contestant, "sizes": asdict(entry.sizes), "tokens": entry.tokens}
-
-
-def refusal(entry: Entry, how: How) -> dict[str, str]:
-    """Why an entry is not run: `missing` or `skipped` with the reason; nothing if it is."""
-    if (reason := missing(entry.contestant)) is not None:
-        return {"missing": reason}
-    needed, free = nxn_bytes(entry, how), free_bytes(how.device)
-    if needed > 0.9 * free:
-        return {"skipped": f"needs about {needed / 2**30:,.0f} GiB, {free / 2**30:,.0f} GiB are free"}
-    return {}
-
-
-def nxn_bytes(entry: Entry, how: How) -> float:
-    """About how much the n x n matrices of an entry take at the peak; 0 for who holds none."""
-    s = entry.sizes
-    dropped = how.mode == "train" and s.attention_dropout > 0
-    # PyTorch's fused kernel for CPUs knows no dropout, so that SDPA falls back on whole matrices.
-    if not (entry.is_a("nxn") or (entry.is_a("sdpa") and dropped and how.device == "cpu")):
-        return 0.0
-    # fp32: scores and weights; in training weights and two gradients; with dropout its mask and its result too.
-    each = 8.0 if how.mode == "forward" else 17.0 if dropped else 12.0
-    return each * s.heads * entry.tokens * s.n
+def too_large(entry: Entry, how: Conditions) -> str | None:
+    """Why an entry that holds n x n matrices is not run, if so."""
+    # fp32: scores and weights; in training weights and two gradients.
+    each = (12.0 if how.mode == "train" else 8.0) if entry.kind == "plain" else 0.0
+    needed = each * entry.sizes.heads * entry.tokens * entry.sizes.n
+    free = free_bytes(how.device)
+    return f"needs about {needed / 2**30:,.0f} GiB, {free / 2**30:,.0f} GiB are free" if needed > 0.9 * free else None
 
 
 def free_bytes(device: str) -> int:
     """Memory that is still available."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return 1 << 62
-    return next(int(line.split()[1]) << 10 for line in info.read_text().splitlines() if line.startswith("MemAvailable"))
-
-
-@contextmanager
-def out_of_memory(result: Result) -> Iterator[None]:
-    """Note in a result that memory did not suffice."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        result["skipped"] = "out of memory"
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))

@@ -55,7 +55,7 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
     given = options.out / "given"
     for text in options.text:
         source, _, path = text.rpartition("=")
-        peak_of("extract", "--source", source or "text", path, "--out", given)
+        data_prep("extract", "--source", source or "text", path, "--out", given)
     texts = [document.text for file in corpus_files(given) for document in read_file(file)]
     work = {f"{size} MB": partial(stages, options, texts, size * MEGABYTE) for size in options.sizes}
     cells.run(work | {"one document": partial(stages, options, texts, None)})
@@ -77,7 +77,7 @@ def stages(options: argparse.Namespace, texts: list[str], size: int | None) -> d
         "tokenizer": (at["split"] / "train", "--out", at["tokenizer"], "--vocab-size", options.vocab_size),
         "binarize": (at["split"], "--tokenizer", at["tokenizer"], "--out", at["data"], *many),
     }
-    peaks = {stage: peak_of(stage, *words) for stage, words in commands.items()}
+    peaks = {stage: data_prep(stage, *words) for stage, words in commands.items()}
     shutil.rmtree(folder)
     return {"size": size, "peaks": peaks}
 
@@ -118,12 +118,16 @@ def write_one(folder: Path, texts: list[str], size: int) -> int:
     return written
 
 
-def peak_of(*arguments: object) -> int:
+def data_prep(*arguments: object) -> int:
     """Runs one command of data_prep; the peak of its largest process in bytes."""
-    command = [sys.executable, "-c", PEAK, sys.executable, "-m", "data_prep", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    return peak_of_command(sys.executable, "-m", "data_prep", *map(str, arguments))
+
+
+def peak_of_command(*command: str) -> int:
+    """Runs a command; the peak of its largest process in bytes."""
+    done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True)
     if done.returncode:
-        raise UsageError(f"data_prep {arguments[0]} failed:\n{done.stderr[-2000:]}")
+        raise UsageError(f"{' '.join(command[2:4])} failed:\n{done.stderr[-2000:]}")
     return int(done.stdout)
 
 

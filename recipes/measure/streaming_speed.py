@@ -2,9 +2,9 @@
 
     python recipes/measure/streaming_speed.py --out RUN --report docs/benchmarks/streaming.md
 
-Makes corpora below OUT and deletes them in the end: a large one whose .bin is a sparse file (every token reads as <s>,
+Makes corpora below OUT and deletes them in the end: large ones whose .bin is a sparse file (every token reads as <s>,
 so that it takes no disk, and nothing of it can be masked) and a small one of random tokens. Each line of the table is
-one fresh process without workers, and its figures count from when Python has imported all. Beside it is fairseq's
+one process without workers, and its figures count from when Python has imported all. Beside it is fairseq's
 `masked_lm`, with a smaller corpus, because its arrays and its reading of the whole file grow with it.
 """
 
@@ -16,23 +16,15 @@ import shutil
 import struct
 import sys
 import time
-from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
-from linformer_fairseq.measuring.study import (
-    Cells,
-    Measurement,
-    Results,
-    forget_peak,
-    heading,
-    in_a_process,
-    markdown,
-    status,
-)
+from linformer_fairseq.measuring import study
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, in_a_process
 from linformer_fairseq.plugin import register
 
 SENTENCE = 500  # tokens
@@ -40,17 +32,12 @@ SYMBOLS = 32_000
 SKIPPED = 50  # batches before the position that is saved and resumed from
 STREAMING, THEIRS = "streaming_masked_lm", "masked_lm"
 LARGE, FOR_FAIRSEQ, RANDOM = "large", "for fairseq", "random"
-# Corpus, task, blocks
-LINES = (
-    (LARGE, STREAMING, "none"),
-    (LARGE, STREAMING, "complete"),
-    (FOR_FAIRSEQ, STREAMING, "none"),
-    (FOR_FAIRSEQ, THEIRS, "none"),
-    (RANDOM, STREAMING, "none"),
-    (RANDOM, STREAMING, "complete"),
-    (RANDOM, THEIRS, "none"),
-    (RANDOM, THEIRS, "complete"),
-)
+LINES = [
+    *product((LARGE,), (STREAMING,), ("none", "complete")),
+    *product((FOR_FAIRSEQ,), (STREAMING, THEIRS), ("none",)),
+    *product((RANDOM,), (STREAMING, THEIRS), ("none", "complete")),
+]
+"""Corpus, task, blocks."""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -61,25 +48,26 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=5, help="that each process iterates (default: %(default)s)")
 
 
+def sizes(settings: dict[str, Any]) -> dict[str, float]:
+    """Tokens of the corpora."""
+    tokens = settings["tokens"]
+    return {LARGE: tokens, FOR_FAIRSEQ: settings["fairseq_tokens"], RANDOM: min(tokens, 2e7)}
+
+
 def measure(options: argparse.Namespace, cells: Cells) -> None:
     folder = options.out / "corpora"
-    shutil.rmtree(folder, ignore_errors=True)
-    tokens = {LARGE: options.tokens, FOR_FAIRSEQ: options.fairseq_tokens, RANDOM: min(options.tokens, 2e7)}
-    settings = {"tokens_per_sample": options.tokens_per_sample}
 
     def resumed(corpus: str) -> bool:
-        digest = partial(in_a_process, batches_after, folder / corpus, settings, options.batch_size)
-        straight = digest(None)()
-        return bool(straight["digest"] == digest(straight["state"])()["digest"])
+        asked = (STREAMING, folder / corpus, "none", options)
+        straight = in_a_process(batches_after, *asked, None)()
+        return bool(straight["digest"] == in_a_process(batches_after, *asked, straight["state"])()["digest"])
 
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        for corpus, size in tokens.items():
-            make_corpus(folder / corpus, int(size), sparse=corpus != RANDOM)
-        work: dict[str, Any] = {}
-        for corpus, task, blocks in LINES:
-            every = (task, folder / corpus, settings | {"sample_break_mode": blocks})
-            work[f"{corpus}, {task}, {blocks}"] = in_a_process(iterate, *every, options.batch_size, options.seconds)
-        cells.run(work | {f"{corpus}, resumed": partial(resumed, corpus) for corpus in (LARGE, RANDOM)})
+        for corpus, tokens in sizes(vars(options)).items():
+            make_corpus(folder / corpus, int(tokens), sparse=corpus != RANDOM)
+        lines = {", ".join(line): in_a_process(iterate, line[1], folder / line[0], line[2], options) for line in LINES}
+        cells.run(lines | {f"{corpus}, resumed": lambda corpus=corpus: resumed(corpus) for corpus in (LARGE, RANDOM)})
     finally:
         shutil.rmtree(folder)
 
@@ -101,81 +89,77 @@ def make_corpus(folder: Path, tokens: int, sparse: bool) -> None:
         (np.arange(sentences, dtype="<i8") * SENTENCE * 2).tofile(index)
 
 
-def iterate(name: str, data: Path, settings: dict[str, Any], batch_size: int, seconds: float) -> dict[str, float]:
-    """Starts a task in this process and iterates for `seconds`.
+def iterate(name: str, data: Path, blocks: str, options: argparse.Namespace) -> dict[str, float]:
+    """Starts a task in this process and iterates for some seconds.
 
     Returns:
         `first` (seconds to the first batch), `imported` and `peak` (bytes of resident memory after the imports and at
         most from then on), `private` (bytes of it in the end that belong to no file), `speed` (tokens/s).
     """
     register()
-    before = status("VmRSS")
-    forget_peak()
+    before = study.status("VmRSS")
+    study.forget_peak()
     start = time.perf_counter()
-    batches = iterator_of(name, data, settings, batch_size).next_epoch_itr()
+    batches = iterator_of(name, data, blocks, options).next_epoch_itr()
     next(batches)
     first = time.perf_counter() - start
     tokens, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds and batches.has_next():
+    while time.perf_counter() - start < options.seconds and batches.has_next():
         tokens += next(batches)["ntokens"]
     speed = tokens / (time.perf_counter() - start)
-    memory = {"imported": before, "peak": status("VmHWM"), "private": status("RssAnon")}
+    memory = {"imported": before, "peak": study.status("VmHWM"), "private": study.status("RssAnon")}
     return {"first": first, "speed": speed, **memory}
 
 
 def batches_after(
-    data: Path, settings: dict[str, Any], batch_size: int, state: dict[str, Any] | None
+    name: str, data: Path, blocks: str, options: argparse.Namespace, state: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The state after `SKIPPED` batches, or the one that is given, and a digest of the ten batches that follow."""
     register()
-    batches = iterator_of(STREAMING, data, settings, batch_size)
+    batches = iterator_of(name, data, blocks, options)
     if state is not None:
         batches.load_state_dict(state)
     running = batches.next_epoch_itr()
-    if state is None:
-        for _ in range(SKIPPED):
-            next(running)
-        state = batches.state_dict()
+    for _ in range(0 if state else SKIPPED):
+        next(running)
+    state = state or batches.state_dict()
     digest = hashlib.sha256()
-    for _ in range(10):
-        batch = next(running)
+    for batch in (next(running) for _ in range(10)):
         for tensor in (batch["id"], batch["net_input"]["src_tokens"], batch["target"]):
             digest.update(tensor.numpy().tobytes())
     return {"state": state, "digest": digest.hexdigest()}
 
 
-def iterator_of(name: str, data: Path, settings: dict[str, Any], batch_size: int) -> Any:
+def iterator_of(name: str, data: Path, blocks: str, options: argparse.Namespace) -> Any:
     """The training iterator of a task as fairseq's trainer asks for it."""
-    task = TASK_REGISTRY[name].setup_task(TASK_DATACLASS_REGISTRY[name](data=str(data), seed=1, **settings))
+    settings = {"tokens_per_sample": options.tokens_per_sample, "sample_break_mode": blocks, "seed": 1}
+    task = TASK_REGISTRY[name].setup_task(TASK_DATACLASS_REGISTRY[name](data=str(data), **settings))
     task.load_dataset("train")
-    return task.get_batch_iterator(task.dataset("train"), max_sentences=batch_size, max_positions=10**9, epoch=1)
+    many = options.batch_size
+    return task.get_batch_iterator(task.dataset("train"), max_sentences=many, max_positions=10**9, epoch=1)
 
 
 def table(results: Results) -> str:
-    cells, settings = results["cells"], results["settings"]
-    tokens = {LARGE: settings["tokens"], FOR_FAIRSEQ: settings["fairseq_tokens"], RANDOM: min(settings["tokens"], 2e7)}
-    rows = []
+    cells, tokens, rows = results["cells"], sizes(results["settings"]), []
     for corpus, task, blocks in LINES:
         found = cells[f"{corpus}, {task}, {blocks}"]
-        size = f"{tokens[corpus] / 1e6:,.0f} M{'' if corpus == RANDOM else ', sparse'}"
         memory = (f"{b / 1e6:.0f}" for b in (found["peak"], found["peak"] - found["imported"], found["private"]))
+        size = f"{tokens[corpus] / 1e6:,.0f} M{'' if corpus == RANDOM else ', sparse'}"
         rows.append([size, task, blocks, f"{found['first']:.2f}", *memory, f"{found['speed']:,.0f}"])
     header = ["tokens", "task", "blocks", "first batch, s", "peak memory, MB", "beyond imports, MB", "private, MB"]
     lines = [
-        f"\n{tokens[corpus] / 1e6:,.0f} M tokens: ten batches after batch {SKIPPED}, in a process that resumed from the "
-        f"saved position, are {'' if cells[f'{corpus}, resumed'] else 'NOT '}the same to the bit.\n"
+        f"\n{tokens[corpus] / 1e6:,.0f} M tokens: ten batches after batch {SKIPPED}, in a process that resumed from "
+        f"the saved position, are {'' if cells[f'{corpus}, resumed'] else 'NOT '}the same to the bit.\n"
         for corpus in (LARGE, RANDOM)
     ]
     about = f"Sentences of {SENTENCE} tokens. Memory is the resident memory of the process, pages of files included, "
     about += "and private what of it is no file's at the end. Seconds count from the end of the imports."
-    title = heading("The task streaming_masked_lm on a large corpus", results, about)
-    return title + markdown([*header, "tokens/s"], rows, left=3) + "".join(lines)
+    head = study.heading("The task streaming_masked_lm on a large corpus", results, about)
+    return head + study.markdown([*header, "tokens/s"], rows, left=3) + "".join(lines)
 
 
-MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table),
-    quick={"tokens": 4e5, "fairseq_tokens": 1e5, "tokens_per_sample": 64, "batch_size": 4, "seconds": 0.1},
-)
+QUICK = {"tokens": 4e5, "fairseq_tokens": 1e5, "tokens_per_sample": 64, "batch_size": 4, "seconds": 0.1}
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK)
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

@@ -1,7 +1,6 @@
 """Figure 3 of the paper at small scale: validation perplexity of Linformer beside exact attention and controls.
 
-    python recipes/reproduce/figure3_perplexity.py DATA --out RUN --parallel 2
-    python recipes/reproduce/figure3_perplexity.py DATA --out RUN --report docs/benchmarks/figure3
+    python recipes/reproduce/figure3_perplexity.py DATA --out RUN --parallel 2 --report docs/benchmarks/figure3
 
 Every variant is the recipe `tiny_n512_k128` with one change, trained by the real fairseq-train on one CPU thread with
 the same data, order, masks and seed. Minutes are processor minutes of one core, so that trainings beside each other can
@@ -11,22 +10,16 @@ be compared.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
+import resource
 import sys
-from collections.abc import Iterator, Sequence
-from functools import partial
+import time
 from pathlib import Path
 from typing import Any
 
-from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, markdown
-from linformer_fairseq.measuring.trainings import RECIPE, TOKENS, schedule
-from linformer_fairseq.plugin import register
-from linformer_fairseq.training.progress import parse_line, program
-from linformer_fairseq.training.recipe import fairseq_train_argv
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, in_a_process, markdown
+from linformer_fairseq.measuring.trainings import TOKENS, schedule, train
 
 Curve = list[dict[str, Any]]
 ROBERTA = {"_name": "roberta", "encoder_layers": 2, "encoder_embed_dim": 128, "encoder_ffn_embed_dim": 512}
@@ -51,57 +44,24 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
-    register()  # once, and before there are threads: it imports
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     work = {
-        name: partial(run_variant, name, options.data, options.out / f"run-{number}", options.updates)
+        name: in_a_process(train_variant, name, options.data, options.out / f"run-{number}", options.updates)
         for number, name in enumerate(VARIANTS)
         if name in options.variants
     }
     cells.run(work, parallel=options.parallel)
 
 
-def run_variant(variant: str, data: Path, run: Path, updates: int) -> Curve:
-    """Trains one variant, or the rest of it, and returns its curve (see `read_curve`)."""
-    run.mkdir(parents=True, exist_ok=True)
-    file = run / "curve.jsonl"
-    earlier = read_curve(file)
-    settings = {**schedule(updates), "dataset.num_workers": 0, "common.log_interval": 50, **VARIANTS[variant]}
-    spent_before: float | None = None
-    with file.open("a") as curve:
-        for figures, cpu_seconds in _trained(fairseq_train_argv(RECIPE, data, run / "checkpoints", settings), run):
-            point = {key: figures[key] for key in ("num_updates", "split", "loss", "ppl")}
-            if spent_before is None:
-                before = [p["cpu_seconds"] for p in earlier if p["num_updates"] < point["num_updates"]]
-                spent_before = max(before, default=0.0)
-            point["cpu_seconds"] = round(spent_before + cpu_seconds, 1)
-            curve.write(json.dumps(point) + "\n")
-            curve.flush()
-    return read_curve(file)
-
-
-def _trained(argv: Sequence[str], run: Path) -> Iterator[tuple[dict[str, Any], float]]:
-    """Figures of a training while it runs, each with the processor seconds that it has used so far (Linux)."""
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    output: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with (run / "train.log").open("a") as log, subprocess.Popen(program(argv), **output, env=one_thread) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            log.write(line)
-            if figures := parse_line(line):
-                fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-                yield figures, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    if process.returncode:
-        raise UsageError(f"fairseq-train failed; see {run / 'train.log'}")
-
-
-def read_curve(file: Path) -> Curve:
-    """The points of a training in order of updates; of an update that was done twice, the later one.
-
-    Each has `num_updates`, `split` (train or valid), `loss` (bits), `ppl` and `cpu_seconds` since the start.
-    """
-    points = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    latest = {(p["num_updates"], p["split"]): p for p in points}
-    return [latest[key] for key in sorted(latest)]
+def train_variant(variant: str, data: Path, run: Path, updates: int) -> Curve:
+    """Points of a training: update, split (train or valid), loss (bits), perplexity, processor seconds since the start."""
+    settings = {**schedule(updates), "common.log_interval": 50, **VARIANTS[variant]}
+    start = time.monotonic()
+    metrics = train(data, run, settings, variant)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the last start, if there were several
+    share = (used.ru_utime + used.ru_stime) / (time.monotonic() - start)
+    names = ("update", "split", "loss", "perplexity")
+    return [{n: m[n] for n in names} | {"cpu_seconds": round(m["seconds"] * share, 1)} for m in metrics]
 
 
 def validations(results: Results) -> dict[str, Curve]:
@@ -115,38 +75,36 @@ def table(results: Results) -> str:
     curves = validations(results)
     first = next(iter(curves.values()))
     seconds = first[-1]["cpu_seconds"]
-    shown = [first[i]["num_updates"] for i in (len(first) // 4, len(first) // 2, len(first) - 1)]
-    tokens = [f"{n * TOKENS / 1e6:.0f} M tokens" for n in shown]
+    shown = [first[i]["update"] for i in (len(first) // 4, len(first) // 2, len(first) - 1)]
     rows = []
     for name, valid in curves.items():
-        at = {p["num_updates"]: f"{p['ppl']:.1f}" for p in valid}
+        at = {p["update"]: f"{p['perplexity']:.1f}" for p in valid}
         minutes = f"{valid[-1]['cpu_seconds'] / 60:.0f}"
         rows.append([name, *(at.get(n) for n in shown), f"{perplexity_at(valid, seconds):.1f}", minutes])
+    tokens = [f"{n * TOKENS / 1e6:.0f} M tokens" for n in shown]
     return markdown(["", *tokens, f"at {seconds / 60:.0f} min", "minutes for all"], rows)
 
 
 def perplexity_at(valid: Curve, seconds: float) -> float:
-    """Validation perplexity after that many processor seconds, interpolated; the last one for a run that was done."""
+    """Validation perplexity after that many processor seconds, interpolated; the last one after the end."""
     for before, after in zip(valid, valid[1:], strict=False):
         if before["cpu_seconds"] <= seconds < after["cpu_seconds"]:
             share = (seconds - before["cpu_seconds"]) / (after["cpu_seconds"] - before["cpu_seconds"])
-            return float(before["ppl"] * (after["ppl"] / before["ppl"]) ** share)
-    return float(valid[-1]["ppl"] if seconds >= valid[-1]["cpu_seconds"] else valid[0]["ppl"])
+            return float(before["perplexity"] * (after["perplexity"] / before["perplexity"]) ** share)
+    return float(valid[-1 if seconds >= valid[-1]["cpu_seconds"] else 0]["perplexity"])
 
 
 def plot(results: Results, path: Path) -> None:
     curves = validations(results).items()
-    by_tokens = {name: [(p["num_updates"] * TOKENS / 1e6, p["ppl"]) for p in valid] for name, valid in curves}
-    by_minutes = {name: [(p["cpu_seconds"] / 60, p["ppl"]) for p in valid] for name, valid in curves}
+    by_tokens = {name: [(p["update"] * TOKENS / 1e6, p["perplexity"]) for p in valid] for name, valid in curves}
+    by_minutes = {name: [(p["cpu_seconds"] / 60, p["perplexity"]) for p in valid] for name, valid in curves}
     panels = [Panel("million tokens", by_tokens), Panel("minutes of one processor core", by_minutes)]
-    plot_lines(
-        path, "validation perplexity", panels, lambda n: ":" if "no attention" in n else "-" if "L" in n else "--"
-    )
+    styles = {name: ":" if "no attention" in name else "-" if "Linformer" in name else "--" for name in VARIANTS}
+    plot_lines(path, "validation perplexity", panels, styles.__getitem__)
 
 
 MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table),
-    pictures={"curves.png": plot},
+    *(__file__, __doc__, flags, measure, table, {"curves.png": plot}),
     quick={"updates": 20},
     choices=("variants", "parallel"),
 )

@@ -14,8 +14,9 @@ import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 import linformer_fairseq.layers
-from linformer_fairseq.measuring.layer_cost import Entry, How, measure_memory, measure_times
+from linformer_fairseq.measuring.layer_cost import Conditions, Entry, measure
 from linformer_fairseq.measuring.layers import CONTESTANTS, DEFAULT, Sizes, missing
 from linformer_fairseq.measuring.plots import Panel, plot_lines
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown
@@ -52,10 +53,6 @@ QUICK = (
     (32768, 256, ("ours", "exact", "bound")),
     (65536, 256, ("ours", "bound")),
 )
-MALLOC = {
-    "each": "On a CPU freed memory is kept for ours, as in its trainings, and given back for others, as glibc does.",
-    "kept": "On a CPU freed memory is kept for all, as in this project's trainings.",
-}
 MIB, KIB = 2**20, 2**10
 Found = Mapping[str, Any]
 """What one entry has given: contestant, sizes, tokens, and seconds or bytes."""
@@ -73,9 +70,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add("--kinds", nargs="+", choices=kinds, default=kinds, help="linear: ours at all lengths with the same tokens")
     add("--linear-lengths", type=int, nargs="+", default=[1024, 65536], metavar="N", help="of kind linear")
     add("--linear-k", type=int, default=256, metavar="K", help="of kind linear (default: %(default)s)")
-    add("--attention-dropout", type=float, default=0.0, help="for all that obey it (default: %(default)s)")
     add("--dropout", type=float, default=0.1, help="default: %(default)s")
-    add("--malloc", choices=list(MALLOC), default="each", help="freed memory on a CPU (default: %(default)s)")
     add("--rounds", type=int, default=5, help="after one for warming up (default: %(default)s)")
     add("--budget", type=float, default=60.0, metavar="SECONDS", help="of a contestant in a cell, then it drops out")
     gpu = torch.cuda.is_available()
@@ -87,30 +82,26 @@ def flags(parser: argparse.ArgumentParser) -> None:
         add(flag, type=int, default=default, help="default: %(default)s")
 
 
-def measure(options: argparse.Namespace, cells: Cells) -> None:
-    o = options
-    finished = cells.finished()
+def run(o: argparse.Namespace, cells: Cells) -> None:
+    for name in o.contestants:
+        if (reason := missing(name)) is not None:
+            print(f"{name}: {reason}; its column stays empty", file=sys.stderr)
     folder = Path(linformer_fairseq.layers.__path__[0])
     sources = b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))
     layers = hashlib.sha256(sources).hexdigest()[:12]  # the state of this project's layers
+    finished = cells.finished()
     work, sizes = {}, {}
     for name, (kind, dtype, mode, entries) in grid(o).items():
         kept = finished[name]["result"]["entries"] if name in finished else {}
-        new = [e for label, e in entries.items() if label not in kept or "missing" in kept[label]]
-        if not (o.again or any(missing(entry.contestant) is None for entry in new) or name not in finished):
+        if entries.keys() <= kept.keys() and not o.again:
             continue
         # A contestant that comes later needs the others in the same rounds.
-        entries = {
-            label: Entry(found["contestant"], Sizes(**found["sizes"]), found["tokens"]) for label, found in kept.items()
-        } | entries
-        for contestant in {entry.contestant for entry in entries.values()}:
-            if (reason := missing(contestant)) is not None:
-                print(f"{contestant}: {reason}; its column stays empty", file=sys.stderr)
-        how = How(mode, dtype, o.device, o.threads, o.malloc, o.rounds, o.budget)
-        measured = in_a_process(measure_memory if kind == "memory" else measure_times, entries, how)
+        before = {label: Entry(e["contestant"], Sizes(**e["sizes"]), e["tokens"]) for label, e in kept.items()}
+        how = Conditions(mode, dtype, o.device, o.threads, o.rounds, o.budget)
+        measured = in_a_process(measure, kind, before | entries, how)
         about = {"kind": kind, "dtype": dtype, "mode": mode, "layers": layers}
         work[name] = lambda about=about, measured=measured: about | {"entries": measured()}
-        seconds = sum(map(cost, entries.values())) * (3 if mode == "train" else 1) * (0.55 if dtype == "bf16" else 1)
+        seconds = sum(map(cost, (before | entries).values())) * (3 if mode == "train" else 1)
         sizes[name] = seconds * (1 if kind == "memory" else o.rounds + 1)
     cells.run(work, sizes, again=True)
 
@@ -118,32 +109,35 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
 def cost(entry: Entry) -> float:
     """About how long a forward pass takes, in no particular unit."""
     s = entry.sizes
-    return entry.tokens * s.embed_dim * (2 * s.embed_dim + 2 * s.ffn_dim + 2 * (s.n if entry.is_a("exact") else s.k))
+    columns = s.n if entry.kind in ("exact", "plain") else s.k
+    return entry.tokens * s.embed_dim * (2 * s.embed_dim + 2 * s.ffn_dim + 2 * columns)
 
 
 def grid(o: argparse.Namespace) -> dict[str, tuple[str, str, str, dict[str, Entry]]]:
     """The cells that the options ask for: name -> kind, dtype, mode, entries by label; k < n as in the paper."""
-    options = Sizes(0, 0, o.embed_dim, o.heads, o.ffn_dim, o.dropout, o.attention_dropout)
-    sizes = [(n, k, tuple(o.contestants)) for n in o.lengths for k in o.k if k < n]
+    options = Sizes(0, 0, o.embed_dim, o.heads, o.ffn_dim, o.dropout)
+    sizes = QUICK if o.quick else [(n, k, tuple(o.contestants)) for n in o.lengths for k in o.k if k < n]
     found: dict[str, tuple[str, str, str, dict[str, Entry]]] = {}
 
     def add(kind: str, where: str, dtype: str, mode: str, entries: dict[str, Entry]) -> None:
-        found.setdefault(f"{kind}-{where}-{dtype}-{mode}-a{o.attention_dropout:g}", (kind, dtype, mode, entries))
+        there = {label: entry for label, entry in entries.items() if missing(entry.contestant) is None}
+        if there:
+            found.setdefault(f"{kind}-{where}-{dtype}-{mode}", (kind, dtype, mode, there))
 
     def weigh(entry: Entry, dtype: str, mode: str) -> None:
-        s = entry.sizes
-        k = "" if entry.is_a("exact") else f"-k{s.k}"
-        add("memory", f"{entry.contestant}-n{s.n}{k}-{entry.tokens}-tokens", dtype, mode, {entry.contestant: entry})
+        k = "" if entry.kind in ("exact", "plain") else f"-k{entry.sizes.k}"
+        where = f"{entry.contestant}-n{entry.sizes.n}{k}-{entry.tokens}-tokens"
+        add("memory", where, dtype, mode, {entry.contestant: entry})
 
-    for mode, dtype in ((mode, dtype) for mode in o.modes for dtype in o.dtypes):
-        for n, k, names in QUICK if o.quick else sizes:
+    for mode, dtype in product(o.modes, o.dtypes):
+        for n, k, names in sizes:
             entries = {c: Entry(c, replace(options, n=n, k=k), max(o.tokens, n) // n * n) for c in names}
             if "time" in o.kinds:
                 add("time", f"n{n}-k{k}", dtype, mode, entries)
             for entry in entries.values() if "memory" in o.kinds else ():
-                if not (o.quick and (entry.is_a("bound") or (entry.contestant == "exact" and n > 16384))):
+                if not (o.quick and (entry.kind == "bound" or (entry.kind == "exact" and n > 16384))):
                     weigh(entry, dtype, mode)
-    for dtype in o.dtypes if "linear" in o.kinds and len(o.linear_lengths) > 1 else ():
+    for dtype in o.dtypes if "linear" in o.kinds else ():
         k, tokens = o.linear_k, max(o.linear_lengths)
         ours = {str(n): Entry("ours", replace(options, n=n, k=k), tokens // n * n) for n in o.linear_lengths if k < n}
         add("linear", f"k{k}-{tokens}-tokens", dtype, "train", ours)
@@ -153,41 +147,35 @@ def grid(o: argparse.Namespace) -> dict[str, tuple[str, str, str, dict[str, Entr
 
 
 def table(results: Results) -> str:
-    """Time, memory and linearity for all modes, dtypes and attention dropouts that have cells."""
+    """Time, memory and linearity for each mode and dtype."""
+    parts = [_head(results)]
+    for conditions, cells in _by_conditions(results).items():
+        tables = {
+            "Tokens per second": _time_table(cells),
+            "Peak memory": _memory_table(cells, results["settings"]["tokens"]),
+            "The same number of tokens at each length": _linear_table(cells),
+        }
+        parts += [f"\n## {title}: {conditions}\n\n{body}" for title, body in tables.items() if body]
+    return "".join(parts)
+
+
+def _by_conditions(results: Results) -> dict[str, list[Found]]:
+    """Cells by mode and dtype: training first, fp32 first."""
     cells = results["cells"].values()
-    return _head(results) + "".join(
-        f"\n## {title}: {_in_words(*conditions)}\n\n{body}"
-        for conditions in _conditions(results)
-        for found in [[cell for cell in cells if _conditions_of(cell) == conditions]]
-        for title, body in (
-            ("Tokens per second", _time_table(found)),
-            ("Peak memory", _memory_table(found, results["settings"]["tokens"])),
-            ("The same number of tokens at each length", _linear_table(found)),
-        )
-        if body
-    )
-
-
-def _conditions_of(cell: Found) -> tuple[float, str, str]:
-    return (next(iter(cell["entries"].values()))["sizes"]["attention_dropout"], cell["mode"], cell["dtype"])
-
-
-def _conditions(results: Results) -> list[tuple[float, str, str]]:
-    """Training first, fp32 first, less dropout first."""
-    found = {_conditions_of(cell) for cell in results["cells"].values()}
-    return sorted(found, key=lambda c: (c[0], c[1] != "train", c[2] != "fp32"))
-
-
-def _in_words(attention_dropout: float, mode: str, dtype: str) -> str:
-    passes = "forward and backward" if mode == "train" else "forward"
-    return f"{passes}, {dtype}, attention dropout {attention_dropout:g}"
+    passes = {"train": "forward and backward", "forward": "forward"}
+    found = {
+        f"{passes[mode]}, {dtype}": [cell for cell in cells if (cell["mode"], cell["dtype"]) == (mode, dtype)]
+        for mode, dtype in product(passes, ("fp32", "bf16"))
+    }
+    return {conditions: cells for conditions, cells in found.items() if cells}
 
 
 def _head(results: Results) -> str:
     s, cells = results["settings"], results["cells"].values()
     about = (
         f"{s['threads']} threads. d = {s['embed_dim']}, {s['heads']} heads, ffn {s['ffn_dim']}, post-LN, GELU, dropout "
-        f"{s['dropout']:g}; {s['tokens']:,} tokens a step, or n if that is more; bf16 is autocast. {MALLOC[s['malloc']]}"
+        f"{s['dropout']:g}, none of attention weights; {s['tokens']:,} tokens a step, or n if that is more; bf16 is "
+        "autocast. On a CPU freed memory is kept for ours, as in its trainings, and given back for others, as glibc does."
     )
     states = {cell["layers"] for cell in cells}
     if len(states) > 1:
@@ -206,50 +194,43 @@ def _head(results: Results) -> str:
     )
 
 
-def _time_rows(cells: Iterable[Found]) -> list[tuple[int, int, dict[str, Found]]]:
+def _time_rows(cells: list[Found]) -> list[tuple[int, int, dict[str, Found]]]:
     """n, k and the entries by contestant."""
-    entries = [cell["entries"] for cell in cells if cell["kind"] == "time"]
-    sizes = [next(iter(found.values()))["sizes"] for found in entries]
-    return sorted(((s["n"], s["k"], found) for s, found in zip(sizes, entries, strict=True)), key=lambda row: row[:2])
+    found = [(next(iter(cell["entries"].values()))["sizes"], cell) for cell in cells if cell["kind"] == "time"]
+    return sorted(((s["n"], s["k"], cell["entries"]) for s, cell in found), key=lambda row: row[:2])
 
 
-def _time_table(cells: Iterable[Found]) -> str:
+def _time_table(cells: list[Found]) -> str:
     found = _time_rows(cells)
     others = [name for name in CONTESTANTS if name != "ours" and any(name in entries for _, _, entries in found)]
     rows = []
     for n, k, entries in found:
         mine = entries.get("ours", {})
-        took = seconds(mine)
-        spread = (
-            f"{speed(mine):,.0f} ({mine['tokens'] / max(took):,.0f}–{mine['tokens'] / min(took):,.0f})" if took else ""
-        )
-        fields = [
-            _figure(speed(e), time_ratio(mine, e), _paper(TIME, c, n, k)) for c in others for e in [entries.get(c, {})]
-        ]
-        rows.append([f"{n:,}", f"{k:,}", spread, *fields, len(took)])
-    if not rows:
-        return ""
-    reasons = _reasons((f"{name} at n = {n:,}", e) for n, _, entries in found for name, e in entries.items())
-    return markdown(["n", "k", "ours (least–greatest)", *others, "rounds"], rows, left=0) + reasons
+        took, tokens = seconds(mine), mine.get("tokens", 0)
+        spread = f"{speed(mine):,.0f} ({tokens / max(took):,.0f}–{tokens / min(took):,.0f})" if took else ""
+        row = [f"{n:,}", f"{k:,}", spread]
+        for name in others:
+            entry = entries.get(name, {})
+            row.append(_figure(speed(entry), time_ratio(mine, entry), _paper(TIME, name, n, k)))
+        rows.append([*row, len(took)])
+    names = [(f"{name} at n = {n:,}", entry) for n, _, entries in found for name, entry in entries.items()]
+    return _table(["n", "k", "ours (least–greatest)", *others, "rounds"], rows, names)
 
 
-def _memory(cells: Iterable[Found]) -> dict[tuple[str, int, int, int], Found]:
+def _memory(cells: list[Found]) -> dict[tuple[str, int, int, int], Found]:
     """Entries by contestant, n, k (0 for who knows none) and tokens."""
-    found: dict[tuple[str, int, int, int], Found] = {}
+    found = {}
     for entry in (entry for cell in cells if cell["kind"] == "memory" for entry in cell["entries"].values()):
-        exact = "exact" in CONTESTANTS[entry["contestant"]].kinds.split()
+        exact = CONTESTANTS[entry["contestant"]].kind in ("exact", "plain")
         found[entry["contestant"], entry["sizes"]["n"], 0 if exact else entry["sizes"]["k"], entry["tokens"]] = entry
     return found
 
 
-def _memory_table(cells: Iterable[Found], tokens: int) -> str:
-    found = {
-        key[:3]: entry for key, entry in _memory(cells).items() if key[3] == max(tokens, key[1]) // key[1] * key[1]
-    }
-    sizes = sorted({(n, k) for _, n, k in found if k})
+def _memory_table(cells: list[Found], tokens: int) -> str:
+    found = {k[:3]: entry for k, entry in _memory(cells).items() if k[3] == max(tokens, k[1]) // k[1] * k[1]}
     others = [name for name in CONTESTANTS if name != "ours" and any(name == key[0] for key in found)]
     rows = []
-    for n, k in sizes:
+    for n, k in sorted({(n, k) for _, n, k in found if k}):
         mine = found.get(("ours", n, k), {})
         size = mine.get("bytes")
         row = [
@@ -262,32 +243,34 @@ def _memory_table(cells: Iterable[Found], tokens: int) -> str:
             ratio = other / size if other and size else None
             row.append(_figure(other and other / MIB, ratio, _paper(MEMORY, name, n, k)))
         rows.append(row)
-    if not rows:
-        return ""
-    reasons = _reasons((f"{name} at n = {n:,}", entry) for (name, n, _), entry in found.items())
-    return (
-        markdown(["n", "k", "ours, MiB", "KiB a token", *(f"{name}, MiB" for name in others)], rows, left=0) + reasons
-    )
+    names = [(f"{name} at n = {n:,}", entry) for (name, n, _), entry in found.items()]
+    return _table(["n", "k", "ours, MiB", "KiB a token", *(f"{name}, MiB" for name in others)], rows, names)
 
 
 def _linear_table(cells: list[Found]) -> str:
     rows = []
-    memory = _memory(cells)
     for entries in (cell["entries"] for cell in cells if cell["kind"] == "linear"):
         ordered = sorted(entries.values(), key=lambda entry: int(entry["sizes"]["n"]))
-        weights = [
-            memory.get(("ours", e["sizes"]["n"], e["sizes"]["k"], e["tokens"]), {}).get("bytes") for e in ordered
-        ]
-        each = [weight and weight / e["tokens"] / KIB for weight, e in zip(weights, ordered, strict=True)]
-        for entry, kib in zip(ordered, each, strict=True):
+        for entry in ordered:
+            (kib, first), n = (_kib_a_token(cells, found) for found in (entry, ordered[0])), entry["sizes"]["n"]
             fast, share = speed(entry), time_ratio(entry, ordered[0])
-            row = [f"{entry['sizes']['n']:,}", f"{entry['sizes']['k']:,}", f"{entry['tokens']:,}"]
-            row += ["" if fast is None else f"{fast:,.0f}", "" if share is None else f"{share:.3f}"]
-            row += [f"{kib:.1f}" if kib else "", f"{kib / each[0]:.3f}" if kib and each[0] else ""]
-            rows.append(row)
-    return (
-        markdown(["n", "k", "tokens a step", "tokens/s", "share", "KiB a token", "share"], rows, left=0) if rows else ""
-    )
+            row = [f"{n:,}", f"{entry['sizes']['k']:,}", f"{entry['tokens']:,}", fast and f"{fast:,.0f}"]
+            rows.append([*row, share and f"{share:.3f}", kib and f"{kib:.1f}", kib and first and f"{kib / first:.3f}"])
+    return _table(["n", "k", "tokens a step", "tokens/s", "share", "KiB a token", "share"], rows, [])
+
+
+def _kib_a_token(cells: list[Found], entry: Found) -> float | None:
+    key = ("ours", entry["sizes"]["n"], entry["sizes"]["k"], entry["tokens"])
+    size = _memory(cells).get(key, {}).get("bytes")
+    return size and float(size) / entry["tokens"] / KIB
+
+
+def _table(header: list[str], rows: list[list[Any]], names: list[tuple[str, Found]]) -> str:
+    """The table, and why fields are empty."""
+    if not rows:
+        return ""
+    reasons = sorted({f"{name}: {entry['skipped']}." for name, entry in names if "skipped" in entry})
+    return markdown(header, rows, left=0) + (f"\n{' '.join(reasons)}\n" if reasons else "")
 
 
 def _figure(value: float | None, ratio: float | None, papers: float | None) -> str:
@@ -303,12 +286,6 @@ def _paper(what: int, name: str, n: int, k: int) -> float | None:
     """The paper's figure for n and k beside its own baseline, if it has one."""
     figures = PAPER[n][what] if name == "plain" and n in PAPER else ()
     return dict(zip(KS, figures, strict=False)).get(k)
-
-
-def _reasons(entries: Iterator[tuple[str, Found]]) -> str:
-    """Why fields are empty."""
-    words = {f"{name}: {entry[key]}." for name, entry in entries for key in ("missing", "skipped") if key in entry}
-    return f"\n{' '.join(sorted(words))}\n" if words else ""
 
 
 def seconds(entry: Found) -> list[float]:
@@ -330,27 +307,26 @@ def time_ratio(one: Found, other: Found) -> float | None:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Tokens per second over n, a panel for each mode, dtype and attention dropout, for k = 256 or else the least k."""
+    """Tokens per second over n, a panel for each mode and dtype, for k = 256 or else the least k."""
     panels = []
-    for conditions in _conditions(results):
-        rows = _time_rows(cell for cell in results["cells"].values() if _conditions_of(cell) == conditions)
-        if rows:
+    for conditions, cells in _by_conditions(results).items():
+        if rows := _time_rows(cells):
             k = 256 if any(row[1] == 256 for row in rows) else min(row[1] for row in rows)
-            lines = {
-                name: points
+            points = {
+                name: [(n, fast) for n, at, found in rows if at == k and (fast := speed(found.get(name, {})))]
                 for name in CONTESTANTS
-                if (points := [(n, fast) for n, at, e in rows if at == k and (fast := speed(e.get(name, {})))])
             }
-            panels.append(Panel("n", lines, f"{_in_words(*conditions)}\nk = {k}", "log"))
+            lines = {name: found for name, found in points.items() if found}
+            panels.append(Panel("n", lines, f"{conditions}, k = {k}", "log"))
     if panels:
-        plot_lines(path, "tokens per second", panels, lambda n: "o--" if CONTESTANTS[n].kinds == "bound" else "o-")
+        plot_lines(path, "tokens per second", panels, lambda name: "o--" if name == "bound" else "o-")
 
 
 MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table),
+    *(__file__, __doc__, flags, run, table),
     pictures={"speed.png": plot},
     quick={"rounds": 3, "budget": 20.0, "modes": ["train"]},
-    choices="lengths k contestants dtypes modes kinds linear_lengths linear_k attention_dropout budget again".split(),
+    choices="lengths k contestants dtypes modes kinds linear_lengths linear_k budget again".split(),
 )
 
 if __name__ == "__main__":

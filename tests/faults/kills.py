@@ -1,9 +1,9 @@
-"""Kill a training with SIGKILL at random moments, many of them inside the write of a checkpoint, and let it go on.
+"""Kill a training with SIGKILL at random moments, many of them inside the write of a checkpoint, and resume it.
 
-    python recipes/reproduce/kills.py --kills 50 --out docs/benchmarks/checkpoints/kills.md
+    python tests/faults/kills.py --kills 50 --out docs/benchmarks/checkpoints/kills.md
 
 It generates its data and trains a small model with the real `fairseq-train`, once undisturbed and once killed so many
-times. Exit status 1 if a start could not go on, a file was damaged, more was repeated than the updates since the last
+times. Exit status 1 if a start could not resume, a file was damaged, more was repeated than the updates since the last
 save, or the parameters and the optimizer's state in the end differ in a bit. A start takes some seconds, so that 50
 kills take minutes.
 """
@@ -25,16 +25,16 @@ from typing import Any
 
 import torch
 
+from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.training import files
 from linformer_fairseq.training.damage import damage
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 EVERY = 5  # updates between two saves
 UPDATES_PER_KILL = 6
 WHERE = ("start-up", "training", "writing")
 WEIGHTS = (1, 4, 5)
 PROMISES = (
-    "starts that could not go on",
+    "starts that could not resume",
     "checkpoints without their checksum's content",
     "checkpoints without a checksum that do not load",
     "starts that repeated more than the updates since the last save",
@@ -59,9 +59,8 @@ class Training:
         logs = "--log-format json --log-interval 1"
         words = f"{model} {data_flags} {optimizer} {saves} {logs}".split()
         with self.log.open("w") as log:
-            user_dir = REPOSITORY / "linformer_fairseq"
             self.process = subprocess.Popen(
-                [program("fairseq-train"), f"{data}", "--user-dir", f"{user_dir}", "--save-dir", f"{save_dir}", *words],
+                [program("fairseq-train"), f"{data}", "--user-dir", f"{USER_DIR}", "--save-dir", f"{save_dir}", *words],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -204,7 +203,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ve-fairseq"))
     text = (
         "# Kills -9 of a training\n\n"
-        f"`python recipes/reproduce/kills.py --kills {options.kills} --seed {options.seed}`, Python "
+        f"`python tests/faults/kills.py --kills {options.kills} --seed {options.seed}`, Python "
         f"{platform.python_version()}, {versions}. A checkpoint is saved every {EVERY} updates. Moments are random, so "
         "another run counts a little differently; the last lines have to be 0.\n\n"
         "| | |\n| --- | ---: |\n" + "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.reproduce import kills
+from tests.faults import kills
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """How far padding and batch neighbours move a sentence's features: ours beside fairseq's examples/linformer.
 
-    python recipes/reproduce/padding.py > docs/benchmarks/padding.md
+    python tests/faults/padding.py > docs/benchmarks/padding.md
 
 A sentence of 40 tokens is padded to 48, 64, 128 and 512 tokens, alone and beside full neighbours; the table has the
 largest relative change of its features over those. Weights are random but as large as trained ones (std 0.15): at
@@ -11,20 +11,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor, nn
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (1, 2)]
-
-from recipes.reproduce.official_example import SHARING, build_official_encoder, official_features  # noqa: E402
-
-from linformer_fairseq.layers import EncoderConfig, LinformerEncoder  # noqa: E402
-from linformer_fairseq.layers.config import PROJECTIONS, SHARINGS  # noqa: E402
+from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
+from linformer_fairseq.layers.config import PROJECTIONS, SHARINGS
+from linformer_fairseq.measuring.official_example import SHARING, build_official_encoder, official_features
 
 TOKENS, LENGTHS, K, VOCABULARY, PAD = 40, (48, 64, 128, 512), 128, 100, 1
 Features = Callable[[Tensor], Tensor]
