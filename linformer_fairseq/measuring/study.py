@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ Work = Callable[[], Any]
 Results = dict[str, Any]
 """Content of results.json: commands, machine, settings, cells by name, and perhaps a note that was added to it."""
 
-PACKAGES = ("torch", "ve-fairseq", "numpy", "linformer")
 FRAME = {"out", "report", "results", "quick", "rounds"}
 
 
@@ -49,13 +48,11 @@ class Cells:
     def run(
         self, work: Mapping[str, Work], sizes: Mapping[str, float] | None = None, parallel: int = 1, again: bool = False
     ) -> None:
-        """Run the cells that are not finished, in the order given.
+        """Run the cells that are not finished, in the order given, or all `again`; `parallel` of them at a time.
 
         Args:
             work: by the name of the cell; the result must be JSON.
             sizes: about how long each takes, in any unit, for the remaining time.
-            parallel: cells at a time.
-            again: also run those that are finished.
         """
         sizes = sizes or dict.fromkeys(work, 1.0)
         left = [name for name in work if again or not self._file(name).exists()]
@@ -72,12 +69,8 @@ class Cells:
                     write_json(self._file(name), {"name": name, "command": self.command, "result": result})
                 bar.update(sizes[name])
 
-            if parallel == 1:
-                for name in left:
-                    one(name)
-            else:
-                with ThreadPoolExecutor(parallel) as pool:
-                    list(pool.map(one, left))
+            with ThreadPoolExecutor(parallel) as pool:
+                list(pool.map(one, left) if parallel > 1 else map(one, left))
 
     def turns(self, contestants: Mapping[str, Work], rounds: int) -> None:
         """Run the contestants in turns, so that a busy machine is busy for all of them; see `rounds_of`."""
@@ -151,12 +144,8 @@ class Measurement:
                 raise UsageError(f"--results {known.results}: no such file")
             self._report(json.loads(known.results.read_text(encoding="utf-8")), known.report)
             return 0
-        parser = argparse.ArgumentParser(
-            prog=self._program(),
-            description=self.about,
-            parents=[frame],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        raw = argparse.RawDescriptionHelpFormatter
+        parser = argparse.ArgumentParser(self._program(), None, self.about, parents=[frame], formatter_class=raw)
         self.flags(parser)
         if known.quick:
             parser.set_defaults(**self.quick)
@@ -175,8 +164,7 @@ class Measurement:
         own = {name: value for name, value in vars(options).items() if name not in {*FRAME, *self.choices}}
         settings = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
         here = machine(getattr(options, "device", None))
-        # A package that one contestant alone needs may come later.
-        begun(options.out / "cells.json", settings | {"machine": here | {"linformer": None}})
+        begun(options.out / "cells.json", settings | {"machine": here})
         cells = Cells(options.out / "cells", command)
         self.measure(options, cells)
         found = cells.finished()
@@ -203,22 +191,18 @@ class Measurement:
         write_json(path.with_suffix(".json") if path.suffix == ".md" else path / "results.json", results)
 
     def _program(self) -> str:
-        return f"python {script(self.file)}"
-
-
-def script(file: str) -> str:
-    """A script as it is typed in a clone: recipes/measure/padding.py."""
-    return Path(*Path(file).resolve().parts[-3:]).as_posix()
+        return as_typed(self.file, [])
 
 
 def as_typed(file: str, words: Sequence[str]) -> str:
     """A command as a report names it: without --out and --report, and with DATA for a folder's absolute path."""
     left = iter(words)
     shown = [word for word in left if not (word in ("--out", "--report") and next(left, None))]
-    return shlex.join(["python", script(file), *("DATA" if Path(word).is_absolute() else word for word in shown)])
+    script = "/".join(Path(file).resolve().parts[-3:])
+    return shlex.join(["python", script, *("DATA" if Path(word).is_absolute() else word for word in shown)])
 
 
-def machine(device: str | None = None) -> dict[str, str | None]:
+def machine(device: str | None = None) -> dict[str, str]:
     """What figures depend on: processor or GPU, and versions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
@@ -226,15 +210,8 @@ def machine(device: str | None = None) -> dict[str, str | None]:
     name = f"{(names or [platform.machine()])[0]}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     if device != "cpu" and torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-    return {"device": name, "python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}
-
-
-def installed(package: str) -> str | None:
-    """Its version, None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    versions = {package: version(package) for package in ("torch", "ve-fairseq", "numpy")}
+    return {"device": name, "python": platform.python_version(), **versions}
 
 
 def heading(title: str, results: Results, about: str = "") -> str:

@@ -26,11 +26,16 @@ from linformer_fairseq.training import files
 from linformer_fairseq.training.saving import snapshot
 
 VOCABULARY = 50265  # RoBERTa's
-WAYS = (
+THEIRS, AT_ONCE, BACKGROUND = WAYS = (
     "fairseq: written, copied, not brought to the disk",
     "ours, not in the background: written, checksum, fsync, hard link",
     "ours: copied in memory, the rest in the background",
 )
+NOTE = """
+fairseq leaves the bytes to the operating system: a machine that fails within some seconds loses them. Ours are on the
+disk when they are reported as saved. The parameters are in main memory here; on a GPU, the copy in memory is the one
+from the GPU, which fairseq makes too. Writing in the background takes processor time beside training.
+"""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -47,60 +52,44 @@ def save(way: str, arch: str, out: Path) -> dict[str, Any]:
     settings = checkpoint.complete_settings({"_name": arch, "max_positions": 512})
     encoder = linformer_roberta.LinformerRobertaEncoder(settings, checkpoint.symbols(VOCABULARY))
     model = linformer_roberta.LinformerRobertaModel(settings, encoder)
-    adam = {
-        i: {"exp_avg": torch.rand_like(p), "exp_avg_sq": torch.rand_like(p)} for i, p in enumerate(model.parameters())
-    }
-    state = {"model": model.state_dict(), "last_optimizer_state": {"state": adam}, "extra_state": {}}
+    parameters = list(model.parameters())
+    adam = [{name: torch.rand_like(p) for name in ("exp_avg", "exp_avg_sq")} for p in parameters]
+    optimizer = {"state": dict(enumerate(adam))}
+    state = {"model": model.state_dict(), "last_optimizer_state": optimizer, "extra_state": {}}
     with tempfile.TemporaryDirectory(dir=out) as folder:
         first, last = Path(folder, "checkpoint_1_1.pt"), Path(folder, "checkpoint_last.pt")
         start = time.perf_counter()
-        if way == WAYS[0]:
+        if way == THEIRS:
             # fairseq's own functions: this process has not registered the project, which replaces them.
             checkpoint_utils.torch_persistent_save(state, str(first))
             file_io.PathManager.copy(str(first), str(last), overwrite=True)
         else:
-            copied = snapshot(state) if way == WAYS[2] else state
+            copied = snapshot(state) if way == BACKGROUND else state
             pause = time.perf_counter() - start
             files.write(copied, first)
             files.copy(first, last)
         written = time.perf_counter() - start
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        return {
-            "pause": pause if way == WAYS[2] else written,
-            "written": written,
-            "parameters": parameters,
-            "bytes": first.stat().st_size,
-        }
+        sizes = {"parameters": sum(p.numel() for p in parameters), "bytes": first.stat().st_size}
+    return {"pause": pause if way == BACKGROUND else written, "written": written, **sizes}
 
 
 def table(results: Results) -> str:
     runs = {way: rounds_of(results["cells"], way) for way in WAYS}
-    pauses, written = ({way: median(run[key] for run in runs[way]) for way in WAYS} for key in ("pause", "written"))
-    rows = [
-        [
-            *(way, f"{pauses[way]:.2f}", f"{pauses[way] / pauses[WAYS[0]]:.2f}"),
-            *(f"{written[way]:.2f}", f"{written[way] / written[WAYS[0]]:.2f}"),
-        ]
-        for way in WAYS
-    ]
-    first = runs[WAYS[0]][0]
-    about = (
-        f"{first['parameters'] / 1e6:.0f} M parameters with Adam's state, {first['bytes'] / 1e9:.2f} GB; medians of "
-    )
-    about += f"{len(runs[WAYS[0]])} rounds in which the ways take turns."
-    return (
-        heading("Time to write a checkpoint", results, about)
-        + markdown(["", "training stands still (s)", "ratio", "until all is written (s)", "ratio"], rows)
-        + "\nfairseq leaves the bytes to the operating system: a machine that fails within some seconds loses them. Ours "
-        "are on the disk when they are reported as saved. The parameters are in main memory here; on a GPU, the copy "
-        "in memory is the one from the GPU, which fairseq makes too. Writing in the background takes processor time "
-        "beside training.\n"
-    )
+    rows = []
+    for way in WAYS:
+        figures = []
+        for key in ("pause", "written"):
+            mine, theirs = (median(run[key] for run in runs[name]) for name in (way, THEIRS))
+            figures += [f"{mine:.2f}", f"{mine / theirs:.2f}"]
+        rows.append([way, *figures])
+    parameters, size, rounds = runs[THEIRS][0]["parameters"], runs[THEIRS][0]["bytes"], len(runs[THEIRS])
+    about = f"{parameters / 1e6:.0f} M parameters with Adam's state, {size / 1e9:.2f} GB; medians of {rounds} rounds."
+    header = ["", "training stands still (s)", "ratio", "until all is written (s)", "ratio"]
+    return heading("Time to write a checkpoint", results, about) + markdown(header, rows) + NOTE
 
 
-MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table), quick={"arch": "linformer_roberta_tiny", "rounds": 1}
-)
+QUICK = {"arch": "linformer_roberta_tiny", "rounds": 1}
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK)
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

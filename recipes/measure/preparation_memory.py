@@ -27,12 +27,12 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, markdown
 
 MEGABYTE = 1_000_000
-PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
-# Runs a command, and waits for all its descendants: those whose parent has ended become children of this process. It
-# is small itself, because a process counts the memory of the one that it was forked from.
-PEAK = f"""
+ONE = "one document"
+# Runs a command, and waits for all its descendants: those whose parent has ended become children of this process
+# (PR_SET_CHILD_SUBREAPER is 36). It is small itself: a process counts the memory of the one that it was forked from.
+PEAK = """
 import ctypes, os, resource, subprocess, sys
-ctypes.CDLL(None).prctl({PR_SET_CHILD_SUBREAPER}, 1)
+ctypes.CDLL(None).prctl(36, 1)
 status = subprocess.call(sys.argv[1:], stdout=sys.stderr)
 try:
     while True:
@@ -58,24 +58,23 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
         data_prep("extract", "--source", source or "text", path, "--out", given)
     texts = [document.text for file in corpus_files(given) for document in read_file(file)]
     work = {f"{size} MB": partial(stages, options, texts, size * MEGABYTE) for size in options.sizes}
-    cells.run(work | {"one document": partial(stages, options, texts, None)})
+    cells.run(work | {ONE: partial(stages, options, texts, options.largest, one=True)})
 
 
-def stages(options: argparse.Namespace, texts: list[str], size: int | None) -> dict[str, Any]:
-    """Runs all stages on a corpus of `size` bytes, None for one large document; its size and the peak of each."""
+def stages(options: argparse.Namespace, texts: list[str], size: int, one: bool = False) -> dict[str, Any]:
+    """Runs all stages on a corpus of `size` bytes, many documents or one; its size and the peak of each."""
     folder = options.out / "corpus"
     shutil.rmtree(folder, ignore_errors=True)
-    at = {name: folder / name for name in ("in", "corpus", "clean", "dedup", "split", "tokenizer", "data")}
-    at["in"].mkdir(parents=True)
-    size = write_one(at["in"], texts, options.largest) if size is None else write_jsonl(at["in"], varied(texts), size)
+    given, corpus, clean, dedup, split, tokenizer, data = (folder / name for name in ("in", *"abcdef"))
+    write_jsonl(given, texts, size, one)
     many = ("--workers", options.workers)
     commands: dict[str, tuple[object, ...]] = {
-        "extract": ("--source", "jsonl", at["in"], "--out", at["corpus"], *many),
-        "clean": (at["corpus"], "--out", at["clean"], *many),
-        "dedup": (at["clean"], "--out", at["dedup"], *many),
-        "split": (at["dedup"], "--out", at["split"], *many),
-        "tokenizer": (at["split"] / "train", "--out", at["tokenizer"], "--vocab-size", options.vocab_size),
-        "binarize": (at["split"], "--tokenizer", at["tokenizer"], "--out", at["data"], *many),
+        "extract": ("--source", "jsonl", given, "--out", corpus, *many),
+        "clean": (corpus, "--out", clean, *many),
+        "dedup": (clean, "--out", dedup, *many),
+        "split": (dedup, "--out", split, *many),
+        "tokenizer": (split / "train", "--out", tokenizer, "--vocab-size", options.vocab_size),
+        "binarize": (split, "--tokenizer", tokenizer, "--out", data, *many),
     }
     peaks = {stage: data_prep(stage, *words) for stage, words in commands.items()}
     shutil.rmtree(folder)
@@ -92,38 +91,28 @@ def varied(texts: list[str]) -> Iterator[str]:
             yield "\n".join(" ".join(chance.sample(words, len(words))) for words in paragraphs)
 
 
-def write_jsonl(folder: Path, texts: Iterator[str], size: int) -> int:
-    """Files of JSON lines, `size` bytes in all."""
-    left = size
-    for number in count():
-        with (folder / f"{number:03d}.jsonl").open("w", encoding="utf-8") as file:
-            while file.tell() < 50 * MEGABYTE:
-                left -= file.write(json.dumps({"text": next(texts)}) + "\n")
-                if left <= 0:
-                    return size
-    raise AssertionError("texts are endless")
-
-
-def write_one(folder: Path, texts: list[str], size: int) -> int:
-    """One document of `size` bytes, and small ones for the tokenizer."""
-    long: list[str] = []
-    written = 0
+def write_jsonl(folder: Path, texts: list[str], size: int, one: bool) -> None:
+    """Documents of `size` bytes in files of 10,000; or one such document, beside small ones for the tokenizer."""
+    folder.mkdir(parents=True)
+    documents: list[str] = []
     for text in varied(texts):
-        long.append(text)
-        written += len(json.dumps(text))
-        if written >= size:
-            break
-    lines = (json.dumps({"text": text}) + "\n" for text in ["\n".join(long), *texts[:200]])
-    (folder / "one.jsonl").write_text("".join(lines), encoding="utf-8")
-    return written
+        documents.append(text)
+        size -= len(text)
+        if size <= 0 or (not one and len(documents) >= 10_000):
+            lines = ["\n".join(documents), *texts[:200]] if one else documents
+            file = folder / f"{len(list(folder.iterdir())):03d}.jsonl"
+            file.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), encoding="utf-8")
+            documents = []
+        if size <= 0:
+            return
 
 
 def data_prep(*arguments: object) -> int:
     """Runs one command of data_prep; the peak of its largest process in bytes."""
-    return peak_of_command(sys.executable, "-m", "data_prep", *map(str, arguments))
+    return peak_of(sys.executable, "-m", "data_prep", *map(str, arguments))
 
 
-def peak_of_command(*command: str) -> int:
+def peak_of(*command: str) -> int:
     """Runs a command; the peak of its largest process in bytes."""
     done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True)
     if done.returncode:
@@ -133,24 +122,16 @@ def peak_of_command(*command: str) -> int:
 
 def table(results: Results) -> str:
     cells = results["cells"]
-    columns = {
-        name: cells[name] for name in sorted(set(cells) - {"one document"}, key=lambda name: cells[name]["size"])
-    }
-    if one := cells.get("one document"):
-        columns[f"one document of {one['size'] / MEGABYTE:.0f} MB"] = one
-    rows = [
-        [stage, *(f"{column['peaks'][stage] / MEGABYTE:.0f}" for column in columns.values())]
-        for stage in next(iter(columns.values()))["peaks"]
-    ]
+    columns = {name: cells[name] for name in sorted(set(cells) - {ONE}, key=lambda name: int(name.split()[0]))}
+    columns[f"{ONE} of {cells[ONE]['size'] / MEGABYTE:.0f} MB"] = cells[ONE]
+    stages = next(iter(columns.values()))["peaks"]
+    rows = [[stage, *(f"{c['peaks'][stage] / MEGABYTE:.0f}" for c in columns.values())] for stage in stages]
     about = f"Peak resident memory of the largest process in MB, {results['settings']['workers']} workers.\n\n"
     return about + markdown(["stage", *columns], rows)
 
 
-MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table),
-    quick={"sizes": [1], "vocab_size": 300, "largest": MEGABYTE},
-    choices=("sizes",),
-)
+QUICK = {"sizes": [1], "vocab_size": 300, "largest": MEGABYTE}
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK, choices=("sizes",))
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

@@ -20,35 +20,44 @@ from typing import Any
 import fairseq
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.measuring.official_example import SHARING
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, markdown, rounds_of
 from linformer_fairseq.measuring.timed_train import GROUPS
 
 EXAMPLE = Path(fairseq.__file__).parent / "examples/linformer/linformer_src"
 SPECIAL = 5  # <s>, <pad>, </s>, <unk> come before the symbols of dict.txt, <mask> after them
+NUMBERS = {
+    "tokens": (4096, "of an update"),
+    "updates": (8, "of each training"),
+    "warm-up": (3, "updates at the start that do not count"),
+    "profile": (2, "updates whose parts are timed"),
+    "symbols": (50265, "fewest symbols of the models"),
+    "workers": (1, "processes that load data"),
+    "threads": (len(os.sched_getaffinity(0)), "of each training"),
+    "layers": (12, "of the models"),
+    "embed-dim": (768, "channels"),
+    "ffn-dim": (3072, "channels in the feed-forward sublayer"),
+    "heads": (12, "of attention"),
+    "k": (256, "projected length"),
+}
+PARTS = """
+## Where the time of an update goes
+
+Seconds an update, by torch.profiler, which takes time itself (most of it in `host`); the rules are in
+`linformer_fairseq/measuring/timed_train.py`.
+
+"""
 # The first is what the others are compared with.
 THEIRS, OURS, BF16 = CONTESTANTS = ("fairseq's example, fp32", "ours, fp32", "ours, bf16")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("data", type=Path, help="folder of binarised text")
-    add("--n", type=int, nargs="+", default=[512, 4096], help="tokens of a row (default: 512 4096)")
-    add("--tokens", type=int, default=4096, help="of an update (default: %(default)s)")
-    add("--updates", type=int, default=8, help="of each training (default: %(default)s)")
-    add("--warm-up", type=int, default=3, help="updates at the start that do not count (default: %(default)s)")
-    add("--rounds", type=int, default=3, help="default: %(default)s")
-    add("--profile", type=int, default=2, metavar="N", help="updates whose parts are timed (default: %(default)s)")
-    add("--symbols", type=int, default=50265, help="fewest symbols of the models (default: RoBERTa's)")
-    add("--sharing", choices=list(SHARING), default="layerwise", help="of all (default: %(default)s)")
-    add("--task", default="masked_lm", help="of ours: masked_lm or streaming_masked_lm (default: %(default)s)")
-    add("--attention-dropout", type=float, default=0.1, help="default: %(default)s")
-    add("--clip-norm", type=float, default=1.0, help="default: %(default)s")
-    add("--log-interval", type=int, default=1, help="updates for a line in fairseq's log (default: %(default)s)")
-    add("--workers", type=int, default=1, help="processes that load data (default: %(default)s)")
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: %(default)s")
-    for flag, default in (("layers", 12), ("embed-dim", 768), ("ffn-dim", 3072), ("heads", 12), ("k", 256)):
-        add(f"--{flag}", type=int, default=default, help="default: %(default)s")
+    parser.add_argument("data", type=Path, help="folder of binarised text")
+    parser.add_argument("--n", type=int, nargs="+", default=[512, 4096], help="tokens of a row (default: 512 4096)")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    for flag, (default, about) in NUMBERS.items():
+        parser.add_argument(f"--{flag}", type=int, default=default, help=f"{about} (default: {default})")
+    parser.add_argument("--attention-dropout", type=float, default=0.1, help="default: %(default)s")
+    parser.add_argument("--task", default="masked_lm", help="of ours (default: %(default)s)")
 
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
@@ -92,18 +101,14 @@ def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: in
             "--optimizer=adam",
         ]
     else:
-        own = [f"--projected-length={o.k}", f"--projection-sharing={o.sharing}", f"--task={o.task}"]
+        own = [f"--projected-length={o.k}", "--projection-sharing=layerwise", f"--task={o.task}"]
         own += ["--criterion=fused_masked_lm", "--optimizer=fused_adamw", *(["--bf16"] if name == BF16 else [])]
-    same = [
-        *("--arch=linformer_roberta_base", f"--encoder-layers={o.layers}", f"--encoder-embed-dim={o.embed_dim}"),
-        *(f"--encoder-ffn-embed-dim={o.ffn_dim}", f"--encoder-attention-heads={o.heads}", "--dropout=0.1"),
-        *(f"--attention-dropout={o.attention_dropout}", f"--tokens-per-sample={n}", f"--max-positions={n}"),
-        *("--sample-break-mode=none", "--mask-prob=0.15", f"--batch-size={o.tokens // n}"),
-        *("--required-batch-size-multiple=1", f"--num-workers={o.workers}", f"--clip-norm={o.clip_norm}"),
-        *("--adam-betas=(0.9, 0.98)", "--adam-eps=1e-6", "--weight-decay=0.01", "--lr-scheduler=fixed", "--lr=1e-4"),
-        *(f"--max-update={o.updates}", "--seed=1", "--no-save", "--disable-validation"),
-        *("--log-format=json", f"--log-interval={o.log_interval}"),
-    ]
+    same = f"""--arch=linformer_roberta_base --encoder-layers={o.layers} --encoder-embed-dim={o.embed_dim}
+        --encoder-ffn-embed-dim={o.ffn_dim} --encoder-attention-heads={o.heads} --dropout=0.1
+        --attention-dropout={o.attention_dropout} --tokens-per-sample={n} --max-positions={n} --sample-break-mode=none
+        --mask-prob=0.15 --batch-size={o.tokens // n} --required-batch-size-multiple=1 --num-workers={o.workers}
+        --clip-norm=1.0 --adam-betas=(0.9,0.98) --adam-eps=1e-6 --weight-decay=0.01 --lr-scheduler=fixed --lr=1e-4
+        --max-update={o.updates} --seed=1 --no-save --disable-validation --log-format=json --log-interval=1"""
     folder = o.out / "trainings"
     folder.mkdir(parents=True, exist_ok=True)
     result, log = folder / "result.json", folder / f"n{n} {name}{' profile' if profile else ''}.log"
@@ -111,7 +116,7 @@ def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: in
     command += [f"--profile={profile}", f"--k={o.k}", *([] if name == THEIRS else ["--ours"])]
     with log.open("w", encoding="utf-8") as file:
         environ = {**os.environ, "OMP_NUM_THREADS": str(o.threads)}
-        words = [*command, "--", str(data.resolve()), *own, *same]
+        words = [*command, "--", str(data.resolve()), *own, *same.split()]
         done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=environ, cwd=folder)
     if done.returncode:
         raise UsageError(f"{name} failed at n = {n} (exit status {done.returncode}); see {log}")
@@ -124,13 +129,13 @@ def table(results: Results) -> str:
     """Seconds and tokens/s of an update, its speed relative to the example's, and where its time goes."""
     s, cells = results["settings"], results["cells"]
     about = (
-        f"{s['threads']} threads. {s['layers']} layers, d = {s['embed_dim']}, k = {s['k']}, {s['sharing']} sharing, "
+        f"{s['threads']} threads. {s['layers']} layers, d = {s['embed_dim']}, k = {s['k']}, layerwise sharing, "
         f"{s['symbols']:,} symbols, {s['tokens']:,} tokens an update, dropout 0.1, attention dropout "
-        f"{s['attention_dropout']}, clip norm {s['clip_norm']}. Theirs is fairseq's `examples/linformer` with fairseq's "
-        "`masked_lm` and `adam`, without this project; ours has `fused_masked_lm`, `fused_adamw` and the task "
-        f"`{s['task']}`. Every figure is of a process of its own. The time of an update is that between the ends of two, "
-        f"data and logs included; of {s['updates']} updates the first {s['warm_up']} do not count. Medians over the "
-        f"rounds in which the contestants take turns; ratios are within a round."
+        f"{s['attention_dropout']}, clip norm 1.0. Theirs is fairseq's `examples/linformer` with fairseq's `masked_lm` and "
+        f"`adam`, without this project; ours has `fused_masked_lm`, `fused_adamw` and the task `{s['task']}`. Every "
+        "figure is of a process of its own. The time of an update is that between the ends of two, data and logs "
+        f"included; of {s['updates']} updates the first {s['warm_up']} do not count. Medians over the rounds in which the "
+        "contestants take turns; ratios are within a round."
     )
     lengths = sorted({int(name.split(",")[0].removeprefix("n = ")) for name in cells})
     rows, parts = [], []
@@ -149,15 +154,15 @@ def table(results: Results) -> str:
         parts.append(markdown([f"n = {n}", *CONTESTANTS], lines))
     header = ["n", "", "s/update", "tokens/s", "speed", "lowest and highest", "peak memory (GB)"]
     theirs, ours = (
-        rounds_of(cells, f"n = {n}, {name}")[0]["parameters"] / 1e6
-        for n, name in ((lengths[0], THEIRS), (lengths[-1], BF16))
+        cells[f"n = {n}, {c}, round 0"]["parameters"] / 1e6 for n, c in ((lengths[0], THEIRS), (lengths[-1], OURS))
     )
+    sizes = f"\nTheirs has {theirs:.1f} M parameters at n = {lengths[0]}, ours {ours:.1f} M at {lengths[-1]}.\n"
     return (
         heading("Whole updates of fairseq-train", results, about)
         + markdown(header, rows, left=2)
-        + f"\nTheirs has {theirs:.1f} M parameters at n = {lengths[0]}, ours {ours:.1f} M at {lengths[-1]}.\n\n"
-        "## Where the time of an update goes\n\nSeconds an update, by torch.profiler, which takes time itself (most of it "
-        "in `host`); the rules are in\n`linformer_fairseq/measuring/timed_train.py`.\n\n" + "\n".join(parts)
+        + sizes
+        + PARTS
+        + "\n".join(parts)
     )
 
 
@@ -166,14 +171,9 @@ def seconds_of(run: dict[str, Any], warm_up: int) -> float:
     return float(median(run["seconds"][max(0, warm_up - 1) :]))
 
 
-MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table),
-    quick={
-        **{"n": [32], "k": 8, "tokens": 128, "updates": 3, "warm_up": 1, "rounds": 1, "profile": 1, "symbols": 100},
-        **{"layers": 1, "embed_dim": 32, "ffn_dim": 64, "heads": 2, "workers": 0},
-    },
-    choices=("n",),
-)
+QUICK = {"n": [32], "k": 8, "tokens": 128, "updates": 3, "warm_up": 1, "rounds": 1, "profile": 1, "symbols": 100}
+QUICK |= {"layers": 1, "embed_dim": 32, "ffn_dim": 64, "heads": 2, "workers": 0}
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK, choices=("n",))
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

@@ -45,20 +45,19 @@ NEAR = 1.02  # within 2 % of the original's perplexity
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, help="binarised data, such as the RoBERTa was trained on")
-    parser.add_argument("--roberta", type=Path, required=True, help="its checkpoint, or a Hugging Face folder")
-    parser.add_argument(
-        "--ways", nargs="+", choices=list(WAYS), default=list(WAYS), metavar="WAY", help=", ".join(WAYS)
-    )
-    parser.add_argument("--projected-length", default="128", metavar="K", help="default: %(default)s")
-    parser.add_argument("--projection-sharing", default="layerwise", help="default: %(default)s")
-    parser.add_argument("--updates", type=int, help="after conversion (default: 30 %% of the RoBERTa's)")
-    parser.add_argument("--scratch-updates", type=int, help="from scratch (default: as many as the RoBERTa had)")
-    parser.add_argument("--validations", type=int, default=15, help="in each training (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=5e-4, help="after conversion (default: %(default)s)")
-    parser.add_argument("--scratch-lr", type=float, default=2e-3, help="default: %(default)s")
-    parser.add_argument("--transfer-steps", type=int, default=200, help="default: %(default)s")
-    parser.add_argument("--sample", type=int, default=256, help="texts for SVD and transfer (default: %(default)s)")
+    add = parser.add_argument
+    add("data", type=Path, help="binarised data, such as the RoBERTa was trained on")
+    add("--roberta", type=Path, required=True, help="its checkpoint, or a Hugging Face folder")
+    add("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), metavar="WAY", help=", ".join(WAYS))
+    add("--projected-length", default="128", metavar="K", help="default: %(default)s")
+    add("--projection-sharing", default="layerwise", help="default: %(default)s")
+    add("--updates", type=int, help="after conversion (default: 30 %% of the RoBERTa's)")
+    add("--scratch-updates", type=int, help="from scratch (default: as many as the RoBERTa had)")
+    add("--validations", type=int, default=15, help="in each training (default: %(default)s)")
+    add("--lr", type=float, default=5e-4, help="after conversion (default: %(default)s)")
+    add("--scratch-lr", type=float, default=2e-3, help="default: %(default)s")
+    add("--transfer-steps", type=int, default=200, help="default: %(default)s")
+    add("--sample", type=int, default=256, help="training texts for SVD and transfer (default: %(default)s)")
 
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
@@ -84,27 +83,20 @@ def measure_way(options: argparse.Namespace, way: str, exact: Checkpoint) -> dic
         seconds of the conversion, errors of attention transfer before and after.
     """
     folder = options.out / way.replace(", ", "-").replace(" ", "-").lower()
-    start, before = folder / "start.pt", None
+    start, n = folder / "start.pt", encoder_config(exact).max_positions
     begun = time.perf_counter()
     converted = convert(options, way, exact)
-    seconds = round(time.perf_counter() - begun, 1)
+    found = {"seconds": round(time.perf_counter() - begun, 1), "errors": converted.notes[-1].get("errors", [])}
     write(converted, start, force=True)
-    n = encoder_config(exact).max_positions
-    updates, lr = options.updates, options.lr
-    if way == SCRATCH:
-        updates, lr = options.scratch_updates, options.scratch_lr
-    else:
-        before = perplexity(options.data, start, n, folder / "start.log")
+    scratch = way == SCRATCH
+    found["start"] = None if scratch else perplexity(options.data, start, n, folder / "start.log")
+    settings = schedule(options.scratch_updates if scratch else options.updates, options.validations) | longer(n)
+    settings["optimization.lr"] = [options.scratch_lr if scratch else options.lr]
     model = read(start).model
     known = [key for key in LinformerRobertaConfig.__dataclass_fields__ if model.get(key) is not None]
-    settings = {
-        **(schedule(updates, options.validations) | longer(n)),
-        "model": {key: model[key] for key in ("_name", *known)},
-        "optimization.lr": [lr],
-    }
-    points = curve(train(options.data, folder, settings, way, None if way == SCRATCH else start))
-    errors = converted.notes[-1].get("errors", [])
-    return {"start": before, "curve": points, "seconds": seconds, "errors": errors}
+    settings["model"] = {key: model[key] for key in ("_name", *known)}
+    found["curve"] = curve(train(options.data, folder, settings, way, None if scratch else start))
+    return found
 
 
 def convert(options: argparse.Namespace, way: str, exact: Checkpoint) -> Checkpoint:
@@ -122,8 +114,7 @@ def convert(options: argparse.Namespace, way: str, exact: Checkpoint) -> Checkpo
 
 def points_of(result: dict[str, Any]) -> list[tuple[int, float]]:
     """The curve of a way, with update 0 for the perplexity right after conversion."""
-    start = [] if result["start"] is None else [(0, result["start"])]
-    return [*start, *((update, ppl) for update, ppl in result["curve"])]
+    return [(update, ppl) for update, ppl in [(0, result["start"]), *result["curve"]] if ppl is not None]
 
 
 def updates_until(result: dict[str, Any], target: float) -> int | None:
@@ -135,39 +126,32 @@ def table(results: Results) -> str:
     """The table below a sentence about the original."""
     cells, settings = results["cells"], results["settings"]
     original, trained = cells[ORIGINAL]["ppl"], cells[ORIGINAL]["updates"]
-    rows = []
-    for way in (way for way in WAYS if way in cells):
-        result = cells[way]
+    rows: list[list[str | None]] = []
+    for way, result in ((way, cells[way]) for way in WAYS if way in cells):
         until = updates_until(result, original * NEAR)
         converted = [None, None] if result["start"] is None else [f"{result['seconds']:.0f}", f"{result['start']:.1f}"]
-        reached = (
-            ["not reached", None] if until is None else [f"{until:,}", f"{until / trained:.1%}" if trained else ""]
-        )
+        reached = ["not reached", None] if until is None else [f"{until:,}", f"{until / max(1, trained):.1%}"]
         update, ppl = result["curve"][-1]
         rows.append([way, *converted, *reached, f"{ppl:.1f}", f"{update:,}"])
     header = ["start of E and F", "seconds to convert", "perplexity, converted", "updates to within 2 %"]
     header += ["of the original's", "perplexity at the end", "after updates"]
-    return (
-        f"The RoBERTa: perplexity {original:.1f} after {trained:,.0f} updates. k = {settings['projected_length']}, "
-        f"{settings['projection_sharing']} sharing.\n\n"
-    ) + markdown(header, rows)
+    k, sharing = settings["projected_length"], settings["projection_sharing"]
+    about = f"The RoBERTa: perplexity {original:.1f} after {trained:,.0f} updates. k = {k}, {sharing} sharing.\n\n"
+    return about + markdown(header, rows)
 
 
 def plot(results: Results, path: Path) -> None:
     cells = results["cells"]
     lines = {way: points_of(cells[way]) for way in WAYS if way in cells}
-    last = max(update for points in lines.values() for update, _ in points)
     near = cells[ORIGINAL]["ppl"] * NEAR
-    lines["2 % above the RoBERTa"] = [(0, near), (last, near)]
-    panel = Panel("updates", lines, scale="symlog")
-    plot_lines(path, "validation perplexity", [panel], lambda label: ":" if label.startswith("2 %") else "o-")
+    lines["2 % above the RoBERTa"] = [(0, near), (max(points[-1][0] for points in lines.values()), near)]
+    styles = {way: "o-" for way in WAYS}
+    plot_lines(path, "validation perplexity", [Panel("updates", lines, scale="symlog")], lambda n: styles.get(n, ":"))
 
 
+QUICK = {"updates": 2, "scratch_updates": 3, "validations": 2, "transfer_steps": 3, "sample": 16}
 MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table),
-    pictures={"curves.png": plot},
-    quick={"updates": 2, "scratch_updates": 3, "validations": 2, "transfer_steps": 3, "sample": 16},
-    choices=("ways",),
+    *(__file__, __doc__, flags, measure, table, {"curves.png": plot}), quick=QUICK, choices=("ways",)
 )
 
 if __name__ == "__main__":
