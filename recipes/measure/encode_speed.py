@@ -15,36 +15,38 @@ import sys
 import time
 from itertools import product
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols
 from linformer_fairseq.inference.batches import as_they_come, like_length
-from linformer_fairseq.inference.engine import OVERHEAD, Batching, Compute, Engine, Values
+from linformer_fairseq.inference.engine import OVERHEAD, Batching, Compute, Engine
 from linformer_fairseq.inference.sequences import BOS, EOS, Ids
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
 
 VOCABULARY = 1000  # the embedding takes no time
-BUCKETS = "length-bucketed"
+ALONE, BUCKETS = "one at a time", "length-bucketed"
 WAYS: dict[str, Batching] = {
-    "one at a time": lambda lengths, *_: as_they_come(lengths, 1),
+    ALONE: lambda lengths, *_: as_they_come(lengths, 1),
     "in order, padded": as_they_come,
     BUCKETS: like_length,
 }
-ATTENTIONS = ("linformer", "exact")
+EXACT, LINFORMER = ATTENTIONS = ("exact", "linformer")
 PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
+    device, threads = "cuda" if torch.cuda.is_available() else "cpu", len(os.sched_getaffinity(0))
     parser.add_argument("--arch", default="linformer_roberta_base", help="default: %(default)s")
     parser.add_argument("--n", type=int, default=4096, help="tokens that the model reads (default: %(default)s)")
     parser.add_argument("--k", type=int, default=256, help="projected length (default: %(default)s)")
     parser.add_argument("--documents", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: %(default)s")
+    parser.add_argument("--device", default=device, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=threads, help="on a CPU (default: %(default)s)")
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="of a batch (default: that of linformer encode)")
 
 
@@ -52,37 +54,26 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
     precisions = PRECISIONS if options.device == "cpu" else PRECISIONS[:2]
     ways = {", ".join(way): in_a_process(encode, options, *way) for way in product(ATTENTIONS, precisions, WAYS)}
     cells.turns(ways, options.rounds)
-    pairs = product(ATTENTIONS, precisions[1:])
-    cells.run({f"agreement, {a}, {p}": in_a_process(agreement, options, a, p) for a, p in pairs})
 
 
 def encode(options: argparse.Namespace, attention: str, precision: str, way: str) -> dict[str, float]:
-    """Seconds to encode all documents, after a few for warming up; their tokens, without and with pads."""
+    """Seconds to encode all documents, after a few for warming up; tokens, without and with pads; cosine.
+
+    The cosine is the lowest of all documents between their vectors and those in float32, less the mean vector: vectors
+    of a model are nearly parallel, and it is their differences that tell the documents apart.
+    """
     made, ids = engine(options, attention, precision), documents(options.documents, options.n)
     made.run(ids[:4], batching=WAYS[way])
     start = time.perf_counter()
-    made.run(ids, batching=WAYS[way])
+    vectors = torch.from_numpy(made.run(ids, batching=WAYS[way]))
     seconds = time.perf_counter() - start
+    exact = torch.from_numpy(engine(options, attention, PRECISIONS[0]).run(ids)) if way == BUCKETS else vectors
+    centre = exact.mean(0)
     lengths = [len(part) for part in ids]
     batches = WAYS[way](lengths, made.batch_tokens, OVERHEAD.get(made.device.type, 64))
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    return {"seconds": seconds, "tokens": sum(lengths), "computed": int(padded)}
-
-
-def agreement(options: argparse.Namespace, attention: str, precision: str) -> dict[str, float]:
-    """How near the vectors of a precision come to those in float32."""
-    ids = documents(options.documents, options.n)
-    return lowest_cosines(*(engine(options, attention, kind).run(ids) for kind in ("float32", precision)))
-
-
-def lowest_cosines(wanted: Values, found: Values) -> dict[str, float]:
-    """The lowest cosine of all documents, and that of their differences from the mean vector.
-
-    Vectors of a model are nearly parallel, so the first is high in any case; the second sees what tells them apart.
-    """
-    one, two, centre = torch.from_numpy(wanted), torch.from_numpy(found), torch.from_numpy(wanted.mean(0))
-    pairs = {"lowest cosine": (one, two), "centred": (one - centre, two - centre)}
-    return {name: float(torch.cosine_similarity(*pair).min()) for name, pair in pairs.items()}
+    cosine = float(torch.cosine_similarity(vectors - centre, exact - centre).min())
+    return {"seconds": seconds, "tokens": sum(lengths), "computed": int(padded), "cosine": cosine}
 
 
 def documents(count: int, longest: int) -> list[Ids]:
@@ -95,7 +86,7 @@ def documents(count: int, longest: int) -> list[Ids]:
 def engine(options: argparse.Namespace, attention: str, precision: str) -> Engine:
     """The model with one kind of attention, its weights random but the same for all precisions."""
     torch.set_num_threads(options.threads)
-    model = {"_name": options.arch, "max_positions": options.n, "projected_length": str(options.k)}
+    model: dict[str, Any] = {"_name": options.arch, "max_positions": options.n, "projected_length": str(options.k)}
     settings = complete_settings(model | {"attention": attention})
     torch.manual_seed(1)
     state = LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(VOCABULARY))).state_dict()
@@ -106,34 +97,29 @@ def engine(options: argparse.Namespace, attention: str, precision: str) -> Engin
 
 def table(results: Results) -> str:
     cells, s = results["cells"], results["settings"]
-    runs = {way: found for way in product(ATTENTIONS, PRECISIONS, WAYS) if (found := rounds_of(cells, ", ".join(way)))}
-    seconds = {way: median(run["seconds"] for run in found) for way, found in runs.items()}
-    tokens, rows = next(iter(runs.values()))[0]["tokens"], []
-    for way, took in seconds.items():
-        figures = [s["documents"] / took, tokens / took, seconds[*way[:2], "one at a time"] / took]
-        pads = f"{runs[way][0]['computed'] / tokens - 1:.0%}"
-        rows.append([*way, pads, *(f"{figure:,.2f}" for figure in figures)])
-    ratios = ", ".join(
-        f"{seconds['exact', precision, BUCKETS] / seconds['linformer', precision, BUCKETS]:.2f} in {precision}"
-        for precision in PRECISIONS
-        if ("exact", precision, BUCKETS) in seconds
+    rows = []
+    for attention, precision, way in product(ATTENTIONS, PRECISIONS, WAYS):
+        if runs := rounds_of(cells, f"{attention}, {precision}, {way}"):
+            seconds, alone, exact = (
+                median(run["seconds"] for run in rounds_of(cells, other))
+                for other in (
+                    f"{attention}, {precision}, {way}",
+                    f"{attention}, {precision}, {ALONE}",
+                    f"{EXACT}, {precision}, {way}",
+                )
+            )
+            tokens, pads = runs[0]["tokens"], f"{runs[0]['computed'] / runs[0]['tokens'] - 1:.0%}"
+            figures = [s["documents"] / seconds, tokens / seconds, alone / seconds, exact / seconds]
+            cosine = f"{runs[0]['cosine']:.5f}" if way == BUCKETS else None
+            rows.append([attention, precision, way, pads, *(f"{figure:,.2f}" for figure in figures), cosine])
+    about = (
+        f"{s['arch']} with n = {s['n']:,}, k = {s['k']} and random weights; {s['documents']} documents, {tokens:,} "
+        f"tokens, lengths log-uniform from 16 to n; {s['threads']} threads. Medians of rounds in which all take turns. "
+        "Times one: as fast as one at a time. Times exact: as fast as exact attention. Cosine: with the vectors in "
+        "float32, less their mean, the lowest of all documents."
     )
-    agree = [
-        [*name.split(", ")[1:], *(f"{cosine:.5f}" for cosine in cell.values())]
-        for name, cell in cells.items()
-        if name.startswith("agreement")
-    ]
-    about = f"{s['arch']} with n = {s['n']:,}, k = {s['k']} and random weights; {s['documents']} documents, {tokens:,} "
-    about += (
-        f"tokens, lengths log-uniform from 16 to n; {s['threads']} threads. Medians of rounds in which all take turns."
-    )
-    return (
-        heading("Speed of encoding", results, about)
-        + markdown(["attention", "precision", "batches", "pads", "documents/s", "tokens/s", "speedup"], rows, left=3)
-        + f"\nIn length-bucketed batches a Linformer is so many times as fast as exact attention: {ratios}.\n\n"
-        "Agreement with the vectors in float32, the lowest cosine of all documents; centred: less their mean vector.\n\n"
-        + markdown(["attention", "precision", "cosine", "centred"], agree, left=2)
-    )
+    header = ["attention", "precision", "batches", "pads", "documents/s", "tokens/s", "times one", "times exact"]
+    return heading("Speed of encoding", results, about) + markdown([*header, "cosine"], rows, left=3)
 
 
 QUICK = {"arch": "linformer_roberta_tiny", "n": 512, "k": 128, "documents": 24, "rounds": 1}

@@ -39,6 +39,12 @@ NUMBERS = {
     "heads": (12, "of attention"),
     "k": (256, "projected length"),
 }
+ABOUT = """{threads} threads. {layers} layers, d = {embed_dim}, k = {k}, layerwise sharing, {symbols:,} symbols,
+{tokens:,} tokens an update, dropout 0.1, attention dropout {attention_dropout}, clip norm 1.0. Theirs is fairseq's
+`examples/linformer` with fairseq's `masked_lm` and `adam`, without this project; ours has `fused_masked_lm`,
+`fused_adamw` and the task `{task}`. Every figure is of a process of its own. The time of an update is that between the
+ends of two, data and logs included; of {updates} updates the first {warm_up} do not count. Medians over the rounds in
+which the contestants take turns; ratios are within a round."""
 PARTS = """
 ## Where the time of an update goes
 
@@ -92,17 +98,11 @@ def with_symbols(data: Path, symbols: int, folder: Path) -> Path:
 def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: int) -> dict[str, Any]:
     """What the process of one contestant has written (see `timed_train.Clock.result`)."""
     if name == THEIRS:
-        kv, layer = SHARING[o.sharing]
-        own = [f"--user-dir={EXAMPLE}", f"--compressed={n // o.k}", f"--shared-kv-compressed={kv}"]
-        own += [
-            f"--shared-layer-kv-compressed={layer}",
-            "--task=masked_lm",
-            "--criterion=masked_lm",
-            "--optimizer=adam",
-        ]
+        own = f"--compressed={n // o.k} --shared-kv-compressed=1 --shared-layer-kv-compressed=1 --task=masked_lm"
+        own += " --criterion=masked_lm --optimizer=adam"
     else:
-        own = [f"--projected-length={o.k}", "--projection-sharing=layerwise", f"--task={o.task}"]
-        own += ["--criterion=fused_masked_lm", "--optimizer=fused_adamw", *(["--bf16"] if name == BF16 else [])]
+        own = f"--projected-length={o.k} --projection-sharing=layerwise --task={o.task} --criterion=fused_masked_lm"
+        own += f" --optimizer=fused_adamw {'--bf16' if name == BF16 else ''}"
     same = f"""--arch=linformer_roberta_base --encoder-layers={o.layers} --encoder-embed-dim={o.embed_dim}
         --encoder-ffn-embed-dim={o.ffn_dim} --encoder-attention-heads={o.heads} --dropout=0.1
         --attention-dropout={o.attention_dropout} --tokens-per-sample={n} --max-positions={n} --sample-break-mode=none
@@ -113,10 +113,16 @@ def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: in
     folder.mkdir(parents=True, exist_ok=True)
     result, log = folder / "result.json", folder / f"n{n} {name}{' profile' if profile else ''}.log"
     command = [sys.executable, "-m", "linformer_fairseq.measuring.timed_train", str(result.resolve())]
-    command += [f"--profile={profile}", f"--k={o.k}", *([] if name == THEIRS else ["--ours"])]
+    command += [
+        f"--profile={profile}",
+        f"--k={o.k}",
+        *([] if name == THEIRS else ["--ours"]),
+        "--",
+        str(data.resolve()),
+    ]
     with log.open("w", encoding="utf-8") as file:
         environ = {**os.environ, "OMP_NUM_THREADS": str(o.threads)}
-        words = [*command, "--", str(data.resolve()), *own, *same.split()]
+        words = [*command, *([f"--user-dir={EXAMPLE}"] if name == THEIRS else []), *own.split(), *same.split()]
         done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=environ, cwd=folder)
     if done.returncode:
         raise UsageError(f"{name} failed at n = {n} (exit status {done.returncode}); see {log}")
@@ -128,20 +134,12 @@ def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: in
 def table(results: Results) -> str:
     """Seconds and tokens/s of an update, its speed relative to the example's, and where its time goes."""
     s, cells = results["settings"], results["cells"]
-    about = (
-        f"{s['threads']} threads. {s['layers']} layers, d = {s['embed_dim']}, k = {s['k']}, layerwise sharing, "
-        f"{s['symbols']:,} symbols, {s['tokens']:,} tokens an update, dropout 0.1, attention dropout "
-        f"{s['attention_dropout']}, clip norm 1.0. Theirs is fairseq's `examples/linformer` with fairseq's `masked_lm` and "
-        f"`adam`, without this project; ours has `fused_masked_lm`, `fused_adamw` and the task `{s['task']}`. Every "
-        "figure is of a process of its own. The time of an update is that between the ends of two, data and logs "
-        f"included; of {s['updates']} updates the first {s['warm_up']} do not count. Medians over the rounds in which the "
-        "contestants take turns; ratios are within a round."
-    )
     lengths = sorted({int(name.split(",")[0].removeprefix("n = ")) for name in cells})
     rows, parts = [], []
     for n in lengths:
         runs = {name: rounds_of(cells, f"n = {n}, {name}") for name in CONTESTANTS}
-        medians = {name: [seconds_of(run, s["warm_up"]) for run in found] for name, found in runs.items()}
+        counted = slice(max(0, s["warm_up"] - 1), None)  # the very first update has no time of its own
+        medians = {name: [median(run["seconds"][counted]) for run in found] for name, found in runs.items()}
         for name, took in medians.items():
             ratios = [theirs / ours for theirs, ours in zip(medians[THEIRS], took, strict=True)]
             speed = median(runs[name][0]["tokens"]) / median(took)
@@ -153,22 +151,11 @@ def table(results: Results) -> str:
         lines.append(["all", *(f"{sum(each.values()):.3f}" for each in anatomy)])
         parts.append(markdown([f"n = {n}", *CONTESTANTS], lines))
     header = ["n", "", "s/update", "tokens/s", "speed", "lowest and highest", "peak memory (GB)"]
-    theirs, ours = (
-        cells[f"n = {n}, {c}, round 0"]["parameters"] / 1e6 for n, c in ((lengths[0], THEIRS), (lengths[-1], OURS))
-    )
+    models = ((lengths[0], THEIRS), (lengths[-1], OURS))
+    theirs, ours = (cells[f"n = {n}, {name}, round 0"]["parameters"] / 1e6 for n, name in models)
     sizes = f"\nTheirs has {theirs:.1f} M parameters at n = {lengths[0]}, ours {ours:.1f} M at {lengths[-1]}.\n"
-    return (
-        heading("Whole updates of fairseq-train", results, about)
-        + markdown(header, rows, left=2)
-        + sizes
-        + PARTS
-        + "\n".join(parts)
-    )
-
-
-def seconds_of(run: dict[str, Any], warm_up: int) -> float:
-    """Of an update, after the first `warm_up`; the very first one has no time of its own."""
-    return float(median(run["seconds"][max(0, warm_up - 1) :]))
+    head = heading("Whole updates of fairseq-train", results, ABOUT.format(**s))
+    return head + markdown(header, rows, left=2) + sizes + PARTS + "\n".join(parts)
 
 
 QUICK = {"n": [32], "k": 8, "tokens": 128, "updates": 3, "warm_up": 1, "rounds": 1, "profile": 1, "symbols": 100}

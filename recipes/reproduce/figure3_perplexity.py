@@ -54,7 +54,7 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
 
 
 def train_variant(variant: str, data: Path, run: Path, updates: int) -> Curve:
-    """Points of a training: update, split (train or valid), loss (bits), perplexity, processor seconds since the start."""
+    """Points of a training: update, split (train or valid), loss (bits), perplexity, processor seconds so far."""
     settings = {**schedule(updates), "common.log_interval": 50, **VARIANTS[variant]}
     start = time.monotonic()
     metrics = train(data, run, settings, variant)

@@ -82,19 +82,19 @@ def finetuned(options: argparse.Namespace, model: str, task: str) -> list[dict[s
     """Rows of results.json of one model on one task, all seeds."""
     source, start = MODELS[model]
     out = options.out / "finetune" / "".join(c if c.isalnum() else "-" for c in model) / task.split()[0]
-    words = ["--checkpoint", str(options.out / "pretrain" / source / "checkpoints/checkpoint_best.pt")]
-    words += ["--lr", str(LR), "--epochs", str(EPOCHS.get(task, 3)), "--seeds", str(options.seeds), "--out", str(out)]
+    words = ["--checkpoint", options.out / "pretrain" / source / "checkpoints/checkpoint_best.pt", "--out", out]
+    words += ["--lr", LR, "--epochs", EPOCHS.get(task, 3), "--seeds", options.seeds]
     words += [] if start else ["--from-scratch"]
     if task in GLUE:
-        failed = glue.main([*words, "--glue-dir", str(options.glue_dir), "--tasks", task])
+        words += ["--glue-dir", options.glue_dir, "--tasks", task]
     elif task == QNLI:
-        words += ["--train", str(options.glue_dir / "QNLI/dev.tsv"), "--text-column", "question", "sentence"]
-        failed = finetune.main(["train", *words, "--dev-share", "0.2", "--name", task])
+        columns = ["--text-column", "question", "sentence"]
+        words += ["--train", options.glue_dir / "QNLI/dev.tsv", *columns, "--dev-share", 0.2, "--name", task]
     else:
-        tables = ["--train", str(options.imdb_dir / "train.tsv"), "--test", str(options.imdb_dir / "test.tsv")]
-        columns = ["--text-column", "sentence", "--keep", "head-tail"]
-        failed = finetune.main(["train", *words, *tables, *columns, "--name", task])
-    if failed:
+        words += ["--train", options.imdb_dir / "train.tsv", "--test", options.imdb_dir / "test.tsv", "--name", task]
+        words += ["--text-column", "sentence", "--keep", "head-tail"]
+    typed = [str(word) for word in words]
+    if glue.main(typed) if task in GLUE else finetune.main(["train", *typed]):
         raise UsageError(f"{model} on {task} failed; the reason is above")
     rows: list[dict[str, Any]] = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return rows
@@ -123,8 +123,7 @@ def write_more(results: Results, path: Path) -> None:
 
 
 MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, markdown),
-    pictures={"results.png": write_more},
+    *(__file__, __doc__, flags, measure, markdown, {"results.png": write_more}),
     quick={"updates": 2, "seeds": 1},
     choices=("models", "tasks"),
 )

@@ -53,6 +53,14 @@ QUICK = (
     (32768, 256, ("ours", "exact", "bound")),
     (65536, 256, ("ours", "bound")),
 )
+ABOUT = """{threads} threads. d = {embed_dim}, {heads} heads, ffn {ffn_dim}, post-LN, GELU, dropout {dropout:g}, none
+of attention weights; {tokens:,} tokens a step, or n if that is more; bf16 is autocast. On a CPU freed memory is kept
+for ours, as in its trainings, and given back for others, as glibc does."""
+NOTES = """The contestants of a cell take turns in one process. Tokens per second are medians over its rounds; a number in
+brackets is how many times as fast ours is: the median of the ratios within the rounds. Memory is the growth from layer,
+gradients of the parameters and input to the peak within one step, each in a fresh process; on a CPU that of the
+resident set, with an allocator that gives back at once. In brackets, how many times as much as ours. The paper's memory
+is how many times as many inputs fit, which this comes near to."""
 MIB, KIB = 2**20, 2**10
 Found = Mapping[str, Any]
 """What one entry has given: contestant, sizes, tokens, and seconds or bytes."""
@@ -171,27 +179,14 @@ def _by_conditions(results: Results) -> dict[str, list[Found]]:
 
 
 def _head(results: Results) -> str:
-    s, cells = results["settings"], results["cells"].values()
-    about = (
-        f"{s['threads']} threads. d = {s['embed_dim']}, {s['heads']} heads, ffn {s['ffn_dim']}, post-LN, GELU, dropout "
-        f"{s['dropout']:g}, none of attention weights; {s['tokens']:,} tokens a step, or n if that is more; bf16 is "
-        "autocast. On a CPU freed memory is kept for ours, as in its trainings, and given back for others, as glibc does."
-    )
+    cells = results["cells"].values()
     states = {cell["layers"] for cell in cells}
-    if len(states) > 1:
-        about += f"\n\n**These cells were measured with {len(states)} different states of linformer_fairseq/layers.**"
     found = {entry["contestant"] for cell in cells for entry in cell["entries"].values()}
-    contestants = "".join(f"- {name}: {its.about}\n" for name, its in CONTESTANTS.items() if name in found)
-    return (
-        heading("One encoder layer: time and memory", results, about)
-        + contestants
-        + "\nThe contestants of a cell take "
-        "turns in one process. Tokens per second are medians over its rounds; a number in brackets is how many times as "
-        "fast ours is: the median of the ratios within the rounds. Memory is the growth from layer, gradients of the "
-        "parameters and input to the peak within one step, each in a fresh process; on a CPU that of the resident set, "
-        "with an allocator that gives back at once. In brackets, how many times as much as ours. The paper's memory is "
-        "how many times as many inputs fit, which this comes near to.\n"
-    )
+    lines = [f"- {name}: {its.about}" for name, its in CONTESTANTS.items() if name in found]
+    if len(states) > 1:
+        lines = [f"**These cells were measured with {len(states)} states of linformer_fairseq/layers.**\n", *lines]
+    head = heading("One encoder layer: time and memory", results, ABOUT.format(**results["settings"]))
+    return head + "\n".join([*lines, "", NOTES, ""])
 
 
 def _time_rows(cells: list[Found]) -> list[tuple[int, int, dict[str, Found]]]:
@@ -233,11 +228,8 @@ def _memory_table(cells: list[Found], tokens: int) -> str:
     for n, k in sorted({(n, k) for _, n, k in found if k}):
         mine = found.get(("ours", n, k), {})
         size = mine.get("bytes")
-        row = [
-            f"{n:,}",
-            f"{k:,}",
-            *([f"{size / MIB:,.0f}", f"{size / mine['tokens'] / KIB:.1f}"] if size else ["", ""]),
-        ]
+        mib, kib = (f"{size / MIB:,.0f}", f"{size / mine['tokens'] / KIB:.1f}") if size else ("", "")
+        row = [f"{n:,}", f"{k:,}", mib, kib]
         for name in others:
             other = found.get((name, n, k), found.get((name, n, 0), {})).get("bytes")
             ratio = other / size if other and size else None

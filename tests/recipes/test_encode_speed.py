@@ -5,31 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
+import pytest
 
 from recipes.measure import encode_speed
-from recipes.measure.encode_speed import documents, lowest_cosines
+from recipes.measure.encode_speed import documents
 
 
 def test_all_ways_are_measured_and_reported(tmp_path: Path) -> None:
     words = ["--quick", "--documents", "6", "--n", "64", "--k", "16", "--batch-tokens", "300", "--threads", "1"]
     assert encode_speed.MEASUREMENT.main([*words, "--device", "cpu", "--out", str(tmp_path)]) == 0
     cells = json.loads((tmp_path / "results.json").read_text())["cells"]
-    runs = {name: cell for name, cell in cells.items() if "round" in name}
-    assert len(runs) == 18 and all(cell["seconds"] > 0 for cell in runs.values())
+    assert len(cells) == 18 and all(cell["seconds"] > 0 for cell in cells.values())
     alone, buckets = (cells[f"exact, int8, {way}, round 0"] for way in ("one at a time", "length-bucketed"))
     assert alone["computed"] == alone["tokens"] <= buckets["computed"]
-    assert len(cells) == 22 and all(c["lowest cosine"] > 0.98 for n, c in cells.items() if n.startswith("agreement"))
+    assert 0.9 < buckets["cosine"] < 1 == pytest.approx(cells["exact, float32, length-bucketed, round 0"]["cosine"])
     text = (tmp_path / "table.md").read_text()
-    assert text.count("| linformer | ") == 11 and "| exact | int8 | length-bucketed | " in text
+    assert text.count("| linformer | ") == 9 and "| exact | int8 | length-bucketed | " in text
 
 
 def test_documents_have_the_lengths_that_are_said() -> None:
     lengths = [len(ids) for ids in documents(2000, 4096)]
     assert min(lengths) >= 16 and max(lengths) <= 4096 and 200 < sorted(lengths)[1000] < 330  # sqrt(16 * 4096) is 256
-
-
-def test_agreement_sees_what_tells_documents_apart() -> None:
-    wanted = np.random.default_rng(0).normal(size=(9, 16)).astype(np.float32) + 100
-    found = lowest_cosines(wanted, wanted[::-1].copy())
-    assert found["lowest cosine"] > 0.99 and found["centred"] < 0.9
