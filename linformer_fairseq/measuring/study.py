@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -66,7 +67,9 @@ class Cells:
                 except BrokenProcessPool:
                     self.failed.append(name)
                 else:
-                    write_json(self._file(name), {"name": name, "command": self.command, "result": result})
+                    number = len(list(self.folder.glob("*.json")))
+                    content = {"name": name, "number": number, "command": self.command, "result": result}
+                    write_json(self._file(name), content)
                 bar.update(sizes[name])
 
             with ThreadPoolExecutor(parallel) as pool:
@@ -78,8 +81,8 @@ class Cells:
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """Files of all finished cells by the name of the cell: its command and its result."""
-        files = (json.loads(file.read_text(encoding="utf-8")) for file in sorted(self.folder.glob("*.json")))
-        return {content["name"]: content for content in files}
+        files = (json.loads(file.read_text(encoding="utf-8")) for file in self.folder.glob("*.json"))
+        return {content["name"]: content for content in sorted(files, key=lambda content: int(content["number"]))}
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower()}.json"
@@ -95,7 +98,7 @@ def in_a_process(function: Callable[..., Any], *arguments: Any) -> Work:
     """A cell that calls `function(*arguments)` in a process of its own, in which nothing has been computed before."""
 
     def work() -> Any:
-        with process_pool(1, function.__module__) as pool:
+        with process_pool(1, "fairseq.tasks") as pool:  # imports take seconds: the processes are forked after them
             return pool.submit(function, *arguments).result()
 
     return work
@@ -220,6 +223,38 @@ def heading(title: str, results: Results, about: str = "") -> str:
     found = results["machine"]
     versions = ", ".join(f"{name} {value}" for name, value in found.items() if value and name != "device")
     return f"# {title}\n\n{commands}\n{found['device']}; {versions}. {about}".rstrip() + "\n\n"
+
+
+def comparison(title: str, about: str = "", relative: str = "") -> Callable[[Results], str]:
+    """What makes a table with a row for each contestant or cell, and a column for each of its figures by name.
+
+    Fields are medians over the rounds, in brackets the least and the greatest. With `relative`, the last column is that
+    figure as a multiple of the first row's. The settings are named in the order of the flags.
+    """
+
+    def table(results: Results) -> str:
+        cells = results["cells"]
+        names = list(dict.fromkeys(re.sub(r", round \d+$", "", name) for name in cells))
+        runs = {name: rounds_of(cells, name) or [cells[name]] for name in names}
+        columns = list(dict.fromkeys(figure for found in runs.values() for figure in found[0]))
+        rows = [[name, *(_field([run.get(c) for run in found]) for c in columns)] for name, found in runs.items()]
+        if relative:
+            medians = [median(run[relative] for run in found) for found in runs.values()]
+            rows = [[*row, f"{value / medians[0]:.2f}"] for row, value in zip(rows, medians, strict=True)]
+            columns.append(f"{relative}, relative")
+        settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in results["settings"].items())
+        return heading(title, results, f"{settings}. {about}") + markdown(["", *columns], rows)
+
+    return table
+
+
+def _field(values: Sequence[Any]) -> str:
+    if not all(isinstance(value, int | float) for value in values):
+        return "" if values[0] is None else str(values[0])
+    shown = [
+        f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in (median(values), min(values), max(values))
+    ]
+    return shown[0] if len(values) == 1 else f"{shown[0]} ({shown[1]}-{shown[2]})"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:

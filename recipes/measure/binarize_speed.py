@@ -14,15 +14,15 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import sentencepiece
 
 from data_prep.corpus import corpus_files, read_file
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, in_a_process, markdown, rounds_of
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
 
 SPLITS = ("train", "valid")
 
@@ -33,16 +33,6 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--copies", type=int, default=1, help="how often the text is taken (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes or threads of a way (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of each way (default: %(default)s)")
-
-
-def names(workers: int) -> tuple[str, ...]:
-    """The ways: sentencepiece alone, ours with all workers and with one, and the pipeline."""
-    return (
-        f"sentencepiece alone, {workers} threads, encode only",
-        f"data_prep binarize, {workers} workers",
-        "data_prep binarize, 1 worker",
-        f"sentencepiece to pieces, then fairseq-preprocess, {workers} workers",
-    )
 
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
@@ -67,10 +57,15 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
         flags = ("--srcdict", tokenizer / "dict.txt", "--destdir", out / "preprocessed", "--workers", workers)
         prefs = (f"--{name}pref={out / name}.pieces" for name in SPLITS)
         program = Path(sys.executable).with_name("fairseq-preprocess")
-        return {"seconds": pieces["with files"] + run(program, "--only-source", *prefs, *flags)}
+        return {"seconds": pieces["s with files"] + run(program, "--only-source", *prefs, *flags)}
 
-    ways = (in_a_process(encode, out, workers, False), partial(binarize, workers), partial(binarize, 1), pipeline)
-    cells.turns(dict(zip(names(workers), ways, strict=True)), options.rounds)
+    ways: dict[str, Callable[[], dict[str, float]]] = {
+        "sentencepiece alone, encode only": in_a_process(encode, out, workers, False),
+        "data_prep binarize": partial(binarize, workers),
+        "data_prep binarize, 1 worker": partial(binarize, 1),
+        "sentencepiece to pieces, then fairseq-preprocess": pipeline,
+    }
+    cells.turns(ways, options.rounds)
 
 
 def encode(out: Path, threads: int, write: bool) -> dict[str, float]:
@@ -95,7 +90,8 @@ def encode(out: Path, threads: int, write: bool) -> dict[str, float]:
                 tokens += sum(map(len, encoded))
                 if write:
                     file.writelines(" ".join(pieces) + "\n" for pieces in encoded)
-    return {"tokens": tokens, "bytes": size, "seconds": seconds, "with files": time.perf_counter() - begun}
+    whole = time.perf_counter() - begun
+    return {"seconds": seconds, "M tokens": tokens / 1e6, "MB of text": size / 1e6, "s with files": whole}
 
 
 def run(*command: object) -> float:
@@ -107,25 +103,10 @@ def run(*command: object) -> float:
     return time.perf_counter() - start
 
 
-def table(results: Results) -> str:
-    """Medians, and what the first way is to the others."""
-    cells, ways = results["cells"], names(results["settings"]["workers"])
-    seconds = {way: [run["seconds"] for run in rounds_of(cells, way)] for way in ways}
-    bare, ours, one, slow = (median(times) for times in seconds.values())
-    tokens, size = (rounds_of(cells, ways[0])[0][key] / 1e6 for key in ("tokens", "bytes"))
-    rows = [
-        [way, f"{median(times):.2f} ({min(times):.2f}-{max(times):.2f})", f"{tokens / median(times):.2f}"]
-        for way, times in seconds.items()
-    ]
-    about = f"{size:.1f} MB of text, {tokens:.2f} M tokens; medians of {len(seconds[ways[0]])} rounds (lowest-highest)."
-    return (
-        f"{about}\n\n{markdown(['way', 'seconds', 'M tokens/s'], rows)}\n"
-        f"binarize is {slow / ours:.1f} times as fast as the pipeline through pieces, reaches {bare / ours:.0%} of "
-        f"sentencepiece alone, and is {one / ours:.2f} times as fast as with one worker.\n"
-    )
-
-
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick={"vocab_size": 300, "rounds": 1})
+TABLE = comparison(
+    "Speed of binarizing", "Times are whole processes, that of sentencepiece alone its encode function.", "seconds"
+)
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick={"vocab_size": 300, "rounds": 1})
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

@@ -13,14 +13,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, file_io
 
 from linformer_fairseq.checkpoints import checkpoint
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
 from linformer_fairseq.models import linformer_roberta
 from linformer_fairseq.training import files
 from linformer_fairseq.training.saving import snapshot
@@ -31,11 +29,10 @@ THEIRS, AT_ONCE, BACKGROUND = WAYS = (
     "ours, not in the background: written, checksum, fsync, hard link",
     "ours: copied in memory, the rest in the background",
 )
-NOTE = """
-fairseq leaves the bytes to the operating system: a machine that fails within some seconds loses them. Ours are on the
-disk when they are reported as saved. The parameters are in main memory here; on a GPU, the copy in memory is the one
-from the GPU, which fairseq makes too. Writing in the background takes processor time beside training.
-"""
+PAUSE = "training stands still (s)"
+NOTE = """fairseq leaves the bytes to the operating system: a machine that fails within some seconds loses them. Ours
+are on the disk when they are reported as saved. The parameters are in main memory here; on a GPU, the copy in memory is
+the one from the GPU, which fairseq makes too. Writing in the background takes processor time beside training."""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +44,8 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
     cells.turns({way: in_a_process(save, way, options.arch, options.out) for way in WAYS}, options.rounds)
 
 
-def save(way: str, arch: str, out: Path) -> dict[str, Any]:
-    """Seconds of the pause and until all is written, while nothing else is computed; parameters and bytes."""
+def save(way: str, arch: str, out: Path) -> dict[str, float]:
+    """Seconds of the pause and until all is written, while nothing else is computed, and the size."""
     settings = checkpoint.complete_settings({"_name": arch, "max_positions": 512})
     encoder = linformer_roberta.LinformerRobertaEncoder(settings, checkpoint.symbols(VOCABULARY))
     model = linformer_roberta.LinformerRobertaModel(settings, encoder)
@@ -69,27 +66,13 @@ def save(way: str, arch: str, out: Path) -> dict[str, Any]:
             files.write(copied, first)
             files.copy(first, last)
         written = time.perf_counter() - start
-        sizes = {"parameters": sum(p.numel() for p in parameters), "bytes": first.stat().st_size}
-    return {"pause": pause if way == BACKGROUND else written, "written": written, **sizes}
+        size = first.stat().st_size / 1e9
+    return {PAUSE: pause if way == BACKGROUND else written, "until all is written (s)": written, "GB": size}
 
 
-def table(results: Results) -> str:
-    runs = {way: rounds_of(results["cells"], way) for way in WAYS}
-    rows = []
-    for way in WAYS:
-        figures = []
-        for key in ("pause", "written"):
-            mine, theirs = (median(run[key] for run in runs[name]) for name in (way, THEIRS))
-            figures += [f"{mine:.2f}", f"{mine / theirs:.2f}"]
-        rows.append([way, *figures])
-    parameters, size, rounds = runs[THEIRS][0]["parameters"], runs[THEIRS][0]["bytes"], len(runs[THEIRS])
-    about = f"{parameters / 1e6:.0f} M parameters with Adam's state, {size / 1e9:.2f} GB; medians of {rounds} rounds."
-    header = ["", "training stands still (s)", "ratio", "until all is written (s)", "ratio"]
-    return heading("Time to write a checkpoint", results, about) + markdown(header, rows) + NOTE
-
-
+TABLE = comparison("Time to write a checkpoint", NOTE, relative=PAUSE)
 QUICK = {"arch": "linformer_roberta_tiny", "rounds": 1}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK)
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK)
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from itertools import product
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settin
 from linformer_fairseq.inference.batches import as_they_come, like_length
 from linformer_fairseq.inference.engine import OVERHEAD, Batching, Compute, Engine
 from linformer_fairseq.inference.sequences import BOS, EOS, Ids
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
 
 VOCABULARY = 1000  # the embedding takes no time
@@ -56,11 +55,10 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
     cells.turns(ways, options.rounds)
 
 
-def encode(options: argparse.Namespace, attention: str, precision: str, way: str) -> dict[str, float]:
-    """Seconds to encode all documents, after a few for warming up; tokens, without and with pads; cosine.
+def encode(options: argparse.Namespace, attention: str, precision: str, way: str) -> dict[str, Any]:
+    """Speed of encoding all documents, after a few for warming up; pads beside their tokens; cosine.
 
-    The cosine is the lowest of all documents between their vectors and those in float32, less the mean vector: vectors
-    of a model are nearly parallel, and it is their differences that tell the documents apart.
+    Vectors of a model are nearly parallel: it is their differences from the mean that tell the documents apart.
     """
     made, ids = engine(options, attention, precision), documents(options.documents, options.n)
     made.run(ids[:4], batching=WAYS[way])
@@ -73,7 +71,8 @@ def encode(options: argparse.Namespace, attention: str, precision: str, way: str
     batches = WAYS[way](lengths, made.batch_tokens, OVERHEAD.get(made.device.type, 64))
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
     cosine = float(torch.cosine_similarity(vectors - centre, exact - centre).min())
-    return {"seconds": seconds, "tokens": sum(lengths), "computed": int(padded), "cosine": cosine}
+    speed = {"documents/s": len(ids) / seconds, "tokens/s": sum(lengths) / seconds}
+    return {**speed, "pads": f"{padded / sum(lengths) - 1:.0%}", **({"cosine": cosine} if way == BUCKETS else {})}
 
 
 def documents(count: int, longest: int) -> list[Ids]:
@@ -95,35 +94,11 @@ def engine(options: argparse.Namespace, attention: str, precision: str) -> Engin
     return Engine(Checkpoint(state, model | {"attention": attention}), "mean", how)
 
 
-def table(results: Results) -> str:
-    cells, s = results["cells"], results["settings"]
-    rows = []
-    for attention, precision, way in product(ATTENTIONS, PRECISIONS, WAYS):
-        if runs := rounds_of(cells, f"{attention}, {precision}, {way}"):
-            seconds, alone, exact = (
-                median(run["seconds"] for run in rounds_of(cells, other))
-                for other in (
-                    f"{attention}, {precision}, {way}",
-                    f"{attention}, {precision}, {ALONE}",
-                    f"{EXACT}, {precision}, {way}",
-                )
-            )
-            tokens, pads = runs[0]["tokens"], f"{runs[0]['computed'] / runs[0]['tokens'] - 1:.0%}"
-            figures = [s["documents"] / seconds, tokens / seconds, alone / seconds, exact / seconds]
-            cosine = f"{runs[0]['cosine']:.5f}" if way == BUCKETS else None
-            rows.append([attention, precision, way, pads, *(f"{figure:,.2f}" for figure in figures), cosine])
-    about = (
-        f"{s['arch']} with n = {s['n']:,}, k = {s['k']} and random weights; {s['documents']} documents, {tokens:,} "
-        f"tokens, lengths log-uniform from 16 to n; {s['threads']} threads. Medians of rounds in which all take turns. "
-        "Times one: as fast as one at a time. Times exact: as fast as exact attention. Cosine: with the vectors in "
-        "float32, less their mean, the lowest of all documents."
-    )
-    header = ["attention", "precision", "batches", "pads", "documents/s", "tokens/s", "times one", "times exact"]
-    return heading("Speed of encoding", results, about) + markdown([*header, "cosine"], rows, left=3)
-
-
+ABOUT = """Random weights; lengths log-uniform from 16 to n. Cosine: with the vectors in float32, less their mean, the
+lowest of all documents."""
+TABLE = comparison("Speed of encoding", ABOUT, "documents/s")
 QUICK = {"arch": "linformer_roberta_tiny", "n": 512, "k": 128, "documents": 24, "rounds": 1}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK)
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK)
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from linformer_fairseq.checkpoints.checkpoint import encoder_config, read, write
 from linformer_fairseq.checkpoints.extend import METHODS, extend
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, markdown
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison
 from linformer_fairseq.measuring.trainings import TOKENS, longer, perplexity, schedule, train
 
-ORIGINAL, SCRATCH = "original", "from scratch"
+SCRATCH = "from scratch"
 WAYS = (*METHODS, SCRATCH)
 
 
@@ -38,50 +38,39 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
 
     def original() -> dict[str, float]:
         found = perplexity(options.data, options.checkpoint, short, options.out / "original.log")
-        return {"length": short, "updates": source.updates, "perplexity": found}
+        return {"at the old length": found}
 
     ways = [(length, way) for length in options.lengths for way in WAYS]
-    cells.run({ORIGINAL: original} | {f"{n}, {way}": partial(measure_way, options, short, n, way) for n, way in ways})
+    cells.run(
+        {f"the checkpoint, {source.updates:,} updates at {short}": original}
+        | {f"{n}, {way}": partial(measure_way, options, short, n, way) for n, way in ways}
+    )
 
 
-def measure_way(options: argparse.Namespace, short: int, length: int, way: str) -> list[float | None]:
-    """Perplexity at the old and the new length: right after conversion (None from scratch), and after training."""
+def measure_way(options: argparse.Namespace, short: int, length: int, way: str) -> dict[str, float]:
+    """Perplexity at the old and the new length: right after conversion, unless from scratch, and after training."""
     folder = options.out / f"{length} {way}"
 
-    def both(checkpoint: Path) -> list[float | None]:
-        return [perplexity(options.data, checkpoint, n, folder / f"{checkpoint.stem}-{n}.log") for n in (short, length)]
+    def both(checkpoint: Path, when: str) -> dict[str, float]:
+        return {
+            f"{when}{where}": perplexity(options.data, checkpoint, n, folder / f"{checkpoint.stem}-{n}.log")
+            for where, n in (("at the old length", short), ("at the new", length))
+        }
 
     settings = schedule(options.updates, 1) | longer(length) | {"model.max_positions": length}
-    start: Path | None = None
-    before: list[float | None] = [None, None]
+    start, found = None, {}
     if way != SCRATCH:
         start = folder / "start.pt"
         write(extend(read(options.checkpoint), length, method=way), start, force=True)
-        before = both(start)
+        found = both(start, "")
         settings["optimization.lr"] = [options.lr]
     train(options.data, folder, settings, folder.name, start)
-    return before + both(folder / "checkpoints/checkpoint_last.pt")
+    return found | both(folder / "checkpoints/checkpoint_last.pt", "trained, ")
 
 
-def table(results: Results) -> str:
-    cells, updates = results["cells"], results["settings"]["updates"]
-    original = cells[ORIGINAL]
-    rows = [
-        [n, way, *(None if value is None else f"{value:.1f}" for value in cells[f"{n}, {way}"])]
-        for n in sorted({int(name.split(",")[0]) for name in cells if name != ORIGINAL})
-        for way in WAYS
-        if f"{n}, {way}" in cells
-    ]
-    short, after = original["length"], f"after {updates} updates"
-    header = ["length", "way", f"converted, at {short}", "at the length", f"{after}, at {short}", "at the length"]
-    return (
-        f"The checkpoint: {original['updates']} updates at {short} tokens, perplexity {original['perplexity']:.1f}. "
-        f"An update has {TOKENS:,} tokens.\n\n"
-    ) + markdown(header, rows, left=2)
-
-
+TABLE = comparison("Longer inputs", f"Perplexities. An update has {TOKENS:,} tokens.")
 MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table), quick={"lengths": [1024], "updates": 2}, choices=("lengths",)
+    *(__file__, __doc__, flags, measure, TABLE), quick={"lengths": [1024], "updates": 2}, choices=("lengths",)
 )
 
 if __name__ == "__main__":

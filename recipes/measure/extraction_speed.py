@@ -12,8 +12,6 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import mwparserfromhell
 
@@ -21,7 +19,7 @@ from data_prep.problems import Problems
 from data_prep.sources import dump, wikipedia
 from data_prep.sources.wikitext import dropped_namespaces, prose
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, in_a_process, markdown, rounds_of
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
 
 OURS, OTHER = "data_prep (prose)", "mwparserfromhell (parse, strip_code)"
 
@@ -35,12 +33,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace, cells: Cells) -> None:
     if not options.dump.is_file():
         raise UsageError(f"{options.dump}: no such file; give a MediaWiki XML dump")
-    contestants = {name: in_a_process(extract, name, options.dump, options.pages) for name in (OURS, OTHER)}
+    contestants = {name: in_a_process(extract, name, options.dump, options.pages) for name in (OTHER, OURS)}
     cells.turns(contestants, options.rounds)
 
 
-def extract(name: str, path: Path, pages: int) -> dict[str, Any]:
-    """Articles, their bytes of wikitext, and the seconds that one extraction of all takes."""
+def extract(name: str, path: Path, pages: int) -> dict[str, float]:
+    """Speed of one extraction of all articles."""
     names = dump.header(path).namespaces
     dropped = dropped_namespaces(names)
     found = (page for piece in wikipedia.pieces(path) for _, page in dump.pages(piece, names, Problems()))
@@ -54,22 +52,12 @@ def extract(name: str, path: Path, pages: int) -> dict[str, Any]:
         else:
             mwparserfromhell.parse(text).strip_code()
     seconds = time.perf_counter() - start
-    return {"articles": len(articles), "bytes": sum(len(text.encode()) for text in articles), "seconds": seconds}
+    megabytes = sum(len(text.encode()) for text in articles) / 1e6
+    return {"articles": len(articles), "pages/s": len(articles) / seconds, "MB/s": megabytes / seconds}
 
 
-def table(results: Results) -> str:
-    runs = {name: rounds_of(results["cells"], name) for name in (OURS, OTHER)}
-    seconds = {name: median(run["seconds"] for run in found) for name, found in runs.items()}
-    articles, megabytes = runs[OURS][0]["articles"], runs[OURS][0]["bytes"] / 1e6
-    rows = [
-        [name, f"{articles / s:,.0f}", f"{megabytes / s:.2f}", f"{max(seconds.values()) / s:.1f}"]
-        for name, s in seconds.items()
-    ]
-    about = f"{articles} articles, {megabytes:.1f} MB of wikitext, medians of {len(runs[OURS])} rounds, one core\n\n"
-    return about + markdown(["extraction", "pages/s", "MB/s", "times as fast"], rows)
-
-
-MEASUREMENT = Measurement(*(__file__, __doc__, flags, measure, table), quick={"pages": 2, "rounds": 1})
+TABLE = comparison("Extraction of wikitext on one core", relative="MB/s")
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick={"pages": 2, "rounds": 1})
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

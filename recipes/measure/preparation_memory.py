@@ -19,15 +19,13 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from data_prep.corpus import corpus_files, read_file
 from data_prep.sources.files import LARGEST_DOCUMENT
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, markdown
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison
 
 MEGABYTE = 1_000_000
-ONE = "one document"
 # Runs a command, and waits for all its descendants: those whose parent has ended become children of this process
 # (PR_SET_CHILD_SUBREAPER is 36). It is small itself: a process counts the memory of the one that it was forked from.
 PEAK = """
@@ -58,11 +56,18 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
         data_prep("extract", "--source", source or "text", path, "--out", given)
     texts = [document.text for file in corpus_files(given) for document in read_file(file)]
     work = {f"{size} MB": partial(stages, options, texts, size * MEGABYTE) for size in options.sizes}
-    cells.run(work | {ONE: partial(stages, options, texts, options.largest, one=True)})
+    cells.run(
+        work
+        | {
+            f"one document of {options.largest / MEGABYTE:.0f} MB": partial(
+                stages, options, texts, options.largest, one=True
+            )
+        }
+    )
 
 
-def stages(options: argparse.Namespace, texts: list[str], size: int, one: bool = False) -> dict[str, Any]:
-    """Runs all stages on a corpus of `size` bytes, many documents or one; its size and the peak of each."""
+def stages(options: argparse.Namespace, texts: list[str], size: int, one: bool = False) -> dict[str, int]:
+    """Runs all stages on a corpus of `size` bytes, many documents or one; the peak of each in MB."""
     folder = options.out / "corpus"
     shutil.rmtree(folder, ignore_errors=True)
     given, corpus, clean, dedup, split, tokenizer, data = (folder / name for name in ("in", *"abcdef"))
@@ -76,9 +81,9 @@ def stages(options: argparse.Namespace, texts: list[str], size: int, one: bool =
         "tokenizer": (split / "train", "--out", tokenizer, "--vocab-size", options.vocab_size),
         "binarize": (split, "--tokenizer", tokenizer, "--out", data, *many),
     }
-    peaks = {stage: data_prep(stage, *words) for stage, words in commands.items()}
+    peaks = {stage: round(data_prep(stage, *words) / MEGABYTE) for stage, words in commands.items()}
     shutil.rmtree(folder)
-    return {"size": size, "peaks": peaks}
+    return peaks
 
 
 def varied(texts: list[str]) -> Iterator[str]:
@@ -120,18 +125,9 @@ def peak_of(*command: str) -> int:
     return int(done.stdout)
 
 
-def table(results: Results) -> str:
-    cells = results["cells"]
-    columns = {name: cells[name] for name in sorted(set(cells) - {ONE}, key=lambda name: int(name.split()[0]))}
-    columns[f"{ONE} of {cells[ONE]['size'] / MEGABYTE:.0f} MB"] = cells[ONE]
-    stages = next(iter(columns.values()))["peaks"]
-    rows = [[stage, *(f"{c['peaks'][stage] / MEGABYTE:.0f}" for c in columns.values())] for stage in stages]
-    about = f"Peak resident memory of the largest process in MB, {results['settings']['workers']} workers.\n\n"
-    return about + markdown(["stage", *columns], rows)
-
-
+TABLE = comparison("Peak memory of data_prep", "Peak resident memory of the largest process of each stage, in MB.")
 QUICK = {"sizes": [1], "vocab_size": 300, "largest": MEGABYTE}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK, choices=("sizes",))
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK, choices=("sizes", "largest"))
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

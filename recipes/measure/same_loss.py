@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, markdown
-from linformer_fairseq.measuring.trainings import curve, schedule, train
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison
+from linformer_fairseq.measuring.trainings import curve, read_metrics, schedule, train
 
 OURS = {"criterion._name": "fused_masked_lm", "optimizer._name": "fused_adamw"}
 # Name in the report -> what the training has of its own.
@@ -24,6 +24,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "fused_masked_lm and fused_adamw": OURS,
     "fused_masked_lm and fused_adamw, --bf16": OURS | {"common.bf16": True},
 }
+FIRST = next(iter(TRAININGS))
 COMPARED = 100  # updates
 
 
@@ -37,44 +38,28 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
     cells.run({name: partial(measure_one, options, name) for name in TRAININGS})
 
 
-def measure_one(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    """Loss of each update in bits, and the validation perplexity in the end."""
-    settings = {
-        **schedule(options.updates, 1),
-        "dataset.batch_size": options.batch_size,
-        "dataset.num_workers": 0,
-        "common.log_interval": 1,
-        **TRAININGS[name],
+def measure_one(options: argparse.Namespace, name: str) -> dict[str, float]:
+    """Losses in bits, the largest difference from the curve of the first training, and the validation perplexity."""
+    rows = {"dataset.batch_size": options.batch_size, "dataset.num_workers": 0, "common.log_interval": 1}
+    runs = {other: options.out / f"run-{number}" for number, other in enumerate(TRAININGS)}
+    metrics = train(options.data, runs[name], {**schedule(options.updates, 1), **rows, **TRAININGS[name]}, name)
+    losses, firsts = (losses_of(found) for found in (metrics, read_metrics(runs[FIRST] / "checkpoints")))
+    pairs = list(zip(firsts, losses, strict=False))[:COMPARED]
+    return {
+        "loss at update 1": losses[0],
+        f"at update {len(pairs)}": losses[len(pairs) - 1],
+        f"largest relative difference over {len(pairs)} updates": max(abs(a - b) / a for a, b in pairs),
+        "validation perplexity at the end": curve(metrics)[-1][1],
     }
-    metrics = train(options.data, options.out / f"run-{list(TRAININGS).index(name)}", settings, name)
-    losses = [line["loss"] for line in metrics if line["split"] == "train"]
-    return {"losses": losses, "perplexity": curve(metrics)[-1][1]}
 
 
-def table(results: Results) -> str:
-    """The largest difference of the curves, and the perplexities."""
-    cells, settings = results["cells"], results["settings"]
-    updates = min(COMPARED, settings["updates"])
-    rows = [
-        [name, f"{cell['losses'][0]:.4f}", f"{cell['losses'][updates - 1]:.4f}", f"{cell['perplexity']:.2f}"]
-        for name in TRAININGS
-        for cell in [cells[name]]
-    ]
-    plain, ours, bf16 = (cells[name] for name in TRAININGS)
-    pairs = list(zip(plain["losses"][:updates], ours["losses"][:updates], strict=True))
-    about = f"`linformer_roberta_tiny`, n = 512, k = 128, no dropout, {settings['updates']} updates of "
-    about += f"{settings['batch_size']} rows."
-    header = ["", "loss at update 1 (bits)", f"at update {updates}", "validation perplexity at the end"]
-    return (
-        heading("The same loss", results, about)
-        + markdown(header, rows)
-        + f"\nOver {updates} updates the largest relative difference of the first two curves is "
-        f"{max(abs(one - other) / one for one, other in pairs):.1e}. The perplexity with --bf16 is "
-        f"{bf16['perplexity'] / ours['perplexity']:.4f} times that without.\n"
-    )
+def losses_of(metrics: list[dict[str, Any]]) -> list[float]:
+    return [line["loss"] for line in metrics if line["split"] == "train"]
 
 
-MEASUREMENT = Measurement(*(__file__, __doc__, flags, measure, table), quick={"updates": 5, "batch_size": 2})
+TABLE = comparison("The same loss", "`linformer_roberta_tiny`, n = 512, k = 128, no dropout; losses in bits.")
+QUICK = {"updates": 5, "batch_size": 2}
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK)
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

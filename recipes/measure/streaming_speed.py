@@ -16,6 +16,7 @@ import shutil
 import struct
 import sys
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import numpy as np
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
 from linformer_fairseq.measuring import study
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, in_a_process
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
 from linformer_fairseq.plugin import register
 
 SENTENCE = 500  # tokens
@@ -48,26 +49,26 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=5, help="that each process iterates (default: %(default)s)")
 
 
-def sizes(settings: dict[str, Any]) -> dict[str, float]:
-    """Tokens of the corpora."""
-    tokens = settings["tokens"]
-    return {LARGE: tokens, FOR_FAIRSEQ: settings["fairseq_tokens"], RANDOM: min(tokens, 2e7)}
-
-
 def measure(options: argparse.Namespace, cells: Cells) -> None:
     folder = options.out / "corpora"
 
-    def resumed(corpus: str) -> bool:
+    def resumed(corpus: str) -> dict[str, bool]:
         asked = (STREAMING, folder / corpus, "none", options)
         straight = in_a_process(batches_after, *asked, None)()
-        return bool(straight["digest"] == in_a_process(batches_after, *asked, straight["state"])()["digest"])
+        return {"resumed": straight["digest"] == in_a_process(batches_after, *asked, straight["state"])()["digest"]}
 
+    tokens = {LARGE: options.tokens, FOR_FAIRSEQ: options.fairseq_tokens, RANDOM: min(options.tokens, 2e7)}
+    names = {
+        corpus: f"{many / 1e6:,.0f} M tokens{'' if corpus == RANDOM else ', sparse'}" for corpus, many in tokens.items()
+    }
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        for corpus, tokens in sizes(vars(options)).items():
-            make_corpus(folder / corpus, int(tokens), sparse=corpus != RANDOM)
-        lines = {", ".join(line): in_a_process(iterate, line[1], folder / line[0], line[2], options) for line in LINES}
-        cells.run(lines | {f"{corpus}, resumed": lambda corpus=corpus: resumed(corpus) for corpus in (LARGE, RANDOM)})
+        for corpus, many in tokens.items():
+            make_corpus(folder / corpus, int(many), sparse=corpus != RANDOM)
+        work: dict[str, Any] = {}
+        for corpus, task, blocks in LINES:
+            work[f"{names[corpus]}, {task}, {blocks}"] = in_a_process(iterate, task, folder / corpus, blocks, options)
+        cells.run(work | {f"{names[corpus]}, resumed": partial(resumed, corpus) for corpus in (LARGE, RANDOM)})
     finally:
         shutil.rmtree(folder)
 
@@ -90,12 +91,7 @@ def make_corpus(folder: Path, tokens: int, sparse: bool) -> None:
 
 
 def iterate(name: str, data: Path, blocks: str, options: argparse.Namespace) -> dict[str, float]:
-    """Starts a task in this process and iterates for some seconds.
-
-    Returns:
-        `first` (seconds to the first batch), `imported` and `peak` (bytes of resident memory after the imports and at
-        most from then on), `private` (bytes of it in the end that belong to no file), `speed` (tokens/s).
-    """
+    """Starts a task in this process and iterates for some seconds; memory beyond imports is what is added to them."""
     register()
     before = study.status("VmRSS")
     study.forget_peak()
@@ -107,8 +103,9 @@ def iterate(name: str, data: Path, blocks: str, options: argparse.Namespace) -> 
     while time.perf_counter() - start < options.seconds and batches.has_next():
         tokens += next(batches)["ntokens"]
     speed = tokens / (time.perf_counter() - start)
-    memory = {"imported": before, "peak": study.status("VmHWM"), "private": study.status("RssAnon")}
-    return {"first": first, "speed": speed, **memory}
+    peak, private = study.status("VmHWM"), study.status("RssAnon")
+    memory = {"peak memory, MB": peak, "beyond imports, MB": peak - before, "private, MB": private}
+    return {"first batch, s": first, **{name: value / 1e6 for name, value in memory.items()}, "tokens/s": speed}
 
 
 def batches_after(
@@ -139,27 +136,12 @@ def iterator_of(name: str, data: Path, blocks: str, options: argparse.Namespace)
     return task.get_batch_iterator(task.dataset("train"), max_sentences=many, max_positions=10**9, epoch=1)
 
 
-def table(results: Results) -> str:
-    cells, tokens, rows = results["cells"], sizes(results["settings"]), []
-    for corpus, task, blocks in LINES:
-        found = cells[f"{corpus}, {task}, {blocks}"]
-        memory = (f"{b / 1e6:.0f}" for b in (found["peak"], found["peak"] - found["imported"], found["private"]))
-        size = f"{tokens[corpus] / 1e6:,.0f} M{'' if corpus == RANDOM else ', sparse'}"
-        rows.append([size, task, blocks, f"{found['first']:.2f}", *memory, f"{found['speed']:,.0f}"])
-    header = ["tokens", "task", "blocks", "first batch, s", "peak memory, MB", "beyond imports, MB", "private, MB"]
-    lines = [
-        f"\n{tokens[corpus] / 1e6:,.0f} M tokens: ten batches after batch {SKIPPED}, in a process that resumed from "
-        f"the saved position, are {'' if cells[f'{corpus}, resumed'] else 'NOT '}the same to the bit.\n"
-        for corpus in (LARGE, RANDOM)
-    ]
-    about = f"Sentences of {SENTENCE} tokens. Memory is the resident memory of the process, pages of files included, "
-    about += "and private what of it is no file's at the end. Seconds count from the end of the imports."
-    head = study.heading("The task streaming_masked_lm on a large corpus", results, about)
-    return head + study.markdown([*header, "tokens/s"], rows, left=3) + "".join(lines)
-
-
+ABOUT = f"""Sentences of {SENTENCE} tokens. Memory is the resident memory of the process, pages of files included, and
+private what of it is no file's at the end. Seconds count from the end of the imports. Resumed: whether ten batches
+after batch {SKIPPED}, in a process that resumed from the saved position, are the same to the bit."""
+TABLE = comparison("The task streaming_masked_lm on a large corpus", ABOUT)
 QUICK = {"tokens": 4e5, "fairseq_tokens": 1e5, "tokens_per_sample": 64, "batch_size": 4, "seconds": 0.1}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK)
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK)
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

@@ -15,6 +15,7 @@ from linformer_fairseq.measuring.study import (
     Measurement,
     Results,
     as_typed,
+    comparison,
     in_a_process,
     markdown,
     rounds_of,
@@ -111,6 +112,20 @@ def test_a_report_names_the_command_without_folders(tmp_path: Path) -> None:
     words = [str(tmp_path / "text"), "--out", "runs", "--n", "512", "--report", str(tmp_path), "--betas", "(0.9, 0.98)"]
     expected = "python recipes/measure/update_speed.py DATA --n 512 --betas '(0.9, 0.98)'"
     assert as_typed(str(tmp_path / "recipes/measure/update_speed.py"), words) == expected
+
+
+def test_contestants_are_compared_by_the_medians_of_their_rounds() -> None:
+    cells = {f"slow, round {i}": {"seconds": value, "pages": 3} for i, value in enumerate((2.0, 9.0, 4.0))}
+    cells |= {f"fast, round {i}": {"seconds": 1.0} for i in range(3)} | {"other": {"seconds": 8000, "note": "big"}}
+    results = {"cells": cells, "settings": {"size": 3}, "commands": ["python x.py"], "machine": {"device": "one"}}
+    assert comparison("Title", "About.", "seconds")(results).splitlines() == [
+        *("# Title", "", "    python x.py", "", "one; . size 3. About.", ""),
+        "|  | seconds | pages | note | seconds, relative |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| slow | 4 (2-9) | 3 (3-3) |  | 1.00 |",
+        "| fast | 1 (1-1) |  |  | 0.25 |",
+        "| other | 8,000 |  | big | 2000.00 |",
+    ]
 
 
 def test_a_table_has_empty_fields_where_nothing_was_measured() -> None:
