@@ -48,6 +48,11 @@ def train(
     if start is not None and not (run / "checkpoints/checkpoint_last.pt").exists():
         argv += ["--restore-file", str(start)]
     run_logged(argv, run / "train.log", range(settings["optimization.max_update"]), label)
+    return metrics_of(run)
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl of a training."""
     return read_metrics(run / "checkpoints")
 
 

@@ -56,14 +56,8 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
         data_prep("extract", "--source", source or "text", path, "--out", given)
     texts = [document.text for file in corpus_files(given) for document in read_file(file)]
     work = {f"{size} MB": partial(stages, options, texts, size * MEGABYTE) for size in options.sizes}
-    cells.run(
-        work
-        | {
-            f"one document of {options.largest / MEGABYTE:.0f} MB": partial(
-                stages, options, texts, options.largest, one=True
-            )
-        }
-    )
+    largest = f"one document of {options.largest / MEGABYTE:.0f} MB"
+    cells.run(work | {largest: partial(stages, options, texts, options.largest, one=True)})
 
 
 def stages(options: argparse.Namespace, texts: list[str], size: int, one: bool = False) -> dict[str, int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison
-from linformer_fairseq.measuring.trainings import curve, read_metrics, schedule, train
+from linformer_fairseq.measuring.trainings import curve, metrics_of, schedule, train
 
 OURS = {"criterion._name": "fused_masked_lm", "optimizer._name": "fused_adamw"}
 # Name in the report -> what the training has of its own.
@@ -43,7 +43,7 @@ def measure_one(options: argparse.Namespace, name: str) -> dict[str, float]:
     rows = {"dataset.batch_size": options.batch_size, "dataset.num_workers": 0, "common.log_interval": 1}
     runs = {other: options.out / f"run-{number}" for number, other in enumerate(TRAININGS)}
     metrics = train(options.data, runs[name], {**schedule(options.updates, 1), **rows, **TRAININGS[name]}, name)
-    losses, firsts = (losses_of(found) for found in (metrics, read_metrics(runs[FIRST] / "checkpoints")))
+    losses, firsts = (losses_of(found) for found in (metrics, metrics_of(runs[FIRST])))
     pairs = list(zip(firsts, losses, strict=False))[:COMPARED]
     return {
         "loss at update 1": losses[0],

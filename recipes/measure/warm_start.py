@@ -24,6 +24,7 @@ from linformer_fairseq.checkpoints.roberta import from_roberta
 from linformer_fairseq.checkpoints.sample import sample_blocks
 from linformer_fairseq.checkpoints.transfer import transfer
 from linformer_fairseq.checkpoints.warm_start import to_linformer
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring.plots import Panel, plot_lines
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, markdown
 from linformer_fairseq.measuring.trainings import curve, longer, perplexity, schedule, train
@@ -72,7 +73,10 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
         found = perplexity(options.data, file, encoder_config(exact).max_positions, file.with_suffix(".log"))
         return {"ppl": found, "updates": exact.updates, "sha256": digest(exact.state)}
 
-    cells.run({ORIGINAL: original} | {way: partial(measure_way, options, way, exact) for way in options.ways})
+    cells.run({ORIGINAL: original})
+    if cells.finished()[ORIGINAL]["result"]["sha256"] != digest(exact.state):
+        raise UsageError(f"--out {options.out} has trainings from another --roberta; choose another folder")
+    cells.run({way: partial(measure_way, options, way, exact) for way in options.ways})
 
 
 def measure_way(options: argparse.Namespace, way: str, exact: Checkpoint) -> dict[str, Any]:

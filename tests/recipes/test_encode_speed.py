@@ -17,7 +17,7 @@ def test_all_ways_are_measured_and_reported(tmp_path: Path) -> None:
     cells = json.loads((tmp_path / "results.json").read_text())["cells"]
     assert len(cells) == 18 and all(cell["tokens/s"] > 0 for cell in cells.values())
     alone, buckets = (cells[f"exact, int8, {way}, round 0"] for way in ("one at a time", "length-bucketed"))
-    assert alone["pads"] == "0%" and 0.9 < buckets["cosine"] < 0.99999
+    assert alone["pads"] == "0%" and 0.9 < buckets["cosine"] < 1
     assert cells["exact, float32, length-bucketed, round 0"]["cosine"] == pytest.approx(1)
     assert "| linformer, int8, length-bucketed | " in (tmp_path / "table.md").read_text()
 
