@@ -130,7 +130,7 @@ def sort(events: Iterable[Any], head_dim: int, projected_length: int) -> dict[st
 
     def visit(event: Any, phase: str | None) -> None:
         phase = MARKS.get(event.name, phase)
-        if "evaluate_function" in event.name:
+        if phase is not None and "evaluate_function" in event.name:
             phase = place.get(event.sequence_nr, phase)
         elif phase in ("encoder", "head and loss") and event.sequence_nr >= 0:
             place.setdefault(event.sequence_nr, phase)
