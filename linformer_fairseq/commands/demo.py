@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 def demo(out: Path, updates: int, packages: list[Path]) -> None:
     """Run every step whose result does not exist yet."""
-    from linformer_fairseq.measuring.curve import plot_curve
+    from linformer_fairseq.measuring.plots import plot_curve
     from linformer_fairseq.training.metrics import read_metrics
 
     print("\n== 1/5  Data: docstrings of the installed packages, a document per module; vocabulary; fairseq's files")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from linformer_fairseq.checkpoints.checkpoint import build, read, symbols
 from linformer_fairseq.checkpoints.official import from_official
 from linformer_fairseq.errors import UsageError
-from recipes.reproduce.official_example import SHARING, build_official_encoder, official_features
+from linformer_fairseq.measuring.official_example import SHARING, build_official_encoder, official_features
 
 N, K, CHANNELS, VOCABULARY = 48, 12, 32, 60
 

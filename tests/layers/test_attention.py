@@ -18,7 +18,7 @@ from linformer_fairseq.layers import (
     SelfAttention,
 )
 from linformer_fairseq.layers.attention import LinearProjection, LocalConv, build_projection
-from recipes.reproduce.padding import at_trained_scale, largest_change, ours
+from tests.faults.padding import at_trained_scale, largest_change, ours
 
 SHARINGS = ("none", "headwise", "key-value", "layerwise")
 KINDS = ("linear", "mean-pool", "max-pool", "conv")

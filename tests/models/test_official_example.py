@@ -11,8 +11,8 @@ from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
-from recipes.reproduce.official_example import SHARING, build_official_encoder, official_features
-from recipes.reproduce.padding import at_trained_scale, largest_change, official, ours
+from linformer_fairseq.measuring.official_example import SHARING, build_official_encoder, official_features
+from tests.faults.padding import at_trained_scale, largest_change, official, ours
 
 N, K, LAYERS = 48, 12, 3
 SIZES = {"embed_dim": 32, "ffn_embed_dim": 64, "attention_heads": 4, "layers": LAYERS}

@@ -1,40 +1,27 @@
-"""The benchmark measures every way and reports it."""
+"""The benchmark measures every way of encoding and reports it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from linformer_fairseq.errors import UsageError
-from recipes.reproduce import encode_speed
-from recipes.reproduce.encode_speed import Plan, agreement, documents, measure
+from recipes.measure import encode_speed
+from recipes.measure.encode_speed import documents
 
 
-def test_all_ways_are_measured_and_reported() -> None:
-    sizes = {"encoder_layers": 1, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 32, "encoder_attention_heads": 2}
-    plan = Plan({**encode_speed.QUICK, "max_positions": 128, "projected_length": "16", **sizes}, 8, 2, "cpu", 300)
-    found = json.loads(json.dumps({"command": "it", **measure(plan)}))
-    assert len(found["runs"]) == 18 and all(len(run["seconds"]) == 2 for run in found["runs"])
-    assert found["computed_tokens"]["one at a time"] == found["tokens"] <= found["computed_tokens"]["like length"]
-    assert len(found["agreement"]) == 4 and all(entry["lowest cosine"] > 0.98 for entry in found["agreement"])
-    text = encode_speed.report(found)
-    assert text.count("| linformer | ") == 11 and "| exact | int8 | like length | " in text
+def test_all_ways_are_measured_and_reported(tmp_path: Path) -> None:
+    words = ["--quick", "--documents", "6", "--n", "64", "--k", "16", "--batch-tokens", "300", "--threads", "1"]
+    assert encode_speed.MEASUREMENT.main([*words, "--device", "cpu", "--out", str(tmp_path)]) == 0
+    cells = json.loads((tmp_path / "results.json").read_text())["cells"]
+    assert len(cells) == 18 and all(cell["tokens/s"] > 0 for cell in cells.values())
+    alone, buckets = (cells[f"exact, int8, {way}, round 0"] for way in ("one at a time", "length-bucketed"))
+    assert alone["pads"] == "0%" and 0.9 < buckets["cosine"] < 1
+    assert cells["exact, float32, length-bucketed, round 0"]["cosine"] == pytest.approx(1)
+    assert "| linformer, int8, length-bucketed | " in (tmp_path / "table.md").read_text()
 
 
 def test_documents_have_the_lengths_that_are_said() -> None:
     lengths = [len(ids) for ids in documents(2000, 4096)]
     assert min(lengths) >= 16 and max(lengths) <= 4096 and 200 < sorted(lengths)[1000] < 330  # sqrt(16 * 4096) is 256
-
-
-def test_agreement_sees_what_tells_documents_apart() -> None:
-    wanted = np.random.default_rng(0).normal(size=(9, 16)).astype(np.float32) + 100
-    found = agreement(wanted, wanted[::-1].copy())
-    assert found["lowest cosine"] > 0.99 and found["centred"] < 0.9
-
-
-def test_wrong_flags_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--rounds 0: must be at least 1"):
-        encode_speed.main(["--out", str(tmp_path), "--rounds", "0"])

@@ -10,14 +10,11 @@ from fairseq.data import Dictionary
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols, write
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
-from recipes.reproduce import extend_positions
-from recipes.reproduce.extend_positions import Row, table
+from recipes.measure import extend_positions
 
 
 @pytest.mark.slow
-def test_every_way_is_measured_once(
-    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_way_is_measured_once(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = {"_name": "linformer_roberta_tiny", "dropout": 0.0, "attention_dropout": 0.0}
     settings = complete_settings(model)
     size = len(Dictionary.load(str(tiny_data / "dict.txt"))) + 1
@@ -25,26 +22,19 @@ def test_every_way_is_measured_once(
     built = LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(size)))
     source = tmp_path / "a.pt"
     write(Checkpoint(built.state_dict(), model, {"tokens_per_sample": 512, "data": str(tiny_data)}, 9), source)
-    arguments = [str(tiny_data), str(source), "--out", str(tmp_path / "run"), "--lengths", "1024", "--updates", "2"]
-    extend_positions.main([*arguments, "--report", str(tmp_path / "report.md")])
+    words = [str(tiny_data), str(source), "--quick", "--out", str(tmp_path / "run")]
+    words += ["--report", str(tmp_path / "report.md")]
+    assert extend_positions.MEASUREMENT.main(words) == 0
     report = (tmp_path / "report.md").read_text()
-    rows = {line.split("|")[2].strip(): line for line in report.splitlines() if line.startswith("| 1024")}
-    assert set(rows) == {"keep", "tile", "interpolate", "from scratch"}
-    tiled = rows["keep"].split("|")
-    original = float(report.split("perplexity ")[1].split(". ")[0])
-    assert float(tiled[3]) == original and all(float(cell) > 1 for cell in tiled[3:7])
-
-    capsys.readouterr()
-    monkeypatch.setattr(extend_positions, "run_logged", None)  # a second time nothing is run
-    extend_positions.main(arguments)
-    assert capsys.readouterr().out.strip() == report.strip()
-
-
-def test_the_table_leaves_out_what_cannot_be() -> None:
-    rows = [Row(2048, "tile", (80.04, 120.0), (79.0, 70.0)), Row(2048, "from scratch", (None, None), (900.0, 800.0))]
-    lines = table(rows, 512, 80.0, 1500, 200).splitlines()
-    assert lines[0] == "The checkpoint: 1500 updates at 512 tokens, perplexity 80.0. An update has 4,096 tokens."
-    assert lines[-2:] == [
-        "| 2048 | tile | 80.0 | 120.0 | 79.0 | 70.0 |",
-        "| 2048 | from scratch |  |  | 900.0 | 800.0 |",
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in report.splitlines() if line.startswith("| ")}
+    assert list(rows)[2:] == [
+        *("the checkpoint, 9 updates at 512", "1024, keep", "1024, interpolate", "1024, tile"),
+        "1024, from scratch",
     ]
+    original, kept = rows["the checkpoint, 9 updates at 512"], rows["1024, keep"]
+    assert kept[0] == original[0] and all(float(cell.replace(",", "")) > 1 for cell in kept)
+    assert [cell.strip() == "" for cell in rows["1024, from scratch"]] == [True, True, False, False]
+
+    monkeypatch.setattr("linformer_fairseq.measuring.trainings.run_logged", None)  # a second time nothing is run
+    assert extend_positions.MEASUREMENT.main(words) == 0
+    assert (tmp_path / "report.md").read_text() == report

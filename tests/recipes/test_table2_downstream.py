@@ -13,7 +13,6 @@ import pytest
 import sentencepiece
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.report import Row, write_table
 from recipes.reproduce import table2_downstream
 
 WORDS = "the a river garden child teacher book city winter letter good bad warm cold likes sees reads".split()
@@ -37,39 +36,31 @@ def data(tokenizer: Path, tmp_path: Path, run_fairseq: Callable[..., Any]) -> Pa
 
 
 @pytest.mark.slow
-def test_pretrained_and_untrained_are_in_one_table(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretrained_and_untrained_are_in_one_table(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "glue/QNLI").mkdir(parents=True)
     lines = [f"{i}\t{WORDS[i % 10]}\tgood {i}\t{('not_', '')[i % 2]}entailment\n" for i in range(60)]
     (tmp_path / "glue/QNLI/dev.tsv").write_text("index\tquestion\tsentence\tlabel\n" + "".join(lines))
-    arguments = [str(data), "--glue-dir", str(tmp_path / "glue"), "--imdb-dir", str(tmp_path), "--updates", "2"]
-    arguments += ["--tasks", table2_downstream.QNLI, "--seeds", "1", "--out", str(tmp_path / "out")]
-    arguments += ["--models", LINFORMER, SCRATCH, "--report", str(tmp_path / "report")]
-    table2_downstream.main(arguments)
+    words = [str(data), "--glue-dir", str(tmp_path / "glue"), "--imdb-dir", str(tmp_path), "--quick"]
+    words += ["--tasks", table2_downstream.QNLI, "--models", LINFORMER, SCRATCH]
+    words += ["--out", str(tmp_path / "out"), "--report", str(tmp_path / "report/results.md")]
+    assert table2_downstream.MEASUREMENT.main(words) == 0
     text = (tmp_path / "report/results.md").read_text()
     assert f"| constant answer | {LINFORMER} | {SCRATCH} | RoBERTa-base (paper)" in text
     assert text.count("(one seed)") == 2
     figures = json.loads((tmp_path / "report/pretraining.json").read_text())
     assert [figures[name]["attention"] for name in ("linformer", "exact")] == ["linformer", "exact"]
     assert figures["linformer"]["tokens"] == 2 * 4096 and figures["exact"]["perplexity"] > 1
+    assert (tmp_path / "report/results.csv").exists() and (tmp_path / "report/results.png").exists()
 
-    monkeypatch.setattr(table2_downstream, "run_logged", None)  # a second time nothing is run
+    monkeypatch.setattr("linformer_fairseq.measuring.trainings.run_logged", None)  # a second time nothing is run
     monkeypatch.setattr("linformer_fairseq.finetuning.train.run_logged", None)
-    table2_downstream.main(arguments)
+    assert table2_downstream.MEASUREMENT.main(words) == 0
     assert (tmp_path / "report/results.md").read_text() == text
 
 
-def test_a_report_is_of_what_is_finished(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no run in it is finished"):
-        table2_downstream.report(tmp_path, {}, tmp_path / "report")
-    row = Row("RTE", "lr 1", {"train": 9, "dev": 4}, {"accuracy": [50.0]}, {"accuracy": 50.0})
-    write_table([row], table2_downstream.folder(tmp_path, SCRATCH, "RTE"))
-    table2_downstream.report(tmp_path, {}, tmp_path / "report")
-    assert "| RTE | 9 | 4 |" in (tmp_path / "report/results.md").read_text()
-
-
-def test_models_and_tasks_have_folders_of_their_own() -> None:
-    tasks = [*table2_downstream.GLUE, table2_downstream.QNLI, table2_downstream.IMDB]
-    found = {table2_downstream.folder(Path("o"), model, task) for model in table2_downstream.MODELS for task in tasks}
-    assert len(found) == 3 * 7
+def test_a_report_is_of_what_is_finished() -> None:
+    with pytest.raises(UsageError, match="no fine-tuning is finished yet"):
+        table2_downstream.markdown({"cells": {}})
+    row = {"task": "RTE", "setting": "lr 1", "rows": {"train": 9, "dev": 4}}
+    row |= {"scores": {"accuracy": [50.0]}, "constant": {"accuracy": 50.0}}
+    assert "| RTE | 9 | 4 |" in table2_downstream.markdown({"cells": {f"{SCRATCH}, RTE": [row]}})

@@ -1,0 +1,68 @@
+"""Lines as pictures, all in one style."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen needed
+import matplotlib.pyplot as plt
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot of a picture; `scale` is that of x: linear, log, or symlog for one that includes 0."""
+
+    xlabel: str
+    lines: Mapping[str, Points]
+    title: str = ""
+    scale: str = "linear"
+
+
+def plot_lines(
+    path: Path, ylabel: str, panels: Sequence[Panel], style: Callable[[str], str] = lambda label: "o-"
+) -> None:
+    """Draw panels side by side to a PNG, with one logarithmic y axis and one colour for a label.
+
+    Args:
+        style: of a line by its label, as matplotlib writes it.
+    """
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels) + 3, 4.4), dpi=110, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for label, points in panel.lines.items():
+            color = f"C{labels.index(label) % 10}"
+            axis.plot(*zip(*points, strict=True), style(label), color=color, markersize=3, label=label)
+        axis.set(xlabel=panel.xlabel, yscale="log")
+        axis.set_xscale(panel.scale, **{"log": {"base": 2}, "symlog": {"linthresh": 100}}.get(panel.scale, {}))
+        axis.set_title(panel.title, fontsize=8)
+        axis.grid(alpha=0.3, which="both")
+    axes[0][0].set_ylabel(ylabel)
+    handles = {
+        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def plot_curve(metrics: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draw perplexity over updates, training and validation, to a PNG.
+
+    Args:
+        metrics: figures as `progress.read_metrics` returns them.
+        title: what was trained on what.
+    """
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for figures in metrics:
+        lines.setdefault(figures["split"], []).append((figures["num_updates"], figures["ppl"]))
+    panel = Panel("updates", lines, title)
+    plot_lines(path, "perplexity of masked tokens", [panel], lambda split: "o--" if split == "valid" else "-")

@@ -1,0 +1,72 @@
+"""Short trainings of the recipe `tiny_n512_k128` by the real fairseq-train, and perplexity by fairseq-validate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from linformer_fairseq.paths import RECIPES, USER_DIR
+from linformer_fairseq.training.metrics import read_metrics
+from linformer_fairseq.training.progress import parse_line, run_logged
+from linformer_fairseq.training.recipe import fairseq_train_argv
+
+RECIPE = RECIPES / "pretrain/tiny_n512_k128.yaml"
+TOKENS = 8 * 512
+"""Of an update."""
+
+
+def schedule(updates: int, validations: int = 10) -> dict[str, Any]:
+    """Settings of a training of so many updates that validates and saves so often."""
+    every = max(1, updates // validations)
+    return {
+        "optimization.max_update": updates,
+        "lr_scheduler.total_num_update": updates,
+        "lr_scheduler.warmup_updates": max(1, updates // 10),
+        "dataset.validate_interval_updates": every,
+        "checkpoint.save_interval_updates": every,
+    }
+
+
+def longer(tokens: int) -> dict[str, Any]:
+    """Settings for inputs of so many tokens, with as many tokens in an update."""
+    return {"task.tokens_per_sample": tokens, "dataset.batch_size": max(1, TOKENS // tokens)}
+
+
+def train(
+    data: Path, run: Path, settings: Mapping[str, Any], label: str, start: Path | None = None
+) -> list[dict[str, Any]]:
+    """Train, or resume; the lines of its metrics.jsonl. Checkpoints are in RUN/checkpoints.
+
+    Args:
+        run: folder of the run.
+        settings: changes to the recipe.
+        label: text of the progress line.
+        start: checkpoint whose parameters it starts from.
+    """
+    argv = fairseq_train_argv(RECIPE, data, run / "checkpoints", settings)
+    if start is not None and not (run / "checkpoints/checkpoint_last.pt").exists():
+        argv += ["--restore-file", str(start)]
+    run_logged(argv, run / "train.log", range(settings["optimization.max_update"]), label)
+    return metrics_of(run)
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl of a training."""
+    return read_metrics(run / "checkpoints")
+
+
+def curve(metrics: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Updates and validation perplexities."""
+    return [(line["update"], line["perplexity"]) for line in metrics if line["split"] == "valid"]
+
+
+def perplexity(data: Path, checkpoint: Path, length: int, log: Path) -> float:
+    """Perplexity of the masked tokens of the validation set, in blocks of `length` tokens."""
+    log.unlink(missing_ok=True)
+    argv = ["fairseq-validate", str(data), "--user-dir", str(USER_DIR), "--task", "masked_lm", "--path"]
+    argv += [str(checkpoint), "--batch-size", str(max(1, TOKENS // length)), "--required-batch-size-multiple", "1"]
+    argv += ["--model-overrides", repr({"tokens_per_sample": length, "data": str(data)}), "--log-format", "json"]
+    run_logged(argv, log)
+    found = [figures["ppl"] for line in log.read_text().splitlines() if (figures := parse_line(line))]
+    return float(found[-1])

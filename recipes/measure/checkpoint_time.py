@@ -1,0 +1,78 @@
+"""How long training stands still for a checkpoint, and how long until it is written: fairseq's way, and ours.
+
+    python recipes/measure/checkpoint_time.py --out RUN --report docs/benchmarks/checkpoints/time.md
+
+The checkpoint is that of a base model with Adam's state, saved as `checkpoint_1_1.pt` and `checkpoint_last.pt`, as
+fairseq does at --save-interval-updates. It is written to OUT: give a folder on the disk that is to be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from fairseq import checkpoint_utils, file_io
+
+from linformer_fairseq.checkpoints import checkpoint
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
+from linformer_fairseq.models import linformer_roberta
+from linformer_fairseq.training import files
+from linformer_fairseq.training.saving import snapshot
+
+VOCABULARY = 50265  # RoBERTa's
+THEIRS, AT_ONCE, BACKGROUND = WAYS = (
+    "fairseq: written, copied, not brought to the disk",
+    "ours, not in the background: written, checksum, fsync, hard link",
+    "ours: copied in memory, the rest in the background",
+)
+PAUSE = "training stands still (s)"
+NOTE = """fairseq leaves the bytes to the operating system: a machine that fails within some seconds loses them. Ours
+are on the disk when they are reported as saved. The parameters are in main memory here; on a GPU, the copy in memory is
+the one from the GPU, which fairseq makes too. Writing in the background takes processor time beside training."""
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", default="linformer_roberta_base", help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="of each way (default: %(default)s)")
+
+
+def measure(options: argparse.Namespace, cells: Cells) -> None:
+    cells.turns({way: in_a_process(save, way, options.arch, options.out) for way in WAYS}, options.rounds)
+
+
+def save(way: str, arch: str, out: Path) -> dict[str, float]:
+    """Seconds of the pause and until all is written, while nothing else is computed, and the size."""
+    settings = checkpoint.complete_settings({"_name": arch, "max_positions": 512})
+    encoder = linformer_roberta.LinformerRobertaEncoder(settings, checkpoint.symbols(VOCABULARY))
+    model = linformer_roberta.LinformerRobertaModel(settings, encoder)
+    parameters = list(model.parameters())
+    adam = [{name: torch.rand_like(p) for name in ("exp_avg", "exp_avg_sq")} for p in parameters]
+    optimizer = {"state": dict(enumerate(adam))}
+    state = {"model": model.state_dict(), "last_optimizer_state": optimizer, "extra_state": {}}
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        first, last = Path(folder, "checkpoint_1_1.pt"), Path(folder, "checkpoint_last.pt")
+        start = time.perf_counter()
+        if way == THEIRS:
+            # fairseq's own functions: this process has not registered the project, which replaces them.
+            checkpoint_utils.torch_persistent_save(state, str(first))
+            file_io.PathManager.copy(str(first), str(last), overwrite=True)
+        else:
+            copied = snapshot(state) if way == BACKGROUND else state
+            pause = time.perf_counter() - start
+            files.write(copied, first)
+            files.copy(first, last)
+        written = time.perf_counter() - start
+        size = first.stat().st_size / 1e9
+    return {PAUSE: pause if way == BACKGROUND else written, "until all is written (s)": written, "GB": size}
+
+
+TABLE = comparison("Time to write a checkpoint", NOTE, relative=PAUSE)
+QUICK = {"arch": "linformer_roberta_tiny", "rounds": 1}
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK)
+
+if __name__ == "__main__":
+    sys.exit(MEASUREMENT.main())

@@ -1,0 +1,147 @@
+"""The task `streaming_masked_lm` on a corpus of 10 billion tokens: time to the first batch, memory, tokens/s, resuming.
+
+    python recipes/measure/streaming_speed.py --out RUN --report docs/benchmarks/streaming.md
+
+Makes corpora below OUT and deletes them in the end: large ones whose .bin is a sparse file (every token reads as <s>,
+so that it takes no disk, and nothing of it can be masked) and a small one of random tokens. Each line of the table is
+one process without workers, and its figures count from when Python has imported all. Beside it is fairseq's
+`masked_lm`, with a smaller corpus, because its arrays and its reading of the whole file grow with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import struct
+import sys
+import time
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+
+from linformer_fairseq.measuring import study
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
+from linformer_fairseq.plugin import register
+
+SENTENCE = 500  # tokens
+SYMBOLS = 32_000
+SKIPPED = 50  # batches before the position that is saved and resumed from
+STREAMING, THEIRS = "streaming_masked_lm", "masked_lm"
+LARGE, FOR_FAIRSEQ, RANDOM = "large", "for fairseq", "random"
+LINES = [
+    *product((LARGE,), (STREAMING,), ("none", "complete")),
+    *product((FOR_FAIRSEQ,), (STREAMING, THEIRS), ("none",)),
+    *product((RANDOM,), (STREAMING, THEIRS), ("none", "complete")),
+]
+"""Corpus, task, blocks."""
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tokens", type=float, default=1e10, help="of the large corpus (default: 1e10)")
+    parser.add_argument("--fairseq-tokens", type=float, default=1e9, help="of fairseq's corpus (default: 1e9)")
+    parser.add_argument("--tokens-per-sample", type=int, default=512, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=5, help="that each process iterates (default: %(default)s)")
+
+
+def measure(options: argparse.Namespace, cells: Cells) -> None:
+    folder = options.out / "corpora"
+
+    def resumed(corpus: str) -> dict[str, bool]:
+        asked = (STREAMING, folder / corpus, "none", options)
+        straight = in_a_process(batches_after, *asked, None)()
+        return {"resumed": straight["digest"] == in_a_process(batches_after, *asked, straight["state"])()["digest"]}
+
+    tokens = {LARGE: options.tokens, FOR_FAIRSEQ: options.fairseq_tokens, RANDOM: min(options.tokens, 2e7)}
+    names = {
+        corpus: f"{many / 1e6:,.0f} M tokens{'' if corpus == RANDOM else ', sparse'}" for corpus, many in tokens.items()
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for corpus, many in tokens.items():
+            make_corpus(folder / corpus, int(many), sparse=corpus != RANDOM)
+        work: dict[str, Any] = {}
+        for corpus, task, blocks in LINES:
+            work[f"{names[corpus]}, {task}, {blocks}"] = in_a_process(iterate, task, folder / corpus, blocks, options)
+        cells.run(work | {f"{names[corpus]}, resumed": partial(resumed, corpus) for corpus in (LARGE, RANDOM)})
+    finally:
+        shutil.rmtree(folder)
+
+
+def make_corpus(folder: Path, tokens: int, sparse: bool) -> None:
+    """Writes {train.bin,train.idx,dict.txt}: sentences of `SENTENCE` tokens, `tokens` in all."""
+    folder.mkdir(parents=True)
+    lines = (f"w{number} 1\n" for number in range(SYMBOLS - 5))
+    (folder / "dict.txt").write_text("".join(lines), encoding="utf-8")
+    sentences = max(tokens // SENTENCE, 1)
+    with (folder / "train.bin").open("wb") as data:
+        if sparse:
+            data.truncate(sentences * SENTENCE * 2)
+        else:
+            np.random.default_rng(0).integers(4, SYMBOLS - 1, sentences * SENTENCE, np.uint16).tofile(data)
+    with (folder / "train.idx").open("wb") as index:
+        index.write(b"MMIDIDX\0\0" + struct.pack("<QBQ", 1, 8, sentences))
+        np.full(sentences, SENTENCE, "<i4").tofile(index)
+        (np.arange(sentences, dtype="<i8") * SENTENCE * 2).tofile(index)
+
+
+def iterate(name: str, data: Path, blocks: str, options: argparse.Namespace) -> dict[str, float]:
+    """Starts a task in this process and iterates for some seconds; memory beyond imports is what is added to them."""
+    register()
+    before = study.status("VmRSS")
+    study.forget_peak()
+    start = time.perf_counter()
+    batches = iterator_of(name, data, blocks, options).next_epoch_itr()
+    next(batches)
+    first = time.perf_counter() - start
+    tokens, start = 0, time.perf_counter()
+    while time.perf_counter() - start < options.seconds and batches.has_next():
+        tokens += next(batches)["ntokens"]
+    speed = tokens / (time.perf_counter() - start)
+    peak, private = study.status("VmHWM"), study.status("RssAnon")
+    memory = {"peak memory, MB": peak, "beyond imports, MB": peak - before, "private, MB": private}
+    return {"first batch, s": first, **{name: value / 1e6 for name, value in memory.items()}, "tokens/s": speed}
+
+
+def batches_after(
+    name: str, data: Path, blocks: str, options: argparse.Namespace, state: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The state after `SKIPPED` batches, or the one that is given, and a digest of the ten batches that follow."""
+    register()
+    batches = iterator_of(name, data, blocks, options)
+    if state is not None:
+        batches.load_state_dict(state)
+    running = batches.next_epoch_itr()
+    for _ in range(0 if state else SKIPPED):
+        next(running)
+    state = state or batches.state_dict()
+    digest = hashlib.sha256()
+    for batch in (next(running) for _ in range(10)):
+        for tensor in (batch["id"], batch["net_input"]["src_tokens"], batch["target"]):
+            digest.update(tensor.numpy().tobytes())
+    return {"state": state, "digest": digest.hexdigest()}
+
+
+def iterator_of(name: str, data: Path, blocks: str, options: argparse.Namespace) -> Any:
+    """The training iterator of a task as fairseq's trainer asks for it."""
+    settings = {"tokens_per_sample": options.tokens_per_sample, "sample_break_mode": blocks, "seed": 1}
+    task = TASK_REGISTRY[name].setup_task(TASK_DATACLASS_REGISTRY[name](data=str(data), **settings))
+    task.load_dataset("train")
+    many = options.batch_size
+    return task.get_batch_iterator(task.dataset("train"), max_sentences=many, max_positions=10**9, epoch=1)
+
+
+ABOUT = f"""Sentences of {SENTENCE} tokens. Memory is the resident memory of the process, pages of files included, and
+private what of it is no file's at the end. Seconds count from the end of the imports. Resumed: whether ten batches
+after batch {SKIPPED}, in a process that resumed from the saved position, are the same to the bit."""
+TABLE = comparison("The task streaming_masked_lm on a large corpus", ABOUT)
+QUICK = {"tokens": 4e5, "fairseq_tokens": 1e5, "tokens_per_sample": 64, "batch_size": 4, "seconds": 0.1}
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK)
+
+if __name__ == "__main__":
+    sys.exit(MEASUREMENT.main())

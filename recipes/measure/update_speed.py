@@ -1,0 +1,166 @@
+"""Whole updates of fairseq-train: ours beside those of fairseq's own Linformer with its Adam and its data path.
+
+    python recipes/measure/update_speed.py DATA --out RUN --report docs/benchmarks/updates/results.md
+
+DATA is a folder of binarised text. Every measurement is a real training in a process of its own, and they take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import fairseq
+
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, markdown, rounds_of
+from linformer_fairseq.measuring.timed_train import GROUPS
+
+EXAMPLE = Path(fairseq.__file__).parent / "examples/linformer/linformer_src"
+SPECIAL = 5  # <s>, <pad>, </s>, <unk> come before the symbols of dict.txt, <mask> after them
+NUMBERS = {
+    "tokens": (4096, "of an update"),
+    "updates": (8, "of each training"),
+    "warm-up": (3, "updates at the start that do not count"),
+    "profile": (2, "updates whose parts are timed"),
+    "symbols": (50265, "fewest symbols of the models"),
+    "workers": (1, "processes that load data"),
+    "threads": (len(os.sched_getaffinity(0)), "of each training"),
+    "layers": (12, "of the models"),
+    "embed-dim": (768, "channels"),
+    "ffn-dim": (3072, "channels in the feed-forward sublayer"),
+    "heads": (12, "of attention"),
+    "k": (256, "projected length"),
+}
+ABOUT = """{threads} threads. {layers} layers, d = {embed_dim}, k = {k}, layerwise sharing, {symbols:,} symbols,
+{tokens:,} tokens an update, dropout 0.1, attention dropout {attention_dropout}, clip norm 1.0. Theirs is fairseq's
+`examples/linformer` with fairseq's `masked_lm` and `adam`, without this project; ours has `fused_masked_lm`,
+`fused_adamw` and the task `{task}`. Every figure is of a process of its own. The time of an update is that between the
+ends of two, data and logs included; of {updates} updates the first {warm_up} do not count. Medians over the rounds in
+which the contestants take turns; ratios are within a round."""
+PARTS = """
+## Where the time of an update goes
+
+Seconds an update, by torch.profiler, which takes time itself (most of it in `host`); the rules are in
+`linformer_fairseq/measuring/timed_train.py`.
+
+"""
+# The first is what the others are compared with.
+THEIRS, OURS, BF16 = CONTESTANTS = ("fairseq's example, fp32", "ours, fp32", "ours, bf16")
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, help="folder of binarised text")
+    parser.add_argument("--n", type=int, nargs="+", default=[512, 4096], help="tokens of a row (default: 512 4096)")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    for flag, (default, about) in NUMBERS.items():
+        parser.add_argument(f"--{flag}", type=int, default=default, help=f"{about} (default: {default})")
+    parser.add_argument("--attention-dropout", type=float, default=0.1, help="default: %(default)s")
+    parser.add_argument("--task", default="masked_lm", help="of ours (default: %(default)s)")
+
+
+def measure(options: argparse.Namespace, cells: Cells) -> None:
+    o = options
+    for n in o.n:
+        if n < o.k or o.tokens % n:
+            raise UsageError(f"--n {n}: rows are at least --k {o.k} long, and --tokens {o.tokens} a multiple")
+    if not 1 <= o.warm_up < o.updates or not 1 <= o.profile < o.updates:
+        raise UsageError(f"--warm-up and --profile must be at least 1 and below --updates {o.updates}")
+    data = with_symbols(o.data, o.symbols, o.out / "data")
+    pairs = [(n, name) for n in o.n for name in CONTESTANTS]
+    cells.turns({f"n = {n}, {name}": partial(updates_of, o, data, n, name, 0) for n, name in pairs}, o.rounds)
+    cells.run({f"n = {n}, {name}, profile": partial(updates_of, o, data, n, name, o.profile) for n, name in pairs})
+
+
+def with_symbols(data: Path, symbols: int, folder: Path) -> Path:
+    """A folder with the text of `data` by links, and a dictionary with which models have at least `symbols` symbols.
+
+    So a model has the embeddings and the head that it would have in earnest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in data.iterdir():
+        link = folder / file.name
+        if file.suffix in (".bin", ".idx") and not link.exists():
+            link.symlink_to(file.resolve())
+    lines = (data / "dict.txt").read_text(encoding="utf-8").splitlines()
+    lines += [f"madeupword{number:06d} 0" for number in range(symbols - SPECIAL - len(lines))]
+    (folder / "dict.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: int) -> dict[str, Any]:
+    """What the process of one contestant has written (see `timed_train.Clock.result`)."""
+    if name == THEIRS:
+        own = f"--compressed={n // o.k} --shared-kv-compressed=1 --shared-layer-kv-compressed=1 --task=masked_lm"
+        own += " --criterion=masked_lm --optimizer=adam"
+    else:
+        own = f"--projected-length={o.k} --projection-sharing=layerwise --task={o.task} --criterion=fused_masked_lm"
+        own += f" --optimizer=fused_adamw {'--bf16' if name == BF16 else ''}"
+    same = f"""--arch=linformer_roberta_base --encoder-layers={o.layers} --encoder-embed-dim={o.embed_dim}
+        --encoder-ffn-embed-dim={o.ffn_dim} --encoder-attention-heads={o.heads} --dropout=0.1
+        --attention-dropout={o.attention_dropout} --tokens-per-sample={n} --max-positions={n} --sample-break-mode=none
+        --mask-prob=0.15 --batch-size={o.tokens // n} --required-batch-size-multiple=1 --num-workers={o.workers}
+        --clip-norm=1.0 --adam-betas=(0.9,0.98) --adam-eps=1e-6 --weight-decay=0.01 --lr-scheduler=fixed --lr=1e-4
+        --max-update={o.updates} --seed=1 --no-save --disable-validation --log-format=json --log-interval=1"""
+    folder = o.out / "trainings"
+    folder.mkdir(parents=True, exist_ok=True)
+    result, log = folder / "result.json", folder / f"n{n} {name}{' profile' if profile else ''}.log"
+    command = [sys.executable, "-m", "linformer_fairseq.measuring.timed_train", str(result.resolve())]
+    command += [
+        f"--profile={profile}",
+        f"--k={o.k}",
+        *([] if name == THEIRS else ["--ours"]),
+        "--",
+        str(data.resolve()),
+    ]
+    with log.open("w", encoding="utf-8") as file:
+        environ = {**os.environ, "OMP_NUM_THREADS": str(o.threads)}
+        words = [*command, *([f"--user-dir={EXAMPLE}"] if name == THEIRS else []), *own.split(), *same.split()]
+        done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=environ, cwd=folder)
+    if done.returncode:
+        raise UsageError(f"{name} failed at n = {n} (exit status {done.returncode}); see {log}")
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    result.unlink()
+    return found
+
+
+def table(results: Results) -> str:
+    """Seconds and tokens/s of an update, its speed relative to the example's, and where its time goes."""
+    s, cells = results["settings"], results["cells"]
+    lengths = sorted({int(name.split(",")[0].removeprefix("n = ")) for name in cells})
+    rows, parts = [], []
+    for n in lengths:
+        runs = {name: rounds_of(cells, f"n = {n}, {name}") for name in CONTESTANTS}
+        counted = slice(max(0, s["warm_up"] - 1), None)  # the very first update has no time of its own
+        medians = {name: [median(run["seconds"][counted]) for run in found] for name, found in runs.items()}
+        for name, took in medians.items():
+            ratios = [theirs / ours for theirs, ours in zip(medians[THEIRS], took, strict=True)]
+            speed = median(runs[name][0]["tokens"]) / median(took)
+            figures = [f"{median(took):.2f}", f"{speed:,.0f}", f"{median(ratios):.2f}"]
+            peak = max(run["peak_bytes"] for run in runs[name]) / 1e9
+            rows.append([n, name, *figures, f"{min(ratios):.2f}-{max(ratios):.2f}", f"{peak:.1f}"])
+        anatomy = [cells[f"n = {n}, {name}, profile"]["anatomy"] for name in CONTESTANTS]
+        lines = [[group, *(f"{each[group]:.3f}" for each in anatomy)] for group in GROUPS]
+        lines.append(["all", *(f"{sum(each.values()):.3f}" for each in anatomy)])
+        parts.append(markdown([f"n = {n}", *CONTESTANTS], lines))
+    header = ["n", "", "s/update", "tokens/s", "speed", "lowest and highest", "peak memory (GB)"]
+    models = ((lengths[0], THEIRS), (lengths[-1], OURS))
+    theirs, ours = (cells[f"n = {n}, {name}, round 0"]["parameters"] / 1e6 for n, name in models)
+    sizes = f"\nTheirs has {theirs:.1f} M parameters at n = {lengths[0]}, ours {ours:.1f} M at {lengths[-1]}.\n"
+    head = heading("Whole updates of fairseq-train", results, ABOUT.format(**s))
+    return head + markdown(header, rows, left=2) + sizes + PARTS + "\n".join(parts)
+
+
+QUICK = {"n": [32], "k": 8, "tokens": 128, "updates": 3, "warm_up": 1, "rounds": 1, "profile": 1, "symbols": 100}
+QUICK |= {"layers": 1, "embed_dim": 32, "ffn_dim": 64, "heads": 2, "workers": 0}
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK, choices=("n",))
+
+if __name__ == "__main__":
+    sys.exit(MEASUREMENT.main())

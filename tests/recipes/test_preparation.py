@@ -1,0 +1,73 @@
+"""What is measured of data_prep and of checkpoints, with --quick."""
+
+from __future__ import annotations
+
+import bz2
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes.measure import binarize_speed, checkpoint_time, extraction_speed, preparation_memory
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of plain text."""
+    chance = random.Random(0)
+    words = ["".join(chance.choices("aeioulmnrst", k=chance.randint(2, 9))) for _ in range(2000)]
+    folder = tmp_path_factory.mktemp("books")
+    for number in range(60):
+        paragraphs = (" ".join(chance.choices(words, k=60)) for _ in range(6))
+        (folder / f"{number}.txt").write_text("\n".join(paragraphs) + "\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_binarize_beside_the_pipeline_through_pieces(books: Path, tmp_path: Path) -> None:
+    words = [str(books), "--quick", "--out", str(tmp_path), "--report", str(tmp_path / "a.md")]
+    assert binarize_speed.MEASUREMENT.main(words) == 0
+    text = (tmp_path / "a.md").read_text()
+    rows = {line.split("|")[1].strip(): line.split("|") for line in text.splitlines() if line.startswith("| ")}
+    assert list(rows)[2:] == [
+        *("sentencepiece alone, encode only", "data_prep binarize", "data_prep binarize, 1 worker"),
+        "sentencepiece to pieces, then fairseq-preprocess",
+    ]
+    assert float(rows["sentencepiece to pieces, then fairseq-preprocess"][-2]) > 1
+
+
+@pytest.mark.slow
+def test_the_peak_of_every_stage(books: Path, tmp_path: Path) -> None:
+    words = [str(books), "--quick", "--out", str(tmp_path), "--report", str(tmp_path / "a.md")]
+    assert preparation_memory.MEASUREMENT.main(words) == 0
+    lines = [line.split("|")[1:-1] for line in (tmp_path / "a.md").read_text().splitlines() if line.startswith("| ")]
+    header, _, *rows = [[cell.strip() for cell in line] for line in lines]
+    assert header == ["", "extract", "clean", "dedup", "split", "tokenizer", "binarize"]
+    assert [row[0] for row in rows] == ["1 MB", "one document of 1 MB"]
+    assert all(50 < float(peak.replace(",", "")) < 2000 for row in rows for peak in row[1:])
+
+
+def test_the_peak_is_that_of_the_largest_descendant() -> None:
+    """Even of one whose parent has ended before it."""
+    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'x = b\"x\" * 10**8'])"
+    assert 100e6 < preparation_memory.peak_of(sys.executable, "-c", code) < 300e6
+
+
+def test_extraction_beside_mwparserfromhell(tmp_path: Path) -> None:
+    page = "<page><title>{0}</title><ns>0</ns><id>{0}</id><revision><id>1</id><text>'''{0}''' is a [[number]].</text>"
+    pages = "".join(page.format(number) + "</revision></page>" for number in range(3))
+    dump = '<mediawiki xml:lang="en"><siteinfo><namespaces><namespace key="0" /></namespaces></siteinfo>'
+    (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(f"{dump}{pages}</mediawiki>".encode()))
+    words = [str(tmp_path / "dump.xml.bz2"), "--quick", "--out", str(tmp_path / "run")]
+    assert extraction_speed.MEASUREMENT.main(words) == 0
+    text = (tmp_path / "run/table.md").read_text()
+    assert "| data_prep (prose) | 2 | " in text and "| mwparserfromhell (parse, strip_code) | 2 | " in text
+    assert extraction_speed.MEASUREMENT.main([str(tmp_path / "none.xml"), "--out", str(tmp_path / "other")]) == 1
+
+
+def test_every_way_of_writing_a_checkpoint(tmp_path: Path) -> None:
+    assert checkpoint_time.MEASUREMENT.main(["--quick", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "table.md").read_text()
+    assert all(f"| {way} | " in text for way in checkpoint_time.WAYS)
+    assert "GB | training stands still (s), relative |" in text and not list(tmp_path.glob("**/*.pt"))

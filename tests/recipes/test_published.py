@@ -1,0 +1,33 @@
+"""The tables in docs/benchmarks are those that the scripts make of the results stored beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from linformer_fairseq.measuring.study import Measurement
+from recipes.measure import update_speed, warm_start
+from recipes.reproduce import figure3_perplexity, table2_downstream, table3_efficiency
+
+DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("measurement", "file"),
+    [
+        (table3_efficiency.MEASUREMENT, "table3/table.md"),
+        (figure3_perplexity.MEASUREMENT, "figure3/table.md"),
+        (table2_downstream.MEASUREMENT, "downstream/results.md"),
+        (warm_start.MEASUREMENT, "warm_start/table.md"),
+        (update_speed.MEASUREMENT, "updates/results.md"),
+    ],
+)
+def test_stored_results_give_the_published_table(measurement: Measurement, file: str, tmp_path: Path) -> None:
+    stored = (DOCS / file).with_name("results.json")
+    assert measurement.main(["--results", str(stored), "--report", str(tmp_path / "again.md")]) == 0
+    assert (tmp_path / "again.md").read_text() == (DOCS / file).read_text()
+    for name in measurement.pictures:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads(stored.read_text())
