@@ -282,7 +282,7 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(
 
     def fill_up(file: object, block: bytes, folder: Path) -> int:
         full = (folder / f".{NAME}.partial").stat().st_size >= 1_000_000
-        return write(Full() if full else file, block, folder)  # type: ignore[arg-type]
+        return write(Full() if full else file, block, folder)  # type: ignore[arg-type, return-value]
 
     with monkeypatch.context() as patch:
         patch.setattr(transfer, "_write", fill_up)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from linformer_fairseq.compat.precision import Precision
 from linformer_fairseq.training import hardware
 
 
@@ -30,7 +31,7 @@ from linformer_fairseq.training import hardware
         ("Some other GPU", "fp16", None),
     ],
 )
-def test_peak_of_a_gpu_is_found_by_its_name(name: str, precision: hardware.Precision, tflops: float | None) -> None:
+def test_peak_of_a_gpu_is_found_by_its_name(name: str, precision: Precision, tflops: float | None) -> None:
     peak = hardware.peak_of_gpu(name, precision)
     assert peak == (None if tflops is None else pytest.approx(tflops * 1e12))
 
