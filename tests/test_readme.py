@@ -16,12 +16,18 @@ from pathlib import Path
 import pytest
 from fairseq import options
 
+from linformer_fairseq.cli import COMMANDS as COMMANDS_OF_LINFORMER
+from linformer_fairseq.plugin import register
+
 ROOT = Path(__file__).resolve().parents[1]
 USER_DIR = str(ROOT / "linformer_fairseq")
+MADE = ("demo-run", "build", "site", "dist")
 PAGES = sorted(
     page
     for page in ROOT.rglob("*.md")
-    if not any(part.startswith(".") or part in ("demo-run", "build") for part in page.relative_to(ROOT).parts)
+    if not any(
+        part.startswith(".") or part in ("demo-run", "build", "site", "dist") for part in page.relative_to(ROOT).parts
+    )
 )
 
 FENCE = re.compile(r"^[ ]*```(\w*)[^\n]*\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
@@ -63,7 +69,7 @@ def shell_commands(block: str) -> list[list[str]]:
         inner = match[1].split()
         if inner[:1] == ["which"] or inner[:2] == ["command", "-v"]:
             return inner[-1]
-        return USER_DIR if "linformer_fairseq --path" in match[1] else "1"
+        return USER_DIR if "env --path" in match[1] else "1"
 
     block = re.sub(r"\$\(([^()]*)\)", substitute, block)
     variables: dict[str, str] = {}
@@ -147,19 +153,30 @@ def check_flags(program: tuple[str, ...], arguments: list[str]) -> None:
 def check_python(arguments: list[str]) -> None:
     """`python FILE …` or `python -m MODULE …`, where these are ours."""
     if arguments[:1] == ["-m"]:
-        program, rest = tuple(arguments[:2]), arguments[2:]
         if arguments[1] not in ("data_prep", "linformer_fairseq"):
             return
+        if arguments[1] == "linformer_fairseq":
+            return check_linformer(arguments[2:])
+        program, rest = tuple(arguments[:2]), arguments[2:]
     elif arguments and arguments[0].endswith(".py"):
         program, rest = (arguments[0],), arguments[1:]
         assert (ROOT / arguments[0]).is_file(), f"{arguments[0]} does not exist"
     else:
         return
-    ours, _, for_fairseq = " ".join(map(shlex.quote, rest)).partition(" -- ")
-    check_flags(program, shlex.split(ours))
-    if program == ("recipes/recipe.py",):
-        words = [sys.executable, *program, *shlex.split(ours), "--dry-run", "--", *shlex.split(for_fairseq)]
-        ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    check_flags(program, rest)
+
+
+def check_linformer(arguments: list[str]) -> None:
+    """`linformer COMMAND …`; a recipe is turned into the command of fairseq-train, which is checked as well."""
+    if not arguments or arguments[0].startswith("-"):
+        arguments = ["env", *arguments]
+    name = arguments[0]
+    assert name in COMMANDS_OF_LINFORMER, f"linformer has no {name}"
+    ours, _, for_fairseq = " ".join(map(shlex.quote, arguments)).partition(" -- ")
+    check_flags(("-m", "linformer_fairseq.cli", name), shlex.split(ours)[1:])
+    if name == "train" and "--list" not in arguments:
+        words = [sys.executable, "-m", "linformer_fairseq.cli", *shlex.split(ours), "--dry-run", "--"]
+        ran = subprocess.run([*words, *shlex.split(for_fairseq)], cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert ran.returncode == 0, ran.stderr
         train = next(words for words in shell_commands(ran.stdout) if words[0].endswith("fairseq-train"))
         check_fairseq("fairseq-train", train[1:])
@@ -167,6 +184,7 @@ def check_python(arguments: list[str]) -> None:
 
 def check_fairseq(program: str, arguments: list[str]) -> None:
     """fairseq's own parser takes the arguments, with our user-dir where it is named."""
+    register()  # fairseq skips a user-dir whose package is imported already
     parser = FAIRSEQ_PARSERS[program]()
     if program == "fairseq-preprocess":
         parser.parse_args(arguments)
@@ -200,6 +218,8 @@ def check(command: Command) -> None:
         assert set(named) <= set(targets), f"make has no {set(named) - set(targets)}"
     elif re.fullmatch(r"python3?(\.\d+)?", program):
         check_python(arguments)
+    elif program == "linformer":
+        check_linformer(arguments)
     elif program == "fairseq-hydra-train":
         check_hydra(arguments)
     elif program in FAIRSEQ_PARSERS:
@@ -246,8 +266,11 @@ def test_relative_links_resolve(page: Path) -> None:
     [
         "make nothing",
         "python recipes/nothing.py",
-        "python recipes/demo.py --nothing 3",
-        "python recipes/recipe.py recipes/pretrain/tiny_n512_k128.yaml DATA --save-dir RUN -- --nothing 3",
+        "linformer nothing",
+        "linformer demo --nothing 3",
+        "linformer convert to-hf --nothing a b",
+        "linformer train nothing DATA --save-dir RUN",
+        "linformer train tiny_n512_k128 DATA --save-dir RUN -- --nothing 3",
         "python -m data_prep extract --nothing corpus",
         "python -m data_prep extract --source nothing --out corpus",
         "python -m linformer_fairseq --nothing",
@@ -266,11 +289,11 @@ def test_shell_lines_are_understood() -> None:
     block = """\
     # a comment
     OUT=run; CUDA_VISIBLE_DEVICES=0 fairseq-train $DATA \\
-        --user-dir "$(python -m linformer_fairseq --path)" --save-dir "$OUT/a" … > log.txt 2>&1
+        --user-dir "$(linformer env --path)" --save-dir "$OUT/a" … > log.txt 2>&1
     cd x && make demo | tee log
     """
     assert shell_commands(block) == [
-        ["python", "-m", "linformer_fairseq", "--path"],
+        ["linformer", "env", "--path"],
         ["fairseq-train", "1", "--user-dir", USER_DIR, "--save-dir", "run/a"],
         ["cd", "x"],
         ["make", "demo"],
