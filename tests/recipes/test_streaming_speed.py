@@ -25,7 +25,7 @@ def test_the_report_has_every_line_and_the_corpora_are_gone(tmp_path: Path) -> N
 
 
 def test_the_corpora_are_what_fairseq_reads(tmp_path: Path) -> None:
-    for name, sparse in (("sparse", the same), ("random", False)):
+    for name, sparse in (("sparse", True), ("random", False)):
         make_corpus(tmp_path / name, 5000, sparse)
         data = MMapIndexedDataset(str(tmp_path / name / "train"))
         assert data.sizes.tolist() == [500] * 10
