@@ -63,6 +63,6 @@ def test_two_variants_are_trained_beside_each_other(tiny_data: Path, tmp_path: P
     assert set(cells) == {"Linformer", "no attention"}
     for curve in cells.values():
         valid = [p for p in curve if p["split"] == "valid"]
-        assert [p["update"] for p in valid] == list(range(2, 21, 2))
+        assert {p["update"] for p in valid} >= set(range(2, 21, 2))
         assert 0 < valid[0]["cpu_seconds"] < valid[-1]["cpu_seconds"]
         assert valid[-1]["perplexity"] < valid[0]["perplexity"]
