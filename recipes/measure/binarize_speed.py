@@ -106,7 +106,7 @@ def run(*command: object) -> float:
 TABLE = comparison(
     "Speed of binarizing", "Times are whole processes, that of sentencepiece alone its encode function.", "seconds"
 )
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick={"vocab_size": 300, "rounds": 1})
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick={"vocab_size": 512, "rounds": 1})
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

@@ -120,7 +120,7 @@ def peak_of(*command: str) -> int:
 
 
 TABLE = comparison("Peak memory of data_prep", "Peak resident memory of the largest process of each stage, in MB.")
-QUICK = {"sizes": [1], "vocab_size": 300, "largest": MEGABYTE}
+QUICK = {"sizes": [1], "vocab_size": 512, "largest": MEGABYTE}
 MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK, choices=("sizes", "largest"))
 
 if __name__ == "__main__":

@@ -52,15 +52,14 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace, cells: Cells) -> None:
     folder = options.out / "corpora"
 
-    def resumed(corpus: str) -> dict[str, bool]:
+    def resumed(corpus: str) -> dict[str, str]:
         asked = (STREAMING, folder / corpus, "none", options)
         straight = in_a_process(batches_after, *asked, None)()
-        return {"resumed": straight["digest"] == in_a_process(batches_after, *asked, straight["state"])()["digest"]}
+        same = straight["digest"] == in_a_process(batches_after, *asked, straight["state"])()["digest"]
+        return {"resumed": "the same" if same else "NOT the same"}
 
     tokens = {LARGE: options.tokens, FOR_FAIRSEQ: options.fairseq_tokens, RANDOM: min(options.tokens, 2e7)}
-    names = {
-        corpus: f"{many / 1e6:,.0f} M tokens{'' if corpus == RANDOM else ', sparse'}" for corpus, many in tokens.items()
-    }
+    names = {corpus: f"{many:,.0f} tokens{'' if corpus == RANDOM else ', sparse'}" for corpus, many in tokens.items()}
     shutil.rmtree(folder, ignore_errors=True)
     try:
         for corpus, many in tokens.items():

@@ -60,9 +60,9 @@ def test_two_variants_are_trained_beside_each_other(tiny_data: Path, tmp_path: P
     words = [str(tiny_data), "--out", str(tmp_path), "--quick", "--parallel", "2"]
     assert study.MEASUREMENT.main([*words, "--variants", "Linformer", "no attention"]) == 0
     cells = json.loads((tmp_path / "results.json").read_text())["cells"]
-    assert list(cells) == ["Linformer", "no attention"]
+    assert set(cells) == {"Linformer", "no attention"}
     for curve in cells.values():
         valid = [p for p in curve if p["split"] == "valid"]
-        assert [p["update"] for p in valid] == list(range(2, 21, 2))
+        assert {p["update"] for p in valid} >= set(range(2, 21, 2))
         assert 0 < valid[0]["cpu_seconds"] < valid[-1]["cpu_seconds"]
         assert valid[-1]["perplexity"] < valid[0]["perplexity"]

@@ -18,7 +18,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chance = random.Random(0)
     words = ["".join(chance.choices("aeioulmnrst", k=chance.randint(2, 9))) for _ in range(2000)]
     folder = tmp_path_factory.mktemp("books")
-    for number in range(60):
+    for number in range(400):
         paragraphs = (" ".join(chance.choices(words, k=60)) for _ in range(6))
         (folder / f"{number}.txt").write_text("\n".join(paragraphs) + "\n")
     return folder
