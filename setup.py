@@ -8,6 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "linformer_fairseq/version.py").read_text(), re.MULTILINE)
+DOCS = ["mkdocs-material", "mkdocstrings[python]", "rich"]
 ROOMS = ["linformer_fairseq", "linformer_fairseq.*", "data_prep", "data_prep.*"]
 
 
@@ -45,10 +46,11 @@ setup(
     extras_require={
         "hf": ["transformers>=5", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models
         "slurm": ["submitit"],
-        "docs": ["mkdocs-material", "mkdocstrings[python]"],
+        "docs": DOCS,
         "dev": [
             *("mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "submitit"),
             *("transformers>=5", "safetensors", "protobuf", "accelerate", "onnx", "onnxscript", "onnxruntime"),
+            *(*DOCS, "selenium"),
         ],
     },
 )
