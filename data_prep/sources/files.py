@@ -20,7 +20,6 @@ from data_prep.sources import Piece
 from linformer_fairseq.errors import UsageError
 
 STDIN = Path("-")
-COMPRESSIONS = frozenset({".gz", ".bz2", ".xz", ".zst"})
 TARS = frozenset({".tar", ".tgz", ".tbz2", ".txz"})  # .tar.gz and the like are .tar to kind()
 
 # A worker holds one document at a time, so its memory is bounded whatever the input.
@@ -45,10 +44,7 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Rea
     """The files behind a list of files, folders and ``-`` (standard input).
 
     A folder gives the files below it that are not hidden and of a kind in ``suffixes`` (see :func:`kind`; None for
-    any), sorted. A file that is named itself is taken whatever its kind.
-
-    Raises:
-        UsageError: a path does not exist, or ``problems`` stops at a folder without files of a known kind.
+    any), sorted. A file that is named itself is taken whatever its kind. Raises UsageError if a path does not exist.
     """
     files: list[Path] = []
     for path in inputs:
@@ -86,7 +82,7 @@ def stem(name: str) -> str:
 
 def _without_compression(name: str) -> PurePath:
     path = PurePath(name)
-    return path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+    return path.with_suffix("") if path.suffix.lower().removeprefix(".") in _PACKED else path
 
 
 def printable(name: str) -> str:
@@ -123,14 +119,6 @@ def packing(file: BufferedReader) -> str:
     """``gz``, ``bz2``, ``xz`` or ``zst`` by the first bytes of a file that has not been read yet, else empty."""
     start = file.peek(10)
     return next((name for name, (pattern, _) in _PACKED.items() if pattern.match(start)), "")
-
-
-def is_plain(path: Path) -> bool:
-    """Whether a file can be read from any position: neither compressed nor an archive nor a pipe."""
-    if path == STDIN or not path.is_file() or kind(path.name) in TARS:
-        return False
-    with path.open("rb") as file:
-        return not packing(file)
 
 
 def read_block(file: BinaryIO, size: int) -> bytes:
