@@ -26,14 +26,14 @@ _TITLE = re.compile(rb"<title>([^<]*)")
 
 
 class Header(NamedTuple):
-    """What a dump says of its wiki: the names of its namespaces by number, and its language."""
+    """What a dump says of its wiki."""
 
-    namespaces: Mapping[int, str]
+    namespaces: Mapping[int, str]  # names by number
     language: str
 
 
 class Page(NamedTuple):
-    """A page with the wikitext of its last revision."""
+    """A page with the text of its last revision."""
 
     id: str
     title: str
@@ -43,42 +43,34 @@ class Page(NamedTuple):
     text: str
 
 
-class NotADumpError(Exception):
-    """The file does not start like a MediaWiki dump; the message says what is wrong."""
-
-
 def header(path: Path) -> Header:
-    """Reads what precedes the first page.
-
-    Raises:
-        NotADumpError: it is not the start of a dump, or declares a DOCTYPE or entities.
-    """
+    """Read what precedes the first page; raises ValueError if it is not, or not only, the start of a dump."""
     damage = ReadErrors(skip=True)
     start = b""
-    for chunk in chunks(Piece(path, path.stat().st_size), damage):
+    for chunk in chunks(Piece(path, 0), damage):
         start += chunk.data or b""
         if chunk.data is None or _OPEN in start or len(start) > HEADER_BYTES:
             break
     if not start:
         found = "; ".join(line.removeprefix(str(path)).lstrip(", :") for line in damage.skipped)
-        raise NotADumpError(found or "the file is empty")
+        raise ValueError(found or "the file is empty")
     start = start.partition(_OPEN)[0][:HEADER_BYTES]
     if b"<!DOCTYPE" in start or b"<!ENTITY" in start:
-        raise NotADumpError("it declares a DOCTYPE or entities, which no MediaWiki dump does and which can be harmful")
+        raise ValueError("it declares a DOCTYPE or entities, which no MediaWiki dump does and which can be harmful")
     if b"<mediawiki" not in start:
-        raise NotADumpError("it is not a MediaWiki XML dump (no <mediawiki> before the first page)")
+        raise ValueError("it is not a MediaWiki XML dump (no <mediawiki> before the first page)")
     if chunk.data is None:
         return Header({}, "")
     try:
         root = ElementTree.fromstring(start if b"</mediawiki>" in start else start + b"</mediawiki>")
     except ElementTree.ParseError as error:
-        raise NotADumpError(f"broken XML before the first page ({_fault(start, error)})") from error
-    names = {int(e.get("key", 0)): e.text or "" for e in root.iter() if e.tag.endswith("}namespace")}
+        raise ValueError(f"broken XML before the first page ({_fault(start, error)})") from error
+    names = {int(e.get("key", 0)): e.text or "" for e in root.iterfind(".//{*}namespace")}
     return Header(names, root.get("{http://www.w3.org/XML/1998/namespace}lang", ""))
 
 
 def pages(piece: Piece, names: Mapping[int, str], problems: ReadErrors) -> Iterator[Page]:
-    """Yields the pages of a piece; old dumps do not number their namespaces, but ``names`` gives the numbers."""
+    """Yield the pages of a piece; old dumps do not number their namespaces, but ``names`` gives the numbers."""
     for where, element in _elements(piece, problems):
         try:
             yield _page(ElementTree.fromstring(element), names)
@@ -95,15 +87,13 @@ def _page(root: ElementTree.Element, names: Mapping[int, str]) -> Page:
     if namespace is None:
         prefix = title.partition(":")[0]
         namespace = next((str(key) for key, name in names.items() if name and name == prefix), "0")
-    revisions = root.findall("revision")
-    text = revisions[-1].findtext("text") if revisions else None
-    model = revisions[-1].findtext("model") if revisions else None
-    redirect = root.find("redirect") is not None
-    return Page(number, title, int(namespace), redirect, model in (None, "wikitext"), text or "")
+    text = root.findtext("revision[last()]/text", "")
+    wikitext = root.findtext("revision[last()]/model", "wikitext") == "wikitext"
+    return Page(number, title, int(namespace), root.find("redirect") is not None, wikitext, text)
 
 
 def _fault(xml: bytes, error: ElementTree.ParseError) -> str:
-    """Says more than the parser, for which every bad byte is an "invalid token"."""
+    """Say more than the parser, for which every bad byte is an "invalid token"."""
     try:
         xml.decode()
     except UnicodeDecodeError as bad:
@@ -113,7 +103,7 @@ def _fault(xml: bytes, error: ElementTree.ParseError) -> str:
 
 
 def _elements(piece: Piece, problems: ReadErrors) -> Iterator[tuple[str, bytes]]:
-    """Yields (where, ``<page>…</page>``); reports everything else between two pages."""
+    """Yield (where, ``<page>…</page>``); reports everything else between two pages."""
 
     def where(position: int, element: bytes = b"") -> str:
         title = _TITLE.search(element[:4096])
