@@ -17,12 +17,18 @@ from pathlib import Path
 import pytest
 
 from data_prep import transfer
-from data_prep.download import download
+from data_prep.config import DownloadConfig
+from data_prep.download import download as download_stage
 from linformer_fairseq.errors import UsageError
 
 NAME = "tinywiki-20260101-pages-articles-multistream.xml.bz2"
 PAGES = random.Random(1).randbytes(5_000_000)
 OTHER = random.Random(2).randbytes(5_000_000)
+
+
+def download(language: str, out: Path, mirror: str, date: str = "latest") -> Path:
+    """Run the stage."""
+    return download_stage(language, out, DownloadConfig(mirror, date))
 
 
 @dataclass
