@@ -119,62 +119,54 @@ _NOWIKI = re.compile(r"[\[\]{}|<>'=*#:;_]")
 
 
 def _nested(text: str, dropped: frozenset[str]) -> str:
-    """Resolves templates, tables and links, innermost first."""
+    """Resolve templates, tables and links, innermost first."""
     stack: list[tuple[str, list[str]]] = [("", [])]  # mark that opened it, parts of its content
 
-    def close(whole: bool = True) -> None:
+    def close(mark: str, times: int) -> bool:
+        """Close the innermost element that ``mark`` opened, and what is open in it; False if there is none."""
+        for _ in range(min(times, DEPTH)):
+            if next((opened for opened, _ in reversed(stack) if opened == mark or opened in _WALLS[mark]), "") != mark:
+                return False
+            while pop(_closed if stack[-1][0] == mark else _unclosed) != mark:
+                pass
+        return True
+
+    def pop(resolve: Callable[[str, str, frozenset[str]], str]) -> str:
         mark, parts = stack.pop()
-        content = "".join(parts)
-        stack[-1][1].append(_closed(mark, content, dropped) if whole else _unclosed(mark, content))
+        stack[-1][1].append(resolve(mark, "".join(parts), dropped))
+        return mark
 
     position = 0
     for found in _MARK.finditer(text):
-        mark = found[0]
-        at, after = found.span()
-        stack[-1][1].append(text[position:at])
-        position = after
-        starts_line = "|" in mark and _LINE_START.search(text, max(0, at - 20), at)
+        mark, parts = found[0], stack[-1][1]
+        parts.append(text[position : found.start()])
+        position = found.end()
+        starts_line = "|" in mark and _LINE_START.search(text, max(0, found.start() - 20), found.start())
         if mark == "{|" and not starts_line:
-            stack[-1][1].append(mark)
+            parts.append(mark)
         elif mark[0] in "{[":
-            for _ in range(min(len(mark) // 2, DEPTH)):
-                if len(stack) <= DEPTH:
-                    stack.append((mark[:2], []))
+            stack += [(mark[:2], []) for _ in range(min(len(mark) // 2, DEPTH + 1 - len(stack)))]
         elif mark[0] == "]":
-            odd = len(mark) % 2 == 1
-            if odd and "[" in stack[-1][1][-1]:  # "[[File:…|caption [http://… label]]]"
-                stack[-1][1].append("]")
-                odd = False
-            for _ in range(min(len(mark) // 2, DEPTH)):
-                if stack[-1][0] == "[[":
-                    close()
-            if odd:
-                stack[-1][1].append("]")
+            bracket = "]" * (len(mark) % 2)
+            if "[" in parts[-1]:  # "[[File:…|caption [http://… label]]]"
+                parts.append(bracket)
+                bracket = ""
+            close("[[", len(mark) // 2)
+            stack[-1][1].append(bracket)
+        elif starts_line and close("{|", 1):
+            close("{{", len(mark) // 2 - 1)
+        elif mark[0] == "|" and len(mark) % 2 == 0:
+            parts.append(mark)
         else:
-            braces = mark.count("}")
-            if mark[0] == "|":
-                if starts_line and _open_table(stack):
-                    while stack[-1][0] != "{|":
-                        close(whole=False)
-                    close()
-                    braces -= 1
-                elif braces % 2:
-                    stack[-1][1].append(mark)
-                    continue
-            for _ in range(min(braces // 2, DEPTH)):
-                if any(open_mark == "{{" for open_mark, _ in stack):
-                    while stack[-1][0] != "{{":
-                        close(whole=False)
-                    close()
+            close("{{", mark.count("}") // 2)
     stack[-1][1].append(text[position:])
     while len(stack) > 1:
-        close(whole=False)
+        pop(_unclosed)
     return "".join(stack[0][1])
 
 
-def _open_table(stack: list[tuple[str, list[str]]]) -> bool:
-    """Whether a table is open with no template open in it."""
-    return next((mark == "{|" for mark, _ in reversed(stack) if mark in ("{|", "{{")), False)
+# What an element cannot be closed across: a link holds no open template or table, a table no open template.
+_WALLS = {"[[": ("{{", "{|"), "{|": ("{{",), "{{": ()}
 
 
 def _closed(mark: str, content: str, dropped: frozenset[str]) -> str:
@@ -195,7 +187,7 @@ def _closed(mark: str, content: str, dropped: frozenset[str]) -> str:
     return label if bar and label.strip() else target.lstrip(":#").replace("_", " ")
 
 
-def _unclosed(mark: str, content: str) -> str:
+def _unclosed(mark: str, content: str, dropped: frozenset[str]) -> str:
     """Markup that never ends: a link keeps its words, a template or table goes up to the end of its paragraph."""
     if mark == "[[":
         target, bar, label = content.partition("|")
