@@ -92,7 +92,7 @@ def _without_raw(text: str) -> str:
         parts.append(text[position : start.start()])
         name = (start[1] or "--").lower()
         position = start.end()
-        if name != "--" and start[2].endswith("/"):
+        if (start[2] or "").endswith("/"):
             continue
         begin, end = closers.get(name, (-1, -1))
         if begin < position:
@@ -100,12 +100,11 @@ def _without_raw(text: str) -> str:
             begin, end = closers[name] = closer.span() if closer else (len(text) + 1, len(text) + 1)
         if begin > len(text):  # never closed: only the mark goes
             continue
-        if name == "ref":
-            again = _RAW_REF.search(text, position, begin)
-            if again:  # not closed before the next one: it ends with its paragraph
-                unit = _UNIT_END.search(text, position, again.start())
-                position = unit.start() if unit else again.start()
-                continue
+        if name == "ref" and (again := _RAW_REF.search(text, position, begin)):
+            # Not closed before the next one: it ends with its paragraph.
+            unit = _UNIT_END.search(text, position, again.start())
+            position = unit.start() if unit else again.start()
+            continue
         if name == "nowiki":
             parts.append(_NOWIKI.sub(lambda mark: f"&#{ord(mark[0])};", text[position:begin]))
         position = end
