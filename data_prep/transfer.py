@@ -40,7 +40,8 @@ def read_page(url: str) -> str:
 
     def attempt() -> str:
         with _get(url, {}) as response:
-            return response.raw.read(LARGEST_PAGE).decode("utf-8", "replace")
+            page: bytes = response.raw.read(LARGEST_PAGE)
+            return page.decode("utf-8", "replace")
 
     return _with_retries(attempt, url, lambda: 0)
 

@@ -286,9 +286,9 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(
         def write(self, block: memoryview) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    def fill_up(file: object, block: bytes, folder: Path) -> int:
+    def fill_up(file: object, block: bytes, folder: Path) -> None:
         full = (folder / f".{NAME}.partial").stat().st_size >= 1_000_000
-        return write(Full() if full else file, block, folder)  # type: ignore[arg-type]
+        write(Full() if full else file, block, folder)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(transfer, "_write", fill_up)
