@@ -20,6 +20,7 @@ from data_prep.sources.dump_bytes import Chunk, chunks
 PAGE_BYTES = 16 << 20  # MediaWiki's own limit is 2 MiB of wikitext, up to six times as much when escaped
 HEADER_BYTES = 1 << 20
 _OPEN, _CLOSE = b"<page>", b"</page>"
+_TAG = re.compile(rb"(</?page>)")
 _END = Chunk(None, True)  # the end of the file
 _BETWEEN = re.compile(rb"\s*(?:</mediawiki>\s*)?")
 _TITLE = re.compile(rb"<title>([^<]*)")
@@ -111,42 +112,39 @@ def _elements(piece: Piece, problems: ReadErrors) -> Iterator[tuple[str, bytes]]
         origin = f" of the part that starts at packed byte {piece.start}" if piece.start else ""
         return f"{piece.path}{name} at unpacked byte {position}{origin}"
 
-    rest, position = b"", 0  # what follows the last </page>, and where that is in the unpacked bytes
+    held, position = b"", 0  # what follows the last tag, and where that is in the unpacked bytes
     end: int | None = None  # where the piece ends, once that is reached
+    start: int | None = None  # where the page begins that `held` is a part of
     in_header = piece.start == 0  # no page yet
     lost = piece.start > 0  # what precedes the next page has been reported, or belongs to the piece before
     for chunk in chain(chunks(piece, problems), [_END]):
         if not chunk.own and end is None:
-            end = position + len(rest)
-        *closed, rest = (rest + (chunk.data or b"")).split(_CLOSE)
-        if _OPEN not in rest and len(rest) > PAGE_BYTES:  # no page for long: most of it need not be held
-            position, rest = position + len(rest) - HEADER_BYTES, rest[-HEADER_BYTES:]
-        cut_off = chunk.data is None or len(rest) > PAGE_BYTES
-        for number, part in enumerate([*closed, rest] if cut_off else closed, 1):
-            before, *pages = part.split(_OPEN)
-            start = position + len(before)
-            known = _BETWEEN.fullmatch(before)
-            if pages or number <= len(closed):
-                if not (pages and known or lost or in_header):
-                    what = f"{len(before)} bytes that are no page, after the page before"
-                    problems.report(where(position), what)
-            elif chunk is _END and not lost and not (b"</mediawiki>" in before and (in_header or known)):
-                problems.report(where(start), "the dump ends without </mediawiki>; is it cut off?")
-            position += len(part) + len(_CLOSE)
-            for place, page in enumerate(pages, 1):
-                if end is not None and start >= end:
-                    return
-                element = _OPEN + page + _CLOSE
-                if place < len(pages):
-                    problems.report(where(start, page), "the page has no </page>")
-                elif number <= len(closed):
-                    yield where(start, page), element
-                elif chunk.data is None:
-                    problems.report(where(start, page), "the page is cut off")
-                else:
-                    problems.report(where(start, page), f"the page is longer than {PAGE_BYTES} bytes")
-                start += len(_OPEN) + len(page)
-                lost = in_header = False
-        if cut_off:
-            position -= len(_CLOSE)
-            rest, lost = b"", True
+            end = position + len(held)
+        *parts, held = _TAG.split(held + (chunk.data or b""))
+        for text, tag in zip(parts[::2], parts[1::2], strict=True):
+            if start is not None and tag == _CLOSE:
+                yield where(start, text), _OPEN + text + _CLOSE
+                start = None
+            else:
+                if start is not None:
+                    problems.report(where(start, text), "the page has no </page>")
+                elif not (lost or in_header or (tag == _OPEN and _BETWEEN.fullmatch(text))):
+                    problems.report(where(position), f"{len(text)} bytes that are no page, after the page before")
+                if tag == _OPEN:
+                    start = position + len(text)
+                    if end is not None and start >= end:
+                        return
+                    lost = in_header = False
+            position += len(text) + len(tag)
+        too_long = len(held) > PAGE_BYTES
+        if too_long and start is None:  # no page for long: most of it need not be held
+            position, held = position + len(held) - HEADER_BYTES, held[-HEADER_BYTES:]
+        elif too_long or chunk.data is None:
+            position += len(held)
+            if start is not None:
+                fault = "the page is cut off" if chunk.data is None else f"the page is longer than {PAGE_BYTES} bytes"
+                problems.report(where(start, held), fault)
+            elif chunk is _END and not lost:
+                if not (b"</mediawiki>" in held and (in_header or _BETWEEN.fullmatch(held))):
+                    problems.report(where(position), "the dump ends without </mediawiki>; is it cut off?")
+            held, start, lost = b"", None, True
