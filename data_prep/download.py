@@ -1,4 +1,4 @@
-"""Downloads the dump of a Wikipedia: resumes where it was cut off, and verifies the checksum.
+"""The command `download`: a Wikipedia dump, resumed where it was cut off, and verified by its checksum.
 
 Layout of https://dumps.wikimedia.org: a folder per wiki; in it a folder per date of a dump, and ``latest``; in each
 a list ``<wiki>-<date>-sha1sums.txt``. The list in ``latest`` has the dated names of the files. A dated file does not

@@ -49,15 +49,9 @@ def read_page(url: str) -> str:
 def fetch(url: str, file: io.FileIO, validator: Path) -> None:
     """Append to ``file`` what it lacks of the content of ``url``; the caller verifies the result.
 
-    Args:
-        url: of a file.
-        file: opened for appending; what it has must come from an earlier call.
-        validator: keeps the server's identification of the version (ETag or date) between calls. A file that has
-            changed on the server is fetched from its start.
-
-    Raises:
-        NotFound: no such file.
-        UsageError: the disk is full, the server refuses, or the connection fails repeatedly.
+    The file ``validator`` keeps the server's ETag or date of the content between calls, so that what has changed on
+    the server is fetched from its start. Raises NotFound if there is no such file, UsageError if the disk is full,
+    the server refuses, or the connection fails repeatedly.
     """
     _with_retries(lambda: _fetch_rest(url, file, validator), url, lambda: _size(file))
 

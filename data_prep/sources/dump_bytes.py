@@ -44,10 +44,7 @@ def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
 
 
 def chunks(piece: Piece, problems: ReadErrors) -> Iterator[Chunk]:
-    """The unpacked bytes of a piece and, as long as they are asked for, of what follows it.
-
-    Only damage within the piece is reported.
-    """
+    """The unpacked bytes of a piece and of what follows it; only damage within the piece is reported."""
     end = size_of(piece.path) if piece.end is None else piece.end
     with piece.path.open("rb") as file:
         packed = packing(file)

@@ -43,8 +43,8 @@ _PACKED: dict[str, tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]]] = 
 def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: ReadErrors) -> list[Path]:
     """The files behind a list of files, folders and ``-`` (standard input).
 
-    A folder gives the files below it that are not hidden and of a kind in ``suffixes`` (see :func:`kind`; None for
-    any), sorted. A file that is named itself is taken whatever its kind. Raises UsageError if a path does not exist.
+    A folder gives the files below it that are not hidden and of a kind in ``suffixes`` (None for any), sorted. A file
+    that is named itself is taken whatever its kind. Raises UsageError if a path does not exist.
     """
     files: list[Path] = []
     for path in inputs:
@@ -63,7 +63,7 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Rea
 
 
 def _is_of_kind(path: PurePath, suffixes: Set[str] | None, problems: ReadErrors) -> bool:
-    """Counts a file of another kind, which is no error: a folder of books may hold their covers."""
+    """Count a file of another kind, which is no error: a folder of books may hold their covers."""
     known = suffixes is None or kind(path.name) in suffixes
     if not known:
         problems.left_out[f"{kind(path.name) or 'other'} files"] += 1
@@ -104,7 +104,7 @@ def size_of(path: Path) -> int:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file, or standard input for ``-``, and unpacks it if it is compressed."""
+    """Open a file, or standard input for ``-``, and unpack it if it is compressed."""
     with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
         yield _unpacked(cast(BufferedReader, file))
 
@@ -139,7 +139,7 @@ class _Member(tarfile.TarInfo):
 
 
 def files_in(piece: Piece, suffixes: Set[str] | None, problems: ReadErrors) -> Iterator[tuple[str, str, BinaryIO]]:
-    """Yields (what messages call it, name, unpacked content) of a file, or of the files in a tar archive.
+    """Yield (what messages call it, name, unpacked content) of a file, or of the files in a tar archive.
 
     An archive is read in its own order and never unpacked to disk. Hidden members, links and devices are passed
     over; those of other kinds than ``suffixes`` are counted. The content must be read before the next file.

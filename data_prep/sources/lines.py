@@ -74,7 +74,7 @@ class Lines:
         self.offset = self.next_offset = self.start
 
     def report(self, what: str) -> None:
-        """Reports the current line as one that cannot be read."""
+        """Report the current line as one that cannot be read."""
         self._reports += 1
         if self._reports <= MOST_REPORTS:
             counted = f" after byte {self.start}" if self.start else ""
@@ -102,7 +102,7 @@ class Lines:
             self.problems.report(self.where, f"{self._reports - MOST_REPORTS} more lines could not be read")
 
     def _raw_lines(self) -> Iterator[tuple[bytes | None, int]]:
-        """Yields (line, its bytes with the end); None instead of a line that is too long to be held."""
+        """Yield (line, its bytes with the end); None instead of a line that is too long to be held."""
         held, length = b"", 0
         try:
             while block := read_block(self.file, BLOCK):
@@ -122,7 +122,7 @@ class Lines:
 
 
 def line_files(piece: Piece, suffixes: Set[str] | None, problems: ReadErrors) -> Iterator[tuple[str, Lines]]:
-    """Yields (name, lines) of each file of a piece, see :func:`data_prep.sources.files.files_in`."""
+    """Yield (name, lines) of each file of a piece, see :func:`data_prep.sources.files.files_in`."""
     for where, name, file in files_in(piece, suffixes, problems):
         if piece.start:
             file.seek(piece.start)

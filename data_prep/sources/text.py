@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from data_prep.corpus import Document, tidy
@@ -25,7 +26,7 @@ def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
     """One document per part of 16 MB: ``name``, ``name#2``, … however the file is compressed."""
     for name, lines in line_files(piece, SUFFIXES, problems):
         name = "stdin" if piece.path == STDIN else stem(name)
-        for part, of_part in groupby(lines, lambda _, lines=lines: lines.offset // PART):  # type: ignore[misc]
+        for part, group in groupby(((lines.offset // PART, line) for line in lines), itemgetter(0)):
             # Other line ends than \n, such as those of old Macintosh files, end a paragraph, too.
-            text = tidy(paragraph for line in of_part for paragraph in line.splitlines())
+            text = tidy(paragraph for _, line in group for paragraph in line.splitlines())
             yield Document(f"{name}#{part + 1}" if part else name, "text", name.replace("_", " "), text)

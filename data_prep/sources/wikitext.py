@@ -54,10 +54,7 @@ def dropped_namespaces(names: Mapping[int, str]) -> frozenset[str]:
 
 
 def prose(wikitext: str, dropped: frozenset[str] = DROPPED_NAMESPACES) -> str:
-    """The words of an article in the form of a corpus: a paragraph, section title or list item a line.
-
-    ``dropped`` comes from :func:`dropped_namespaces`.
-    """
+    """The words of an article, a paragraph, section title or list item a line; see :func:`dropped_namespaces`."""
     text = _nested(_without_raw(wikitext), dropped)
     headings: list[tuple[int, str]] = []  # titles of sections in which nothing was found so far
     lines: list[str] = []
@@ -84,10 +81,10 @@ def _heading_level(line: str) -> int:
 
 
 def _without_raw(text: str) -> str:
-    """Takes out comments and tags whose content is no wikitext; what is in <nowiki> becomes entities."""
+    """Take out comments and tags whose content is no wikitext; what is in <nowiki> becomes entities."""
     parts: list[str] = []
     position = 0
-    closers: dict[str, tuple[int, int]] = {}
+    closers: dict[str, tuple[int, int]] = {}  # where the next end of each kind of tag was found
     while start := _RAW.search(text, position):
         parts.append(text[position : start.start()])
         name = (start[1] or "--").lower()
@@ -215,7 +212,7 @@ def _words(line: str) -> str:
 
 
 def _without_quotes(line: str) -> str:
-    """Takes out the quotes of bold and italic print and leaves the apostrophes: of ``l'''eau''``, one."""
+    """Take out the quotes of bold and italic print and leaves the apostrophes: of ``l'''eau''``, one."""
     runs = [len(quotes) for quotes in re.findall("''+", line)]
     italic = sum(run == 2 or run >= 5 for run in runs)
     bold = sum(run in (3, 4) or run >= 5 for run in runs)

@@ -75,15 +75,10 @@ def band_hashes(band: Signatures) -> Hashes:
 
 
 def duplicate_groups(bands: Iterable[Hashes], signatures: Signatures, threshold: float) -> tuple[Places, int]:
-    """Find the duplicates among D documents.
+    """The index of the document that each of D documents repeats, (D,), or -1; and the number of comparisons.
 
-    Args:
-        bands: the :func:`band_hashes` of each band, (D,), of which one is in memory.
-        signatures: (D, permutations); may be a memory-mapped file, of which only candidates are read.
-        threshold: documents of at least this estimated similarity are duplicates.
-
-    Returns:
-        (D,) the index of the document that each one repeats, or -1 if it stays; and the number of comparisons.
+    ``bands`` are the :func:`band_hashes` of each band, (D,), of which one is in memory at a time. ``signatures``,
+    (D, permutations), may be a memory-mapped file, of which only candidates are read.
     """
     first = np.arange(len(signatures))
     comparisons = sum(_join_similar(hashes, first, signatures, threshold) for hashes in bands)

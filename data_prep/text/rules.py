@@ -19,7 +19,6 @@ from data_prep.text.words import UNSPACED, Hashes, Places, ngram_hashes, words
 # Gopher's limits on repeated n-grams were set for web pages, of which few have more than a few thousand words. In
 # longer texts ever more n-grams recur by chance, so a document is measured in parts of this many words.
 PART = 4096
-Measure = Callable[[Hashes, Places, int], int]  # of the n-grams, the lengths of the words and n: characters in n-grams
 
 _UNSPACED = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED) + "]")
 _WITH_LETTER = re.compile(r"[^\W\d_]\S*")
@@ -122,7 +121,7 @@ def _repetition(text: str, scale: int, config: CleanConfig) -> str | None:
     found = words(text)
     hashes, lengths = found.hashes, found.ends - found.starts
 
-    def exceeds(measure: Measure, n: int, limit: float) -> bool:
+    def exceeds(measure: Callable[[Hashes, Places, int], int], n: int, limit: float) -> bool:
         parts = [slice(start, start + PART) for start in range(0, len(hashes) - n * scale + 1, PART)]
         held = sum(measure(ngram_hashes(hashes[part], n * scale), lengths[part], n * scale) for part in parts)
         return held > limit * int(lengths.sum())
