@@ -125,7 +125,7 @@ def _section(a: argparse.Namespace) -> Any:
 # The function of each stage, in the module of the same name, and what it is called with: flags or settings.
 _STAGES: dict[str, tuple[Any, ...]] = {
     "run": ("run", "config", "changes", "out", "workers", "redo"),
-    "download": ("download", "language", "out", "mirror", "date"),
+    "download": ("download", "language", "out", config.DownloadConfig),
     "extract": ("extract", config.SourceConfig, "out", config.ReadingConfig, "workers"),
     "clean": ("clean", "corpus", "out", _section, "workers"),
     "dedup": ("dedup", "corpus", "out", _section, "workers"),

@@ -14,8 +14,7 @@ import numpy as np
 
 from data_prep.corpus import Document, corpus_files, read_file
 from data_prep.filters import Dropped, filter_corpus, filter_file
-from data_prep.text.duplicates import duplicate_groups
-from data_prep.text.minhash import NearDuplicates, band_hashes, signatures
+from data_prep.text.minhash import NearDuplicates, band_hashes, duplicate_groups, signatures
 from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.io.records import WORK
 from linformer_fairseq.io.shards import Done, Shard, run_shards
@@ -75,7 +74,7 @@ def find_duplicates(paths: list[Path], out: Path, config: NearDuplicates) -> Don
 def _band(everything: Array, band: int, rows: int) -> Array:
     blocks = range(0, len(everything), BLOCK)
     columns = slice(band * rows, (band + 1) * rows)
-    return np.concatenate([band_hashes(everything[b : b + BLOCK, columns], 1, rows)[:, 0] for b in blocks])
+    return np.concatenate([band_hashes(everything[b : b + BLOCK, columns]) for b in blocks])
 
 
 def _dedup_file(source: Path, target: Path, out: Path) -> Done:

@@ -1,4 +1,4 @@
-"""Downloads the dump of a Wikipedia: resumes where it was cut off, and verifies the checksum.
+"""The command `download`: a Wikipedia dump, resumed where it was cut off, and verified by its checksum.
 
 Layout of https://dumps.wikimedia.org: a folder per wiki; in it a folder per date of a dump, and ``latest``; in each
 a list ``<wiki>-<date>-sha1sums.txt``. The list in ``latest`` has the dated names of the files. A dated file does not
@@ -16,11 +16,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_prep.config import DownloadConfig
 from data_prep.transfer import NotFound, fetch, read_page
 from linformer_fairseq.errors import UsageError
-
-MIRROR = "https://dumps.wikimedia.org"
-LATEST = "latest"
 
 _CODE = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _DATABASES = {"be-tarask": "be_x_old"}  # the one Wikipedia whose address and database have different names
@@ -30,31 +28,24 @@ _CODES = (
 )
 
 
-def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST) -> Path:
-    """Downloads the articles of a Wikipedia, ``<wiki>-<date>-pages-articles-multistream.xml.bz2``.
+def download(language: str, out: Path, config: DownloadConfig) -> Path:
+    """Download the articles of a Wikipedia, ``<wiki>-<date>-pages-articles-multistream.xml.bz2``, into ``out``.
 
     An existing file is only verified. What an earlier call left unfinished is completed. A file that arrives
-    damaged is deleted and downloaded once more.
-
-    Args:
-        language: code of the Wikipedia, for example ``simple``.
-        out: folder for the file.
-        mirror: address of a server with the layout of https://dumps.wikimedia.org.
-        date: of the dump, YYYYMMDD; the newest by default.
-
-    Raises:
-        UsageError: no such Wikipedia or dump, no space, no connection, or damaged twice.
+    damaged is deleted and downloaded once more. Raises UsageError if there is no such Wikipedia or dump, no space,
+    no connection, or the file arrives damaged twice.
     """
     code = language.lower()
     if not _CODE.fullmatch(code):
         raise UsageError(f"language {language!r}: no such Wikipedia; {_CODES}")
-    if not re.match(r"https?://[^/]", mirror):
-        raise UsageError(f"--mirror {mirror}: must begin with https:// or http://, for example {MIRROR}")
-    if not re.fullmatch(rf"{LATEST}|\d{{8}}", date):
-        raise UsageError(f"--date {date}: must be like 20260101, or {LATEST}")
+    if not re.match(r"https?://[^/]", config.mirror):
+        example = DownloadConfig.mirror
+        raise UsageError(f"--mirror {config.mirror}: must begin with https:// or http://, for example {example}")
+    if not re.fullmatch(r"latest|\d{8}", config.date):
+        raise UsageError(f"--date {config.date}: must be like 20260101, or latest")
     wiki = _DATABASES.get(code, code).replace("-", "_") + "wiki"
-    folder = f"{mirror.rstrip('/')}/{wiki}"
-    name, sha1 = _listed(folder, wiki, date)
+    folder = f"{config.mirror.rstrip('/')}/{wiki}"
+    name, sha1 = _listed(folder, wiki, config.date)
     target = out / name
     if target.exists() and _verified(target, sha1):
         print(f"download: {target} is complete already")
@@ -74,7 +65,7 @@ def download(language: str, out: Path, mirror: str = MIRROR, date: str = LATEST)
                 path.unlink()
                 raise UsageError(f"{found} twice and was deleted; choose another --mirror, or try again later")
             print(f"download: {found} and was deleted; downloading it once more")
-            name_now, sha1 = _listed(folder, wiki, date)
+            name_now, sha1 = _listed(folder, wiki, config.date)
             if name_now != name:
                 raise UsageError(f"{name}: the server has just replaced it by {name_now}; run the same command again")
         os.replace(path, target)
@@ -89,7 +80,7 @@ def _listed(folder: str, wiki: str, date: str) -> tuple[str, str]:
     try:
         page = read_page(url)
     except NotFound as error:
-        dumps = "" if date == LATEST else f", or no dump of this date: see {folder}/"
+        dumps = "" if date == "latest" else f", or no dump of this date: see {folder}/"
         raise UsageError(f"{url}: not found, so there is no such Wikipedia{dumps}; {_CODES}") from error
     pattern = rf"^([0-9a-f]{{40}})\s+\*?({wiki}-\d{{8}}-pages-articles-multistream\.xml\.bz2)\s*$"
     found = re.search(pattern, page, re.MULTILINE)
@@ -103,7 +94,7 @@ def _listed(folder: str, wiki: str, date: str) -> tuple[str, str]:
 
 @contextmanager
 def _partial(target: Path) -> Iterator[tuple[io.FileIO, Path, Path]]:
-    """The unfinished file, open for appending by this process alone; its path; and the path of its state."""
+    """The unfinished file, open for appending by this process alone; its path; and that of its validator."""
     path = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

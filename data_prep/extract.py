@@ -11,7 +11,8 @@ from typing import Any
 from data_prep.config import SOURCES, ReadingConfig, SourceConfig
 from data_prep.corpus import Document, write_files
 from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece, books, doc, docstrings, files, jsonl, tables, text, wikipedia
+from data_prep.sources import Piece, books, doc, docstrings, jsonl, tables, text, wikipedia
+from data_prep.sources.files import STDIN, input_files
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, fingerprint, write_text
 from linformer_fairseq.io.records import begun, finish
@@ -51,7 +52,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         # Docstrings are any text of this kind: one more installed package does not make the corpus stale.
         "inputs": [str(path) for path in config.inputs]
         if source == "docstrings"
-        else [[path.name, "stdin" if path == files.STDIN else fingerprint(path)] for path in paths],
+        else [[path.name, "stdin" if path == STDIN else fingerprint(path)] for path in paths],
     }
     record = out / f"extract-{name}.json"
     finished = begun(record, settings)
@@ -60,11 +61,17 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     shards = _shards(name, (piece for path in paths for piece in READERS[source].pieces(path)))
     function = partial(extract_shard, out=out, config=config, reading=reading)
     # Standard input can be read in this process only.
-    done = run_shards(out, shards, function, 0 if files.STDIN in paths else workers, f"extract {name}", unit="B")
+    done = run_shards(out, shards, function, 0 if STDIN in paths else workers, f"extract {name}", unit="B")
     hashed = {} if source == "docstrings" else _hash_inputs(paths, out, name, workers)
-    result = _total([shard["result"] for shard in done.values()], problems)
+    results = [shard["result"] for shard in done.values()]
+    skipped = problems.skipped + [line for result in results for line in result["skipped"]]
+    for line in skipped[:10]:
+        print(f"skipped: {line}")
+    result: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
     if not result["documents"]:
         raise UsageError(f"--source {source}: no text found in {', '.join(map(str, config.inputs))}")
+    result["left_out"] = sum((Counter(result["left_out"]) for result in results), problems.left_out)
+    result["skipped"] = skipped
     return finish(record, settings, result, [*done.values(), {"files": hashed, "seconds": 0}])
 
 
@@ -72,11 +79,10 @@ def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: Source
     """Write the documents of some pieces of input."""
     problems = ReadErrors(reading.on_error == "skip")
     columns = {"text_column": config.text_column} if config.source in WITH_COLUMNS else {}
-    read = READERS[config.source].documents
 
     def documents() -> Iterator[Document]:
         for piece in group:
-            for document in read(piece, problems, **columns):
+            for document in READERS[config.source].documents(piece, problems, **columns):
                 if document.text:
                     yield document
                 else:
@@ -88,7 +94,7 @@ def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: Source
 
 def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> dict[str, str]:
     """Write the hashes of the input files; returns the name and the hash of that file."""
-    shards = _shards(f"{name}-sha256", (Piece(path, path.stat().st_size) for path in paths if path != files.STDIN))
+    shards = _shards(f"{name}-sha256", (Piece(path, path.stat().st_size) for path in paths if path != STDIN))
     hashes = run_shards(out, shards, hash_files, workers, f"extract {name}: hashes", unit="B")
     target = out / f"extract-{name}.sha256"
     write_text(target, "".join(f"{line}\n" for shard in hashes.values() for line in shard["result"]["lines"]))
@@ -109,7 +115,7 @@ def _paths(config: SourceConfig, problems: ReadErrors) -> list[Path]:
         expanded += map(Path, found)
     if config.source == "docstrings":
         return expanded or docstrings.installed_roots()
-    return files.input_files(expanded, READERS[config.source].SUFFIXES, problems)
+    return input_files(expanded, READERS[config.source].SUFFIXES, problems)
 
 
 def _shards(name: str, pieces: Iterable[Piece]) -> list[Shard]:
@@ -124,12 +130,3 @@ def _shards(name: str, pieces: Iterable[Piece]) -> list[Shard]:
         size += piece.size
     names = [f"{name}-{number:05d}" for number in range(len(groups))]
     return [Shard(n, (group, n), sum(p.size for p in group)) for n, group in zip(names, groups, strict=True)]
-
-
-def _total(results: Sequence[dict[str, Any]], problems: ReadErrors) -> dict[str, Any]:
-    skipped = problems.skipped + [line for result in results for line in result["skipped"]]
-    for line in skipped[:10]:
-        print(f"skipped: {line}")
-    counts = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
-    left_out = sum((Counter(result["left_out"]) for result in results), problems.left_out)
-    return {**counts, "left_out": left_out, "skipped": skipped}

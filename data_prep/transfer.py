@@ -6,7 +6,6 @@ import re
 import shutil
 from collections.abc import Callable
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +23,7 @@ BACKOFF = 2.0  # the waits between them are 0, 4, 8, 16, … seconds
 LONGEST_WAIT = 60
 TIMEOUT = 60  # seconds without a byte
 BLOCK = 1 << 20
-PAGE_BLOCKS = 16  # a server could send a page without end
+LARGEST_PAGE = 16 << 20  # a server could send a page without end
 
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses of a server that will answer later
 _UNSATISFIABLE = 416  # there is nothing after the start of the range
@@ -40,31 +39,25 @@ def read_page(url: str) -> str:
     """The text of a small page, such as a list of checksums; raises as :func:`fetch` does."""
 
     def attempt() -> str:
-        with _get(url) as response:
-            blocks = islice(response.raw.stream(BLOCK), PAGE_BLOCKS)
-            return b"".join(blocks).decode("utf-8", "replace")
+        with _get(url, {}) as response:
+            page: bytes = response.raw.read(LARGEST_PAGE)
+            return page.decode("utf-8", "replace")
 
     return _with_retries(attempt, url, lambda: 0)
 
 
 def fetch(url: str, file: io.FileIO, validator: Path) -> None:
-    """Appends to ``file`` what it lacks of the content of ``url``; the caller verifies the result.
+    """Append to ``file`` what it lacks of the content of ``url``; the caller verifies the result.
 
-    Args:
-        url: of a file.
-        file: opened for appending; what it has must come from an earlier call.
-        validator: holds what identifies the server's version of the file between calls. A file that has changed on
-            the server is fetched from its start.
-
-    Raises:
-        NotFound: no such file.
-        UsageError: the disk is full, the server refuses, or the connection fails repeatedly.
+    The file ``validator`` keeps the server's ETag or date of the content between calls, so that what has changed on
+    the server is fetched from its start. Raises NotFound if there is no such file, UsageError if the disk is full,
+    the server refuses, or the connection fails repeatedly.
     """
     _with_retries(lambda: _fetch_rest(url, file, validator), url, lambda: _size(file))
 
 
 def _with_retries(attempt: Callable[[], T], url: str, progress: Callable[[], int]) -> T:
-    """Calls ``attempt`` until it succeeds; ``progress`` counts the bytes that have arrived."""
+    """Call ``attempt`` until it succeeds; ``progress`` counts the bytes that have arrived."""
     new = Retry(ATTEMPTS - 1, backoff_factor=BACKOFF, backoff_max=LONGEST_WAIT, retry_after_max=LONGEST_WAIT)
     retries, furthest = new, progress()
     while True:
@@ -103,14 +96,14 @@ def _reason(error: BaseException) -> str:
     return re.sub(r"^\w+\(.*?\): ", "", str(error))
 
 
-def _get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
+def _get(url: str, headers: dict[str, str]) -> requests.Response:
     """A response whose body is still to be read; raises requests.HTTPError for statuses other than success and 416."""
     try:
         version = metadata.version("linformer-fairseq")
     except metadata.PackageNotFoundError:  # used from a clone
         version = "0"
     agent = f"linformer-fairseq/{version} (python -m data_prep download)"
-    headers = {"User-Agent": agent, "Accept-Encoding": "identity"} | (headers or {})
+    headers = {"User-Agent": agent, "Accept-Encoding": "identity", **headers}
     response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
     if response.status_code != _UNSATISFIABLE:
         response.raise_for_status()
@@ -121,7 +114,7 @@ def _fetch_rest(url: str, file: io.FileIO, validator: Path) -> None:
     known = validator.read_text(encoding="utf-8") if validator.exists() else ""
     have = _size(file)
     resume = {"Range": f"bytes={have}-"} | ({"If-Range": known} if known else {})
-    with _get(url, resume if have else None) as response:
+    with _get(url, resume if have else {}) as response:
         size: str = response.headers.get("Content-Length", "")
         if response.status_code == _UNSATISFIABLE:
             return

@@ -14,12 +14,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an input file: by default all of it.
-
-    ``size`` is what it takes on disk, in bytes; ``start`` and ``end`` are in the reader's units (bytes, row groups, …).
-    """
+    """A part of an input file: by default all of it."""
 
     path: Path
-    size: int
-    start: int = 0
+    size: int  # bytes on disk
+    start: int = 0  # like `end`, in the reader's units: bytes, row groups, …
     end: int | None = None

@@ -1,6 +1,7 @@
 """Books, one per file, as in BookCorpus: text in hard-wrapped lines, or EPUB."""
 
 from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 from data_prep.corpus import Document, join_wrapped, tidy
 from data_prep.read_errors import ReadErrors
@@ -21,31 +22,23 @@ pieces = whole  # a book is read as a whole
 def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
     """One document per book; a book of more than 32 MB of text is reported and left out."""
     for where, name, file in files_in(piece, SUFFIXES, problems):
-        title = stem(name).replace("_", " ")
-        if kind(name) == ".epub":
-            book = read_epub(file, where, problems)
-            if book is not None:
-                yield Document(stem(name), "books", book[0] or title, tidy(book[1]))
-        else:
-            lines = _all_lines(Lines(file, where, problems))
-            if lines is not None:
-                yield Document(stem(name), "books", title, tidy(_unwrapped(lines)))
+        book = (read_epub if kind(name) == ".epub" else _read_text)(file, where, problems)
+        if book is not None:
+            title, paragraphs = book
+            yield Document(stem(name), "books", title or stem(name).replace("_", " "), tidy(paragraphs))
 
 
-def _unwrapped(lines: list[str]) -> Iterable[str]:
-    """Paragraphs of a text: an empty line ends one, and so does each line of a text that is not hard-wrapped."""
-    widths = [len(line) for line in lines if line.strip()]
-    if sum(width > WIDEST_WRAPPED for width in widths) > WIDER_LINES * len(widths):
-        return lines
-    return join_wrapped(lines)
-
-
-def _all_lines(lines: Lines) -> list[str] | None:
-    """The lines of a book; None if it is too long or the file is empty."""
+def _read_text(file: BinaryIO, where: str, problems: ReadErrors) -> tuple[str, Iterable[str]] | None:
+    """As `read_epub`. An empty line ends a paragraph, and so does each line of a text that is not hard-wrapped."""
+    lines = Lines(file, where, problems)
     found: list[str] = []
     for line in lines:
         if lines.next_offset > LARGEST_DOCUMENT:
             lines.report(f"the book is longer than {LARGEST_DOCUMENT >> 20} MB, split it; it is left out")
             return None
         found += line.splitlines() or [""]
-    return found if lines.next_offset else None
+    if not lines.next_offset:  # an empty file
+        return None
+    widths = [len(line) for line in found if line.strip()]
+    wrapped = sum(width > WIDEST_WRAPPED for width in widths) <= WIDER_LINES * len(widths)
+    return "", join_wrapped(found) if wrapped else found

@@ -30,19 +30,19 @@ def installed_roots() -> list[Path]:
 def pieces(path: Path) -> list[Piece]:
     """The packages and modules in one folder, each a piece."""
     entries = sorted(entry for entry in path.iterdir() if entry.suffix == ".py" or entry.is_dir())
-    sizes = {entry: sum(file.stat().st_size for file in _files_of(entry)) for entry in entries}
-    return [Piece(entry, size) for entry, size in sizes.items() if size]
+    found = [Piece(entry, sum(file.stat().st_size for file in _files_of(entry))) for entry in entries]
+    return [piece for piece in found if piece.size]
 
 
 def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
     """One document per module that has docstrings; a docstring that occurred earlier in its package is left out."""
-    root = piece.path.parent
     seen: set[str] = set()
     for path in _files_of(piece.path):
         new = [text for text in dict.fromkeys(docstrings_of(path)) if text not in seen]
         seen.update(new)
         if new:
-            name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+            module = path.relative_to(piece.path.parent).with_suffix("")
+            name = ".".join(module.parts).removesuffix(".__init__")
             yield Document(name, "docstrings", name, "\n".join(new))
 
 
@@ -66,17 +66,12 @@ def docstrings_of(path: Path) -> list[str]:
             tree = ast.parse(source, filename=str(path))
     except (SyntaxError, ValueError, RecursionError):
         return []  # templates and code for other versions of Python are installed as .py, too
-    texts = (tidy(join_wrapped(_without_rules(docstring))) for docstring in _docstrings(tree))
-    # String literals may hold lone surrogates, which UTF-8 cannot.
-    clean = (text.encode("utf-8", "ignore").decode() for text in texts)
-    return [text for text in clean if len(text) >= SHORTEST]
+    return [text for text in map(_text, _docstrings(tree)) if len(text) >= SHORTEST]
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        docstring = ast.get_docstring(node)
-        if docstring:
-            yield docstring
+        yield ast.get_docstring(node) or ""
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         called = node.value.func
         name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
@@ -89,7 +84,8 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
             yield from _docstrings(child)
 
 
-def _without_rules(docstring: str) -> Iterator[str]:
-    """Lines; those that only underline a heading or draw a table border become empty, which ends a paragraph."""
-    for line in docstring.splitlines():
-        yield line if line.strip(" -=~^+|*#_.") else ""
+def _text(docstring: str) -> str:
+    """Paragraphs; a line that only underlines a heading or draws a table border ends one."""
+    lines = (line if line.strip(" -=~^+|*#_.") else "" for line in docstring.splitlines())
+    # String literals may hold lone surrogates, which UTF-8 cannot.
+    return tidy(join_wrapped(lines)).encode("utf-8", "ignore").decode()

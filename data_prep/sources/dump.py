@@ -20,20 +20,21 @@ from data_prep.sources.dump_bytes import Chunk, chunks
 PAGE_BYTES = 16 << 20  # MediaWiki's own limit is 2 MiB of wikitext, up to six times as much when escaped
 HEADER_BYTES = 1 << 20
 _OPEN, _CLOSE = b"<page>", b"</page>"
+_TAG = re.compile(rb"(</?page>)")
 _END = Chunk(None, True)  # the end of the file
 _BETWEEN = re.compile(rb"\s*(?:</mediawiki>\s*)?")
 _TITLE = re.compile(rb"<title>([^<]*)")
 
 
 class Header(NamedTuple):
-    """What a dump says of its wiki: the names of its namespaces by number, and its language."""
+    """What a dump says of its wiki."""
 
-    namespaces: Mapping[int, str]
+    namespaces: Mapping[int, str]  # names by number
     language: str
 
 
 class Page(NamedTuple):
-    """A page with the wikitext of its last revision."""
+    """A page with the text of its last revision."""
 
     id: str
     title: str
@@ -43,42 +44,34 @@ class Page(NamedTuple):
     text: str
 
 
-class NotADumpError(Exception):
-    """The file does not start like a MediaWiki dump; the message says what is wrong."""
-
-
 def header(path: Path) -> Header:
-    """Reads what precedes the first page.
-
-    Raises:
-        NotADumpError: it is not the start of a dump, or declares a DOCTYPE or entities.
-    """
+    """Read what precedes the first page; raises ValueError if it is not, or not only, the start of a dump."""
     damage = ReadErrors(skip=True)
     start = b""
-    for chunk in chunks(Piece(path, path.stat().st_size), damage):
+    for chunk in chunks(Piece(path, 0), damage):
         start += chunk.data or b""
         if chunk.data is None or _OPEN in start or len(start) > HEADER_BYTES:
             break
     if not start:
         found = "; ".join(line.removeprefix(str(path)).lstrip(", :") for line in damage.skipped)
-        raise NotADumpError(found or "the file is empty")
+        raise ValueError(found or "the file is empty")
     start = start.partition(_OPEN)[0][:HEADER_BYTES]
     if b"<!DOCTYPE" in start or b"<!ENTITY" in start:
-        raise NotADumpError("it declares a DOCTYPE or entities, which no MediaWiki dump does and which can be harmful")
+        raise ValueError("it declares a DOCTYPE or entities, which no MediaWiki dump does and which can be harmful")
     if b"<mediawiki" not in start:
-        raise NotADumpError("it is not a MediaWiki XML dump (no <mediawiki> before the first page)")
+        raise ValueError("it is not a MediaWiki XML dump (no <mediawiki> before the first page)")
     if chunk.data is None:
         return Header({}, "")
     try:
         root = ElementTree.fromstring(start if b"</mediawiki>" in start else start + b"</mediawiki>")
     except ElementTree.ParseError as error:
-        raise NotADumpError(f"broken XML before the first page ({_fault(start, error)})") from error
-    names = {int(e.get("key", 0)): e.text or "" for e in root.iter() if e.tag.endswith("}namespace")}
+        raise ValueError(f"broken XML before the first page ({_fault(start, error)})") from error
+    names = {int(e.get("key", 0)): e.text or "" for e in root.iterfind(".//{*}namespace")}
     return Header(names, root.get("{http://www.w3.org/XML/1998/namespace}lang", ""))
 
 
 def pages(piece: Piece, names: Mapping[int, str], problems: ReadErrors) -> Iterator[Page]:
-    """Yields the pages of a piece; old dumps do not number their namespaces, but ``names`` gives the numbers."""
+    """Yield the pages of a piece; old dumps do not number their namespaces, but ``names`` gives the numbers."""
     for where, element in _elements(piece, problems):
         try:
             yield _page(ElementTree.fromstring(element), names)
@@ -95,15 +88,13 @@ def _page(root: ElementTree.Element, names: Mapping[int, str]) -> Page:
     if namespace is None:
         prefix = title.partition(":")[0]
         namespace = next((str(key) for key, name in names.items() if name and name == prefix), "0")
-    revisions = root.findall("revision")
-    text = revisions[-1].findtext("text") if revisions else None
-    model = revisions[-1].findtext("model") if revisions else None
-    redirect = root.find("redirect") is not None
-    return Page(number, title, int(namespace), redirect, model in (None, "wikitext"), text or "")
+    text = root.findtext("revision[last()]/text", "")
+    wikitext = root.findtext("revision[last()]/model", "wikitext") == "wikitext"
+    return Page(number, title, int(namespace), root.find("redirect") is not None, wikitext, text)
 
 
 def _fault(xml: bytes, error: ElementTree.ParseError) -> str:
-    """Says more than the parser, for which every bad byte is an "invalid token"."""
+    """Say more than the parser, for which every bad byte is an "invalid token"."""
     try:
         xml.decode()
     except UnicodeDecodeError as bad:
@@ -113,7 +104,7 @@ def _fault(xml: bytes, error: ElementTree.ParseError) -> str:
 
 
 def _elements(piece: Piece, problems: ReadErrors) -> Iterator[tuple[str, bytes]]:
-    """Yields (where, ``<page>…</page>``); reports everything else between two pages."""
+    """Yield (where, ``<page>…</page>``); reports everything else between two pages."""
 
     def where(position: int, element: bytes = b"") -> str:
         title = _TITLE.search(element[:4096])
@@ -121,42 +112,39 @@ def _elements(piece: Piece, problems: ReadErrors) -> Iterator[tuple[str, bytes]]
         origin = f" of the part that starts at packed byte {piece.start}" if piece.start else ""
         return f"{piece.path}{name} at unpacked byte {position}{origin}"
 
-    rest, position = b"", 0  # what follows the last </page>, and where that is in the unpacked bytes
+    held, position = b"", 0  # what follows the last tag, and where that is in the unpacked bytes
     end: int | None = None  # where the piece ends, once that is reached
+    start: int | None = None  # where the page begins that `held` is a part of
     in_header = piece.start == 0  # no page yet
     lost = piece.start > 0  # what precedes the next page has been reported, or belongs to the piece before
     for chunk in chain(chunks(piece, problems), [_END]):
         if not chunk.own and end is None:
-            end = position + len(rest)
-        *closed, rest = (rest + (chunk.data or b"")).split(_CLOSE)
-        if _OPEN not in rest and len(rest) > PAGE_BYTES:  # no page for long: most of it need not be held
-            position, rest = position + len(rest) - HEADER_BYTES, rest[-HEADER_BYTES:]
-        cut_off = chunk.data is None or len(rest) > PAGE_BYTES
-        for number, part in enumerate([*closed, rest] if cut_off else closed, 1):
-            before, *pages = part.split(_OPEN)
-            start = position + len(before)
-            known = _BETWEEN.fullmatch(before)
-            if pages or number <= len(closed):
-                if not (pages and known or lost or in_header):
-                    what = f"{len(before)} bytes that are no page, after the page before"
-                    problems.report(where(position), what)
-            elif chunk is _END and not lost and not (b"</mediawiki>" in before and (in_header or known)):
-                problems.report(where(start), "the dump ends without </mediawiki>; is it cut off?")
-            position += len(part) + len(_CLOSE)
-            for place, page in enumerate(pages, 1):
-                if end is not None and start >= end:
-                    return
-                element = _OPEN + page + _CLOSE
-                if place < len(pages):
-                    problems.report(where(start, page), "the page has no </page>")
-                elif number <= len(closed):
-                    yield where(start, page), element
-                elif chunk.data is None:
-                    problems.report(where(start, page), "the page is cut off")
-                else:
-                    problems.report(where(start, page), f"the page is longer than {PAGE_BYTES} bytes")
-                start += len(_OPEN) + len(page)
-                lost = in_header = False
-        if cut_off:
-            position -= len(_CLOSE)
-            rest, lost = b"", True
+            end = position + len(held)
+        *parts, held = _TAG.split(held + (chunk.data or b""))
+        for text, tag in zip(parts[::2], parts[1::2], strict=True):
+            if start is not None and tag == _CLOSE:
+                yield where(start, text), _OPEN + text + _CLOSE
+                start = None
+            else:
+                if start is not None:
+                    problems.report(where(start, text), "the page has no </page>")
+                elif not (lost or in_header or (tag == _OPEN and _BETWEEN.fullmatch(text))):
+                    problems.report(where(position), f"{len(text)} bytes that are no page, after the page before")
+                if tag == _OPEN:
+                    start = position + len(text)
+                    if end is not None and start >= end:
+                        return
+                    lost = in_header = False
+            position += len(text) + len(tag)
+        too_long = len(held) > PAGE_BYTES
+        if too_long and start is None:  # no page for long: most of it need not be held
+            position, held = position + len(held) - HEADER_BYTES, held[-HEADER_BYTES:]
+        elif too_long or chunk.data is None:
+            position += len(held)
+            if start is not None:
+                fault = "the page is cut off" if chunk.data is None else f"the page is longer than {PAGE_BYTES} bytes"
+                problems.report(where(start, held), fault)
+            elif chunk is _END and not lost:
+                if not (b"</mediawiki>" in held and (in_header or _BETWEEN.fullmatch(held))):
+                    problems.report(where(position), "the dump ends without </mediawiki>; is it cut off?")
+            held, start, lost = b"", None, True

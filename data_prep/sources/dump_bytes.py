@@ -14,7 +14,7 @@ from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
 from data_prep.sources.files import BZ2_STREAM, READ_ERRORS, opened, packing, read_block, size_of
 
-PLAIN_PIECE = 128 << 20
+PLAIN_PIECE = 128 << 20  # bytes
 BZ2_PIECE = 32 << 20  # about as much text as PLAIN_PIECE
 _READ = 1 << 16  # packed bytes at a time; bz2 copies what is left of them at every end of a stream
 _UNPACK = 1 << 20  # unpacked bytes at a time, whatever the ratio
@@ -29,10 +29,7 @@ class Chunk(NamedTuple):
 
 
 def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
-    """Cuts a dump into pieces of about ``piece_bytes`` on disk, by default 32 MB of bzip2 or 128 MB of plain XML.
-
-    What is packed otherwise, or as a single bzip2 stream, is one piece.
-    """
+    """Pieces of about ``piece_bytes`` on disk; what is not bzip2 of many streams or plain XML is one piece."""
     size = size_of(path)
     cuts = [0]
     with path.open("rb") as file:
@@ -47,10 +44,7 @@ def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
 
 
 def chunks(piece: Piece, problems: ReadErrors) -> Iterator[Chunk]:
-    """The unpacked bytes of a piece and, as long as they are asked for, of what follows it.
-
-    Damage within the piece is reported; beyond it, that is left to the next piece.
-    """
+    """The unpacked bytes of a piece and of what follows it; only damage within the piece is reported."""
     end = size_of(piece.path) if piece.end is None else piece.end
     with piece.path.open("rb") as file:
         packed = packing(file)

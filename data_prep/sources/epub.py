@@ -22,13 +22,13 @@ from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS
 
 LARGEST_FILE = 4 * LARGEST_DOCUMENT  # bytes of an EPUB in an archive; most of it is pictures
 
+_CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
 _XHTML = {"application/xhtml+xml", "text/html", "text/x-oeb1-document"}
 _ENCODING = re.compile(rb"""<\?xml[^>]{,100}encoding=["']([\w.-]+)["']""")
 _PARAGRAPHS = frozenset(
     "address article aside blockquote body br caption center dd div dl dt figcaption figure footer h1 h2 h3 h4 h5 h6 "
     "header hr li main ol p pre section table tbody tfoot thead tr ul".split()
 )
-_CELLS = {"td", "th"}
 _NO_TEXT = {"head", "script", "style", "svg", "rt", "rp"}  # rt: how the characters before it are pronounced
 # RuntimeError: a password; LookupError: no such file or encoding; ValueError: not decodable or too large.
 _UNREADABLE = (*READ_ERRORS, zipfile.BadZipFile, ElementTree.ParseError, RuntimeError, LookupError, ValueError)
@@ -39,33 +39,36 @@ def read_epub(file: BinaryIO, where: str, problems: ReadErrors) -> tuple[str, li
 
     A chapter that cannot be read is reported by its name and left out.
     """
-    paragraphs: list[str] = []
     try:
         if type(file) is not io.BufferedReader:  # compressed or in an archive, but zipfile has to seek
             packed = file.read(LARGEST_FILE + 1)
             if len(packed) > LARGEST_FILE:
                 raise ValueError(f"it takes more than {LARGEST_FILE >> 20} MB")
             file = io.BytesIO(packed)
-        with zipfile.ZipFile(file) as book:
-            roots = _elements(book, "META-INF/container.xml", "rootfile")
-            if not roots:
-                raise ValueError("META-INF/container.xml names no package")
-            package = roots[0].attrib["full-path"]
-            title = next((e.text for e in _elements(book, package, "title") if e.text), "")
-            encrypted = _encrypted(book)
-            left = LARGEST_DOCUMENT
-            for name in _spine(book, package):
-                try:
-                    if name in encrypted:
-                        raise ValueError("encrypted against copying")
-                    content = _content(book, name, left)
-                    paragraphs += _paragraphs(content)
-                    left -= len(content)
-                except _UNREADABLE as error:
-                    problems.report(f"{where}:{name}", f"the chapter cannot be read ({_message(error)})")
+        book = zipfile.ZipFile(file)
+        root = _xml(book, _CONTAINER).find(".//{*}rootfile")
+        if root is None:
+            raise ValueError(f"{_CONTAINER} names no package")
+        package = _xml(book, root.attrib["full-path"])
+        title = next((e.text for e in package.iterfind(".//{*}title") if e.text), "")
+        chapters = list(_spine(package, posixpath.dirname(root.attrib["full-path"])))
+        # Files that only the seller's own reader can open.
+        locked = _xml(book, _ENCRYPTION).iterfind(".//{*}CipherReference") if _ENCRYPTION in book.namelist() else ()
+        encrypted = {unquote(e.get("URI", "")) for e in locked}
     except _UNREADABLE as error:
         problems.report(where, f"not an EPUB that can be read ({_message(error)})")
         return None
+    paragraphs: list[str] = []
+    left = LARGEST_DOCUMENT
+    for name in chapters:
+        try:
+            if name in encrypted:
+                raise ValueError("encrypted against copying")
+            content = _content(book, name, left)
+            paragraphs += _paragraphs(content)
+            left -= len(content)
+        except _UNREADABLE as error:
+            problems.report(f"{where}:{name}", f"the chapter cannot be read ({_message(error)})")
     return " ".join(title.split()), paragraphs
 
 
@@ -73,7 +76,7 @@ def _message(error: Exception) -> str:
     return error.args[0] if isinstance(error, KeyError) else str(error)  # str() puts a KeyError in quotes
 
 
-def _content(book: zipfile.ZipFile, name: str, limit: int = LARGEST_DOCUMENT) -> bytes:
+def _content(book: zipfile.ZipFile, name: str, limit: int) -> bytes:
     info = book.getinfo(name)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # all that EPUB allows
         raise ValueError("packed by a method that EPUB does not have")
@@ -83,37 +86,38 @@ def _content(book: zipfile.ZipFile, name: str, limit: int = LARGEST_DOCUMENT) ->
         return file.read(info.file_size + 1)  # read() without a size would unpack more than the archive declares
 
 
-def _elements(book: zipfile.ZipFile, name: str, tag: str) -> list[ElementTree.Element]:
-    """The elements of an XML file that are called ``tag`` in any name space."""
-    content = _content(book, name)
+def _xml(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
+    content = _content(book, name, LARGEST_DOCUMENT)
     if b"<!ENTITY" in content.replace(b"\0", b""):  # NUL: in UTF-16
         raise ValueError(f"{name} declares entities")
-    return [e for e in ElementTree.fromstring(content).iter() if e.tag.rpartition("}")[2] == tag]
+    return ElementTree.fromstring(content)
 
 
-def _spine(book: zipfile.ZipFile, package: str) -> Iterator[str]:
+def _spine(package: ElementTree.Element, folder: str) -> Iterator[str]:
     """Names in the archive of the XHTML files, in reading order, without the table of contents."""
-    items = {e.get("id"): e for e in _elements(book, package, "item")}
-    for reference in _elements(book, package, "itemref"):
+    items = {e.get("id"): e for e in package.iterfind(".//{*}item")}
+    for reference in package.iterfind(".//{*}itemref"):
         item = items.get(reference.get("idref"))
         if item is not None and item.get("media-type") in _XHTML and "nav" not in item.get("properties", "").split():
-            yield posixpath.normpath(posixpath.join(posixpath.dirname(package), unquote(item.attrib["href"])))
+            yield posixpath.normpath(posixpath.join(folder, unquote(item.attrib["href"])))
 
 
-def _encrypted(book: zipfile.ZipFile) -> set[str]:
-    """Names of files that only the seller's own reader can open."""
-    name = "META-INF/encryption.xml"
-    references = _elements(book, name, "CipherReference") if name in book.namelist() else []
-    return {unquote(e.get("URI", "")) for e in references}
+def _paragraphs(content: bytes) -> list[str]:
+    """The paragraphs of an XHTML file: UTF-8 unless its first bytes declare another encoding."""
+    declared = _ENCODING.match(content)
+    encoding = declared[1].decode() if declared else "utf-8-sig"
+    parser = _Text()
+    parser.feed(content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else encoding))
+    parser.close()
+    return ["".join(parts) for parts in parser.paragraphs]
 
 
 class _Text(HTMLParser):
-    """Collects the paragraphs of a page."""
+    """Collects the parts of the paragraphs of a page."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.paragraphs: list[str] = []
-        self._parts: list[str] = []
+        self.paragraphs: list[list[str]] = [[]]
         self._silent = ""  # the element whose text is left out
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -128,22 +132,10 @@ class _Text(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self._silent:
-            self._parts.append(data)
+            self.paragraphs[-1].append(data)
 
     def _separate(self, tag: str) -> None:
         if tag in _PARAGRAPHS:
-            self.paragraphs.append(" ".join("".join(self._parts).split()))
-            self._parts = []
-        elif tag in _CELLS:
-            self._parts.append(" ")
-
-
-def _paragraphs(content: bytes) -> list[str]:
-    """The paragraphs of an XHTML file: UTF-8 unless its first bytes declare another encoding."""
-    declared = _ENCODING.match(content)
-    encoding = declared[1].decode() if declared else "utf-8-sig"
-    parser = _Text()
-    parser.feed(content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else encoding))
-    parser.close()
-    parser.handle_starttag("br", [])  # ends the last paragraph
-    return parser.paragraphs
+            self.paragraphs.append([])
+        elif tag in ("td", "th"):
+            self.paragraphs[-1].append(" ")

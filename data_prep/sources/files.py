@@ -20,7 +20,6 @@ from data_prep.sources import Piece
 from linformer_fairseq.errors import UsageError
 
 STDIN = Path("-")
-COMPRESSIONS = frozenset({".gz", ".bz2", ".xz", ".zst"})
 TARS = frozenset({".tar", ".tgz", ".tbz2", ".txz"})  # .tar.gz and the like are .tar to kind()
 
 # A worker holds one document at a time, so its memory is bounded whatever the input.
@@ -44,11 +43,8 @@ _PACKED: dict[str, tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]]] = 
 def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: ReadErrors) -> list[Path]:
     """The files behind a list of files, folders and ``-`` (standard input).
 
-    A folder gives the files below it that are not hidden and of a kind in ``suffixes`` (see :func:`kind`; None for
-    any), sorted. A file that is named itself is taken whatever its kind.
-
-    Raises:
-        UsageError: a path does not exist, or ``problems`` stops at a folder without files of a known kind.
+    A folder gives the files below it that are not hidden and of a kind in ``suffixes`` (None for any), sorted. A file
+    that is named itself is taken whatever its kind. Raises UsageError if a path does not exist.
     """
     files: list[Path] = []
     for path in inputs:
@@ -67,7 +63,7 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Rea
 
 
 def _is_of_kind(path: PurePath, suffixes: Set[str] | None, problems: ReadErrors) -> bool:
-    """Counts a file of another kind, which is no error: a folder of books may hold their covers."""
+    """Count a file of another kind, which is no error: a folder of books may hold their covers."""
     known = suffixes is None or kind(path.name) in suffixes
     if not known:
         problems.left_out[f"{kind(path.name) or 'other'} files"] += 1
@@ -86,7 +82,7 @@ def stem(name: str) -> str:
 
 def _without_compression(name: str) -> PurePath:
     path = PurePath(name)
-    return path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+    return path.with_suffix("") if path.suffix.lower().removeprefix(".") in _PACKED else path
 
 
 def printable(name: str) -> str:
@@ -108,7 +104,7 @@ def size_of(path: Path) -> int:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file, or standard input for ``-``, and unpacks it if it is compressed."""
+    """Open a file, or standard input for ``-``, and unpack it if it is compressed."""
     with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
         yield _unpacked(cast(BufferedReader, file))
 
@@ -123,14 +119,6 @@ def packing(file: BufferedReader) -> str:
     """``gz``, ``bz2``, ``xz`` or ``zst`` by the first bytes of a file that has not been read yet, else empty."""
     start = file.peek(10)
     return next((name for name, (pattern, _) in _PACKED.items() if pattern.match(start)), "")
-
-
-def is_plain(path: Path) -> bool:
-    """Whether a file can be read from any position: neither compressed nor an archive nor a pipe."""
-    if path == STDIN or not path.is_file() or kind(path.name) in TARS:
-        return False
-    with path.open("rb") as file:
-        return not packing(file)
 
 
 def read_block(file: BinaryIO, size: int) -> bytes:
@@ -151,7 +139,7 @@ class _Member(tarfile.TarInfo):
 
 
 def files_in(piece: Piece, suffixes: Set[str] | None, problems: ReadErrors) -> Iterator[tuple[str, str, BinaryIO]]:
-    """Yields (what messages call it, name, unpacked content) of a file, or of the files in a tar archive.
+    """Yield (what messages call it, name, unpacked content) of a file, or of the files in a tar archive.
 
     An archive is read in its own order and never unpacked to disk. Hidden members, links and devices are passed
     over; those of other kinds than ``suffixes`` are counted. The content must be read before the next file.

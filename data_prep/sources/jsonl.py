@@ -30,11 +30,9 @@ def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None
         for line in lines:
             if line and not line.isspace():
                 try:
-                    document = _document(line, text_column or "text", f"{stem(name)}:{lines.offset}")
+                    yield _document(line, text_column or "text", f"{stem(name)}:{lines.offset}")
                 except ValueError as error:
                     lines.report(str(error))
-                else:
-                    yield document
 
 
 def _document(line: str, column: str, name: str) -> Document:

@@ -1,13 +1,24 @@
 """Lines of files of any size in bounded memory; those that cannot be read are reported by number and byte."""
 
 from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece
-from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS, files_in, is_plain, read_block, whole
+from data_prep.sources.files import (
+    LARGEST_DOCUMENT,
+    READ_ERRORS,
+    STDIN,
+    TARS,
+    files_in,
+    kind,
+    packing,
+    read_block,
+    whole,
+)
 
 LONGEST_LINE = LARGEST_DOCUMENT  # bytes
 BLOCK = 1 << 20
@@ -20,51 +31,54 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 def line_pieces(path: Path, piece_size: int) -> list[Piece]:
     """Parts of a plain file, each from the first line start at or after a multiple of ``piece_size``.
 
-    A compressed file, an archive or standard input is one piece.
+    A compressed file, an archive, a pipe or standard input is one piece.
     """
-    if not is_plain(path):
+    if path == STDIN or not path.is_file() or kind(path.name) in TARS:
         return whole(path)
     size = path.stat().st_size
     cuts = [0]
     with path.open("rb") as file:
+        if packing(file):
+            return whole(path)
         for position in range(piece_size, size, piece_size):
             if position > cuts[-1]:  # else it is inside a line that is longer than a piece
                 file.seek(position - 1)
                 while not file.readline(BLOCK).endswith(b"\n") and file.tell() < size:
                     pass
+                if file.tell() == size:
+                    break
                 cuts.append(file.tell())
-    ends = [cut for cut in cuts[1:] if cut < size] + [size]
-    return [Piece(path, end - start, start, end) for start, end in pairwise([0, *ends])]
+    return [Piece(path, end - start, start, end) for start, end in pairwise([*cuts, size])]
 
 
+@dataclass
 class Lines:
     """Iterates over the lines of a file that can be read, without their ends.
 
     A line that is not UTF-8, has a NUL byte or is longer than 32 MB is reported and left out, and reading continues
     with the next. At a truncated or damaged place, the iteration ends with what could be read of the last line.
-
-    Attributes:
-        number: of the current line, from 1, counted from ``start``.
-        offset: bytes before the current line, in the unpacked file.
-        next_offset: bytes before the next line.
     """
 
-    def __init__(
-        self, file: BinaryIO, where: str, problems: ReadErrors, start: int = 0, end: int | None = None
-    ) -> None:
-        """Reads a binary file that is positioned at ``start``, which messages call ``where``, up to ``end`` (bytes)."""
-        self.number = 0
-        self.offset = self.next_offset = start
-        self._file, self._where, self._problems, self._start, self._end = file, where, problems, start, end
-        self._reports = 0
-        self._damaged = False
+    file: BinaryIO  # positioned at `start`
+    where: str  # what messages call it
+    problems: ReadErrors
+    start: int = 0  # bytes, like `end`
+    end: int | None = None
+    number: int = field(default=0, init=False)  # of the current line, from 1, counted from `start`
+    offset: int = field(default=0, init=False)  # bytes before the current line, in the unpacked file
+    next_offset: int = field(default=0, init=False)  # bytes before the next line
+    _reports: int = field(default=0, init=False)
+    _damaged: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.offset = self.next_offset = self.start
 
     def report(self, what: str) -> None:
-        """Reports the current line as one that cannot be read."""
+        """Report the current line as one that cannot be read."""
         self._reports += 1
         if self._reports <= MOST_REPORTS:
-            counted = f" after byte {self._start}" if self._start else ""
-            self._problems.report(f"{self._where}: line {self.number}{counted} (byte {self.offset})", what)
+            counted = f" after byte {self.start}" if self.start else ""
+            self.problems.report(f"{self.where}: line {self.number}{counted} (byte {self.offset})", what)
 
     def __iter__(self) -> Iterator[str]:
         for raw, length in self._raw_lines():
@@ -80,18 +94,18 @@ class Lines:
                     yield (raw if self.offset else raw.removeprefix(_BOM)).decode()
                 except UnicodeDecodeError as error:
                     self.report(f"not UTF-8 at byte {error.start + 1} of the line")
-            if self.next_offset == self._end:
+            if self.next_offset == self.end:
                 break
         if not self.next_offset and not self._damaged:
-            self._problems.report(self._where, "the file is empty")
+            self.problems.report(self.where, "the file is empty")
         if self._reports > MOST_REPORTS:
-            self._problems.report(self._where, f"{self._reports - MOST_REPORTS} more lines could not be read")
+            self.problems.report(self.where, f"{self._reports - MOST_REPORTS} more lines could not be read")
 
     def _raw_lines(self) -> Iterator[tuple[bytes | None, int]]:
-        """Yields (line, its bytes with the end); None instead of a line that is too long to be held."""
+        """Yield (line, its bytes with the end); None instead of a line that is too long to be held."""
         held, length = b"", 0
         try:
-            while block := read_block(self._file, BLOCK):
+            while block := read_block(self.file, BLOCK):
                 *complete, rest = block.split(b"\n")
                 for line in complete:
                     length += len(line)
@@ -101,14 +115,14 @@ class Lines:
                 held = held + rest if length <= LONGEST_LINE else b""
         except READ_ERRORS as error:
             self._damaged = True
-            where = f"{self._where}: after line {self.number} (byte {self.next_offset})"
-            self._problems.report(where, f"cut off or damaged ({error})")
+            where = f"{self.where}: after line {self.number} (byte {self.next_offset})"
+            self.problems.report(where, f"cut off or damaged ({error})")
         if length:
             yield (held if length <= LONGEST_LINE else None), length
 
 
 def line_files(piece: Piece, suffixes: Set[str] | None, problems: ReadErrors) -> Iterator[tuple[str, Lines]]:
-    """Yields (name, lines) of each file of a piece, see :func:`data_prep.sources.files.files_in`."""
+    """Yield (name, lines) of each file of a piece, see :func:`data_prep.sources.files.files_in`."""
     for where, name, file in files_in(piece, suffixes, problems):
         if piece.start:
             file.seek(piece.start)

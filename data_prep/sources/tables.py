@@ -38,10 +38,6 @@ class _Table(NamedTuple):
     batches: Callable[[int, list[str]], Iterable[pa.RecordBatch]]
 
 
-class _NoColumn(Exception):
-    pass
-
-
 def pieces(path: Path) -> list[Piece]:
     """Runs of row groups (Parquet) or record batches (Arrow files) of about 64 MB; a stream is one piece."""
     size = size_of(path)
@@ -72,6 +68,11 @@ def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None
     try:
         with _opened(piece.path) as table:
             columns = _columns(table.schema, text_column)
+            if columns is None:
+                found = ", ".join(f"{field.name} ({field.type})" for field in table.schema) or "none"
+                what = f"no column {text_column or 'text'!r} of text; choose one of its columns with --text-column"
+                problems.report(where, f"{what}: {found}")
+                return
             names = [name for name in columns if name]
             for part in range(piece.start, len(table.sizes) if piece.end is None else piece.end):
                 where = f"{piece.path}: {table.part_name} {part}"
@@ -79,22 +80,18 @@ def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None
                 for row, values in enumerate(chain.from_iterable(batches)):
                     rows += 1
                     try:
-                        document = _document(f"{stem(piece.path.name)}:{part}:{row}", *values)
+                        yield _document(f"{stem(piece.path.name)}:{part}:{row}", *values)
                     except ValueError as error:
                         problems.report(f"{where}, row {row}", str(error))
-                    else:
-                        yield document
             if not rows:
                 problems.report(where, "the table has no rows")
-    except _NoColumn as error:
-        problems.report(where, str(error))
     except _ERRORS as error:
         problems.report(where, f"cannot be read ({' '.join(str(error).split())})")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Table]:
-    """Opens a table of any kind, recognized by its first bytes; raises one of ``_ERRORS`` if it cannot be read."""
+    """Open a table of any kind, recognized by its first bytes; raises one of ``_ERRORS`` if it cannot be read."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(6)
@@ -130,15 +127,14 @@ def _batch_rows(size: int, rows: int) -> int:
     return max(1, min(BATCH_ROWS, BATCH * rows // max(1, size)))
 
 
-def _columns(schema: pa.Schema, wanted: str | None) -> tuple[str | None, str | None, str]:
-    """Names of the columns of the id (strings or integers), the title and the text; None where there is none."""
+def _columns(schema: pa.Schema, wanted: str | None) -> tuple[str | None, str | None, str] | None:
+    """Names of the columns of the id (strings or integers), the title and the text; None without a text."""
     types = {field.name: field.type for field in schema}
     values = {name: type_.value_type if pa.types.is_dictionary(type_) else type_ for name, type_ in types.items()}
     texts = [name for name, type_ in values.items() if type_ in _BINARY]
     column = wanted or ("text" if "text" in texts or len(texts) != 1 else texts[0])
     if column not in texts:
-        found = ", ".join(f"{name} ({type_})" for name, type_ in types.items()) or "none"
-        raise _NoColumn(f"no column {column!r} of text; choose one of its columns with --text-column: {found}")
+        return None
     has_id = "id" in types and (pa.types.is_integer(types["id"]) or "id" in texts)
     return "id" if has_id else None, "title" if "title" in texts else None, column
 
@@ -160,7 +156,7 @@ def _values(batch: pa.RecordBatch, name: str | None) -> list[Any]:
 
 def _document(name: str, key: bytes | int | None, title: bytes | None, text: bytes | None) -> Document:
     """The document of one row, called ``name`` if it has no id; raises ValueError if it cannot be used."""
-    if text is not None and len(text) > LARGEST_DOCUMENT:
+    if len(text or b"") > LARGEST_DOCUMENT:
         raise ValueError(f"longer than {LARGEST_DOCUMENT >> 20} MB")
     return checked(Document(_text(key) or name, "parquet", _text(title), tidy(_text(text).splitlines())))
 

@@ -1,6 +1,8 @@
 """Text files in which every line is a paragraph; one document per file, or per 16 MB of a long one."""
 
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from data_prep.corpus import Document, tidy
@@ -24,17 +26,7 @@ def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
     """One document per part of 16 MB: ``name``, ``name#2``, … however the file is compressed."""
     for name, lines in line_files(piece, SUFFIXES, problems):
         name = "stdin" if piece.path == STDIN else stem(name)
-        paragraphs: list[str] = []
-        part = piece.start // PART
-        for line in lines:
-            if lines.offset // PART > part:
-                yield _document(name, part, paragraphs)
-                paragraphs, part = [], lines.offset // PART
+        for part, group in groupby(((lines.offset // PART, line) for line in lines), itemgetter(0)):
             # Other line ends than \n, such as those of old Macintosh files, end a paragraph, too.
-            paragraphs += line.splitlines()
-        if lines.next_offset > piece.start:
-            yield _document(name, part, paragraphs)
-
-
-def _document(name: str, part: int, paragraphs: list[str]) -> Document:
-    return Document(f"{name}#{part + 1}" if part else name, "text", name.replace("_", " "), tidy(paragraphs))
+            text = tidy(paragraph for _, line in group for paragraph in line.splitlines())
+            yield Document(f"{name}#{part + 1}" if part else name, "text", name.replace("_", " "), text)

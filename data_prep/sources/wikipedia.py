@@ -24,29 +24,25 @@ _TEMPLATES = """disambig|disambiguation|disambiguation page|disamb|dab|(?:disamb
     неоднозначность|багатозначність|пояснение|вишезначна одредница|förgrening|förgreningssida|flertydig|peker|aimai|
     曖昧さ回避|消歧义|消歧義|동음이의|توضيح|ابهام‌زدایی|rozcestník|rozlišovacia stránka|anlam ayrımı|täsmennyssivu|
     egyért|egyértelműsítő lap|פירושונים|dezambiguizare|định hướng|αποσαφήνιση|discretiva|apartigilo|razdvojba"""
-_BY_LANGUAGE = {"nl": "dp", "sv": "gren"}  # too short to mean the same elsewhere
+_BY_LANGUAGE = {"nl": "|dp", "sv": "|gren"}  # too short to mean the same elsewhere
 _TITLE_END = re.compile(
     r" \((?:disambiguation|Begriffsklärung|homonymie|desambiguación|desambiguação|disambigua|doorverwijspagina|"
     r"ujednoznacznienie|значения|значення|olika betydelser|曖昧さ回避|消歧义|消歧義)\)$"
 )
-_SWITCH = "__DISAMBIG__"
 _REDIRECT = re.compile(r"\s*#redirect\b", re.I)
 
 
 def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
-    """The articles of a piece: page id, title, and prose.
-
-    Pages that are no articles are counted in ``problems.left_out``: ``redirect``, ``other namespace``,
-    ``disambiguation``, ``not wikitext``, ``empty``.
-    """
+    """The articles of a piece; other pages are counted in ``problems.left_out``."""
     try:
         header = dump.header(piece.path)
-    except dump.NotADumpError as error:
+    except ValueError as error:
         if piece.start == 0:  # once per file
             problems.report(str(piece.path), str(error))
         return
     dropped = dropped_namespaces(header.namespaces)
-    is_disambiguation = _disambiguation(header.language)
+    templates = re.sub(r"\|\s+", "|", _TEMPLATES) + _BY_LANGUAGE.get(header.language, "")
+    is_disambiguation = re.compile(rf"\{{\{{\s*(?:{templates})\s*(?:\||\}}\}})", re.I)
     for page in dump.pages(piece, header.namespaces, problems):
         reason = _reason(page, is_disambiguation)
         text = "" if reason else prose(page.text, dropped)
@@ -54,12 +50,6 @@ def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
             yield Document(page.id, "wikipedia", page.title, text)
         else:
             problems.left_out[reason or "empty"] += 1
-
-
-def _disambiguation(language: str) -> re.Pattern[str]:
-    names = re.sub(r"\|\s+", "|", _TEMPLATES)
-    extra = f"|{_BY_LANGUAGE[language]}" if language in _BY_LANGUAGE else ""
-    return re.compile(rf"\{{\{{\s*(?:{names}{extra})\s*(?:\||\}}\}})", re.I)
 
 
 def _reason(page: dump.Page, is_disambiguation: re.Pattern[str]) -> str:
@@ -70,5 +60,5 @@ def _reason(page: dump.Page, is_disambiguation: re.Pattern[str]) -> str:
         return "other namespace"
     if not page.wikitext:
         return "not wikitext"
-    marked = _SWITCH in page.text or is_disambiguation.search(page.text)
+    marked = "__DISAMBIG__" in page.text or is_disambiguation.search(page.text)
     return "disambiguation" if marked or _TITLE_END.search(page.title) else ""

@@ -15,20 +15,13 @@ _RANGE_WORDS = {"-", "–", "to", "and", "or", "by", "x", "×", "to(-)", "and(-)
 
 
 def words(name: str, arguments: Sequence[str]) -> str:
-    """The words that a template leaves in the text, or none.
-
-    Args:
-        name: lower case, with spaces for underscores.
-        arguments: as written between the bars.
-    """
+    """The words that a template leaves in the text, or none; its name in lower case, with spaces for underscores."""
     function, colon, value = name.partition(":")
     if colon:
         return value.strip() if function in _FUNCTIONS else ""
-    if name in _SYMBOLS:
-        return _SYMBOLS[name]
     rule = _RULES.get("lang-" if name.startswith("lang-") else name)
     if rule is None:
-        return ""
+        return _SYMBOLS.get(name, "")
     # "1=" and "text=" precede a text that has an equals sign in it; other names are options.
     positional: list[str] = []
     for argument in arguments:

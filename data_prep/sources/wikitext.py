@@ -54,10 +54,7 @@ def dropped_namespaces(names: Mapping[int, str]) -> frozenset[str]:
 
 
 def prose(wikitext: str, dropped: frozenset[str] = DROPPED_NAMESPACES) -> str:
-    """The words of an article in the form of a corpus: a paragraph, section title or list item a line.
-
-    ``dropped`` comes from :func:`dropped_namespaces`.
-    """
+    """The words of an article, a paragraph, section title or list item a line; see :func:`dropped_namespaces`."""
     text = _nested(_without_raw(wikitext), dropped)
     headings: list[tuple[int, str]] = []  # titles of sections in which nothing was found so far
     lines: list[str] = []
@@ -84,15 +81,15 @@ def _heading_level(line: str) -> int:
 
 
 def _without_raw(text: str) -> str:
-    """Takes out comments and tags whose content is no wikitext; what is in <nowiki> becomes entities."""
+    """Take out comments and tags whose content is no wikitext; what is in <nowiki> becomes entities."""
     parts: list[str] = []
     position = 0
-    closers: dict[str, tuple[int, int]] = {}
+    closers: dict[str, tuple[int, int]] = {}  # where the next end of each kind of tag was found
     while start := _RAW.search(text, position):
         parts.append(text[position : start.start()])
         name = (start[1] or "--").lower()
         position = start.end()
-        if name != "--" and start[2].endswith("/"):
+        if (start[2] or "").endswith("/"):
             continue
         begin, end = closers.get(name, (-1, -1))
         if begin < position:
@@ -100,12 +97,11 @@ def _without_raw(text: str) -> str:
             begin, end = closers[name] = closer.span() if closer else (len(text) + 1, len(text) + 1)
         if begin > len(text):  # never closed: only the mark goes
             continue
-        if name == "ref":
-            again = _RAW_REF.search(text, position, begin)
-            if again:  # not closed before the next one: it ends with its paragraph
-                unit = _UNIT_END.search(text, position, again.start())
-                position = unit.start() if unit else again.start()
-                continue
+        if name == "ref" and (again := _RAW_REF.search(text, position, begin)):
+            # Not closed before the next one: it ends with its paragraph.
+            unit = _UNIT_END.search(text, position, again.start())
+            position = unit.start() if unit else again.start()
+            continue
         if name == "nowiki":
             parts.append(_NOWIKI.sub(lambda mark: f"&#{ord(mark[0])};", text[position:begin]))
         position = end
@@ -119,62 +115,54 @@ _NOWIKI = re.compile(r"[\[\]{}|<>'=*#:;_]")
 
 
 def _nested(text: str, dropped: frozenset[str]) -> str:
-    """Resolves templates, tables and links, innermost first."""
+    """Resolve templates, tables and links, innermost first."""
     stack: list[tuple[str, list[str]]] = [("", [])]  # mark that opened it, parts of its content
 
-    def close(whole: bool = True) -> None:
+    def close(mark: str, times: int) -> bool:
+        """Close the innermost element that ``mark`` opened, and what is open in it; False if there is none."""
+        for _ in range(min(times, DEPTH)):
+            if next((opened for opened, _ in reversed(stack) if opened == mark or opened in _WALLS[mark]), "") != mark:
+                return False
+            while pop(_closed if stack[-1][0] == mark else _unclosed) != mark:
+                pass
+        return True
+
+    def pop(resolve: Callable[[str, str, frozenset[str]], str]) -> str:
         mark, parts = stack.pop()
-        content = "".join(parts)
-        stack[-1][1].append(_closed(mark, content, dropped) if whole else _unclosed(mark, content))
+        stack[-1][1].append(resolve(mark, "".join(parts), dropped))
+        return mark
 
     position = 0
     for found in _MARK.finditer(text):
-        mark = found[0]
-        at, after = found.span()
-        stack[-1][1].append(text[position:at])
-        position = after
-        starts_line = "|" in mark and _LINE_START.search(text, max(0, at - 20), at)
+        mark, parts = found[0], stack[-1][1]
+        parts.append(text[position : found.start()])
+        position = found.end()
+        starts_line = "|" in mark and _LINE_START.search(text, max(0, found.start() - 20), found.start())
         if mark == "{|" and not starts_line:
-            stack[-1][1].append(mark)
+            parts.append(mark)
         elif mark[0] in "{[":
-            for _ in range(min(len(mark) // 2, DEPTH)):
-                if len(stack) <= DEPTH:
-                    stack.append((mark[:2], []))
+            stack += [(mark[:2], []) for _ in range(min(len(mark) // 2, DEPTH + 1 - len(stack)))]
         elif mark[0] == "]":
-            odd = len(mark) % 2 == 1
-            if odd and "[" in stack[-1][1][-1]:  # "[[File:…|caption [http://… label]]]"
-                stack[-1][1].append("]")
-                odd = False
-            for _ in range(min(len(mark) // 2, DEPTH)):
-                if stack[-1][0] == "[[":
-                    close()
-            if odd:
-                stack[-1][1].append("]")
+            bracket = "]" * (len(mark) % 2)
+            if "[" in parts[-1]:  # "[[File:…|caption [http://… label]]]"
+                parts.append(bracket)
+                bracket = ""
+            close("[[", len(mark) // 2)
+            stack[-1][1].append(bracket)
+        elif starts_line and close("{|", 1):
+            close("{{", len(mark) // 2 - 1)
+        elif mark[0] == "|" and len(mark) % 2 == 0:
+            parts.append(mark)
         else:
-            braces = mark.count("}")
-            if mark[0] == "|":
-                if starts_line and _open_table(stack):
-                    while stack[-1][0] != "{|":
-                        close(whole=False)
-                    close()
-                    braces -= 1
-                elif braces % 2:
-                    stack[-1][1].append(mark)
-                    continue
-            for _ in range(min(braces // 2, DEPTH)):
-                if any(open_mark == "{{" for open_mark, _ in stack):
-                    while stack[-1][0] != "{{":
-                        close(whole=False)
-                    close()
+            close("{{", mark.count("}") // 2)
     stack[-1][1].append(text[position:])
     while len(stack) > 1:
-        close(whole=False)
+        pop(_unclosed)
     return "".join(stack[0][1])
 
 
-def _open_table(stack: list[tuple[str, list[str]]]) -> bool:
-    """Whether a table is open with no template open in it."""
-    return next((mark == "{|" for mark, _ in reversed(stack) if mark in ("{|", "{{")), False)
+# What an element cannot be closed across: a link holds no open template or table, a table no open template.
+_WALLS = {"[[": ("{{", "{|"), "{|": ("{{",), "{{": ()}
 
 
 def _closed(mark: str, content: str, dropped: frozenset[str]) -> str:
@@ -195,7 +183,7 @@ def _closed(mark: str, content: str, dropped: frozenset[str]) -> str:
     return label if bar and label.strip() else target.lstrip(":#").replace("_", " ")
 
 
-def _unclosed(mark: str, content: str) -> str:
+def _unclosed(mark: str, content: str, dropped: frozenset[str]) -> str:
     """Markup that never ends: a link keeps its words, a template or table goes up to the end of its paragraph."""
     if mark == "[[":
         target, bar, label = content.partition("|")
@@ -224,7 +212,7 @@ def _words(line: str) -> str:
 
 
 def _without_quotes(line: str) -> str:
-    """Takes out the quotes of bold and italic print and leaves the apostrophes: of ``l'''eau''``, one."""
+    """Take out the quotes of bold and italic print and leaves the apostrophes: of ``l'''eau''``, one."""
     runs = [len(quotes) for quotes in re.findall("''+", line)]
     italic = sum(run == 2 or run >= 5 for run in runs)
     bold = sum(run in (3, 4) or run >= 5 for run in runs)

@@ -14,21 +14,17 @@ from data_prep.read_errors import ReadErrors
 from linformer_fairseq.errors import UsageError
 
 KINDS = (".tsv", ".csv", ".jsonl", ".parquet")
-
+# Shorter cells are labels, numbers or phrases that prove nothing when they are found again.
+SHORTEST_EXAMPLE = 8  # words
 # Parts of a file's or folder's name, such as dev_matched.tsv or validation/0.parquet.
 _HELD_OUT = {"dev", "valid", "validation", "val", "test", "eval"}
 
-# Shorter cells are labels, numbers or phrases that prove nothing when they are found again.
-SHORTEST_EXAMPLE = 8  # words
-
 
 def benchmark_examples(folder: Path, problems: ReadErrors) -> Iterator[tuple[str, str]]:
-    """Yields (file and row, text) of every cell of eight words or more, in files of dev and test examples.
+    """Yield (file and row, text) of every cell of eight words or more, in files of dev and test examples.
 
     Reads .tsv (no quoting, as in GLUE), .csv, .jsonl and .parquet, anywhere below the folder, with or without header.
-
-    Raises:
-        UsageError: the folder holds no such file.
+    Raises UsageError if the folder holds no such file.
     """
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in KINDS and path.is_file()]
     held_out = [path for path in paths if _is_held_out(path.relative_to(folder))]
@@ -68,12 +64,12 @@ def _rows(path: Path, problems: ReadErrors) -> Iterator[tuple[int, list[str]]]:
             for number, raw in enumerate(lines, 1):
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                    # Quotes are part of the text in GLUE's .tsv files.
-                    cells = line.split("\t") if suffix == ".tsv" else list(_strings(json.loads(line.strip() or "null")))
+                    if suffix == ".tsv":
+                        yield number, line.split("\t")  # quotes are part of the text in GLUE's files
+                    else:
+                        yield number, list(_strings(json.loads(line.strip() or "null")))
                 except (ValueError, RecursionError) as error:
                     problems.report(f"{path}:{number}", f"not UTF-8 or not JSON ({error})")
-                else:
-                    yield number, cells
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -21,75 +21,60 @@ LONGEST, SHORTEST = 13, 8
 
 
 class NgramIndex:
-    """Finds benchmark examples in documents. Make one with :meth:`build` or :meth:`load`.
-
-    Long examples are found by any of their 13-grams, short ones by their first eight words.
-    """
+    """Finds benchmark examples in documents: long ones by any of their 13-grams, short ones by their first 8 words."""
 
     def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Takes all examples in UTF-8, joined; where each ends, (examples,); and the two tables, see ``_Table``."""
+        """Takes the examples in UTF-8, joined; their bounds, (examples + 1,); and two tables, see ``_Table``."""
         self._arrays = arrays
-        self._long, self._short = (_Table(arrays[f"{n}_hashes"], arrays[f"{n}_examples"]) for n in ("long", "short"))
+        self._tables = {n: _Table(arrays[f"{n}_hashes"], arrays[f"{n}_examples"]) for n in (LONGEST, SHORTEST)}
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> Self:
-        """Indexes examples; those of fewer than eight words are left out, since they prove nothing."""
+        """Index examples; those of fewer than eight words are left out, since they prove nothing."""
         kept: list[bytes] = []
-        grams: dict[str, list[Hashes]] = {"long": [], "short": []}
-        examples: dict[str, list[int]] = {"long": [], "short": []}
+        hashes = {n: [np.zeros(0, np.uint64)] for n in (LONGEST, SHORTEST)}
+        examples = {n: [np.zeros(0, np.uint32)] for n in (LONGEST, SHORTEST)}
         for text in texts:
             found = words(text).hashes
-            if len(found) >= LONGEST:
-                table, found = "long", np.unique(ngram_hashes(found, LONGEST))
-            elif len(found) >= SHORTEST:
-                table, found = "short", ngram_hashes(found[:SHORTEST], SHORTEST)
-            else:
-                continue
-            grams[table].append(found)
-            examples[table].append(len(kept))
-            kept.append(text.encode("utf-8", "surrogatepass"))
+            if len(found) >= SHORTEST:
+                n = LONGEST if len(found) >= LONGEST else SHORTEST
+                grams = np.unique(ngram_hashes(found if n == LONGEST else found[:SHORTEST], n))
+                hashes[n].append(grams)
+                examples[n].append(np.full(len(grams), len(kept), np.uint32))
+                kept.append(text.encode("utf-8", "surrogatepass"))
         arrays: dict[str, NDArray[Any]] = {
             "texts": np.frombuffer(b"".join(kept), np.uint8),
-            "ends": np.cumsum([len(text) for text in kept], dtype=np.int64),
+            "bounds": np.cumsum([0, *map(len, kept)], dtype=np.int64),
         }
-        for table in grams:
-            hashes = np.concatenate([np.zeros(0, np.uint64), *grams[table]])
-            numbers = np.repeat(np.array(examples[table], np.uint32), list(map(len, grams[table])))
-            order = np.argsort(hashes, kind="stable")
-            arrays |= {f"{table}_hashes": hashes[order], f"{table}_examples": numbers[order]}
+        for n in hashes:
+            joined = np.concatenate(hashes[n])
+            order = np.argsort(joined, kind="stable")
+            arrays |= {f"{n}_hashes": joined[order], f"{n}_examples": np.concatenate(examples[n])[order]}
         return cls(arrays)
 
     def matches(self, text: str) -> str | None:
         """The first example found in a document, the long ones before the short ones; None if there is none."""
         found = words(text)
-        for place, examples in self._long.find(ngram_hashes(found.hashes, LONGEST)):
-            example = self._example(examples[0])
-            if f" {found.ngram(place, LONGEST)} " in f" {_joined(words(example))} ":
-                return example
-        for place, examples in self._short.find(ngram_hashes(found.hashes, SHORTEST)):
-            for example in map(self._example, examples):
-                ngram = _joined(words(example))
-                if found.ngram(place, ngram.count(" ") + 1) == ngram:
-                    return example
+        for n, table in self._tables.items():
+            for place, examples in table.find(ngram_hashes(found.hashes, n)):
+                for number in examples:
+                    example = self._example(number)
+                    if _agree(found, place, words(example)):
+                        return example
         return None
 
     def _example(self, number: int) -> str:
-        ends = self._arrays["ends"]
-        text = self._arrays["texts"][ends[number - 1] if number else 0 : ends[number]]
-        return text.tobytes().decode("utf-8", "surrogatepass")
+        start, end = self._arrays["bounds"][number : number + 2]
+        return self._arrays["texts"][start:end].tobytes().decode("utf-8", "surrogatepass")
 
     def save(self, path: Path) -> None:
-        """Writes the index to one .npz file, atomically; the same examples give the same bytes."""
+        """Write the index to one .npz file, atomically; the same examples give the same bytes."""
         with replace_when_done(path) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **self._arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads what :meth:`save` wrote.
-
-        Raises:
-            UsageError: the file is not an index.
-        """
+        """Read what :meth:`save` wrote; raises UsageError if the file is not an index."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 return cls(dict(file))
@@ -117,5 +102,8 @@ class _Table:
                 yield place, self._examples[start:end].tolist()
 
 
-def _joined(found: Words) -> str:
-    return found.ngram(0, len(found.hashes))
+def _agree(document: Words, place: int, example: Words) -> bool:
+    """Whether the words of a document at ``place`` are 13 words of an example, or all of a shorter one."""
+    size = len(example.hashes)
+    ngram, whole = document.ngram(place, min(size, LONGEST)), example.ngram(0, size)
+    return f" {ngram} " in f" {whole} " if size >= LONGEST else ngram == whole

@@ -1,10 +1,9 @@
-"""Unicode repaired: text decoded with the wrong code page, invisible characters, several ways to write one letter.
-
-Most texts need no repair, so a search that is much cheaper comes before each repair.
-"""
+"""Repairs of a text: broken Unicode, and lines that are not part of it (licences, notices, buttons, markup)."""
 
 import re
 import unicodedata
+from collections import Counter
+from dataclasses import dataclass
 
 import ftfy
 
@@ -23,20 +22,74 @@ _INVISIBLE = re.compile(
     "|(?<![\u0600-\u109f\u1780-\u18af\u2600-\u27bf\ufe0f\U0001f000-\U0001faff])[\u200c\u200d]"
 )
 
+# Each line that matches one of these is removed.
+MARKUP = r"(?:<[^<>]{1,40}>\s*)+"  # nothing but tags, such as <br>
+# C4's policy lines, English.
+WEB_POLICY = r".*\b(?:terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies)\b.*"
+WEB_SCRIPT = r".*\bjavascript\b.*"
+
+_END_MARKS = (".", "?", "!", '"', "”", "…")
+_GUTENBERG_START = re.compile(
+    r"[^\n]*\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK[^*]{0,400}\*\*\*\n?"
+    r"(?:(?:Produced|E-text prepared|This eBook was produced) by [^\n]*\n)?",
+    re.IGNORECASE,
+)
+_GUTENBERG_END = re.compile(
+    r"\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK|^End of (?:the )?Project Gutenberg(?:'s|’s)? ",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+@dataclass
+class LineRules:
+    """Which lines are removed."""
+
+    boilerplate: tuple[str, ...] = (MARKUP,)  # regular expressions for whole lines, in any case of letters
+    gutenberg: bool = True  # what Project Gutenberg puts before and after its books
+    web: bool = False  # English web pages only: lines on cookies, terms and scripts (C4); encyclopedias have good ones
+    sentences: bool = False  # web pages only: lines without an end mark or of fewer than five words (C4)
+
 
 def normalize(text: str) -> str:
     """Repaired text in NFC and in the form of a corpus: paragraphs, one a line, single spaces, no empty lines.
 
-    Typographic quotes, ligatures and full-width letters stay as they are.
+    Typographic quotes, ligatures and full-width letters stay as they are. Most texts need no repair, so a search that
+    is much cheaper comes before each repair.
     """
     if not text.isascii():
         if _MOJIBAKE.search(text):
             text = "\n".join(ftfy.fix_encoding(line) if _MOJIBAKE.search(line) else line for line in text.split("\n"))
-        if not unicodedata.is_normalized("NFC", text):
-            text = unicodedata.normalize("NFC", text)
+        text = unicodedata.normalize("NFC", text)
     text = tidy(text.splitlines())
     # To Python, no invisible character is printable, and the check costs almost nothing.
     if not text.replace("\n", "").isprintable():
         text = tidy(_INVISIBLE.sub("", text).split("\n"))
         text = unicodedata.normalize("NFC", text)
     return text
+
+
+def without_boilerplate(text: str, rules: LineRules) -> tuple[str, Counter[str]]:
+    """The text without the lines that the rules name, and the number of lines removed by reason."""
+    removed: Counter[str] = Counter()
+    if rules.gutenberg and "GUTENBERG" in text:
+        text, removed["Project Gutenberg"] = _without_gutenberg(text)
+    patterns = [*rules.boilerplate, *((WEB_POLICY, WEB_SCRIPT) if rules.web else ())]
+    if patterns:
+        whole_line = rf"^(?:{'|'.join(patterns)})(?:\n|\Z)"
+        text, removed["boilerplate"] = re.subn(whole_line, "", text, flags=re.IGNORECASE | re.MULTILINE)
+    if rules.sentences:
+        lines = text.split("\n")
+        kept = [line for line in lines if line.endswith(_END_MARKS) and line.count(" ") >= 4]
+        text, removed["no sentence"] = "\n".join(kept), len(lines) - len(kept)
+    return text.strip("\n"), +removed
+
+
+def _without_gutenberg(text: str) -> tuple[str, int]:
+    lines = text.count("\n")
+    start = _GUTENBERG_START.search(text)
+    if start:
+        text = text[start.end() :]
+    end = _GUTENBERG_END.search(text)
+    if end and (start or end.start() > len(text) // 2):
+        text = text[: end.start()].rstrip("\n")
+    return text, lines - text.count("\n")

@@ -1,4 +1,4 @@
-"""Which lines and documents are worth training on: rules of C4 and Gopher that hold in any language.
+"""Which documents are worth training on: rules of C4 and Gopher that hold in any language.
 
 C4 is Raffel et al. 2020, sec. 2.2; Gopher is Rae et al. 2021, table A1. A word is what is between spaces, and
 each character of a script that is written without them (Chinese, Japanese, Thai, …); rules on the length of words
@@ -7,13 +7,18 @@ leave texts in such a script alone. No document is dropped for being long.
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from data_prep.text.lines import LineRules, without_boilerplate
-from data_prep.text.normalize import normalize
-from data_prep.text.repetition import has_frequent, repeats
-from data_prep.text.words import UNSPACED, words
+import numpy as np
+
+from data_prep.text.normalize import LineRules, normalize, without_boilerplate
+from data_prep.text.words import UNSPACED, Hashes, Places, ngram_hashes, words
+
+# Gopher's limits on repeated n-grams were set for web pages, of which few have more than a few thousand words. In
+# longer texts ever more n-grams recur by chance, so a document is measured in parts of this many words.
+PART = 4096
 
 _UNSPACED = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED) + "]")
 _WITH_LETTER = re.compile(r"[^\W\d_]\S*")
@@ -58,17 +63,16 @@ class Cleaned(NamedTuple):
 
 
 def clean(text: str, config: CleanConfig) -> Cleaned:
-    """Normalizes a text, removes boilerplate and judges what is left; the text need not be in corpus form."""
+    """Normalize a text, remove boilerplate and judge what is left; the text need not be in corpus form."""
     text, removed = without_boilerplate(normalize(text), config.lines)
     return Cleaned(text, _reason_to_drop(text, config), removed)
 
 
 def _reason_to_drop(text: str, config: CleanConfig) -> str | None:
-    """The first rule that a text in corpus form breaks."""
-    # Cheap rules first. In corpus form, words are one more than the spaces and line ends.
+    """The first rule that a text in corpus form breaks, cheap rules first."""
     if len(text) < config.min_characters:
         return "too few characters"
-    spaced = text.count(" ") + text.count("\n") + 1
+    spaced = text.count(" ") + text.count("\n") + 1  # words between spaces
     alone = 0 if text.isascii() else sum(map(len, _UNSPACED.findall(text)))
     count = spaced + alone
     if count < config.min_words:
@@ -91,12 +95,12 @@ def _lines(lines: list[str], characters: int, config: CleanConfig) -> str | None
     if sum(line.endswith(("…", "...")) for line in lines) > max(1, config.max_ellipsis_lines * len(lines)):
         return "ellipsis lines"
     distinct = set(lines)
-    if len(lines) - len(distinct) > config.max_repeated_lines * len(lines):
+    repeated = characters - len(lines) + 1 - sum(map(len, distinct))
+    if (
+        len(lines) - len(distinct) > config.max_repeated_lines * len(lines)
+        or repeated > config.max_repeated_line_characters * characters
+    ):
         return "repeated lines"
-    if len(distinct) < len(lines):
-        repeated = characters - len(lines) + 1 - sum(map(len, distinct))
-        if repeated > config.max_repeated_line_characters * characters:
-            return "repeated lines"
     return None
 
 
@@ -116,14 +120,41 @@ def _repetition(text: str, scale: int, config: CleanConfig) -> str | None:
     """Gopher's rules on n-grams; a word of a script without spaces is taken for ``scale`` characters."""
     found = words(text)
     hashes, lengths = found.hashes, found.ends - found.starts
+
+    def exceeds(measure: Callable[[Hashes, Places, int], int], n: int, limit: float) -> bool:
+        parts = [slice(start, start + PART) for start in range(0, len(hashes) - n * scale + 1, PART)]
+        held = sum(measure(ngram_hashes(hashes[part], n * scale), lengths[part], n * scale) for part in parts)
+        return held > limit * int(lengths.sum())
+
     # No longer n-gram repeats more than the shortest, so that one measure nearly always suffices.
     repeated = config.max_repeated_ngrams
-    if repeated and repeats(hashes, lengths, 5 * scale, min(repeated)):
-        if any(repeats(hashes, lengths, n * scale, limit) for n, limit in enumerate(repeated, 5)):
+    if repeated and exceeds(_repeated, 5, min(repeated)):
+        if any(exceeds(_repeated, n, limit) for n, limit in enumerate(repeated, 5)):
             return "repeated n-grams"
     # Likewise, an n-gram of 3 or 4 words is covered by two of 2 words.
     frequent = config.max_top_ngrams
-    if frequent and has_frequent(hashes, lengths, 2 * scale, min(frequent) / 2):
-        if any(has_frequent(hashes, lengths, n * scale, limit) for n, limit in enumerate(frequent, 2)):
+    if frequent and exceeds(_most_frequent, 2, min(frequent) / 2):
+        if any(exceeds(_most_frequent, n, limit) for n, limit in enumerate(frequent, 2)):
             return "one n-gram again and again"
     return None
+
+
+def _repeated(grams: Hashes, lengths: Places, n: int) -> int:
+    """Characters in n-grams that have occurred before, of words of the given ``lengths``."""
+    ordered = np.sort(grams)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return 0
+    order = np.argsort(grams, kind="stable")
+    again = order[1:][grams[order[1:]] == grams[order[:-1]]]
+    # Over each of the n words of a repeated n-gram this counts up once, so that overlaps are not counted twice.
+    cover = np.zeros(len(lengths) + 1, np.int64)
+    cover[again] += 1
+    cover[again + n] -= 1
+    return int(lengths[np.cumsum(cover[:-1]) > 0].sum())
+
+
+def _most_frequent(grams: Hashes, lengths: Places, n: int) -> int:
+    """Characters in the n-gram that holds the most; an n-gram that occurs once holds none."""
+    _, first, counts = np.unique(grams, return_index=True, return_counts=True)
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return int(np.max(np.where(counts > 1, counts * (ends[first + n] - ends[first]), 0), initial=0))

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
 
-SEPARATOR, LETTER, ALONE = 0, 1, 2
-
 # First and last code points of the scripts that are written without spaces between words.
 UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
@@ -40,6 +38,7 @@ PIECE = 1 << 15
 # Odd numbers with bits spread over all 64 places: bases of polynomial hashes modulo 2**64.
 _CHARACTER_BASE = 0x9E3779B97F4A7C15
 _WORD_BASE = 0xD1342543DE82EF95
+_ALONE = 2  # the kind of a character that is a word by itself; letters are 1, separators 0
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Words:
 
 
 def words(text: str) -> Words:
-    """Finds and hashes the words of a text; takes 24 bytes of memory a word."""
+    """Find and hash the words of a text; takes 24 bytes of memory a word."""
     folded = text.lower() if text.isascii() else text.casefold()
     found = [_words_of_piece(folded, start, end) for start, end in _pieces(folded)]
     starts, ends, hashes = map(np.concatenate, zip(*found, strict=True))
@@ -66,7 +65,7 @@ def words(text: str) -> Words:
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
-    """Cuts a text after spaces or line ends; a word that is longer than a piece is cut, too."""
+    """Cut a text after spaces or line ends; a word that is longer than a piece is cut, too."""
     start = 0
     while len(text) - start > PIECE:
         end = start + PIECE
@@ -79,12 +78,9 @@ def _pieces(text: str) -> Iterator[tuple[int, int]]:
 def _words_of_piece(text: str, start: int, end: int) -> tuple[Places, Places, Hashes]:
     codes = code_points(text[start:end])
     kinds = np.zeros(len(codes) + 2, np.uint8)  # separators at both ends
-    kinds[1:-1] = character_kinds()[codes]
+    kinds[1:-1] = _character_kinds()[codes]
     # The text changes between words and separators, and before each character that is a word by itself.
-    changes = kinds[1:] != kinds[:-1]
-    if codes.dtype != np.uint8:
-        changes |= kinds[1:] == ALONE
-    edges = np.flatnonzero(changes)
+    edges = np.flatnonzero((kinds[1:] != kinds[:-1]) | (kinds[1:] == _ALONE))
     kept = np.flatnonzero(kinds[edges + 1])
     starts, ends = edges[kept], edges[kept + 1]
     return starts + start, ends + start, _run_hashes(codes, starts, ends, _CHARACTER_BASE)
@@ -115,17 +111,17 @@ def code_points(text: str) -> NDArray[np.uint8] | NDArray[np.uint32]:
 
 
 @functools.cache
-def character_kinds() -> NDArray[np.uint8]:
-    """SEPARATOR, LETTER or ALONE for each code point, (1114112,); takes 0.2 s once a process."""
+def _character_kinds() -> NDArray[np.uint8]:
+    """The kind of each code point, (1114112,); takes 0.2 s once a process."""
     points = range(sys.maxunicode + 1)
     kinds = np.fromiter((unicodedata.category(chr(point))[0] in "LMN" for point in points), np.uint8, len(points))
     for first, last in UNSPACED:
-        kinds[first : last + 1] *= ALONE
+        kinds[first : last + 1] *= _ALONE
     return kinds
 
 
 def mix(values: Hashes) -> Hashes:
-    """Spreads every bit over all 64 (the finalizer of MurmurHash3)."""
+    """Spread every bit over all 64 (the finalizer of MurmurHash3)."""
     values = (values ^ (values >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     values = (values ^ (values >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return values ^ (values >> np.uint64(33))

@@ -17,12 +17,18 @@ from pathlib import Path
 import pytest
 
 from data_prep import transfer
-from data_prep.download import download
+from data_prep.config import DownloadConfig
+from data_prep.download import download as download_stage
 from linformer_fairseq.errors import UsageError
 
 NAME = "tinywiki-20260101-pages-articles-multistream.xml.bz2"
 PAGES = random.Random(1).randbytes(5_000_000)
 OTHER = random.Random(2).randbytes(5_000_000)
+
+
+def download(language: str, out: Path, mirror: str, date: str = "latest") -> Path:
+    """Run the stage."""
+    return download_stage(language, out, DownloadConfig(mirror, date))
 
 
 @dataclass
@@ -280,9 +286,9 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(
         def write(self, block: memoryview) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    def fill_up(file: object, block: bytes, folder: Path) -> int:
+    def fill_up(file: object, block: bytes, folder: Path) -> None:
         full = (folder / f".{NAME}.partial").stat().st_size >= 1_000_000
-        return write(Full() if full else file, block, folder)  # type: ignore[arg-type, return-value]
+        write(Full() if full else file, block, folder)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(transfer, "_write", fill_up)

@@ -134,7 +134,7 @@ def test_a_bad_chapter_is_reported_by_name_and_the_others_kept(
 ) -> None:
     monkeypatch.setattr(epub, "LARGEST_DOCUMENT", 50_000)
     (tmp_path / "a.epub").write_bytes(make_epub(changes))
-    with pytest.raises(UsageError, match="b.xhtml: the chapter cannot be read"):
+    with pytest.raises(UsageError, match=r"^\S+b\.xhtml: the chapter cannot be read"):
         read(tmp_path / "a.epub", ReadErrors())
     problems = ReadErrors(skip=True)
     assert read(tmp_path / "a.epub", problems) == [("a", "The Title", "The\nend. Cell cell")]

@@ -12,8 +12,8 @@ import pytest
 
 from data_prep.read_errors import ReadErrors
 from data_prep.sources import Piece, tables, wikipedia
-from data_prep.sources.files import STDIN, TARS, files_in, input_files, is_plain, kind, stem
-from data_prep.sources.lines import Lines
+from data_prep.sources.files import STDIN, TARS, files_in, input_files, kind, stem, whole
+from data_prep.sources.lines import Lines, line_pieces
 from linformer_fairseq.errors import UsageError
 
 TEXTS = frozenset({".txt", ".md"}) | TARS
@@ -73,7 +73,7 @@ def test_archives_are_read_in_their_own_order(
         problems = ReadErrors()
         assert content_of(path, problems) == [(f"{path}:x/b.txt", b"Second"), (f"{path}:x/a.txt", b"First")]
         assert problems.left_out == {".png files": 1} and not problems.skipped
-        assert not is_plain(path)
+        assert line_pieces(path, 1) == whole(path)
 
 
 def test_an_archive_writes_nothing_and_follows_no_links(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from data_prep.text.lines import LineRules
+from data_prep.text.normalize import LineRules
 from data_prep.text.rules import CleanConfig, clean
 
 ENGLISH = (
