@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -76,13 +77,10 @@ def check_save_dir(save_dir: Path, free_gb: float) -> None:
 def number(environ: Mapping[str, str], name: str, default: float = 0) -> float:
     """An environment variable that is a number, 0 or more; UsageError if it is not."""
     text = environ.get(name) or str(default)
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not value >= 0:
-        raise UsageError(f"{name}={text} is not a number")
-    return value
+    with suppress(ValueError):
+        if (value := float(text)) >= 0:
+            return value
+    raise UsageError(f"{name}={text} is not a number")
 
 
 def submit(script: str, flags: Sequence[str], environ: Mapping[str, str]) -> int:
