@@ -4,25 +4,18 @@ import re
 from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
-from setuptools.command.build_py import build_py
 
-ROOT = Path(__file__).resolve().parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "linformer_fairseq/version.py").read_text(), re.MULTILINE)
+PACKAGE = Path(__file__).resolve().parent / "linformer_fairseq"
+VERSION = re.search(r'^__version__ = "(.+)"$', (PACKAGE / "version.py").read_text(), re.MULTILINE)
 DOCS = ["mkdocs-material", "mkdocstrings[python]", "rich"]
 ROOMS = ["linformer_fairseq", "linformer_fairseq.*", "data_prep", "data_prep.*"]
-
-
-class BuildWithRecipes(build_py):
-    """Puts the YAML recipes and the sbatch scripts into the wheel's package, where paths.py finds them."""
-
-    def run(self):
-        super().run()
-        if not self.editable_mode:
-            for file in (*ROOT.glob("recipes/pretrain/*"), *ROOT.glob("recipes/finetune/*"), *ROOT.glob("slurm/*.sh")):
-                target = Path(self.build_lib, "linformer_fairseq", file.relative_to(ROOT))
-                self.mkpath(str(target.parent))
-                self.copy_file(str(file), str(target))
-
+# Packages whose files are elsewhere: hydra looks for plugins in a namespace package, paths.py for the rest in the wheel
+ELSEWHERE = {
+    "hydra_plugins": "linformer_fairseq/hydra_plugins",
+    "linformer_fairseq.recipes.pretrain": "recipes/pretrain",
+    "linformer_fairseq.recipes.finetune": "recipes/finetune",
+    "linformer_fairseq.slurm": "slurm",
+}
 
 setup(
     name="linformer-fairseq",
@@ -31,11 +24,13 @@ setup(
     author="linformer_fairseq contributors",
     license="MIT",
     python_requires=">=3.11,<3.13",
-    packages=[*find_namespace_packages(include=ROOMS, exclude=["*.hydra_plugins", "*.configs"]), "hydra_plugins"],
-    # hydra looks for plugins in this namespace package
-    package_dir={"hydra_plugins": "linformer_fairseq/hydra_plugins"},
-    package_data={"linformer_fairseq": ["py.typed", "checkpoints/*.md"], "data_prep": ["py.typed", "configs/*.yaml"]},
-    cmdclass={"build_py": BuildWithRecipes},
+    packages=[*find_namespace_packages(include=ROOMS, exclude=["*.hydra_plugins", "*.configs"]), *ELSEWHERE],
+    package_dir=ELSEWHERE,
+    package_data={
+        "": ["py.typed", "*.yaml", "*.sh"],
+        "linformer_fairseq": ["checkpoints/*.md"],
+        "data_prep": ["configs/*.yaml"],
+    },
     entry_points={"console_scripts": ["linformer = linformer_fairseq.cli:main"]},
     install_requires=[
         "torch>=2.13",

@@ -46,7 +46,7 @@ def help_of(command: list[str]) -> str:
     """What a command prints with --help, at a width of 100 columns."""
     environment = {**os.environ, "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
     ran = subprocess.run(
-        [sys.executable, "-m", "linformer_fairseq.cli", *command[1:], "--help"],
+        [sys.executable, "-m", "linformer_fairseq", *command[1:], "--help"],
         capture_output=True,
         text=True,
         env=environment,

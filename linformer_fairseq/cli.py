@@ -36,14 +36,13 @@ With LINFORMER_DEBUG=1, errors show their traceback."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; the result is the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in ("", "-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())))
-        return 0 if words else 2
-    if words[0] == "--version":
+        return 0 if name else 2
+    if name == "--version":
         print(f"linformer_fairseq {__version__}")
         return 0
-    name, *rest = words
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
@@ -51,7 +50,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module = import_module(f"linformer_fairseq.commands.{name}")
     return exit_status(f"linformer {name}", partial(module.main, rest))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

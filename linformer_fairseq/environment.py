@@ -6,13 +6,12 @@ It must work where fairseq or torch is missing or broken, so neither is imported
 import contextlib
 import importlib
 import importlib.util
-import logging
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -26,12 +25,9 @@ FAIRSEQ = "ve-fairseq==0.12.3"
 """The distribution that provides the module `fairseq`: its main branch, repaired for Python 3.11 and 3.12."""
 
 REQUIRED = ("torch", "numpy", "sentencepiece", "pyarrow")
-
-BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
-"""bfloat16 instruction sets as /proc/cpuinfo names them; the last one is Arm's."""
-
+BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # in /proc/cpuinfo; the last one is Arm's
+# What FusedAdam and FusedLayerNorm import; a Python-only build lacks the last two, its CUDA extensions.
 APEX_MODULES = ("apex.optimizers", "apex.normalization", "amp_C", "fused_layer_norm_cuda")
-"""What FusedAdam and FusedLayerNorm import; a Python-only build lacks the last two, its CUDA extensions."""
 
 
 @dataclass(frozen=True)
@@ -56,32 +52,58 @@ class Gpu:
         return f"{self.name}, {self.memory_gib} GiB, capability {self.capability}, {bf16}"
 
 
-@dataclass(frozen=True)
+def cpu_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_bf16() -> list[str]:
+    """The bfloat16 instruction sets that Linux reports for the CPU (empty elsewhere)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    words = set(cpuinfo.read_text(encoding="utf-8", errors="replace").split()) if cpuinfo.exists() else set()
+    return [flag for flag in BF16_FLAGS if flag in words]
+
+
+def _slurm() -> str:
+    """Version of the Slurm commands, and whether this process runs in a job."""
+    job = os.environ.get("SLURM_JOB_ID")
+    here = f"inside job {job}" if job else "outside a job"
+    absent = [name for name in ("sbatch", "scontrol") if shutil.which(name) is None]
+    if len(absent) == 2:
+        return f"no sbatch or scontrol on PATH, {here}"
+    command = "sbatch" if "scontrol" in absent else "scontrol"
+    try:
+        ran = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20)
+        *_, last = [f"exit status {ran.returncode}", *(ran.stdout + ran.stderr).strip().splitlines()]
+        version = last if ran.returncode == 0 else f"{command} fails ({last})"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        version = f"{command} does not answer ({error})"
+    return ", ".join([version, here, *(f"no {name} on PATH" for name in absent)])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """All that `linformer env` prints; each of `problems` is a sentence with its remedy."""
 
-    version: str
-    user_dir: str
-    python: str
+    version: str = __version__
+    user_dir: str = str(USER_DIR)
+    python: str = f"{platform.python_version()} ({sys.executable})"
     packages: dict[str, str | None]
     fairseq: str
-    cpu_cores: int
-    cpu_bf16: list[str]
+    cpu_cores: int = field(default_factory=cpu_cores)
+    cpu_bf16: list[str] = field(default_factory=_cpu_bf16)
     cuda: str
     gpus: list[Gpu]
     apex: ApexStatus
-    slurm: str
+    slurm: str = field(default_factory=_slurm)
     problems: list[str]
 
     def __str__(self) -> str:
         bf16 = f"bf16 instructions: {', '.join(self.cpu_bf16)}" if self.cpu_bf16 else "no bf16 instructions"
+        cores = f"{self.cpu_cores} core{'s' * (self.cpu_cores != 1)}"
         rows = {"user dir": self.user_dir, "Python": self.python}
         rows |= {name: found or "missing" for name, found in self.packages.items()}
-        rows |= {
-            "fairseq": self.fairseq,
-            "CPU": f"{self.cpu_cores} core{'s' * (self.cpu_cores != 1)}, {bf16}",
-            "CUDA": self.cuda,
-        }
+        rows |= {"fairseq": self.fairseq, "CPU": f"{cores}, {bf16}", "CUDA": self.cuda}
         rows |= {f"GPU {number}": str(gpu) for number, gpu in enumerate(self.gpus)}
         rows |= {"apex": self.apex.sentence, "Slurm": self.slurm}
         lines = [f"linformer_fairseq {self.version}", *(f"  {name:<14} {found}" for name, found in rows.items())]
@@ -105,20 +127,8 @@ def environment_report() -> Report:
         cuda_problem,
         apex.sentence if apex.state in ("other-project", "unusable") else "",
     ]
-    return Report(
-        version=__version__,
-        user_dir=str(USER_DIR),
-        python=f"{platform.python_version()} ({sys.executable})",
-        packages=packages,
-        fairseq=fairseq,
-        cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        cpu_bf16=_cpu_bf16(),
-        cuda=cuda,
-        gpus=gpus,
-        apex=apex,
-        slurm=_slurm(),
-        problems=[problem for problem in problems if problem],
-    )
+    found = [problem for problem in problems if problem]
+    return Report(packages=packages, fairseq=fairseq, cuda=cuda, gpus=gpus, apex=apex, problems=found)
 
 
 def _fairseq() -> tuple[str, str]:
@@ -141,7 +151,6 @@ def _fairseq() -> tuple[str, str]:
         return str(origin), problem
     if ours != tested:
         return f"{name} {ours}", f"{name} {ours} is not the tested release: {install}"
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it asks for what only speech needs
     return f"{name} {ours}", _try_import("fairseq")[1]
 
 
@@ -177,33 +186,6 @@ def _cuda(torch: ModuleType | None) -> tuple[str, list[Gpu], str]:
         for each in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     ]
     return f"{torch.version.cuda}, {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}", gpus, ""
-
-
-def _cpu_bf16() -> list[str]:
-    """The bfloat16 instruction sets that Linux reports for the CPU (empty elsewhere)."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return [flag for flag in BF16_FLAGS if flag in flags]
-
-
-def _slurm() -> str:
-    """Version of the Slurm commands, and whether this process runs in a job."""
-    job = os.environ.get("SLURM_JOB_ID")
-    here = f"inside job {job}" if job else "outside a job"
-    absent = [name for name in ("sbatch", "scontrol") if shutil.which(name) is None]
-    if len(absent) == 2:
-        return f"no sbatch or scontrol on PATH, {here}"
-    command = "sbatch" if "scontrol" in absent else "scontrol"
-    try:
-        ran = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20)
-        *_, last = [f"exit status {ran.returncode}", *(ran.stdout + ran.stderr).strip().splitlines()]
-        version = last if ran.returncode == 0 else f"{command} fails ({last})"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        version = f"{command} does not answer ({error})"
-    return ", ".join([version, here, *(f"no {name} on PATH" for name in absent)])
 
 
 def _version(name: str) -> str | None:

@@ -7,14 +7,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-DEBUG = "LINFORMER_DEBUG"
-"""With this environment variable set to 1, errors show their traceback."""
-
 AGAIN = "the same command resumes from here"
 _EXTRAS = {"safetensors": "hf", "transformers": "hf", "tokenizers": "hf", "google": "hf", "submitit": "slurm"}
 _DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class UsageError(ValueError):
@@ -27,33 +22,31 @@ def as_one_sentence() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        if os.environ.get(DEBUG) == "1":
+        if _debugging():
             raise
         raise SystemExit(f"error: {error}") from None
 
 
 def exit_status(program: str, command: Callable[[], int]) -> int:
-    """Run a command line to its end.
+    """Run a command to its end: its exit status, 130 after Ctrl-C, or 1 after an error that a person can correct.
 
-    Args:
-        program: what the person typed, for messages: `linformer convert`.
-        command: does the work and returns the exit status.
-
-    Returns:
-        The exit status of the command; 1 after an error that a person can correct, shown as one sentence; 130 after
-        Ctrl-C. With `LINFORMER_DEBUG=1`, the error is raised instead, so that its traceback shows.
+    The error is shown as one sentence after `program`, what the person typed, or raised if LINFORMER_DEBUG is 1.
     """
     try:
         return command()
     except KeyboardInterrupt:
         print(f"\n{program}: stopped; {AGAIN}", file=sys.stderr)
         return 130
-    except (UsageError, BrokenProcessPool, ModuleNotFoundError, OSError) as error:
+    except Exception as error:
         sentence = _sentence(error)
-        if sentence is None or os.environ.get(DEBUG) == "1":
+        if sentence is None or _debugging():
             raise
         print(f"{program}: error: {sentence}", file=sys.stderr)
         return 1
+
+
+def _debugging() -> bool:
+    return os.environ.get("LINFORMER_DEBUG") == "1"
 
 
 def _sentence(error: Exception) -> str | None:
@@ -68,8 +61,8 @@ def _sentence(error: Exception) -> str | None:
             return None
         package, extra = _DISTRIBUTIONS.get(module, module), _EXTRAS[module]
         return f"the package {package} is missing: pip install -e '.[{extra}]' from a clone, or pip install {package}"
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error.filename or 'the disk'}: no space left; free some, and {AGAIN}"
-    if isinstance(error, OSError) and error.errno in _CLOSED:
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error.filename or 'the disk'}: {error.strerror}; give access to it, or choose another --out"
     return None

@@ -25,9 +25,8 @@ set -euo pipefail
 
 project=$(dirname "$0")/..
 if [ -f "$project/setup.py" ]; then cd "$project"; fi  # in a clone, on the login node; a job starts there
-SITE=${SITE:-slurm/site.sh}
 # shellcheck source=/dev/null
-if [ -f "$SITE" ]; then set +u; source "$SITE"; set -u; fi
+if [ -f "${SITE:=slurm/site.sh}" ]; then set +u; source "$SITE"; set -u; fi
 if [ -x .venv/bin/python ]; then PYTHON=${PYTHON:-.venv/bin/python}; fi
 exec "${PYTHON:-python}" -m data_prep run "${CONFIG:-folder}" "$@" --out "${OUT:-data-run}" \
     --workers "${SLURM_CPUS_PER_TASK:-1}"

@@ -11,14 +11,11 @@ from linformer_fairseq.inference import KEEPS
 
 def command_parser(name: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
     """A parser of `linformer NAME` whose description keeps its line breaks."""
-    return argparse.ArgumentParser(
-        prog=f"linformer {name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        **options,
-    )
+    shape = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(f"linformer {name}", description=description, formatter_class=shape, **options)
 
 
+# Flags that mean the same in every subcommand that has them
 FLAGS: dict[str, dict[str, Any]] = {
     "--checkpoint": {"type": Path, "required": True, "help": ".pt of fairseq, or .safetensors"},
     "--data": {"type": Path, "metavar": "DIR", "help": "folder of its tokenizer (default: that of its pretraining)"},
@@ -41,7 +38,7 @@ FLAGS: dict[str, dict[str, Any]] = {
 
 
 def shared_flags(*names: str) -> argparse.ArgumentParser:
-    """A parent parser with some of `FLAGS`, which mean the same in every subcommand."""
+    """A parent parser with some of `FLAGS`."""
     parser = argparse.ArgumentParser(add_help=False)
     for name in names:
         parser.add_argument(name, **FLAGS[name])
@@ -49,11 +46,7 @@ def shared_flags(*names: str) -> argparse.ArgumentParser:
 
 
 def text_columns(a: argparse.Namespace) -> tuple[str, ...]:
-    """The columns of --text-column.
-
-    Raises:
-        UsageError: more than two.
-    """
+    """The columns of --text-column, or a UsageError if they are more than two."""
     if len(a.text_column) > 2:
         raise UsageError(f"--text-column: one or two columns, not {len(a.text_column)}")
     return tuple(a.text_column)

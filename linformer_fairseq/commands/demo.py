@@ -18,12 +18,12 @@ from pathlib import Path
 import yaml
 
 from linformer_fairseq.commands.arguments import command_parser
+from linformer_fairseq.environment import cpu_cores
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.paths import RECIPES, USER_DIR
 
 RECIPE = RECIPES / "pretrain/tiny_n512_k128.yaml"
 SENTENCE = "Returns the <mask> of the array."
-CORES = len(os.sched_getaffinity(0))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,12 +34,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--updates", type=int, default=updates, metavar="N", help="to train for (default: %(default)s)")
     packages = "folders of Python files whose docstrings are the corpus (default: all installed packages)"
     parser.add_argument("--packages", type=Path, nargs="+", default=[], metavar="DIR", help=packages)
-    options = parser.parse_args(argv)
-    if options.updates < 2:
-        parser.error(f"--updates {options.updates}: must be at least 2, half before the stop and half after it")
+    a = parser.parse_args(argv)
+    if a.updates < 2:
+        parser.error(f"--updates {a.updates}: must be at least 2, half before the stop and half after it")
     logging.basicConfig(level=logging.WARNING, force=True)  # importing fairseq sets INFO for every logger
-    os.environ.setdefault("OMP_NUM_THREADS", str(min(CORES, 2)))  # the model is too small to use more
-    demo(options.out, options.updates, options.packages)
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(cpu_cores(), 2)))  # the model is too small to use more
+    demo(a.out, a.updates, a.packages)
     return 0
 
 
@@ -50,9 +50,9 @@ def demo(out: Path, updates: int, packages: list[Path]) -> None:
 
     print("\n== 1/5  Data: docstrings of the installed packages, a document per module; vocabulary; fairseq's files")
     changes = [f"sources.0.inputs=[{','.join(str(path.resolve()) for path in packages)}]"] if packages else []
-    prepare = ["prepare", "run", "demo", *changes, "--out", str(out), "--workers", str(CORES)]
+    prepare = ["prepare", "run", "demo", *changes, "--out", str(out), "--workers", str(cpu_cores())]
     print("$", shlex.join(["linformer", *prepare]), flush=True)
-    status = subprocess.run([sys.executable, "-m", "linformer_fairseq", *prepare]).returncode
+    status = subprocess.call([sys.executable, "-m", "linformer_fairseq", *prepare])
     if status == 130:
         raise KeyboardInterrupt
     if status:
@@ -73,7 +73,7 @@ def demo(out: Path, updates: int, packages: list[Path]) -> None:
     plot_curve(metrics, out / "loss.png", "linformer_roberta_tiny on docstrings")
 
     print(f"\n== 5/5  Filling a mask\n  {SENTENCE}")
-    for token, probability in fill_mask(out / "data", checkpoint):
+    for probability, token in fill_mask(out / "data", checkpoint):
         print(f"  {probability:6.1%}  {token}")
 
     start = next(line["perplexity"] for line in metrics if line["split"] == "train")
@@ -129,18 +129,17 @@ def validate(out: Path, checkpoint: Path) -> float:
     """Perplexity of the validation set, measured by fairseq-validate."""
     from linformer_fairseq.training.progress import parse_line, run_logged
 
-    argv = ["fairseq-validate", str(out / "data"), "--user-dir", str(USER_DIR), "--task", "masked_lm"]
-    argv += ["--path", str(checkpoint), "--batch-size", "8", "--required-batch-size-multiple", "1"]
-    argv += ["--log-format", "json"]
+    argv = ["fairseq-validate", str(out / "data"), "--user-dir", str(USER_DIR), "--path", str(checkpoint)]
+    argv += "--task masked_lm --batch-size 8 --required-batch-size-multiple 1 --log-format json".split()
     print("$", shlex.join(argv), flush=True)
     log = out / "validate.log"
-    log.unlink(missing_ok=True)
     run_logged(argv, log)
-    return float(next(filter(None, map(parse_line, log.read_text().splitlines())))["ppl"])
+    *_, figures = filter(None, map(parse_line, log.read_text().splitlines()))
+    return float(figures["ppl"])
 
 
-def fill_mask(data: Path, checkpoint: Path) -> list[tuple[str, float]]:
-    """The five most probable tokens for `<mask>` in SENTENCE."""
+def fill_mask(data: Path, checkpoint: Path) -> list[tuple[float, str]]:
+    """The five most probable tokens for `<mask>` in SENTENCE, with their probabilities."""
     import torch
 
     from linformer_fairseq.plugin import register
@@ -152,11 +151,11 @@ def fill_mask(data: Path, checkpoint: Path) -> list[tuple[str, float]]:
     places = {"checkpoint_file": checkpoint.name, "data_name_or_path": str(data.resolve())}
     hub = LinformerRobertaModel.from_pretrained(str(checkpoint.parent), **places, **tokenizer).eval()
     dictionary = hub.task.source_dictionary
-    before, after = (hub.bpe.encode(part) for part in SENTENCE.split("<mask>"))
+    # fairseq's own hub.fill_mask confuses the tokens if </s> is among them
+    before, after = map(hub.bpe.encode, SENTENCE.split("<mask>"))
     ids = dictionary.encode_line(f"<s> {before} <mask> {after} </s>", append_eos=False, add_if_not_exist=False)
     with torch.no_grad():
         logits, _ = hub.model(ids.long().unsqueeze(0))
-    masked = ids.tolist().index(dictionary.index("<mask>"))
-    probabilities, indices = logits[0, masked].softmax(dim=0).topk(5)
-    tokens = [dictionary[index].lstrip("\u2581") for index in indices.tolist()]
-    return list(zip(tokens, probabilities.tolist(), strict=True))
+    best = logits[0, ids == hub.task.mask_idx].softmax(dim=-1).topk(5)
+    tokens = [dictionary[index].lstrip("\u2581") for index in best.indices[0].tolist()]
+    return list(zip(best.values[0].tolist(), tokens, strict=True))

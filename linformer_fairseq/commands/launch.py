@@ -29,9 +29,8 @@ import yaml
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.launch import submission
-from linformer_fairseq.launch.submission import LIVE, Submitted
-from linformer_fairseq.launch.task import Task
-from linformer_fairseq.launch.training_run import check_save_dir, find_data
+from linformer_fairseq.launch.job import check_save_dir, find_data
+from linformer_fairseq.launch.submission import LIVE, Submitted, Task
 from linformer_fairseq.paths import SLURM
 
 
@@ -44,39 +43,35 @@ def pretrain(a: argparse.Namespace, more: list[str]) -> list[Task]:
     for changes in combinations(a.sweep):
         name = ",".join(f"{key.rsplit('.')[-1]}={value}" for key, value in changes.items()) or recipe.stem
         save_dir = (a.save_dir / name if changes else a.save_dir).resolve()
-        argv = [sys.executable, "-u", "-m", "linformer_fairseq.launch.rank"]
-        argv += [*fairseq_train_argv(recipe, data, save_dir, changes), *more]
         if not a.dry_run:
             check_save_dir(save_dir, a.free_gb)
-        tasks.append(Task(name, tuple(argv)))
+        argv = [*fairseq_train_argv(recipe, data, save_dir, changes), *more]
+        tasks.append(Task(name, (sys.executable, "-u", "-m", "linformer_fairseq.launch.rank", *argv)))
     return tasks
 
 
 def finetune(a: argparse.Namespace, more: list[str]) -> list[Task]:
     """Copies of one `linformer glue` command, which share its runs; the last to finish writes the table."""
-    return _copies(a.copies, [sys.executable, "-u", "-m", "linformer_fairseq", "glue", *more])
+    argv = (sys.executable, "-u", "-m", "linformer_fairseq", "glue", *more)
+    return [Task(f"copy {number + 1}", argv) for number in range(a.copies)]
 
 
 def prepare(a: argparse.Namespace, more: list[str]) -> list[Task]:
     """Copies of one `linformer prepare` command, which share its work."""
-    argv = [sys.executable, "-m", "data_prep", "run", a.config, *more, "--out", str(a.out), "--workers", str(a.cpus)]
-    return _copies(a.copies, argv)
-
-
-def _copies(count: int, argv: Sequence[str]) -> list[Task]:
-    return [Task(f"copy {number + 1}", tuple(argv)) for number in range(count)]
+    argv = (sys.executable, "-m", "data_prep", "run", a.config, *more, "--out", str(a.out), "--workers", str(a.cpus))
+    return [Task(f"copy {number + 1}", argv) for number in range(a.copies)]
 
 
 def combinations(sweep: Sequence[str]) -> list[dict[str, Any]]:
     """Every choice of one value for each `KEY=VALUE,VALUE`, or UsageError; the last key varies fastest."""
-    keys, values = [], []
+    choices = []
     for given in sweep:
-        key, equals, text = given.partition("=")
-        if not (equals and "." in key and all(text.split(","))):
+        key, _, text = given.partition("=")
+        values = text.split(",")
+        if "." not in key or not all(values):
             raise UsageError(f"--sweep {given}: give it as SECTION.KEY=VALUE,VALUE, for example common.seed=1,2,3")
-        keys.append(key)
-        values.append([yaml.safe_load(value) for value in text.split(",")])
-    return [dict(zip(keys, choice, strict=True)) for choice in product(*values)]
+        choices.append([(key, yaml.safe_load(value)) for value in values])
+    return [dict(choice) for choice in product(*choices)]
 
 
 def run_here(tasks: Sequence[Task]) -> int:
@@ -84,9 +79,7 @@ def run_here(tasks: Sequence[Task]) -> int:
     # Ctrl-C reaches the program as well, which saves and exits by itself.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     for task in {task.argv: task for task in tasks}.values():  # one copy does all the work
-        with subprocess.Popen(task.argv) as running:
-            status = running.wait()
-        if status:
+        if status := subprocess.call(task.argv):
             print(f"{task.name}: exit status {status}; the same command resumes from here")
             return status
     return 0
@@ -107,14 +100,14 @@ def start(a: argparse.Namespace, more: list[str]) -> int:
     return 0
 
 
-def status(jobs: Sequence[Submitted]) -> int:
+def status(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
     """State and last update of each job."""
     for job in jobs:
         print(f"{job.id}  {job.state():10}  {job.name}  {job.progress()}".rstrip())
     return 0
 
 
-def logs(jobs: Sequence[Submitted], follow: bool) -> int:
+def logs(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
     """Output of the first task of each job."""
     read = {job.id: 0 for job in jobs}
     ended = False
@@ -126,15 +119,15 @@ def logs(jobs: Sequence[Submitted], follow: bool) -> int:
                     for line in file:
                         print(f"{job.name}: {line}" if len(jobs) > 1 else line, end="", flush=True)
                     read[job.id] = file.tell()
-        if ended or not follow:
+        if ended or not a.follow:
             return 0
         time.sleep(2)
         ended = all(job.state() not in LIVE for job in jobs)
 
 
-def cancel(jobs: Sequence[Submitted]) -> int:
+def cancel(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
     """Cancel all jobs of a submission; each saves its run first."""
-    return subprocess.run(["scancel", *(job.id for job in jobs)]).returncode
+    return subprocess.call(["scancel", *(job.id for job in jobs)])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -146,16 +139,17 @@ def parser() -> argparse.ArgumentParser:
         name, text = tasks_of.__name__, tasks_of.__doc__
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         command.set_defaults(tasks_of=tasks_of)
-        command.add_argument("--nodes", type=int, default=nodes, help="nodes of each job (default: %(default)s)")
-        command.add_argument("--gpus", type=int, default=gpus, help="GPUs on each node (default: %(default)s)")
-        command.add_argument("--cpus", type=int, default=4, help="processors of each task (default: %(default)s)")
-        command.add_argument("--hours", type=float, default=24, help="time limit, after which a job is requeued")
-        command.add_argument("--partition", help="partition of the cluster (default: the cluster's)")
-        command.add_argument("--account", help="account to charge (default: the cluster's)")
-        command.add_argument("--parallel", type=int, default=256, help="array elements that may run at the same time")
-        command.add_argument("--local", action="store_true", help="run here, without Slurm (default if there is none)")
-        command.add_argument("--dry-run", action="store_true", help="only print the sbatch file")
-        return command.add_argument
+        add = command.add_argument
+        add("--nodes", type=int, default=nodes, help="nodes of each job (default: %(default)s)")
+        add("--gpus", type=int, default=gpus, help="GPUs on each node (default: %(default)s)")
+        add("--cpus", type=int, default=4, help="processors of each task (default: %(default)s)")
+        add("--hours", type=float, default=24, help="time limit, after which a job is requeued")
+        add("--partition", help="partition of the cluster (default: the cluster's)")
+        add("--account", help="account to charge (default: the cluster's)")
+        add("--parallel", type=int, default=256, help="array elements that may run at the same time")
+        add("--local", action="store_true", help="run here, without Slurm (default if there is none)")
+        add("--dry-run", action="store_true", help="only print the sbatch file")
+        return add
 
     add = jobs(pretrain, nodes=8, gpus=8)
     add("--recipe", default="base_n512_k128", help="a YAML file, or the name of a recipe (default: %(default)s)")
@@ -169,8 +163,9 @@ def parser() -> argparse.ArgumentParser:
     add("config", help="a YAML file, or the name of a configuration of data_prep")
     add("--out", type=Path, required=True, help="folder that all nodes see")
     add("--copies", type=int, default=4, help="jobs that share the work (default: %(default)s)")
-    for does in (status, logs, cancel):
-        one = commands.add_parser(does.__name__, help=does.__doc__)
+    for of_jobs in (status, logs, cancel):
+        one = commands.add_parser(of_jobs.__name__, help=of_jobs.__doc__)
+        one.set_defaults(of_jobs=of_jobs)
         one.add_argument("submission", nargs="?", type=Path, help="its folder (default: the newest)")
     commands.choices["logs"].add_argument("--follow", action="store_true", help="keep printing until all jobs ended")
     for one in commands.choices.values():
@@ -192,7 +187,5 @@ def main(argv: Sequence[str]) -> int:
     if a.command == "script":
         print(SLURM / f"{a.name}.sh")
         return 0
-    jobs = submission.read_submission(a.folder, a.submission)
-    if a.command == "logs":
-        return logs(jobs, a.follow)
-    return status(jobs) if a.command == "status" else cancel(jobs)
+    exit_status: int = a.of_jobs(a, submission.read_submission(a.folder, a.submission))
+    return exit_status

@@ -14,10 +14,7 @@ from linformer_fairseq.paths import RECIPES
 
 def main(argv: Sequence[str]) -> int:
     """The command line; returns fairseq's exit status."""
-    own, extra = list(argv), []
-    if "--" in own:
-        extra = own[own.index("--") + 1 :]
-        own = own[: own.index("--")]
+    end = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         prog="linformer train",
         description="Run fairseq-train with the settings of a recipe. The same command resumes a stopped run.",
@@ -29,22 +26,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--save-dir", type=Path, metavar="DIR", help="folder for checkpoints")
     parser.add_argument("--dry-run", action="store_true", help="only print the command of fairseq-train")
     parser.add_argument("--list", action="store_true", help="print the recipes that are included, and end")
-    options = parser.parse_args(own)
-    if options.list:
+    a = parser.parse_args(argv[:end])
+    if a.list:
         for path in sorted((RECIPES / "pretrain").glob("*.yaml")):
             with path.open(encoding="utf-8") as file:
                 print(f"{path.stem:<18} {file.readline().removeprefix('#').strip()}")
         return 0
-    if options.recipe is None or options.data is None or options.save_dir is None:
+    if None in (a.recipe, a.data, a.save_dir):
         parser.error("RECIPE, DATA and --save-dir are required (or --list alone)")
 
     from linformer_fairseq.training.progress import program
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
-    recipe = find_recipe(options.recipe)
-    for folder in options.data.split(":"):
-        if not options.dry_run and not Path(folder).is_dir():
+    recipe = find_recipe(a.recipe)
+    for folder in a.data.split(":"):
+        if not a.dry_run and not Path(folder).is_dir():
             raise UsageError(f"DATA {folder} is not a folder: give one written by `linformer prepare binarize`")
-    argv = fairseq_train_argv(recipe, options.data, options.save_dir) + extra
-    print(shlex.join(argv), flush=True)
-    return 0 if options.dry_run else subprocess.run(program(argv)).returncode
+    command = [*fairseq_train_argv(recipe, a.data, a.save_dir), *argv[end + 1 :]]
+    print(shlex.join(command), flush=True)
+    return 0 if a.dry_run else subprocess.call(program(command))

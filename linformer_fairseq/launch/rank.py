@@ -11,17 +11,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 
-REQUEUE = os.EX_TEMPFAIL
-"""Exit status of a run that is saved and is to be started again."""
+from linformer_fairseq.training.signals import REQUEUE
+
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `fairseq-train`; return the exit status, or end this process with it if the training has failed."""
-    for number in WARNINGS:
-        signal.signal(number, _exit_before_training)
+    for number in WARNINGS:  # until the trainer's handlers are installed; nothing has been computed yet
+        signal.signal(number, lambda *_: os._exit(REQUEUE))
     sys.argv = list(argv)
     status = 1
     try:
@@ -45,11 +44,6 @@ def main(argv: Sequence[str]) -> int:
         os._exit(status)
     # Rank 0 writes the checkpoint. If another rank exited first with a failure, srun would kill rank 0.
     return 0 if status == REQUEUE and os.environ.get("SLURM_PROCID", "0") != "0" else status
-
-
-def _exit_before_training(number: int, frame: FrameType | None) -> None:
-    """Handles warnings until the trainer's handlers are installed. Nothing has been computed yet."""
-    os._exit(REQUEUE)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A submission through submitit: a folder with what was submitted, and what has become of it.
+"""A submission through submitit: what each of its tasks runs, a folder with what was submitted, the state of its jobs.
 
-A folder is never used twice: submitit names its files after job numbers, and a cluster that is set up again counts
-from 1.
+submitit listens to SIGUSR2 (NCCL uses SIGUSR1), asks the task with `checkpoint()` for what remains to be done, and
+requeues the job. Every program started here finds by itself what is done, so what remains is the same command.
 """
 
 from __future__ import annotations
@@ -10,32 +10,73 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.launch.task import Task
+from linformer_fairseq.io.files import write_json
+from linformer_fairseq.launch.job import still_ours
+from linformer_fairseq.launch.rank import WARNINGS
 from linformer_fairseq.paths import CLONE
+from linformer_fairseq.training.signals import REQUEUE
 
 RECORD = "submission.json"
-WARNING_S = 120  # from the warning to the end: time for one update and a checkpoint
-TIMEOUTS = 1000  # how often a job may reach its time limit and resume
 LIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED", "SUSPENDED", "UNKNOWN")
+_running: subprocess.Popen[bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command that resumes when it is started again, whether it saves its state on a signal or is ended by it."""
+
+    name: str
+    argv: tuple[str, ...]
+
+    def __call__(self) -> None:
+        """Run it to its end, or until submitit requeues the job; CalledProcessError if it fails."""
+        global _running
+        with subprocess.Popen(self.argv) as running:
+            _running = running
+            signal.signal(signal.SIGTERM, lambda number, frame: running.send_signal(number))
+            status = running.wait()
+        if status == REQUEUE or -status in WARNINGS:  # some clusters signal the program too
+            _hand_over()
+        if status:
+            raise subprocess.CalledProcessError(status, self.argv)
+
+    def checkpoint(self) -> Any:
+        """What remains to be done, once the command has ended."""
+        from submitit.helpers import DelayedSubmission
+
+        if _running is not None and _running.returncode is None:
+            _running.send_signal(signal.SIGUSR2)
+            # This is inside a signal handler, which may have interrupted `running.wait()`.
+            os.waitid(os.P_PID, _running.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(self)
+
+
+def _hand_over() -> None:
+    """Let submitit requeue the job unless it was cancelled. Only the first process does that."""
+    if os.environ.get("SLURM_PROCID", "0") == "0" and still_ours(os.environ):
+        os.kill(os.getpid(), signal.SIGUSR2)
+    time.sleep(120)  # Slurm ends this process
+    os._exit(REQUEUE)
 
 
 def slurm_parameters(a: argparse.Namespace) -> dict[str, Any]:
-    """What each job asks for, by submitit's names, from the arguments of `linformer launch`."""
+    """What each job asks for, by submitit's names."""
     site = Path(os.environ.get("SITE") or (CLONE or Path()) / "slurm/site.sh")
     setup = [f"source {shlex.quote(str(site.resolve()))}"] if site.is_file() else []
     if CLONE:
         setup.append(f"export PYTHONPATH={shlex.quote(str(CLONE))}:${{PYTHONPATH:-}}")
-    given = {
+    return {
         "job_name": a.command,
         "time": round(a.hours * 60),
         "nodes": a.nodes,
@@ -45,18 +86,20 @@ def slurm_parameters(a: argparse.Namespace) -> dict[str, Any]:
         "partition": a.partition,
         "account": a.account,
         "array_parallelism": a.parallel,
-        "signal_delay_s": WARNING_S,
+        "signal_delay_s": 120,  # from the warning to the end: time for one update and a checkpoint
         "stderr_to_stdout": True,
         "setup": setup,
         # from Slurm 22.05 on, srun does not take --cpus-per-task over from sbatch
         "srun_args": ["--kill-on-bad-exit=1", "--open-mode=append", f"--cpus-per-task={a.cpus}"],
         "additional_parameters": {"requeue": True},
     }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def new_folder(parent: Path, kind: str) -> Path:
-    """The name of a folder that does not exist yet; the newest of a kind is the last in alphabetical order."""
+    """The name of a folder that does not exist yet; the newest is the last in alphabetical order.
+
+    submitit names its files after job numbers, which start again from 1 on a cluster that is set up again.
+    """
     while (folder := parent / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}").exists():
         time.sleep(0.1)
     return folder
@@ -66,23 +109,22 @@ def sbatch_file(folder: Path, tasks: Sequence[Task], parameters: Mapping[str, An
     """The text of the file that `submit` would give to sbatch; nothing is written."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    count: dict[str, Any] = {"map_count": len(tasks)} if len(tasks) > 1 else {}
-    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder.resolve()))}"
-    return _make_sbatch_string(command=command, folder=folder.resolve(), **parameters, **count)
+    folder = folder.resolve()
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    return _make_sbatch_string(command, folder, map_count=len(tasks) if len(tasks) > 1 else None, **parameters)
 
 
 def submit(folder: Path, tasks: Sequence[Task], parameters: Mapping[str, Any]) -> list[str]:
     """Submit all tasks, several as one array; return the numbers of their jobs."""
     from submitit import SlurmExecutor
 
-    executor = SlurmExecutor(folder=folder.resolve(), max_num_timeout=TIMEOUTS)
+    executor = SlurmExecutor(folder.resolve(), max_num_timeout=1000)  # how often a job may reach its time limit
     executor.update_parameters(**parameters)
     with executor.batch():
-        jobs = [executor.submit(task) for task in tasks]
-    ids: list[str] = [job.job_id for job in jobs]
-    described = [{"id": id, "name": task.name, "argv": task.argv} for id, task in zip(ids, tasks, strict=True)]
-    (folder / RECORD).write_text(json.dumps({"resources": parameters, "jobs": described}, indent=1) + "\n")
-    return ids
+        submitted = [executor.submit(task) for task in tasks]
+    jobs = [{"id": job.job_id, **asdict(task)} for job, task in zip(submitted, tasks, strict=True)]
+    write_json(folder / RECORD, {"resources": parameters, "jobs": jobs})
+    return [job["id"] for job in jobs]
 
 
 @dataclass(frozen=True)
@@ -122,8 +164,7 @@ def read_submission(parent: Path, folder: Path | None) -> list[Submitted]:
         if not found:
             raise UsageError(f"{parent} holds no submission; --folder says where they are")
         folder = found[-1].parent
-    try:
-        jobs = json.loads((folder / RECORD).read_text())["jobs"]
-    except OSError:
-        raise UsageError(f"{folder} is not the folder of a submission: it has no {RECORD}") from None
+    if not (folder / RECORD).exists():
+        raise UsageError(f"{folder} is not the folder of a submission: it has no {RECORD}")
+    jobs = json.loads((folder / RECORD).read_text())["jobs"]
     return [Submitted(folder, job["id"], job["name"]) for job in jobs]

@@ -15,8 +15,7 @@ import pytest
 from linformer_fairseq.commands import glue as finetune_glue
 from linformer_fairseq.commands.launch import combinations, finetune, main, parser, run_here
 from linformer_fairseq.errors import UsageError, exit_status
-from linformer_fairseq.launch.submission import Submitted, new_folder, read_submission
-from linformer_fairseq.launch.task import Task
+from linformer_fairseq.launch.submission import Submitted, Task, new_folder, read_submission
 
 
 @pytest.fixture
@@ -181,7 +180,7 @@ def test_cancel_and_logs_of_a_submission(
 @pytest.fixture
 def handed_over(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     calls: list[str] = []
-    monkeypatch.setattr("linformer_fairseq.launch.task._hand_over", lambda: calls.append("handed over"))
+    monkeypatch.setattr("linformer_fairseq.launch.submission._hand_over", lambda: calls.append("handed over"))
     handler = signal.getsignal(signal.SIGTERM)
     yield calls
     signal.signal(signal.SIGTERM, handler)

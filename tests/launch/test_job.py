@@ -1,4 +1,4 @@
-"""The job without Slurm: what it queues, which failure it sees first, when it is requeued."""
+"""The job without Slurm: what it refuses, what it queues, which failure it sees first, when it is requeued."""
 
 from __future__ import annotations
 
@@ -12,11 +12,85 @@ from pathlib import Path
 
 import pytest
 
-from linformer_fairseq.launch.job import Failure, job_name, main, may_retry, parse_failure, still_ours
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.launch.job import (
+    FAILED_TASK,
+    check_save_dir,
+    find_data,
+    job_id,
+    main,
+    may_retry,
+    still_ours,
+    training_run,
+)
 from linformer_fairseq.launch.rank import WARNINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 MADE_BY_SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "8"}
+
+# --- what is wrong with a run is said in one sentence, before it is queued
+
+
+def make_data(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True)
+    for name in names or ("dict.txt", "train.bin", "train.idx", "valid.bin", "valid.idx"):
+        (folder / name).touch()
+    return folder
+
+
+def test_one_folder_or_its_shards(tmp_path: Path) -> None:
+    one = make_data(tmp_path / "one")
+    assert find_data(str(one)) == str(one)
+    two = [make_data(tmp_path / "many/shard0"), make_data(tmp_path / "many/shard1", "train.bin", "train.idx")]
+    joined = ":".join(map(str, two))
+    assert find_data(str(tmp_path / "many")) == find_data(joined) == joined
+
+
+@pytest.mark.parametrize("missing", ["dict.txt", "train.idx", "valid.bin"])
+def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
+    folder = make_data(tmp_path / "data")
+    (folder / missing).unlink()
+    with pytest.raises(UsageError, match=f"{missing} is missing"):
+        find_data(str(folder))
+
+
+def test_missing_data_names_the_script_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no folder .*nothing; make it with `linformer prepare run`"):
+        find_data(str(tmp_path / "nothing"))
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written to: Not a directory"):
+        check_save_dir(tmp_path / "file/run", 0)
+
+
+def test_too_little_disk(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has [\d.]+ GB of free disk space, less than 1e\+09: .*--free-gb"):
+        check_save_dir(tmp_path, 1e9)
+    check_save_dir(tmp_path, 0)
+    assert {file.name for file in tmp_path.iterdir()} == {"logs"}
+
+
+@pytest.mark.parametrize("size", ["ten", "-1", "nan"])
+def test_a_size_that_is_no_number(tmp_path: Path, size: str) -> None:
+    data = make_data(tmp_path / "data")
+    environ = {"RECIPE": "tiny_n512_k128", "DATA": str(data), "SAVE_DIR": str(tmp_path / "run"), "FREE_GB": size}
+    with pytest.raises(UsageError, match=f"FREE_GB={size} is not a number"):
+        training_run(environ, [])
+
+
+def test_the_command_has_recipe_and_flags(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    environ = {"RECIPE": "tiny_n512_k128", "DATA": str(data), "SAVE_DIR": str(tmp_path / "run"), "FREE_GB": "0"}
+    save_dir, argv = training_run(environ, ["--max-update", "9"])
+    assert save_dir == tmp_path / "run" and argv[argv.index("--save-dir") + 1] == str(save_dir)
+    assert argv[:2] == ["fairseq-train", str(data)] and argv[-2:] == ["--max-update", "9"]
+    with pytest.raises(UsageError, match="RECIPE=base is neither a file nor one of base_n4096_k256, base_n512_k128"):
+        training_run({**environ, "RECIPE": "base"}, [])
+
+
+# --- the script on the login node, and what srun says
 
 
 @pytest.fixture
@@ -77,25 +151,20 @@ def test_a_job_of_another_size_than_asked_for(environ: dict[str, str], capsys: p
 @pytest.mark.parametrize(
     ("line", "failure"),
     [
-        ("srun: error: node2: task 5: Killed\n", Failure(5, "node2", "Killed", None)),
-        (
-            "srun: error: gpu-07: tasks 4-5,7: Exited with exit code 1\n",
-            Failure(4, "gpu-07", "Exited with exit code 1", 1),
-        ),
-        (
-            "srun: error: 10.0.0.1: task 0: Exited with exit code 75",
-            Failure(0, "10.0.0.1", "Exited with exit code 75", 75),
-        ),
-        ("srun: error: n1: task 3: Bus error (core dumped)", Failure(3, "n1", "Bus error (core dumped)", None)),
+        ("node2: task 5: Killed\n", ("node2", "5", "Killed", None)),
+        ("gpu-07: tasks 4-5,7: Exited with exit code 1\n", ("gpu-07", "4", "Exited with exit code 1", "1")),
+        ("10.0.0.1: task 0: Exited with exit code 75", ("10.0.0.1", "0", "Exited with exit code 75", "75")),
+        ("n1: task 3: Bus error (core dumped)", ("n1", "3", "Bus error (core dumped)", None)),
     ],
 )
-def test_what_srun_says_of_a_failure(line: str, failure: Failure) -> None:
-    assert parse_failure(line) == failure
+def test_what_srun_says_of_a_failure(line: str, failure: tuple[str | None, ...]) -> None:
+    found = FAILED_TASK.search(f"srun: error: {line}")
+    assert found and found.group("node", "rank", "how", "status") == failure
 
 
 @pytest.mark.parametrize("line", ["srun: Job step aborted: Waiting up to 7 seconds for job step to finish.\n", "\n"])
 def test_what_else_srun_says(line: str) -> None:
-    assert parse_failure(line) is None
+    assert FAILED_TASK.search(line) is None
 
 
 # --- the job, with a srun and a scontrol that do as they are told
@@ -193,11 +262,10 @@ def test_no_requeue_where_slurm_refuses_it(job: Callable[..., tuple[int, str, st
 
 def test_elements_of_an_array_are_told_apart(programs: Callable[..., Path]) -> None:
     """The number of the last element is the number of the whole array."""
-    other = "echo JobId=6 ArrayJobId=7 ArrayTaskId=0 JobState=CANCELLED Restarts=0"
-    programs("scontrol", f"{other}; {RUNNING}")
+    programs("scontrol", f'[ "$*" = "show job -o 7_1" ] && {RUNNING} || {CANCELLED}')
     element = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
-    assert still_ours(element) and not still_ours({"SLURM_JOB_ID": "6"})
-    assert job_name(element) == "7_1" and job_name({"SLURM_JOB_ID": "6"}) == "6"
+    assert still_ours(element) and not still_ours({**element, "SLURM_ARRAY_TASK_ID": "0"})
+    assert job_id(element) == "7_1" and job_id({"SLURM_JOB_ID": "6"}) == "6"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from linformer_fairseq.launch.rank import REQUEUE
-from linformer_fairseq.training.interrupt import REQUEUE as TRAINERS
+from linformer_fairseq.training.signals import REQUEUE
 
 ROOT = Path(__file__).resolve().parents[2]
 # The project's registration with fairseq takes seconds; all that matters here is that it comes after fairseq has set up
@@ -40,10 +39,6 @@ def rank(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     return start
-
-
-def test_the_number_is_the_trainers() -> None:
-    assert REQUEUE == TRAINERS
 
 
 def test_fairseq_gets_its_arguments(rank: Callable[..., subprocess.Popen[str]]) -> None:
