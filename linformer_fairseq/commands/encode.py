@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from linformer_fairseq.io.files import fingerprint
 
     documents = Documents(find_files(a.input), text, tuple(a.keep_columns), a.quoted)
-    documents.check()
+    documents.schema()  # checked before anything is computed
     checkpoint = read(a.checkpoint)
     compute = Compute(a.device, a.dtype, a.quantize, a.compile, a.batch_tokens)
     device = check_compute(compute)

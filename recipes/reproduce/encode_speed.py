@@ -36,9 +36,8 @@ from tqdm import tqdm
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols
 from linformer_fairseq.errors import UsageError, as_one_sentence
-from linformer_fairseq.inference.batches import as_they_come, like_length
 from linformer_fairseq.inference.engine import OVERHEAD, Batching, Compute, Engine, Values
-from linformer_fairseq.inference.sequences import BOS, EOS, Ids
+from linformer_fairseq.inference.sequences import BOS, EOS, Ids, as_they_come, like_length
 from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
 from recipes.reproduce.command import as_typed
