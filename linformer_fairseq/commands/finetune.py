@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,9 +78,9 @@ def _train(a: argparse.Namespace) -> None:
 
     register()
     from linformer_fairseq.checkpoints.checkpoint import read
-    from linformer_fairseq.finetuning.grid import Job, best, run_grid
+    from linformer_fairseq.finetuning.grid import run_grid
     from linformer_fairseq.finetuning.report import write_table
-    from linformer_fairseq.finetuning.train import Run, targets
+    from linformer_fairseq.finetuning.train import Run, digests_of, targets
     from linformer_fairseq.inference.predict import Labels
     from linformer_fairseq.inference.sequences import tokenizer_of
     from linformer_fairseq.tables import read_table
@@ -89,21 +90,24 @@ def _train(a: argparse.Namespace) -> None:
     labels = Labels(() if a.regression else classes(tables["train"]), len(text), a.keep)
     for table in tables.values():
         targets(table, labels)
-    tokenizer_of(read(a.checkpoint), a.data)
-    train = tables.pop("train")
+    source = read(a.checkpoint)
+    tokenizer_of(source, a.data)
     if a.dev is None:
-        train, dev = train.split(a.dev_share)
+        train, dev = tables.pop("train").split(a.dev_share)
         if not (len(train) and len(dev)):
             raise UsageError(f"--dev-share {a.dev_share}: leaves no rows of {a.train} for one of both; name --dev")
-        tables = {"dev": dev, **tables}
-    metrics = ("pearson", "spearman") if a.regression else ("accuracy",)
-    jobs = []
-    for seed in range(1, a.seeds + 1):
-        run = Run(a.checkpoint, labels, metrics, seed, a.lr, a.batch_size, a.epochs, not a.from_scratch)
-        out = a.out if a.seeds == 1 else a.out / f"seed{seed}"
-        jobs.append(Job(a.name or a.train.stem, run, lambda: (train, tables), a.data, out))
-    rows = best(jobs, run_grid(jobs, a.out))
-    print(write_table([row for row, _ in rows.values()], a.out))
+        tables = {"train": train, "dev": dev, **tables}
+    run = Run(
+        *(a.name or a.train.stem, a.out, a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels),
+        metrics=("pearson", "spearman") if a.regression else ("accuracy",),
+        lr=a.lr,
+        batch_size=a.batch_size,
+        epochs=a.epochs,
+        pretrained=not a.from_scratch,
+    )
+    runs = [replace(run, out=a.out / f"seed{seed}", seed=seed) for seed in range(1, a.seeds + 1)]
+    chosen = run_grid([run] if a.seeds == 1 else runs, a.out)
+    print(write_table([row for row, _ in chosen.values()], a.out))
 
 
 def classes(train: Table) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from linformer_fairseq.errors import UsageError
@@ -64,17 +63,18 @@ def find_task(name: str) -> Task:
     return task
 
 
-@cache
-def read_labelled(folder: Path, task: Task) -> tuple[Table, dict[str, Table]]:
-    """The rows to train on, and those of each evaluation.
+def read_labelled(folder: Path, task: Task) -> dict[str, Table]:
+    """`train`, and the table of each evaluation.
 
     Of `folder/TASK/train.tsv`, rows with missing columns, which QQP has, are left out.
     """
-    tables = {}
-    for name in ("train", *(f"dev{suffix}" for suffix in task.evaluations)):
-        path = folder / task.name / f"{name}.tsv"
-        tables[name] = read_table(path, task.text, task.label, task.header, skip_broken=name == "train")
-    return tables.pop("train"), tables
+    names = ["train", *(f"dev{suffix}" for suffix in task.evaluations)]
+    return {
+        name: read_table(
+            *(folder / task.name / f"{name}.tsv", task.text, task.label, task.header), skip_broken=name == "train"
+        )
+        for name in names
+    }
 
 
 def read_tests(folder: Path, task: Task) -> dict[str, Table]:

@@ -36,6 +36,11 @@ class Row:
     constant: dict[str, float]
 
     @property
+    def first(self) -> list[float]:
+        """The values of the first metric, on the first evaluation, by which settings and epochs are chosen."""
+        return next(iter(self.scores.values()))
+
+    @property
     def headline(self) -> str:
         """The first metric, on the last evaluation, which is the test set if there is one."""
         first = next(iter(self.scores)).split()[-1]

@@ -39,13 +39,17 @@ def test_from_tables_to_predictions(
     columns = ["--text-column", "review"]
     words = ["--checkpoint", str(checkpoint), "--train", str(train), "--test", str(test), *columns, "--lr", "2e-3"]
     words += ["--label-column", "verdict", "--out", str(tmp_path / "tuned"), "--batch-size", "16", "--epochs", "4"]
-    assert finetune([*words, *(["--regression"] if score else [])]) == 0
+    words += ["--regression"] if score else []
+    assert finetune(words) == 0
     result = json.loads((tmp_path / "tuned/result.json").read_text())
     assert result["scores"]["test"]["pearson" if score else "accuracy"] > 85
     assert sum(result["rows"].values()) == 570 and 30 < result["rows"]["dev"] < 80 and result["rows"]["test"] == 50
     printed = capsys.readouterr().out
     assert f"train: {result['longer']['train']:,} rows are longer than the model reads; their head was kept" in printed
     assert "| a | 4" in printed and (tmp_path / "tuned/results.png").exists()
+    table(train, 521, 3, score)  # the same file with other rows
+    assert finetune(words) == 1
+    assert "holds the result of other settings (dev, train changed)" in capsys.readouterr().err
 
     (tmp_path / "new.tsv").write_text("review\ngood river garden\nbad city winter\n")
     predict = ["predict", "--checkpoint", str(tmp_path / "tuned/model.pt"), "--input", str(tmp_path / "new.tsv")]

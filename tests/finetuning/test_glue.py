@@ -33,10 +33,10 @@ def test_cola_has_no_header_and_mrpc_a_byte_order_mark_and_stray_quotes(tmp_path
             "utf-8-sig",
         )
     (tmp_path / "CoLA/test.tsv").write_text("index\tsentence\n0\tBill whistled.\n")
-    cola = read_labelled(tmp_path, TASKS["CoLA"])[1]["dev"]
+    cola = read_labelled(tmp_path, TASKS["CoLA"])["dev"]
     assert (cola.texts, cola.labels) == ([("The sailors rode.",), ("Him rode.",)], ["1", "0"])
     assert read_tests(tmp_path, TASKS["CoLA"])["CoLA.tsv"].labels is None
-    mrpc = read_labelled(tmp_path, TASKS["MRPC"])[1]["dev"]
+    mrpc = read_labelled(tmp_path, TASKS["MRPC"])["dev"]
     assert (mrpc.texts, mrpc.labels) == ([('"We go , he said .', 'He said " we go " .')], ["1"])
 
 
@@ -45,10 +45,9 @@ def test_rows_without_all_columns_are_left_out_of_training_only(tmp_path: Path) 
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tA?\tB?\t0\n"
     (tmp_path / "QQP/train.tsv").write_text(f"{header}4\t5\t6\tC?\n")
     (tmp_path / "QQP/dev.tsv").write_text(header)
-    train, evaluations = read_labelled(tmp_path, TASKS["QQP"])
-    assert (len(train), train.broken, len(evaluations["dev"])) == (1, [2], 1)
+    tables = read_labelled(tmp_path, TASKS["QQP"])
+    assert (len(tables["train"]), tables["train"].broken, len(tables["dev"])) == (1, [2], 1)
     (tmp_path / "QQP/dev.tsv").write_text(f"{header}4\t5\t6\tC?\n")
-    read_labelled.cache_clear()
     with pytest.raises(UsageError, match="dev.tsv: row 2 has 4 columns instead of 6"):
         read_labelled(tmp_path, TASKS["QQP"])
 
@@ -60,8 +59,7 @@ def test_the_real_files_are_read_in_full(name: str, tmp_path: Path, shared_data:
     task = find_task(name.lower())
     if ROWS[name][0] is None:  # that data has no train set of it
         (tmp_path / name / "train.tsv").write_bytes((tmp_path / name / "dev.tsv").read_bytes())
-    train, evaluations = read_labelled(tmp_path, task)
-    tables = [train, *evaluations.values(), *read_tests(tmp_path, task).values()]
+    tables = [*read_labelled(tmp_path, task).values(), *read_tests(tmp_path, task).values()]
     for rows, table in zip(ROWS[name], tables, strict=True):
         assert len(table) == rows or rows is None
         assert not table.broken

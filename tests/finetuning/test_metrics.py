@@ -37,5 +37,5 @@ def test_who_says_always_the_same_has_no_correlation(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(METRICS))
 def test_a_missing_prediction_is_no_prediction(name: str) -> None:
-    with pytest.raises(ValueError, match="1 predictions for 2 labels|inconsistent numbers of samples"):
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         score(name, [0, 1], [1])
