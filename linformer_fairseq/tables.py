@@ -102,16 +102,14 @@ def read_rows(
         raise UsageError(f"{path}: its name must end with one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    if path.suffix in (".tsv", ".csv"):
-        rows = _delimited_rows(path, columns, header, quoted, broken)
-    else:
-        rows = enumerate((_parquet_rows if path.suffix == ".parquet" else _json_rows)(path, columns), start=1)
+    whole = {".parquet": _parquet_rows, ".jsonl": _json_rows}.get(path.suffix)
+    rows = enumerate(whole(path, columns), 1) if whole else _delimited_rows(path, columns, header, quoted, broken)
     for number, row in rows:
         yield number, {name: _as_text(row[name]) for name in columns}
 
 
 def check_columns(where: Path | str, found: Sequence[str], wanted: Sequence[str]) -> None:
-    """Raise UsageError unless each wanted column is there exactly once; `where` is a file, or a row of one."""
+    """Raise UsageError unless each wanted column is there exactly once; `where` is a file or a row."""
     for name in wanted:
         if name not in found:
             raise UsageError(f"{where}: no column {name}; it has {', '.join(found) or 'none'}")
@@ -146,8 +144,9 @@ def _delimited_rows(
 def _decoded(file: Iterator[str], path: Path) -> Iterator[str]:
     read = 0
     try:
-        for read, line in enumerate(file, start=1):
+        for line in file:
             yield line
+            read += 1
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 after line {read}; convert it, for example with iconv") from error
 

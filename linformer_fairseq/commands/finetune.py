@@ -17,16 +17,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from linformer_fairseq.commands.arguments import check_at_least_one, command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
-
-if TYPE_CHECKING:
-    from linformer_fairseq.tables import Table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,14 +75,14 @@ def _train(a: argparse.Namespace) -> None:
     from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.finetuning.grid import run_grid
     from linformer_fairseq.finetuning.report import write_table
-    from linformer_fairseq.finetuning.train import Run, digests_of, targets
+    from linformer_fairseq.finetuning.train import Run, classes_of, digests_of, targets
     from linformer_fairseq.inference.predict import Labels
     from linformer_fairseq.inference.sequences import tokenizer_of
     from linformer_fairseq.tables import read_table
 
     paths = {name: path for name in ("train", "dev", "test") if (path := getattr(a, name))}
     tables = {name: read_table(path, text, a.label_column, quoted=a.quoted) for name, path in paths.items()}
-    labels = Labels(() if a.regression else classes(tables["train"]), len(text), a.keep)
+    labels = Labels(() if a.regression else classes_of(tables["train"]), len(text), a.keep)
     for table in tables.values():
         targets(table, labels)
     source = read(a.checkpoint)
@@ -97,36 +92,14 @@ def _train(a: argparse.Namespace) -> None:
         if not (len(train) and len(dev)):
             raise UsageError(f"--dev-share {a.dev_share}: leaves no rows of {a.train} for one of both; name --dev")
         tables = {"train": train, "dev": dev, **tables}
-    run = Run(
-        *(a.name or a.train.stem, a.out, a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels),
-        metrics=("pearson", "spearman") if a.regression else ("accuracy",),
-        lr=a.lr,
-        batch_size=a.batch_size,
-        epochs=a.epochs,
-        pretrained=not a.from_scratch,
-    )
-    runs = [replace(run, out=a.out / f"seed{seed}", seed=seed) for seed in range(1, a.seeds + 1)]
-    chosen = run_grid([run] if a.seeds == 1 else runs, a.out)
+    metrics = ("pearson", "spearman") if a.regression else ("accuracy",)
+    given = (a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels, metrics)
+    runs = []
+    for seed in range(1, a.seeds + 1):
+        out = a.out if a.seeds == 1 else a.out / f"seed{seed}"
+        runs.append(Run(a.name or a.train.stem, out, *given, seed, a.lr, a.batch_size, a.epochs, not a.from_scratch))
+    chosen = run_grid(runs, a.out)
     print(write_table([row for row, _ in chosen.values()], a.out))
-
-
-def classes(train: Table) -> tuple[str, ...]:
-    """The names of the classes in a table, sorted, numbers by value.
-
-    Raises:
-        UsageError: only one class, or labels that look like scores.
-    """
-    names = sorted(set(train.labels or ()))
-    if len(names) < 2:
-        raise UsageError(f"{train.path}: all rows have the label {names[0]!r}; two classes are needed")
-    try:
-        numbers = {name: float(name) for name in names}
-    except ValueError:
-        return tuple(names)
-    for name, value in numbers.items():
-        if value != int(value):
-            raise UsageError(f"{train.path}: labels such as {name} are scores, not classes; use --regression")
-    return tuple(sorted(names, key=lambda name: numbers[name]))
 
 
 def _predict(a: argparse.Namespace) -> None:

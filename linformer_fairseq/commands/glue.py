@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -34,9 +33,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--batch-size", type=int, nargs="+", default=[BATCH_SIZE], help="default: %(default)s")
     top.add_argument("--test", action="store_true", help="also answer the test sets, in OUT/submission.zip")
     top.add_argument("--name", default="median (range)", help="of this model in the table (default: %(default)s)")
-    top.add_argument(
-        "--beside", nargs="+", default=[], metavar="NAME=DIR", help="other models in the table: --out of their grids"
-    )
+    others = "other models in the table: --out of their grids"
+    top.add_argument("--beside", nargs="+", default=[], metavar="NAME=DIR", help=others)
     top.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     top.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
     return top
@@ -69,15 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         tables = read_labelled(a.glue_dir, task)
         for table in tables.values():
             targets(table, labels)
-        run = Run(
-            *(task.name, a.out / task.name, a.checkpoint, a.data, tables, digests_of(source, a.data, tables)),
-            *(labels, task.metrics),
-            epochs=a.epochs,
-            pretrained=not a.from_scratch,
-        )
+        given = (a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels, task.metrics)
         for lr, batch, seed in product(a.lr, a.batch_size, range(1, a.seeds + 1)):
-            out = run.out / f"lr{lr:g}-batch{batch}-seed{seed}"
-            runs.append(replace(run, out=out, lr=lr, batch_size=batch, seed=seed))
+            out = a.out / task.name / f"lr{lr:g}-batch{batch}-seed{seed}"
+            runs.append(Run(task.name, out, *given, seed, lr, batch, a.epochs, not a.from_scratch))
     tests = {task.name: read_tests(a.glue_dir, task) for task in tasks if a.test}
     chosen = run_grid(runs, a.out, a.jobs)
     print(write_table([row for row, _ in chosen.values()], a.out, a.name, beside))

@@ -14,7 +14,7 @@ from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settin
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from linformer_fairseq.finetuning.data import write_data
-from linformer_fairseq.finetuning.metrics import score
+from linformer_fairseq.finetuning.glue import score
 from linformer_fairseq.inference.predict import Labels, Predictor
 from linformer_fairseq.inference.sequences import dictionary_digest, encode, tokenizer_of
 from linformer_fairseq.io.files import write_json, write_text
@@ -52,7 +52,7 @@ class Run:
     tables: Mapping[str, Table]  # `train`, and labelled rows to score; the epoch is chosen by the first of these
     digests: Mapping[str, str]  # see `digests_of`
     labels: Labels  # classes or score, and what is read of long rows
-    metrics: tuple[str, ...]  # keys of `metrics.METRICS`; the best setting is chosen by the first
+    metrics: tuple[str, ...]  # keys of `glue.METRICS`; the best setting is chosen by the first
     seed: int = 1
     lr: float = LEARNING_RATE
     batch_size: int = BATCH_SIZE
@@ -73,6 +73,21 @@ def digests_of(source: Checkpoint, data: Path | None, tables: Mapping[str, Table
     """Digests of what runs read, by the names of their flags."""
     files = {"checkpoint": digest(source.state), "data": dictionary_digest(data or source.data)}
     return files | {name: table.digest() for name, table in tables.items()}
+
+
+def classes_of(table: Table) -> tuple[str, ...]:
+    """The names of a table's classes, sorted, numbers by value; UsageError if there is only one, or for scores."""
+    names = sorted(set(table.labels or ()))
+    if len(names) < 2:
+        raise UsageError(f"{table.path}: all rows have the label {names[0]!r}; two classes are needed")
+    try:
+        numbers = {name: float(name) for name in names}
+    except ValueError:
+        return tuple(names)
+    for name, value in numbers.items():
+        if value != int(value):
+            raise UsageError(f"{table.path}: labels such as {name} are scores, not classes; use --regression")
+    return tuple(sorted(names, key=lambda name: numbers[name]))
 
 
 def targets(table: Table, labels: Labels) -> list[float]:
@@ -97,9 +112,7 @@ def targets(table: Table, labels: Labels) -> list[float]:
 
 
 def finetune(run: Run) -> Result:
-    """Train, score each evaluation, and write `model.pt`, `result.json` and predictions; resume an interrupted run.
-
-    Predictions of an evaluation go to `NAME.tsv`.
+    """Train or resume, score each evaluation, and write `model.pt`, `result.json`, and predictions to `NAME.tsv`.
 
     Returns:
         The content of `result.json`: `settings`; `scores`, by evaluation and metric; `constant`, the same if the
@@ -150,18 +163,13 @@ def finetune(run: Run) -> Result:
 
 
 def read_result(run: Run) -> Result | None:
-    """The result of a finished run, or None.
-
-    Raises:
-        UsageError: it has other settings.
-    """
+    """The result of a finished run, or None; UsageError if it has other settings."""
     if not (run.out / RESULT).exists():
         return None
     result: Result = json.loads((run.out / RESULT).read_text(encoding="utf-8"))
     if changed := changed_settings(result["settings"], run.settings()):
-        raise UsageError(
-            f"{run.out} holds the result of other settings ({', '.join(changed)} changed); choose another --out"
-        )
+        what = f"the result of other settings ({', '.join(changed)} changed)"
+        raise UsageError(f"{run.out} holds {what}; choose another --out")
     return result
 
 

@@ -70,8 +70,8 @@ def find_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = (p for p in path.rglob("*.parquet") if not any(x[0] == "." for x in p.relative_to(path).parts))
-            found = sorted(below)
+            below = {p: p.relative_to(path).parts for p in sorted(path.rglob("*.parquet"))}
+            found = [p for p, parts in below.items() if not any(part.startswith(".") for part in parts)]
             if not found:
                 raise UsageError(f"--input {path}: no .parquet files in this folder; name the files themselves")
             files += found

@@ -63,20 +63,17 @@ def encode_documents(
     """Write the output, or what is missing of it, and return its `COUNTS`.
 
     Args:
-        job: what to compute.
-        out: the Parquet file.
         settings: all that the values depend on, in JSON's types.
         rows: of a window, at most.
-        workers: processes; one is this process itself.
+        workers: number of processes.
         force: replace an output, or unfinished work, of other settings.
 
     Raises:
         UsageError: the output exists with other settings, and not `force`; or the input cannot be read.
     """
     folder = out.with_name(f".{out.name}.parts")
-    counts = _finished_counts(out, settings, force)
     try:
-        if counts is None:
+        if (counts := _finished_counts(out, settings, force)) is None:
             _begin(folder, out, settings, force)
             counts = _encode_windows(job, folder, rows, workers)
             about = {"settings": settings, "counts": counts}

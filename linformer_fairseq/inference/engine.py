@@ -67,10 +67,7 @@ class Engine:
     ) -> Values:
         """(sequences, C) vectors or (sequences, classes) logits, which do not depend on the batches.
 
-        Args:
-            ids: of the sequences, special symbols included.
-            tick: called after each batch with the number of its tokens, without padding.
-            batching: which sequences are computed together.
+        `tick` is called after each batch with the number of its tokens, without padding.
         """
         lengths = list(map(len, ids))
         found = np.empty((len(ids), self._width), dtype=np.float32)
@@ -100,11 +97,8 @@ class Engine:
 def of_rows(values: Values, owners: Ids, weights: Values | None = None, largest: bool = False) -> Values:
     """(sequences, D) to (rows, D): the mean over each row's sequences, or their largest values.
 
-    Args:
-        values: (sequences, D).
-        owners: (sequences,) the row of each, ascending; every row has one or more.
-        weights: (sequences,) of the mean; equal by default.
-        largest: take the largest of each value instead.
+    `owners` has the row of each sequence, ascending, every row at least once; the `weights` of the mean are equal by
+    default.
     """
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
     if len(starts) == len(values):
@@ -117,11 +111,7 @@ def of_rows(values: Values, owners: Ids, weights: Values | None = None, largest:
 
 
 def check_compute(compute: Compute) -> torch.device:
-    """The device to compute on.
-
-    Raises:
-        UsageError: it is not available, or does not support `compute`.
-    """
+    """The device to compute on; UsageError if it is not available or does not support `compute`."""
     name = compute.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

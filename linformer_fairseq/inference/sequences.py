@@ -59,8 +59,6 @@ def encode(texts: Sequence[tuple[str, ...]], encoder: encoders.Encoder, longest:
     """Tokenise rows, all of one text or all of two.
 
     Args:
-        texts: of each row.
-        encoder: the tokenizer.
         longest: number of tokens that the model reads. Of two texts, the longer one is shortened first.
         keep: what is read of longer rows: `head`; `head-tail`, a quarter from the beginning and the rest from the end
             (Sun et al. 2019 take 128 and 382 of 510 tokens); or `chunks`, all of it, as sequences of equal length.
@@ -113,18 +111,14 @@ def _with_special_symbols(texts: Sequence[Ids]) -> Ids:
 
 
 def like_length(lengths: Sequence[int], batch_tokens: int, overhead: int = 64) -> list[Ids]:
-    """Length-bucketed batches that cost least: neither much padding nor many small batches.
+    """The numbers of the sequences in each of the length-bucketed batches that cost least.
 
-    The batch with most tokens comes first: if it does not fit into memory, it fails at once. The others come in a fixed
-    random order, so that the remaining time can be estimated from those that are done.
+    Much padding costs, and so do many small batches. The batch with most tokens comes first: if it does not fit into
+    memory, it fails at once. The others are in a fixed random order, so that the remaining time can be estimated.
 
     Args:
-        lengths: of the sequences.
         batch_tokens: tokens in a batch at most, padding included; a longer sequence is a batch of its own.
         overhead: fixed cost of a batch, in tokens that could be computed meanwhile.
-
-    Returns:
-        The numbers of the sequences in each batch.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     # A stable sort gives the same batches on every machine, and so the same values to the bit.

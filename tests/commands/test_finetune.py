@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.cli import main
-from linformer_fairseq.commands.finetune import classes
-from linformer_fairseq.tables import read_table
 
 WORDS = "the river garden child teacher book city winter letter".split()
 
@@ -91,9 +89,3 @@ def test_wrong_tables_and_flags_are_refused(
     words = ["--checkpoint", str(checkpoint), "--train", str(path), "--out", str(tmp_path / "out")]
     assert finetune([*words, *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
-
-
-def test_numbers_as_class_names_are_in_their_order(tmp_path: Path) -> None:
-    path = tmp_path / "a.tsv"
-    path.write_text("text\tlabel\n" + "".join(f"a\t{label}\n" for label in ("10", "2", "1")))
-    assert classes(read_table(path, ("text",), "label")) == ("1", "2", "10")

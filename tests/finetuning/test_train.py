@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score
 
 from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, finetune, targets
+from linformer_fairseq.finetuning.train import MODEL, Run, classes_of, digests_of, finetune, targets
 from linformer_fairseq.inference.predict import Labels, Predictor
 from linformer_fairseq.inference.sequences import tokenizer_of
 from linformer_fairseq.plugin import register
@@ -89,3 +89,7 @@ def test_digests_tell_checkpoints_tokenizers_and_tables_apart(
 def test_labels_that_do_not_fit_are_refused(labels: list[str] | None, classes: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         targets(Table(Path("dev.tsv"), [("a",), ("b",)], labels), Labels(classes, 1))
+
+
+def test_numbers_as_class_names_are_in_their_order() -> None:
+    assert classes_of(Table(Path("a.tsv"), [("a",)] * 3, ["10", "2", "1"])) == ("1", "2", "10")
