@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from linformer_fairseq.errors import UsageError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
-Row = dict[str, str]
+Row = dict[str, Any]
 csv.field_size_limit(1 << 30)
 
 
@@ -31,19 +32,23 @@ class Table:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def digest(self) -> str:
+        """SHA-256 of texts and labels."""
+        return hashlib.sha256(json.dumps([self.texts, self.labels]).encode()).hexdigest()
+
     def split(self, share: float) -> tuple[Table, Table]:
         """Two tables, the second with about `share` of the rows. Rows with the same texts stay together.
 
         A row's place depends on its texts alone, not on other rows or on chance.
         """
-        tables = tuple(Table(self.path, labels=None if self.labels is None else []) for _ in range(2))
-        for row, texts in enumerate(self.texts):
-            digest = hashlib.sha256("\t".join(texts).encode()).digest()
-            table = tables[int.from_bytes(digest[:8], "big") < share * 2**64]
-            table.texts.append(texts)
-            if table.labels is not None and self.labels is not None:
-                table.labels.append(self.labels[row])
-        return tables[0], tables[1]
+        hashes = (hashlib.sha256("\t".join(texts).encode()).digest() for texts in self.texts)
+        second = [int.from_bytes(found[:8], "big") < share * 2**64 for found in hashes]
+
+        def part(wanted: bool) -> Table:
+            labels = None if self.labels is None else [self.labels[i] for i, own in enumerate(second) if own is wanted]
+            return Table(self.path, [self.texts[i] for i, own in enumerate(second) if own is wanted], labels)
+
+        return part(False), part(True)
 
 
 def read_table(
@@ -72,11 +77,11 @@ def read_table(
     for number, row in read_rows(path, columns, header, quoted, table.broken if skip_broken else None):
         for name in columns:
             if not row[name].strip():
-                what = "no label" if name == label else "no text"
-                raise UsageError(f"{path}: row {number} has {what} in column {name}; fill it in or remove the row")
+                what = "label" if name == label else "text"
+                raise UsageError(f"{path}: row {number} has no {what} in column {name}; fill it in or remove the row")
         table.texts.append(tuple(" ".join(row[name].split()) for name in text))
-        if table.labels is not None and label is not None:
-            table.labels.append(row[label].strip())
+        if table.labels is not None:
+            table.labels.append(row[columns[-1]].strip())
     if not table.texts:
         raise UsageError(f"{path}: has no rows")
     return table
@@ -88,31 +93,28 @@ def read_rows(
     header: Sequence[str] | None = None,
     quoted: bool = False,
     broken: list[int] | None = None,
-) -> Iterator[tuple[int, Row]]:
-    """Yield each row's number, from 1, and its `columns` as text.
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield each row's number, from 1, and its `columns` as text; see `read_table`.
 
-    Args:
-        path, header, quoted, columns: see `read_table`.
-        broken: takes the numbers of rows with a wrong number of columns; None if such a row is an error.
+    `broken` takes the numbers of rows with a wrong number of columns; None makes such a row an error.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path}: its name must end with one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    if path.suffix in (".tsv", ".csv"):
-        yield from _delimited_rows(path, columns, header, quoted, broken)
-    else:
-        yield from enumerate((_parquet_rows if path.suffix == ".parquet" else _json_rows)(path, columns), start=1)
+    whole = {".parquet": _parquet_rows, ".jsonl": _json_rows}.get(path.suffix)
+    rows = enumerate(whole(path, columns), 1) if whole else _delimited_rows(path, columns, header, quoted, broken)
+    for number, row in rows:
+        yield number, {name: _as_text(row[name]) for name in columns}
 
 
-def check_columns(path: Path, found: Sequence[str], wanted: Sequence[str], row: int | None = None) -> None:
-    """Raise UsageError unless each wanted column is there exactly once; `row` is its number, where rows differ."""
-    where = f"{path}: " if row is None else f"{path}: row {row}: "
+def check_columns(where: Path | str, found: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raise UsageError unless each wanted column is there exactly once; `where` is a file or a row."""
     for name in wanted:
         if name not in found:
-            raise UsageError(f"{where}no column {name}; it has {', '.join(found) or 'none'}")
+            raise UsageError(f"{where}: no column {name}; it has {', '.join(found) or 'none'}")
         if list(found).count(name) > 1:
-            raise UsageError(f"{where}two columns are named {name}")
+            raise UsageError(f"{where}: two columns are named {name}")
 
 
 def _delimited_rows(
@@ -131,21 +133,20 @@ def _delimited_rows(
         check_columns(path, names, columns)
         for number, fields in enumerate(reader, start=1):
             if len(fields) == len(names):
-                row = dict(zip(names, fields, strict=True))
-                yield number, {name: row[name] for name in columns}
+                yield number, dict(zip(names, fields, strict=True))
             elif broken is not None:
                 broken.append(number)
             else:
-                wrong = f"has {len(fields)} columns instead of {len(names)}"
-                raise UsageError(f"{path}: row {number} {wrong}; repair or remove it")
+                found = f"{len(fields)} columns instead of {len(names)}"
+                raise UsageError(f"{path}: row {number} has {found}; repair or remove it")
 
 
 def _decoded(file: Iterator[str], path: Path) -> Iterator[str]:
     read = 0
     try:
         for line in file:
-            read += 1
             yield line
+            read += 1
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 after line {read}; convert it, for example with iconv") from error
 
@@ -159,8 +160,8 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
                 raise UsageError(f"{path}: row {number} is not JSON ({error.msg})") from error
             if not isinstance(row, dict):
                 raise UsageError(f"{path}: row {number} is not a JSON object")
-            check_columns(path, list(row), columns, number)
-            yield {name: _as_text(row[name]) for name in columns}
+            check_columns(f"{path}: row {number}", list(row), columns)
+            yield row
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -168,8 +169,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         with pq.ParquetFile(path) as file:
             check_columns(path, file.schema_arrow.names, columns)
             for batch in file.iter_batches(columns=list(columns)):
-                for row in batch.to_pylist():
-                    yield {name: _as_text(row[name]) for name in columns}
+                yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path}: not a Parquet file ({error})") from error
 

@@ -11,20 +11,15 @@ from linformer_fairseq.inference import KEEPS
 
 def command_parser(name: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
     """A parser of `linformer NAME` whose description keeps its line breaks."""
-    shape = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(f"linformer {name}", description=description, formatter_class=shape, **options)
+    layout = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(f"linformer {name}", description=description, formatter_class=layout, **options)
 
 
 # Flags that mean the same in every subcommand that has them
 FLAGS: dict[str, dict[str, Any]] = {
     "--checkpoint": {"type": Path, "required": True, "help": ".pt of fairseq, or .safetensors"},
     "--data": {"type": Path, "metavar": "DIR", "help": "folder of its tokenizer (default: that of its pretraining)"},
-    "--text-column": {
-        "nargs": "+",
-        "default": ["text"],
-        "metavar": "NAME",
-        "help": "one or two columns (default: text)",
-    },
+    "--text-column": {"nargs": "+", "default": ["text"], "metavar": "NAME", "help": "one or two (default: text)"},
     "--quoted": {"action": "store_true", "help": 'in TSV files, as in CSV, " encloses a field'},
     "--keep": {
         "choices": KEEPS,
@@ -46,7 +41,7 @@ def shared_flags(*names: str) -> argparse.ArgumentParser:
 
 
 def text_columns(a: argparse.Namespace) -> tuple[str, ...]:
-    """The columns of --text-column, or a UsageError if they are more than two."""
+    """The columns of --text-column; UsageError if there are more than two."""
     if len(a.text_column) > 2:
         raise UsageError(f"--text-column: one or two columns, not {len(a.text_column)}")
     return tuple(a.text_column)

@@ -28,14 +28,8 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     shared = shared_flags("--checkpoint", "--data", "--text-column", "--quoted", "--keep", "--force")
     top = command_parser("encode", __doc__, parents=[shared])
-    top.add_argument(
-        "--input",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help=".parquet, .tsv, .csv, .jsonl, or a folder of .parquet files",
-    )
+    files = ".parquet, .tsv, .csv, .jsonl, or a folder of .parquet files"
+    top.add_argument("--input", type=Path, nargs="+", required=True, metavar="FILE", help=files)
     top.add_argument("--keep-columns", nargs="+", default=[], metavar="NAME", help="columns to carry over")
     top.add_argument("--out", type=Path, required=True, metavar="PARQUET", help="parts go to a hidden folder beside it")
 
@@ -50,19 +44,12 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--threads", type=int, metavar="N", help="of each process (default: its share of the cores)")
     how.add_argument("--dtype", choices=DTYPES, default="float32", help="bfloat16: by autocast (default: float32)")
     how.add_argument("--quantize", action="store_true", help="linear layers in 8-bit integers, on a CPU")
-    how.add_argument(
-        "--compile", action="store_true", help="by torch.compile: for long runs, as it takes up to two minutes to start"
-    )
-    how.add_argument(
-        "--batch-tokens", type=int, metavar="N", help="in a batch, padding included (default: 8192; on a GPU: 65536)"
-    )
-    how.add_argument(
-        "--window",
-        type=int,
-        default=4096,
-        metavar="N",
-        help="documents batched and written together; a kill loses at most these (default: 4096)",
-    )
+    compiled = "by torch.compile, for long runs: it takes up to two minutes to start"
+    how.add_argument("--compile", action="store_true", help=compiled)
+    tokens = "in a batch, padding included (default: 8192; on a GPU: 65536)"
+    how.add_argument("--batch-tokens", type=int, metavar="N", help=tokens)
+    window = "documents batched and written together; a kill loses at most these (default: %(default)s)"
+    how.add_argument("--window", type=int, default=4096, metavar="N", help=window)
     return top
 
 
@@ -82,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from linformer_fairseq.io.files import fingerprint
 
     documents = Documents(find_files(a.input), text, tuple(a.keep_columns), a.quoted)
-    documents.check()
+    documents.schema()  # checked before anything is computed
     checkpoint = read(a.checkpoint)
     compute = Compute(a.device, a.dtype, a.quantize, a.compile, a.batch_tokens)
     device = check_compute(compute)
@@ -104,23 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if counts["without_text"]:
         words.append(f"{counts['without_text']:,} without text (null)")
     if counts["longer"]:
-        part = {
-            "head": "their head was read",
-            "chunks": "read in chunks",
-            "head-tail": "their head and tail were read",
-        }
+        read_of = {"chunks": "read in chunks", "head-tail": "their head and tail were read"}
         longest = encoder_config(checkpoint).max_positions
-        words.append(f"{counts['longer']:,} longer than the model's {longest:,} tokens ({part[a.keep]})")
+        part = read_of.get(a.keep, "their head was read")
+        words.append(f"{counts['longer']:,} longer than the model's {longest:,} tokens ({part})")
     print(f"{a.out}: {', '.join(words)}")
     return 0
 
 
 def _check(a: argparse.Namespace) -> tuple[str, ...]:
-    """Check what the command line alone tells, and return the columns of text.
-
-    Raises:
-        UsageError: flags that exclude each other, or a value out of range.
-    """
+    """Check what the command line alone tells, and return the columns of text."""
     text = text_columns(a)
     if a.keep == "chunks" and len(text) == 2:
         raise UsageError("--keep chunks: is for one text a row; with two, choose head or head-tail")

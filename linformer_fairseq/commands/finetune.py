@@ -18,14 +18,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from linformer_fairseq.commands.arguments import check_at_least_one, command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
-
-if TYPE_CHECKING:
-    from linformer_fairseq.tables import Table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,52 +73,33 @@ def _train(a: argparse.Namespace) -> None:
 
     register()
     from linformer_fairseq.checkpoints.checkpoint import read
-    from linformer_fairseq.finetuning.grid import Job, best, run_grid
+    from linformer_fairseq.finetuning.grid import run_grid
     from linformer_fairseq.finetuning.report import write_table
-    from linformer_fairseq.finetuning.train import Run, targets
+    from linformer_fairseq.finetuning.train import Run, classes_of, digests_of, targets
     from linformer_fairseq.inference.predict import Labels
     from linformer_fairseq.inference.sequences import tokenizer_of
     from linformer_fairseq.tables import read_table
 
     paths = {name: path for name in ("train", "dev", "test") if (path := getattr(a, name))}
     tables = {name: read_table(path, text, a.label_column, quoted=a.quoted) for name, path in paths.items()}
-    labels = Labels(() if a.regression else classes(tables["train"]), len(text), a.keep)
+    labels = Labels(() if a.regression else classes_of(tables["train"]), len(text), a.keep)
     for table in tables.values():
         targets(table, labels)
-    tokenizer_of(read(a.checkpoint), a.data)
-    train = tables.pop("train")
+    source = read(a.checkpoint)
+    tokenizer_of(source, a.data)
     if a.dev is None:
-        train, dev = train.split(a.dev_share)
+        train, dev = tables.pop("train").split(a.dev_share)
         if not (len(train) and len(dev)):
             raise UsageError(f"--dev-share {a.dev_share}: leaves no rows of {a.train} for one of both; name --dev")
-        tables = {"dev": dev, **tables}
+        tables = {"train": train, "dev": dev, **tables}
     metrics = ("pearson", "spearman") if a.regression else ("accuracy",)
-    jobs = []
+    given = (a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels, metrics)
+    runs = []
     for seed in range(1, a.seeds + 1):
-        run = Run(a.checkpoint, labels, metrics, seed, a.lr, a.batch_size, a.epochs, not a.from_scratch)
         out = a.out if a.seeds == 1 else a.out / f"seed{seed}"
-        jobs.append(Job(a.name or a.train.stem, run, lambda: (train, tables), a.data, out))
-    rows = best(jobs, run_grid(jobs, a.out))
-    print(write_table([row for row, _ in rows.values()], a.out))
-
-
-def classes(train: Table) -> tuple[str, ...]:
-    """The names of the classes in a table, sorted, numbers by value.
-
-    Raises:
-        UsageError: only one class, or labels that look like scores.
-    """
-    names = sorted(set(train.labels or ()))
-    if len(names) < 2:
-        raise UsageError(f"{train.path}: all rows have the label {names[0]!r}; two classes are needed")
-    try:
-        numbers = {name: float(name) for name in names}
-    except ValueError:
-        return tuple(names)
-    for name, value in numbers.items():
-        if value != int(value):
-            raise UsageError(f"{train.path}: labels such as {name} are scores, not classes; use --regression")
-    return tuple(sorted(names, key=lambda name: numbers[name]))
+        runs.append(Run(a.name or a.train.stem, out, *given, seed, a.lr, a.batch_size, a.epochs, not a.from_scratch))
+    chosen = run_grid(runs, a.out)
+    print(write_table([row for row, _ in chosen.values()], a.out))
 
 
 def _predict(a: argparse.Namespace) -> None:

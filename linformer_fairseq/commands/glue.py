@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -34,9 +33,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--batch-size", type=int, nargs="+", default=[BATCH_SIZE], help="default: %(default)s")
     top.add_argument("--test", action="store_true", help="also answer the test sets, in OUT/submission.zip")
     top.add_argument("--name", default="median (range)", help="of this model in the table (default: %(default)s)")
-    top.add_argument(
-        "--beside", nargs="+", default=[], metavar="NAME=DIR", help="other models in the table: --out of their grids"
-    )
+    others = "other models in the table: --out of their grids"
+    top.add_argument("--beside", nargs="+", default=[], metavar="NAME=DIR", help=others)
     top.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     top.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
     return top
@@ -52,33 +50,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     register()
     from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.finetuning.glue import TASKS, find_task, read_labelled, read_tests, write_submission
-    from linformer_fairseq.finetuning.grid import Job, best, run_grid
+    from linformer_fairseq.finetuning.grid import run_grid
     from linformer_fairseq.finetuning.report import read_rows, write_table
-    from linformer_fairseq.finetuning.train import MODEL, Run, targets
+    from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, targets
     from linformer_fairseq.inference.predict import Labels, Predictor
     from linformer_fairseq.inference.sequences import tokenizer_of
 
     tasks = [find_task(name) for name in (a.tasks.split(",") if a.tasks else TASKS)]
     beside = {name: read_rows(Path(folder)) for name, _, folder in (item.partition("=") for item in a.beside)}
     # Everything is read before anything is trained: a wrong file must not end a night's work at its last task.
-    tokenizer = tokenizer_of(read(a.checkpoint), a.data)
-    jobs = []
+    source = read(a.checkpoint)
+    tokenizer = tokenizer_of(source, a.data)
+    runs = []
     for task in tasks:
         labels = Labels(task.classes, len(task.text))
-        train, evaluations = read_labelled(a.glue_dir, task)
-        for table in (train, *evaluations.values()):
+        tables = read_labelled(a.glue_dir, task)
+        for table in tables.values():
             targets(table, labels)
+        given = (a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels, task.metrics)
         for lr, batch, seed in product(a.lr, a.batch_size, range(1, a.seeds + 1)):
-            settings = Run(a.checkpoint, labels, task.metrics, seed, lr, batch, a.epochs, not a.from_scratch)
             out = a.out / task.name / f"lr{lr:g}-batch{batch}-seed{seed}"
-            jobs.append(Job(task.name, settings, partial(read_labelled, a.glue_dir, task), a.data, out))
+            runs.append(Run(task.name, out, *given, seed, lr, batch, a.epochs, not a.from_scratch))
     tests = {task.name: read_tests(a.glue_dir, task) for task in tasks if a.test}
-    rows = best(jobs, run_grid(jobs, a.out, a.jobs))
-    print(write_table([row for row, _ in rows.values()], a.out, a.name, beside))
+    chosen = run_grid(runs, a.out, a.jobs)
+    print(write_table([row for row, _ in chosen.values()], a.out, a.name, beside))
     if a.test:
         answers: dict[str, list[str] | list[float]] = {}
-        for name, (_, job) in rows.items():
-            predictor = Predictor(read(job.out / MODEL), tokenizer)
+        for name, (_, run) in chosen.items():
+            predictor = Predictor(read(run.out / MODEL), tokenizer)
             answers |= {file: predictor.predict(table.texts) for file, table in tests[name].items()}
         missing = write_submission(answers, a.out / "submission.zip")
         print(f"{a.out / 'submission.zip'}" + (f": the server also wants {', '.join(missing)}" if missing else ""))

@@ -19,8 +19,7 @@ _SPECIAL = 4  # symbols before the first class in fairseq's dictionary of labels
 def length_bucketed_order(lengths: Sequence[int], batch_size: int, seed: int) -> Ids:
     """A random permutation in which neighbours have about the same length, so that batches need little padding.
 
-    Rows are shuffled, and each `POOL` batches of them sorted by length; fairseq shuffles the batches every epoch. On
-    IMDB, a random batch of 32 rows is nearly always as long as the model reads.
+    Rows are shuffled, and each `POOL` batches of them sorted by length; fairseq shuffles the batches every epoch.
     """
     order = np.random.default_rng(seed).permutation(len(lengths))
     sizes = np.asarray(lengths)
@@ -41,9 +40,7 @@ def write_data(
     Args:
         folder: to be made.
         dictionary: dict.txt of the tokenizer.
-        splits: rows and targets of train and valid; a target is a class id, or a score if there are no classes.
-        classes: names of the classes; none for a regression.
-        batch_size, seed: see `length_bucketed_order`.
+        splits: rows and targets of train and valid; a target is a class id, or a score if there are no `classes`.
     """
     for name in ("input0", "label"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.utils import check_consistent_length
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
@@ -18,10 +23,10 @@ class Task:
     """One task."""
 
     name: str  # also that of its folder
-    text: tuple[str, ...]  # column or columns of text
+    text: tuple[str, ...]  # one or two columns
     label: str  # column of the label in train and dev
     classes: tuple[str, ...]  # labels in the order of their ids; empty for a score
-    metrics: tuple[str, ...]  # keys of `metrics.METRICS`; the best model is chosen by the first
+    metrics: tuple[str, ...]  # keys of `METRICS`; the best model is chosen by the first
     server: tuple[str, ...]  # file name of each test set in the submission
     header: tuple[str, ...] | None = None  # columns of train and dev if they have no header line
     evaluations: tuple[str, ...] = ("",)  # suffixes of the dev and test files, each scored on its own
@@ -52,21 +57,15 @@ DIAGNOSTIC_FILES = ("AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")  # answere
 
 
 def find_task(name: str) -> Task:
-    """A task by its name, in any case, with or without hyphen.
-
-    Raises:
-        UsageError: no such task.
-    """
-    plain = {key.replace("-", "").lower(): task for key, task in TASKS.items()}
-    task = plain.get(name.replace("-", "").lower())
-    if task is None:
-        raise UsageError(f"--tasks {name}: not a task of GLUE; choose from {', '.join(TASKS)}")
-    return task
+    """A task by its name, in any case, with or without hyphen; UsageError if there is none."""
+    for task in TASKS.values():
+        if task.name.replace("-", "").lower() == name.replace("-", "").lower():
+            return task
+    raise UsageError(f"--tasks {name}: not a task of GLUE; choose from {', '.join(TASKS)}")
 
 
-@cache
-def read_labelled(folder: Path, task: Task) -> tuple[Table, dict[str, Table]]:
-    """The rows to train on, and those of each evaluation.
+def read_labelled(folder: Path, task: Task) -> dict[str, Table]:
+    """`train`, and the table of each evaluation.
 
     Of `folder/TASK/train.tsv`, rows with missing columns, which QQP has, are left out.
     """
@@ -74,7 +73,7 @@ def read_labelled(folder: Path, task: Task) -> tuple[Table, dict[str, Table]]:
     for name in ("train", *(f"dev{suffix}" for suffix in task.evaluations)):
         path = folder / task.name / f"{name}.tsv"
         tables[name] = read_table(path, task.text, task.label, task.header, skip_broken=name == "train")
-    return tables.pop("train"), tables
+    return tables
 
 
 def read_tests(folder: Path, task: Task) -> dict[str, Table]:
@@ -100,3 +99,30 @@ def write_submission(predictions: Mapping[str, Sequence[str | float]], path: Pat
             archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")
     wanted = [name for task in TASKS.values() for name in task.server] + ["AX.tsv"]
     return [name for name in wanted if name not in predictions]
+
+
+Values = Sequence[int] | Sequence[float]
+
+
+def score(name: str, labels: Values, predictions: Values) -> float:
+    """One of `METRICS` in percent, of class ids or scores; correlations times 100, as on GLUE's leaderboard.
+
+    Raises:
+        ValueError: different numbers of labels and predictions.
+    """
+    check_consistent_length(labels, predictions)
+    return 100 * float(METRICS[name](labels, predictions))
+
+
+def _correlation(of: Callable[..., tuple[float, float]], labels: Values, predictions: Values) -> float:
+    # The correlation of a constant is undefined; for a model that predicts one, it is counted as 0.
+    return 0.0 if np.ptp(predictions) == 0 or np.ptp(labels) == 0 else of(labels, predictions)[0]
+
+
+METRICS: dict[str, Callable[[Values, Values], float]] = {
+    "accuracy": accuracy_score,
+    "f1": f1_score,
+    "matthews": matthews_corrcoef,
+    "pearson": partial(_correlation, pearsonr),
+    "spearman": partial(_correlation, spearmanr),
+}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -13,72 +12,54 @@ from linformer_fairseq.finetuning.report import Row
 from linformer_fairseq.finetuning.train import RESULT, Result, Run, finetune, read_result
 from linformer_fairseq.io.records import WORK
 from linformer_fairseq.io.shards import Done, Shard, record_of, run_shards
-from linformer_fairseq.tables import Table
 
 
-@dataclass(frozen=True)
-class Job:
-    """One fine-tuning of a grid."""
-
-    task: str  # its name in the table
-    run: Run  # its settings
-    tables: Callable[[], tuple[Table, Mapping[str, Table]]]  # training rows and evaluations; can be pickled
-    data: Path | None  # see `train.finetune`
-    out: Path
-
-
-def run_grid(jobs: Sequence[Job], out: Path, processes: int = 1) -> list[Result]:
-    """Run all jobs that are not finished, together with all commands that have the same `out`; return all results.
-
-    Args:
-        jobs: with folders below `out`.
-        out: folder of the grid.
-        processes: that work at the same time; one is this process itself.
+def run_grid(runs: Sequence[Run], out: Path, processes: int = 1) -> dict[str, tuple[Row, Run]]:
+    """Finish all runs, together with all commands that have the same `out`, and return what `best` does.
 
     Raises:
-        UsageError: a run failed, or its folder holds one of other settings.
+        UsageError: a run failed, or its folder, which is below `out`, holds one of other settings.
     """
     shards = []
-    for job in jobs:
-        shards.append(Shard("-".join(job.out.relative_to(out).parts) or "run", (job,)))
-        if read_result(job.run, job.out) is None:
+    for run in runs:
+        shards.append(Shard("-".join(run.out.relative_to(out).parts) or "run", (run,)))
+        if read_result(run) is None:
             record_of(out / WORK, shards[-1].name).unlink(missing_ok=True)  # its folder was deleted
-    run_shards(out, shards, run_job, processes if processes > 1 else 0, "fine-tuning", " runs")
-    return [result for job in jobs if (result := read_result(job.run, job.out)) is not None]
+    run_shards(out, shards, finish_run, processes if processes > 1 else 0, "fine-tuning", " runs")
+    return best([(run, result) for run in runs if (result := read_result(run)) is not None])
 
 
-def run_job(job: Job) -> Done:
-    """Run one job and print its scores."""
-    result = finetune(job.run, *job.tables(), job.data, job.out)
+def finish_run(run: Run) -> Done:
+    """Finish one run and print its scores."""
+    result = finetune(run)
+    keep = run.labels.keep
+    read = "they were read in chunks" if keep == "chunks" else f"their {keep} was kept"
     for name, count in result["longer"].items():
         if count:
-            keep = job.run.labels.keep
-            read = "they were read in chunks" if keep == "chunks" else f"their {keep} was kept"
-            tqdm.write(f"{job.task} {name}: {count:,} rows are longer than the model reads; {read}")
+            tqdm.write(f"{run.task} {name}: {count:,} rows are longer than the model reads; {read}")
     scores = _flat(result["scores"], named=True)
-    tqdm.write(f"{job.out}: {', '.join(f'{name} {value:.2f}' for name, value in scores.items())}")
-    return Done({}, [job.out / RESULT])
+    tqdm.write(f"{run.out}: {', '.join(f'{name} {value:.2f}' for name, value in scores.items())}")
+    return Done({}, [run.out / RESULT])
 
 
-def best(jobs: Sequence[Job], results: Sequence[Result]) -> dict[str, tuple[Row, Job]]:
-    """For each task, the setting with the best median of its first metric, and the job that is its median.
+def best(results: Sequence[tuple[Run, Result]]) -> dict[str, tuple[Row, Run]]:
+    """For each task, the setting with the best median of its first metric, and the run that is its median.
 
     Of an even number of seeds it is the lower one of the two in the middle.
     """
-    settings: dict[tuple[str, str], list[tuple[Job, Result]]] = {}
-    for job, result in zip(jobs, results, strict=True):
-        settings.setdefault((job.task, job.run.in_words()), []).append((job, result))
-    chosen: dict[str, tuple[float, Row, Job]] = {}
+    settings: dict[tuple[str, str], list[tuple[Run, Result]]] = {}
+    for run, result in results:
+        settings.setdefault((run.task, run.in_words()), []).append((run, result))
+    chosen: dict[str, tuple[Row, Run]] = {}
     for (task, setting), runs in settings.items():
         result = runs[0][1]
         scores = [_flat(other["scores"]) for _, other in runs]
         by_metric = {name: [found[name] for found in scores] for name in scores[0]}
-        values = next(iter(by_metric.values()))
-        middle = sorted(range(len(values)), key=values.__getitem__)[(len(values) - 1) // 2]
-        if task not in chosen or median(values) > chosen[task][0]:
-            row = Row(task, setting, result["rows"], by_metric, _flat(result["constant"]))
-            chosen[task] = median(values), row, runs[middle][0]
-    return {task: (row, job) for task, (_, row, job) in chosen.items()}
+        row = Row(task, setting, result["rows"], by_metric, _flat(result["constant"]))
+        if task not in chosen or median(row.first) > median(chosen[task][0].first):
+            middle = sorted(range(len(runs)), key=row.first.__getitem__)[(len(runs) - 1) // 2]
+            chosen[task] = row, runs[middle][0]
+    return chosen
 
 
 def _flat(scores: Mapping[str, Mapping[str, float]], named: bool = False) -> dict[str, float]:

@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -30,10 +29,13 @@ class Row:
     task: str  # its name
     setting: str  # learning rate, batch size and epochs
     rows: dict[str, int]  # number of rows of train and of each evaluation
-    # Metric -> one value a seed, in percent; with several evaluations, the metric's name begins with theirs.
-    scores: dict[str, list[float]]
-    # Metric -> its value when the majority class in training (or the mean score) is always predicted.
-    constant: dict[str, float]
+    scores: dict[str, list[float]]  # a percentage a seed; of several evaluations, the keys are "dev accuracy", …
+    constant: dict[str, float]  # the same if the majority class in training (or the mean score) is always predicted
+
+    @property
+    def first(self) -> list[float]:
+        """The values of the first metric, on the first evaluation, by which settings and epochs are chosen."""
+        return next(iter(self.scores.values()))
 
     @property
     def headline(self) -> str:
@@ -51,11 +53,7 @@ Grids = Mapping[str, Sequence[Row]]
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """The rows of a table that `write_table` wrote.
-
-    Raises:
-        UsageError: none there.
-    """
+    """The rows of a table that `write_table` wrote; UsageError if there is none."""
     path = folder / "results.json"
     if not path.is_file():
         raise UsageError(f"{path}: no such file; `linformer glue` writes it when all runs of a grid are finished")
@@ -88,9 +86,10 @@ def table(grids: Grids) -> str:
     """A line for each task and metric, a column for each model: median and range over seeds."""
     head = ["task", "train", "scored", "metric", BASELINE, *grids, *PAPER, "setting"]
     lines = [f"| {' | '.join(head)} |", "|---|---:|---:|---|---:|" + "---:|" * (len(head) - 6) + "---|"]
-    for row in _tasks(grids):
+    for models in _by_task(grids):
+        row = next(filter(None, models))
         for metric in row.scores:
-            found = [_cell(other.scores.get(metric, []) if other else []) for other in _models(grids, row.task)]
+            found = [_cell(own.scores.get(metric, []) if own else []) for own in models]
             paper = [f"{p[row.task]:.1f}" if metric == row.headline and row.task in p else "" for p in PAPER.values()]
             sizes = [f"{row.rows['train']:,}", f"{row.scored(metric):,}"]
             cells = [row.task, *sizes, metric, f"{row.constant[metric]:.1f}", *found, *paper, row.setting]
@@ -104,27 +103,21 @@ def _cell(values: Sequence[float]) -> str:
     return f"{median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
 
 
-def _tasks(grids: Grids) -> list[Row]:
-    """The first row of each task."""
-    found: dict[str, Row] = {}
-    for row in chain(*grids.values()):
-        found.setdefault(row.task, row)
-    return list(found.values())
-
-
-def _models(grids: Grids, task: str) -> list[Row | None]:
-    """Each model's row of a task."""
-    return [next((row for row in rows if row.task == task), None) for rows in grids.values()]
+def _by_task(grids: Grids) -> list[list[Row | None]]:
+    """For each task, the row of every model, None where it has none."""
+    tasks = dict.fromkeys(row.task for rows in grids.values() for row in rows)
+    return [[next((row for row in rows if row.task == task), None) for rows in grids.values()] for task in tasks]
 
 
 def _plot(grids: Grids, path: Path) -> None:
     """The headline of each task: a line from the lowest to the highest seed, a point at the median."""
-    rows = _tasks(grids)
+    tasks = _by_task(grids)
+    rows = [next(filter(None, models)) for models in tasks]
     figure = Figure(figsize=(max(5.0, 1.3 * len(rows)), 4.2), dpi=110, layout="constrained")
     axes = figure.subplots()
     labelled = set()
-    for place, row in enumerate(rows):
-        for number, (name, own) in enumerate(zip(grids, _models(grids, row.task), strict=True)):
+    for place, (row, models) in enumerate(zip(rows, tasks, strict=True)):
+        for number, (name, own) in enumerate(zip(grids, models, strict=True)):
             if own is not None:
                 values = own.scores[own.headline]
                 x = place + 0.7 * ((number + 0.5) / len(grids) - 0.5)

@@ -10,13 +10,13 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, encoder_config, read, write
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, digest, encoder_config, read, write
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from linformer_fairseq.finetuning.data import write_data
-from linformer_fairseq.finetuning.metrics import score
+from linformer_fairseq.finetuning.glue import score
 from linformer_fairseq.inference.predict import Labels, Predictor
-from linformer_fairseq.inference.sequences import encode, tokenizer_of
+from linformer_fairseq.inference.sequences import dictionary_digest, encode, tokenizer_of
 from linformer_fairseq.io.files import write_json, write_text
 from linformer_fairseq.io.records import begun, changed_settings
 from linformer_fairseq.paths import RECIPES
@@ -43,11 +43,16 @@ _ARCHITECTURE = (
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of one fine-tuning."""
+    """One fine-tuning."""
 
+    task: str  # its name in the table of results
+    out: Path
     checkpoint: Path  # a pretrained one
+    data: Path | None  # folder of its tokenizer, see `tokenizer_of`
+    tables: Mapping[str, Table]  # `train`, and labelled rows to score; the epoch is chosen by the first of these
+    digests: Mapping[str, str]  # see `digests_of`
     labels: Labels  # classes or score, and what is read of long rows
-    metrics: tuple[str, ...]  # keys of `metrics.METRICS`; the best setting is chosen by the first
+    metrics: tuple[str, ...]  # keys of `glue.METRICS`; the best setting is chosen by the first
     seed: int = 1
     lr: float = LEARNING_RATE
     batch_size: int = BATCH_SIZE
@@ -59,8 +64,30 @@ class Run:
         return f"lr {self.lr:g}, batch {self.batch_size}, epochs {self.epochs}"
 
     def settings(self) -> dict[str, Any]:
-        """The settings as they are stored beside the result."""
-        return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
+        """Everything that the result depends on, as it is stored beside it."""
+        own = {name: getattr(self, name) for name in ("metrics", "seed", "lr", "batch_size", "epochs", "pretrained")}
+        return json.loads(json.dumps({**self.digests, "labels": asdict(self.labels), **own}))  # type: ignore[no-any-return]
+
+
+def digests_of(source: Checkpoint, data: Path | None, tables: Mapping[str, Table]) -> dict[str, str]:
+    """Digests of what runs read, by the names of their flags."""
+    files = {"checkpoint": digest(source.state), "data": dictionary_digest(data or source.data)}
+    return files | {name: table.digest() for name, table in tables.items()}
+
+
+def classes_of(table: Table) -> tuple[str, ...]:
+    """The names of a table's classes, sorted, numbers by value; UsageError if there is only one, or for scores."""
+    names = sorted(set(table.labels or ()))
+    if len(names) < 2:
+        raise UsageError(f"{table.path}: all rows have the label {names[0]!r}; two classes are needed")
+    try:
+        numbers = {name: float(name) for name in names}
+    except ValueError:
+        return tuple(names)
+    for name, value in numbers.items():
+        if value != int(value):
+            raise UsageError(f"{table.path}: labels such as {name} are scores, not classes; use --regression")
+    return tuple(sorted(names, key=lambda name: numbers[name]))
 
 
 def targets(table: Table, labels: Labels) -> list[float]:
@@ -84,15 +111,8 @@ def targets(table: Table, labels: Labels) -> list[float]:
         raise UsageError(f"{table.path}: a score is not a number ({error}); is it a classification?") from error
 
 
-def finetune(run: Run, train: Table, evaluations: Mapping[str, Table], data: Path | None, out: Path) -> Result:
-    """Train, score each evaluation, and write `model.pt`, `result.json` and predictions; resume an interrupted run.
-
-    Args:
-        run: its settings.
-        train: labelled rows to train on.
-        evaluations: name -> labelled rows to score; the epoch is chosen by the first. Predictions go to `NAME.tsv`.
-        data: folder with the tokenizer, see `tokenizer_of`.
-        out: folder of the run.
+def finetune(run: Run) -> Result:
+    """Train or resume, score each evaluation, and write `model.pt`, `result.json`, and predictions to `NAME.tsv`.
 
     Returns:
         The content of `result.json`: `settings`; `scores`, by evaluation and metric; `constant`, the same if the
@@ -100,68 +120,62 @@ def finetune(run: Run, train: Table, evaluations: Mapping[str, Table], data: Pat
         `broken` rows that were left out, and of rows `longer` than the model reads.
 
     Raises:
-        UsageError: `out` holds a run of other settings, or the training failed.
+        UsageError: the folder holds a run of other settings, or the training failed.
     """
-    if (done := read_result(run, out)) is not None:
+    if (done := read_result(run)) is not None:
         return done
     source = read(run.checkpoint)
-    tokenizer = tokenizer_of(source, data)
-    begun(out / "finetune.json", run.settings())
-    folder = data or source.data
+    tokenizer = tokenizer_of(source, run.data)
+    begun(run.out / "finetune.json", run.settings())
+    folder = run.data or source.data
     longest = encoder_config(source).max_positions
-    tables = {"train": train, **evaluations}
-    rows = {name: encode(table.texts, tokenizer, longest, run.labels.keep) for name, table in tables.items()}
-    wanted = {name: targets(table, run.labels) for name, table in tables.items()}
-    first = next(iter(evaluations))
-    splits = {"train": (rows["train"], wanted["train"]), "valid": (rows[first], wanted[first])}
-    write_data(out / "data", folder / "dict.txt", splits, run.labels.classes, run.batch_size, run.seed)
-    _train(run, source, len(rows["train"].ids), out)
-    tuned = read(out / "checkpoints/checkpoint_best.pt")
+    rows = {name: encode(table.texts, tokenizer, longest, run.labels.keep) for name, table in run.tables.items()}
+    wanted = {name: targets(table, run.labels) for name, table in run.tables.items()}
+    evaluations = [name for name in run.tables if name != "train"]
+    splits = {split: (rows[name], wanted[name]) for split, name in (("train", "train"), ("valid", evaluations[0]))}
+    write_data(run.out / "data", folder / "dict.txt", splits, run.labels.classes, run.batch_size, run.seed)
+    _train(run, source, len(rows["train"].ids))
+    tuned = read(run.out / "checkpoints/checkpoint_best.pt")
     tuned.notes = [*source.notes, run.labels.note(folder)]
     tuned.task = {**tuned.task, "data": str(folder)}
     predictor = Predictor(tuned, tokenizer)
     answer = statistics.mode(wanted["train"]) if run.labels.classes else statistics.mean(wanted["train"])
     scores, constant = {}, {}
-    for name, table in evaluations.items():
-        found = predictor.values(predictor.logits(rows[name]))
-        assert table.labels is not None
-        lines = [f"{label}\t{word}\n" for label, word in zip(table.labels, predictor.words(found), strict=True)]
-        write_text(out / f"{name}.tsv", "".join(["label\tprediction\n", *lines]))
+    for name in evaluations:
+        found = predictor.values(rows[name])
+        pairs = zip(run.tables[name].labels or (), run.labels.names(found), strict=True)
+        lines = [f"{label}\t{prediction}\n" for label, prediction in pairs]
+        write_text(run.out / f"{name}.tsv", "".join(["label\tprediction\n", *lines]))
         scores[name] = {metric: score(metric, wanted[name], found) for metric in run.metrics}
-        constant[name] = {metric: score(metric, wanted[name], [answer] * len(table)) for metric in run.metrics}
+        constant[name] = {metric: score(metric, wanted[name], [answer] * len(found)) for metric in run.metrics}
     tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
-    write(tuned, out / MODEL, force=True)
+    write(tuned, run.out / MODEL, force=True)
     result = {
         "settings": run.settings(),
         "scores": scores,
         "constant": constant,
-        "rows": {name: len(table) for name, table in tables.items()},
-        "broken": len(train.broken),
+        "rows": {name: len(table) for name, table in run.tables.items()},
+        "broken": len(run.tables["train"].broken),
         "longer": {name: sequences.longer for name, sequences in rows.items()},
     }
-    write_json(out / RESULT, result)
+    write_json(run.out / RESULT, result)
     return result
 
 
-def read_result(run: Run, out: Path) -> Result | None:
-    """The result of a finished run, or None.
-
-    Raises:
-        UsageError: it has other settings.
-    """
-    if not (out / RESULT).exists():
+def read_result(run: Run) -> Result | None:
+    """The result of a finished run, or None; UsageError if it has other settings."""
+    if not (run.out / RESULT).exists():
         return None
-    result: Result = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    result: Result = json.loads((run.out / RESULT).read_text(encoding="utf-8"))
     if changed := changed_settings(result["settings"], run.settings()):
-        raise UsageError(
-            f"{out} holds the result of other settings ({', '.join(changed)} changed); choose another --out"
-        )
+        what = f"the result of other settings ({', '.join(changed)} changed)"
+        raise UsageError(f"{run.out} holds {what}; choose another --out")
     return result
 
 
-def _train(run: Run, source: Checkpoint, sequences: int, out: Path) -> None:
+def _train(run: Run, source: Checkpoint, sequences: int) -> None:
     updates = max(1, -(-sequences // run.batch_size)) * run.epochs
-    last = out / "checkpoints/checkpoint_last.pt"
+    last = run.out / "checkpoints/checkpoint_last.pt"
     if last.exists() and read(last).updates >= updates:
         return
     model = vars(complete_settings(source.model))
@@ -181,10 +195,10 @@ def _train(run: Run, source: Checkpoint, sequences: int, out: Path) -> None:
         "checkpoint.best_checkpoint_metric": _BEST.get(run.metrics[0], "accuracy"),
         "checkpoint.maximize_best_checkpoint_metric": bool(run.labels.classes),
     }
-    argv = fairseq_train_argv(RECIPE, out / "data", out / "checkpoints", overrides)
+    argv = fairseq_train_argv(RECIPE, run.out / "data", run.out / "checkpoints", overrides)
     if run.pretrained and not last.exists():
-        start = out / "start.pt"
+        start = run.out / "start.pt"
         write(Checkpoint(source.state, source.model, source.task), start, force=True)
         argv += ["--restore-file", str(start)]
     # Processes of a pool leave the terminal to their parent.
-    run_logged(argv, out / "train.log", range(updates) if parent_process() is None else range(0), out.name)
+    run_logged(argv, run.out / "train.log", range(updates) if parent_process() is None else range(0), run.out.name)

@@ -1,16 +1,7 @@
-"""Texts to vectors or predictions in length-bucketed batches. Read `sequences.py`, `engine.py`, `encoding.py` in turn.
+"""Texts to vectors or predictions in length-bucketed batches: `sequences.py`, `engine.py`, `encoding.py` in turn."""
 
-These values of flags stand here so that `--help` need not import numpy or PyTorch.
-"""
-
-POOLINGS = ("mean", "first", "max")
-"""How the vectors of a text's tokens become one."""
-
-DTYPES = ("float32", "bfloat16")
-"""What a model computes in; `bfloat16` is autocast: parameters, layer norms and pooling stay in float32."""
-
-VECTOR_DTYPES = ("float32", "float16")
-"""How vectors are stored."""
-
-KEEPS = ("head", "head-tail", "chunks")
-"""What is read of texts that are longer than the model reads, see `sequences.encode`."""
+# Choices of flags. They stand here so that `--help` need not import numpy or PyTorch.
+POOLINGS = ("mean", "first", "max")  # how the vectors of a text's tokens become one
+DTYPES = ("float32", "bfloat16")  # bfloat16 by autocast: parameters, layer norms and pooling stay in float32
+VECTOR_DTYPES = ("float32", "float16")  # how vectors are stored
+KEEPS = ("head", "head-tail", "chunks")  # what is read of texts that are too long, see `sequences.encode`

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,11 +24,11 @@ import torch
 from scipy.special import softmax
 from tqdm import tqdm
 
-from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
+from linformer_fairseq.checkpoints.checkpoint import DEFAULT_HEAD, encoder_config, read
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.inference.documents import Documents, RowReader, Window, cut_windows, texts_of
+from linformer_fairseq.inference.documents import Documents, cut_windows, texts_of, window_file
 from linformer_fairseq.inference.engine import Compute, Engine, of_rows
-from linformer_fairseq.inference.predict import HEAD, labels_of
+from linformer_fairseq.inference.predict import labels_of
 from linformer_fairseq.inference.sequences import Sequences, encode, tokenizer_of
 from linformer_fairseq.io.files import remove, replace_when_done
 from linformer_fairseq.io.records import begun, changed_settings
@@ -46,14 +46,14 @@ Prepared = tuple[pa.Table, Present, Sequences]  # rows; which of them have text;
 class EncodingJob:
     """What is computed of which documents."""
 
-    checkpoint: Path  # any of this project
+    checkpoint: Path
     data: Path | None  # folder of its tokenizer; None for the one that it was trained with
-    documents: Documents  # the input
+    documents: Documents
     predict: bool = False  # labels or scores of a fine-tuned checkpoint, instead of vectors
     pooling: str = "mean"  # of the vectors, one of `POOLINGS`
     keep: str = "head"  # what is read of long documents, one of `KEEPS`
     vectors: str = "float32"  # type in which they are stored, one of `VECTOR_DTYPES`
-    compute: Compute = Compute()  # how the model is computed
+    compute: Compute = Compute()
     threads: int = 1  # of PyTorch, in each process
 
 
@@ -63,20 +63,17 @@ def encode_documents(
     """Write the output, or what is missing of it, and return its `COUNTS`.
 
     Args:
-        job: what to compute.
-        out: the Parquet file.
         settings: all that the values depend on, in JSON's types.
         rows: of a window, at most.
-        workers: processes; one is this process itself.
+        workers: number of processes.
         force: replace an output, or unfinished work, of other settings.
 
     Raises:
         UsageError: the output exists with other settings, and not `force`; or the input cannot be read.
     """
     folder = out.with_name(f".{out.name}.parts")
-    counts = _finished_counts(out, settings, force)
     try:
-        if counts is None:
+        if (counts := _finished_counts(out, settings, force)) is None:
             _begin(folder, out, settings, force)
             counts = _encode_windows(job, folder, rows, workers)
             about = {"settings": settings, "counts": counts}
@@ -108,7 +105,6 @@ def _finished_counts(out: Path, settings: Mapping[str, Any], force: bool) -> dic
 
 def _begin(folder: Path, out: Path, settings: Mapping[str, Any], force: bool) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         begun(folder / "encode.json", settings)
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror}; choose another place") from error
@@ -125,16 +121,15 @@ def _encode_windows(job: EncodingJob, folder: Path, rows: int, workers: int) -> 
     except UsageError:
         remove(folder)  # nothing is computed yet, and a repaired input is another setting
         raise
-    files = tuple(cut["windows"]["result"]["files"])
-    windows = [(start, stop) for start, stop in cut["windows"]["result"]["windows"]]
+    sizes = cut["windows"]["result"]["windows"]
     # In the order of `run_shards`, so that the window that is tokenised in advance is the one that comes next.
-    windows.sort(key=lambda window: window[0] - window[1])
-    left = [window for window in windows if not _part(folder, window).exists()]
+    windows = sorted(range(len(sizes)), key=lambda number: -sizes[number])
+    left = [number for number in windows if not _part(folder, number).exists()]
     following = dict(zip(left, left[workers:], strict=False))
-    shards = []
-    for window in windows:
-        arguments = (job, files, folder, window, following.get(window))
-        shards.append(Shard(_part(folder, window).stem, arguments, window[1] - window[0]))
+    shards = [
+        Shard(_part(folder, number).stem, (job, folder, number, following.get(number)), sizes[number])
+        for number in windows
+    ]
     done = run_shards(folder, shards, encode_window, workers if workers > 1 else 0, "encode", " documents").values()
     counts = {name: sum(shard["result"][name] for shard in done) for name in COUNTS}
     seconds = sum(shard["seconds"] for shard in done)
@@ -143,20 +138,17 @@ def _encode_windows(job: EncodingJob, folder: Path, rows: int, workers: int) -> 
     return counts
 
 
-def encode_window(
-    job: EncodingJob, files: tuple[str, ...], folder: Path, window: Window, following: Window | None
-) -> Done:
+def encode_window(job: EncodingJob, folder: Path, window: int, following: int | None) -> Done:
     """Write the output of one window; tokenise the following one meanwhile."""
-    part = _part(folder, window)
-    encoder = _document_encoder(job, files)
-    if following and _part(folder, following).exists():  # another process was faster
+    if following is not None and _part(folder, following).exists():  # another process was faster
         following = None
+    encoder = _document_encoder(job, folder)
     rows, present, sequences = encoder.prepared(window, following)
     table = pa.table({name: rows.column(name) for name in job.documents.keep} | encoder.columns(present, sequences))
-    with replace_when_done(part) as partial:
+    with replace_when_done(_part(folder, window)) as partial:
         pq.write_table(table, partial, **_form(table.schema))
     counts = len(present), int((~present).sum()), sequences.longer, sum(map(len, sequences.ids))
-    return Done(dict(zip(COUNTS, counts, strict=True)), [part])
+    return Done(dict(zip(COUNTS, counts, strict=True)), [_part(folder, window)])
 
 
 def join(folder: Path, out: Path, about: Mapping[str, Any]) -> Done:
@@ -179,8 +171,8 @@ def join(folder: Path, out: Path, about: Mapping[str, Any]) -> Done:
     return Done({})
 
 
-def _part(folder: Path, window: Window) -> Path:
-    return folder / f"{window[0]:012}.parquet"
+def _part(folder: Path, window: int) -> Path:
+    return folder / f"{window:09}.parquet"
 
 
 def _form(schema: pa.Schema) -> dict[str, Any]:
@@ -190,28 +182,27 @@ def _form(schema: pa.Schema) -> dict[str, Any]:
 
 
 class DocumentEncoder:
-    """A model and the documents that it reads."""
+    """A model, and the windows in a folder that it reads."""
 
-    def __init__(self, job: EncodingJob, files: Sequence[str]) -> None:
+    def __init__(self, job: EncodingJob, folder: Path) -> None:
         torch.set_num_threads(job.threads)
         checkpoint = read(job.checkpoint)
-        self._job = job
+        self._job, self._folder = job, folder
         self._longest = encoder_config(checkpoint).max_positions
         self._tokenizer = tokenizer_of(checkpoint, job.data)
         self._classes = labels_of(checkpoint).classes if job.predict else ()
-        self._engine = Engine(checkpoint, HEAD if job.predict else job.pooling, job.compute)
-        self._reader = RowReader(job.documents, files)
+        self._engine = Engine(checkpoint, DEFAULT_HEAD if job.predict else job.pooling, job.compute)
         self._thread = ThreadPoolExecutor(1)  # tokenises while the model computes
-        self._coming: dict[Window, Future[Prepared]] = {}
+        self._coming: dict[int, Future[Prepared]] = {}
 
-    def prepared(self, window: Window, following: Window | None = None) -> Prepared:
+    def prepared(self, window: int, following: int | None = None) -> Prepared:
         """A window, tokenised; begin with the following one."""
         coming = self._coming.pop(window, None) or self._thread.submit(self._prepare, window)
-        self._coming = {following: self._thread.submit(self._prepare, following)} if following else {}
+        self._coming = {} if following is None else {following: self._thread.submit(self._prepare, following)}
         return coming.result()
 
-    def _prepare(self, window: Window) -> Prepared:
-        rows = self._reader.read(*window)
+    def _prepare(self, window: int) -> Prepared:
+        rows = pq.read_table(window_file(self._folder, window))
         texts = texts_of(rows, self._job.documents.text)
         some = [row for row in texts if row is not None]
         sequences = encode(some, self._tokenizer, self._longest, self._job.keep)
@@ -224,26 +215,21 @@ class DocumentEncoder:
         hidden = parent_process() is not None
         with tqdm(total=int(lengths.sum()), unit=" tokens", unit_scale=True, leave=False, disable=hidden) as bar:
             values = self._engine.run(sequences.ids, bar.update)
+        weights = None if self._job.predict else lengths
+        values = of_rows(values, sequences.owners, weights, largest=self._job.pooling == "max")
         if not self._job.predict:
-            vectors = of_rows(values, sequences.owners, lengths, largest=self._job.pooling == "max")
-            return {"vector": _lists(vectors.astype(self._job.vectors), present)}
-        values = of_rows(values, sequences.owners)
-        if not self._classes:
-            return {"score": _spread(pa.array(values[:, 0], pa.float32()), present)}
-        names = pa.array(self._classes, pa.string()).take(pa.array(values.argmax(1)))
-        return {"label": _spread(names, present), "scores": _lists(softmax(values, axis=1), present)}
+            found = {"vector": _lists(values.astype(self._job.vectors))}
+        elif self._classes:
+            names = pa.array(self._classes, pa.string()).take(pa.array(values.argmax(1)))
+            found = {"label": names, "scores": _lists(softmax(values, axis=1))}
+        else:
+            found = {"score": pa.array(values[:, 0], pa.float32())}
+        places = pa.array(np.cumsum(present) - 1, mask=~present)
+        return {name: column.take(places) for name, column in found.items()}
 
 
 _document_encoder = lru_cache(maxsize=1)(DocumentEncoder)  # loaded once per process
 
 
-def _lists(values: npt.NDArray[Any], present: Present) -> pa.Array:
-    """(rows with text, C) as lists of fixed size, null for the other rows."""
-    whole = np.zeros((len(present), values.shape[1]), values.dtype)
-    whole[present] = values
-    return pa.FixedSizeListArray.from_arrays(pa.array(whole.ravel()), values.shape[1], mask=pa.array(~present))
-
-
-def _spread(values: pa.Array, present: Present) -> pa.Array:
-    """(rows with text,) with nulls for the other rows."""
-    return values.take(pa.array(np.cumsum(present) - 1, mask=~present))
+def _lists(values: npt.NDArray[Any]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

@@ -15,9 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from linformer_fairseq.checkpoints.checkpoint import PAD, Checkpoint, build
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference import POOLINGS
-from linformer_fairseq.inference.batches import Order, like_length
 from linformer_fairseq.inference.quantize import quantize
-from linformer_fairseq.inference.sequences import Ids
+from linformer_fairseq.inference.sequences import Ids, like_length
 from linformer_fairseq.models.linformer_roberta import require_compiler
 
 # Larger batches are no faster: on a CPU, the activations no longer fit into its cache.
@@ -25,7 +24,7 @@ BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
 # Fixed cost of a batch (starting kernels, reading the parameters), in tokens that could be computed meanwhile.
 OVERHEAD = {"cpu": 64, "cuda": 2048}
 Values = npt.NDArray[np.float32]
-Batching = Callable[[Sequence[int], int, int], list[Order]]
+Batching = Callable[[Sequence[int], int, int], list[Ids]]
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Compute:
 
     device: str | None = None  # such as cpu or cuda:1; by default a GPU if there is one
     dtype: str = "float32"  # one of `DTYPES`
-    quantize: bool = False  # whether linear layers of the encoder use 8-bit integers, on a CPU
-    compile: bool = False  # whether to use torch.compile for the encoder's layers
+    quantize: bool = False  # linear layers of the encoder in 8-bit integers, on a CPU
+    compile: bool = False  # the encoder's layers by torch.compile
     batch_tokens: int | None = None  # in a batch at most, padding included; by default `BATCH_TOKENS`
 
 
@@ -47,21 +46,20 @@ class Engine:
     """
 
     def __init__(self, checkpoint: Checkpoint, output: str, compute: Compute | None = None) -> None:
-        self.compute = compute or Compute()
-        self.device = check_compute(self.compute)
+        self._compute = compute or Compute()
+        self.device = check_compute(self._compute)
+        self.batch_tokens = self._compute.batch_tokens or BATCH_TOKENS.get(self.device.type, 16384)
         if output not in (*POOLINGS, *checkpoint.heads):
             raise UsageError(f"the checkpoint has no head {output}; fine-tune it with `linformer finetune`")
-        model = build(checkpoint)
-        self.encoder = model.encoder.sentence_encoder
-        self._head = None if output in POOLINGS else model.classification_heads[output].to(self.device)
+        model = build(checkpoint).to(self.device)
+        self._encoder = model.encoder.sentence_encoder
+        self._head = None if output in POOLINGS else model.classification_heads[output]
         self._pooling = output
-        self._width = self.encoder.cfg.embed_dim if self._head is None else self._head.out_proj.out_features
-        if self.compute.quantize:
-            quantize(self.encoder)
-        self.encoder.to(self.device)
-        if self.compute.compile:
-            self.encoder.compile_layers()
-        self.batch_tokens = self.compute.batch_tokens or BATCH_TOKENS.get(self.device.type, 16384)
+        self._width = self._encoder.cfg.embed_dim if self._head is None else self._head.out_proj.out_features
+        if self._compute.quantize:
+            quantize(self._encoder)
+        if self._compute.compile:
+            self._encoder.compile_layers()
 
     @torch.inference_mode()
     def run(
@@ -69,49 +67,38 @@ class Engine:
     ) -> Values:
         """(sequences, C) vectors or (sequences, classes) logits, which do not depend on the batches.
 
-        Args:
-            ids: of the sequences, special symbols included.
-            tick: called after each batch with the number of its tokens, without padding.
-            batching: which sequences are computed together.
+        `tick` is called after each batch with the number of its tokens, without padding.
         """
-        lengths = [len(sequence) for sequence in ids]
-        batches = batching(lengths, self.batch_tokens, OVERHEAD.get(self.device.type, 64))
+        lengths = list(map(len, ids))
         found = np.empty((len(ids), self._width), dtype=np.float32)
         # Around all batches: one autocast converts the parameters once.
-        with torch.autocast(self.device.type, torch.bfloat16) if self.compute.dtype == "bfloat16" else nullcontext():
-            for batch in batches:
+        with torch.autocast(self.device.type, torch.bfloat16) if self._compute.dtype == "bfloat16" else nullcontext():
+            for batch in batching(lengths, self.batch_tokens, OVERHEAD.get(self.device.type, 64)):
                 tokens = pad_sequence([torch.from_numpy(ids[i]) for i in batch], True, PAD).to(self.device)
                 found[batch] = self._values(tokens).float().cpu().numpy()
                 tick(sum(lengths[i] for i in batch))
         return found
 
     def _values(self, tokens: Tensor) -> Tensor:
-        features, _ = self.encoder(tokens)
+        """(B, N) ids to (B, C) vectors or (B, classes) logits."""
+        features: Tensor = self._encoder(tokens)[0]
         if self._head is not None:
             scores: Tensor = self._head(features)
             return scores
-        return pool(features.float(), tokens.ne(PAD), self._pooling)
-
-
-def pool(features: Tensor, real: Tensor, pooling: str) -> Tensor:
-    """(B, N, C) features and (B, N), True for a real token, to (B, C)."""
-    if pooling == "first":
-        return features[:, 0]
-    if pooling == "max":
-        return features.masked_fill(~real.unsqueeze(-1), -torch.inf).amax(1)
-    # A product with the mask, not a sum over a copy: what it writes is B x C.
-    total = torch.bmm(real.to(features.dtype).unsqueeze(1), features).squeeze(1)
-    return total / real.sum(1, keepdim=True)
+        features, real = features.float(), tokens.ne(PAD)
+        if self._pooling == "first":
+            return features[:, 0]
+        if self._pooling == "max":
+            return features.masked_fill(~real.unsqueeze(-1), -torch.inf).amax(1)
+        # A product with the mask, not a sum over a copy: what it writes is B x C.
+        return torch.bmm(real.float().unsqueeze(1), features).squeeze(1) / real.sum(1, keepdim=True)
 
 
 def of_rows(values: Values, owners: Ids, weights: Values | None = None, largest: bool = False) -> Values:
-    """(rows, D) the mean of each row's sequences, or the largest values.
+    """(sequences, D) to (rows, D): the mean over each row's sequences, or their largest values.
 
-    Args:
-        values: (sequences, D).
-        owners: (sequences,) the row of each, ascending; every row has one or more.
-        weights: (sequences,) of the mean; equal by default.
-        largest: take the largest of each value instead.
+    `owners` has the row of each sequence, ascending, every row at least once; the `weights` of the mean are equal by
+    default.
     """
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
     if len(starts) == len(values):
@@ -124,11 +111,7 @@ def of_rows(values: Values, owners: Ids, weights: Values | None = None, largest:
 
 
 def check_compute(compute: Compute) -> torch.device:
-    """The device to compute on.
-
-    Raises:
-        UsageError: it is not available, or does not support `compute`.
-    """
+    """The device to compute on; UsageError if it is not available or does not support `compute`."""
     name = compute.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import encoders
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config
+from linformer_fairseq.checkpoints.checkpoint import DEFAULT_HEAD, Checkpoint, encoder_config
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Compute, Engine, Values, of_rows
 from linformer_fairseq.inference.sequences import Sequences, dictionary_digest, encode
 
-HEAD = "sentence_classification_head"
 NOTE = "fine-tuned"
 
 
@@ -29,6 +28,10 @@ class Labels:
         """As an entry of `Checkpoint.notes`, with the digest of the tokenizer's dictionary."""
         settings = {**asdict(self), "classes": list(self.classes)}
         return {"conversion": NOTE, **settings, "dictionary": dictionary_digest(tokenizer)}
+
+    def names(self, values: list[float]) -> list[str] | list[float]:
+        """The names of class ids; scores as they are."""
+        return [self.classes[int(value)] for value in values] if self.classes else values
 
 
 def labels_of(checkpoint: Checkpoint, columns: int | None = None) -> Labels:
@@ -51,26 +54,22 @@ class Predictor:
     def __init__(self, checkpoint: Checkpoint, encoder: encoders.Encoder, compute: Compute | None = None) -> None:
         self.labels = labels_of(checkpoint)
         self.encoder = encoder
-        self.longest = encoder_config(checkpoint).max_positions
-        self._engine = Engine(checkpoint, HEAD, compute)
+        self._longest = encoder_config(checkpoint).max_positions
+        self._engine = Engine(checkpoint, DEFAULT_HEAD, compute)
 
     def sequences(self, texts: Sequence[tuple[str, ...]]) -> Sequences:
         """The model's input for rows of texts."""
-        return encode(texts, self.encoder, self.longest, self.labels.keep)
+        return encode(texts, self.encoder, self._longest, self.labels.keep)
 
     def logits(self, rows: Sequences) -> Values:
         """(rows, classes) logits, or (rows, 1) scores; of a row with several chunks, their mean."""
         return of_rows(self._engine.run(rows.ids), rows.owners)
 
-    def values(self, logits: Values) -> list[float]:
+    def values(self, rows: Sequences) -> list[float]:
         """The class id of each row, or its score."""
+        logits = self.logits(rows)
         return [float(value) for value in (logits.argmax(1) if self.labels.classes else logits[:, 0])]
-
-    def words(self, values: Sequence[float]) -> list[str]:
-        """The names of classes, or scores as text."""
-        return [self.labels.classes[int(value)] if self.labels.classes else str(value) for value in values]
 
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[str] | list[float]:
         """Names of classes, or scores."""
-        values = self.values(self.logits(self.sequences(texts)))
-        return self.words(values) if self.labels.classes else values
+        return self.labels.names(self.values(self.sequences(texts)))

@@ -25,10 +25,9 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().float()
         scales = _scales(weight)
-        bias = torch.zeros(weight.size(0)) if linear.bias is None else linear.bias.detach().float()
         self.register_buffer("values", torch.round(weight / scales).to(torch.int8).t().contiguous())  # (in, out)
         self.register_buffer("scales", scales.squeeze(1))  # (out,)
-        self.register_buffer("bias", bias)
+        self.register_buffer("bias", torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float())
 
     @property
     def weight(self) -> Tensor:

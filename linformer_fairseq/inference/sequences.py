@@ -1,8 +1,7 @@
-"""Texts to the model's input, <s> A </s> or <s> A </s></s> B </s>, by the tokenizer of a checkpoint."""
+"""Texts to the model's input, <s> A </s> or <s> A </s></s> B </s>, and to batches of sequences of similar length."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from data_prep import encoders
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import digest
 
 BOS, EOS = 0, 2
 Ids = npt.NDArray[np.int64]
@@ -45,22 +45,20 @@ def tokenizer_of(checkpoint: Checkpoint, data: Path | None) -> encoders.Encoder:
             "folder that the checkpoint was pretrained on"
         )
     for note in checkpoint.notes:
-        if note.get("dictionary", digest := dictionary_digest(folder)) != digest:
+        if note.get("dictionary", own := dictionary_digest(folder)) != own:
             raise UsageError(f"{folder}: dict.txt is not the one of the fine-tuning; --data must name its folder")
     return encoder
 
 
 def dictionary_digest(tokenizer: Path) -> str:
     """SHA-256 of a tokenizer folder's dictionary."""
-    return hashlib.sha256((tokenizer / "dict.txt").read_bytes()).hexdigest()
+    return digest(tokenizer / "dict.txt")
 
 
 def encode(texts: Sequence[tuple[str, ...]], encoder: encoders.Encoder, longest: int, keep: str = "head") -> Sequences:
-    """Tokenise rows of one or two texts.
+    """Tokenise rows, all of one text or all of two.
 
     Args:
-        texts: of each row, all of the same number.
-        encoder: the tokenizer.
         longest: number of tokens that the model reads. Of two texts, the longer one is shortened first.
         keep: what is read of longer rows: `head`; `head-tail`, a quarter from the beginning and the rest from the end
             (Sun et al. 2019 take 128 and 382 of 510 tokens); or `chunks`, all of it, as sequences of equal length.
@@ -68,49 +66,86 @@ def encode(texts: Sequence[tuple[str, ...]], encoder: encoders.Encoder, longest:
     Raises:
         UsageError: chunks of two texts.
     """
-    columns = len(texts[0]) if texts else 0
-    if keep == "chunks" and columns > 1:
+    if keep == "chunks" and texts and len(texts[0]) > 1:
         raise UsageError("--keep chunks is for one text a row; with two, choose head or head-tail")
-    tokens = [_tokenize([row[column] for row in texts], encoder) for column in range(columns)]
-    room = longest - 2 * columns
+    columns = []
+    for column in zip(*texts, strict=True):
+        together, lengths = encoder.encode(list(column))
+        columns.append(np.split(together.astype(np.int64), np.cumsum(lengths)[:-1]))
     ids: list[Ids] = []
     owners: list[int] = []
     longer = 0
-    for number, row in enumerate(zip(*tokens, strict=True)):
-        lengths = fit([len(text) for text in row], room)
-        too_long = sum(lengths) < sum(map(len, row))
+    for number, row in enumerate(zip(*columns, strict=True)):
+        room = longest - 2 * len(row)
+        kept = fit([len(text) for text in row], room)
+        too_long = sum(kept) < sum(map(len, row))
         longer += too_long
         if too_long and keep == "chunks":
-            chunks = [[chunk] for chunk in np.array_split(row[0], -(-len(row[0]) // room))]
+            sequences = [[chunk] for chunk in np.array_split(row[0], -(-len(row[0]) // room))]
         else:
-            chunks = [[_shorten(text, length, keep) for text, length in zip(row, lengths, strict=True)]]
-        ids += [_with_special_symbols(chunk) for chunk in chunks]
-        owners += [number] * len(chunks)
+            sequences = [[_shorten(text, length, keep) for text, length in zip(row, kept, strict=True)]]
+        ids += map(_with_special_symbols, sequences)
+        owners += [number] * len(sequences)
     return Sequences(ids, np.array(owners, dtype=np.int64), longer)
-
-
-def _tokenize(texts: list[str], encoder: encoders.Encoder) -> list[Ids]:
-    ids, lengths = encoder.encode(texts)
-    return np.split(ids.astype(np.int64), np.cumsum(lengths)[:-1])
-
-
-def _with_special_symbols(texts: Sequence[Ids]) -> Ids:
-    pieces = [([BOS if number == 0 else EOS], text, [EOS]) for number, text in enumerate(texts)]
-    return np.concatenate([piece for three in pieces for piece in three]).astype(np.int64)
 
 
 def fit(lengths: Sequence[int], room: int) -> list[int]:
     """The lengths of one or two texts, of which the longer one is shortened first, so that both fit into `room`."""
-    half, shorter = room // 2, min(lengths)
     if sum(lengths) <= room:
         return list(lengths)
     if len(lengths) == 1:
         return [room]
-    if shorter > half:
-        return [half, room - half]
-    return [shorter if length == shorter else room - shorter for length in lengths]
+    first = min(lengths[0], max(room // 2, room - lengths[1]))
+    return [first, room - first]
 
 
 def _shorten(ids: Ids, length: int, keep: str) -> Ids:
     head = length // 4 if keep == "head-tail" and length < len(ids) else length
     return np.concatenate([ids[:head], ids[len(ids) - (length - head) :]])
+
+
+def _with_special_symbols(texts: Sequence[Ids]) -> Ids:
+    ids = np.concatenate([part for text in texts for part in ([EOS], text, [EOS])]).astype(np.int64)
+    ids[0] = BOS
+    return ids
+
+
+def like_length(lengths: Sequence[int], batch_tokens: int, overhead: int = 64) -> list[Ids]:
+    """The numbers of the sequences in each of the length-bucketed batches that cost least.
+
+    Much padding costs, and so do many small batches. The batch with most tokens comes first: if it does not fit into
+    memory, it fails at once. The others are in a fixed random order, so that the remaining time can be estimated.
+
+    Args:
+        batch_tokens: tokens in a batch at most, padding included; a longer sequence is a batch of its own.
+        overhead: fixed cost of a batch, in tokens that could be computed meanwhile.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    # A stable sort gives the same batches on every machine, and so the same values to the bit.
+    order = np.argsort(sizes, kind="stable")
+    # Dynamic programming: the least cost of the first n sequences, and where their last batch starts.
+    cost, starts = np.zeros((2, len(order) + 1), dtype=np.int64)
+    for end in range(1, len(order) + 1):
+        longest = sizes[order[end - 1]]
+        first = max(0, end - max(1, batch_tokens // int(longest)))
+        costs = cost[first:end] + overhead + np.arange(end - first, 0, -1) * longest
+        best = int(costs.argmin())
+        cost[end], starts[end] = costs[best], first + best
+    batches, end = [], len(order)
+    while end:
+        batches.append(order[starts[end] : end])
+        end = int(starts[end])
+    mixed = np.random.default_rng(0).permutation(len(batches))
+    largest = max(range(len(batches)), key=lambda i: len(batches[i]) * int(sizes[batches[i]].max()), default=0)
+    return [batches[i] for i in sorted(mixed, key=lambda i: i != largest)]
+
+
+def as_they_come(lengths: Sequence[int], batch_tokens: int, overhead: int = 0) -> list[Ids]:
+    """Batches within the same limit, in the order of the sequences; for comparison."""
+    batches, start, longest = [], 0, 0
+    for position, size in enumerate(lengths):
+        longest = max(longest, size)
+        if position > start and (position - start + 1) * longest > batch_tokens:
+            batches.append(np.arange(start, position))
+            start, longest = position, size
+    return [*batches, np.arange(start, len(lengths))] if len(lengths) else []

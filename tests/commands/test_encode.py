@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
+from linformer_fairseq.checkpoints.checkpoint import DEFAULT_HEAD, Checkpoint, build, read, write
 from linformer_fairseq.cli import main
 from linformer_fairseq.inference.encoding import DocumentEncoder
-from linformer_fairseq.inference.predict import HEAD, Labels, Predictor
+from linformer_fairseq.inference.predict import Labels, Predictor
 from linformer_fairseq.inference.sequences import tokenizer_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -181,7 +181,7 @@ def test_predictions_are_those_of_the_predictor(
     source = read(checkpoint)
     model = build(source)
     torch.manual_seed(1)
-    model.register_classification_head(HEAD, num_classes=3)
+    model.register_classification_head(DEFAULT_HEAD, num_classes=3)
     labels = Labels(("no", "yes", "perhaps"), 1, "chunks")
     tuned = Checkpoint(model.state_dict(), source.model, source.task, 3, [labels.note(source.data)])
     write(tuned, tmp_path / "model.pt")
@@ -204,7 +204,7 @@ def test_predictions_are_those_of_the_predictor(
 def test_scores_of_a_regression(command: list[str], checkpoint: Path, tmp_path: Path) -> None:
     source = read(checkpoint)
     model = build(source)
-    model.register_classification_head(HEAD, num_classes=1)
+    model.register_classification_head(DEFAULT_HEAD, num_classes=1)
     note = Labels((), 1).note(source.data)
     write(Checkpoint(model.state_dict(), source.model, source.task, 3, [note]), tmp_path / "model.pt")
     assert encode([*command, "--predict", "--checkpoint", str(tmp_path / "model.pt")]) == 0

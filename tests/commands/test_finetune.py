@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.cli import main
-from linformer_fairseq.commands.finetune import classes
-from linformer_fairseq.tables import read_table
 
 WORDS = "the river garden child teacher book city winter letter".split()
 
@@ -39,13 +37,17 @@ def test_from_tables_to_predictions(
     columns = ["--text-column", "review"]
     words = ["--checkpoint", str(checkpoint), "--train", str(train), "--test", str(test), *columns, "--lr", "2e-3"]
     words += ["--label-column", "verdict", "--out", str(tmp_path / "tuned"), "--batch-size", "16", "--epochs", "4"]
-    assert finetune([*words, *(["--regression"] if score else [])]) == 0
+    words += ["--regression"] if score else []
+    assert finetune(words) == 0
     result = json.loads((tmp_path / "tuned/result.json").read_text())
     assert result["scores"]["test"]["pearson" if score else "accuracy"] > 85
     assert sum(result["rows"].values()) == 570 and 30 < result["rows"]["dev"] < 80 and result["rows"]["test"] == 50
     printed = capsys.readouterr().out
     assert f"train: {result['longer']['train']:,} rows are longer than the model reads; their head was kept" in printed
     assert "| a | 4" in printed and (tmp_path / "tuned/results.png").exists()
+    table(train, 521, 3, score)  # the same file with other rows
+    assert finetune(words) == 1
+    assert "holds the result of other settings (dev, train changed)" in capsys.readouterr().err
 
     (tmp_path / "new.tsv").write_text("review\ngood river garden\nbad city winter\n")
     predict = ["predict", "--checkpoint", str(tmp_path / "tuned/model.pt"), "--input", str(tmp_path / "new.tsv")]
@@ -87,9 +89,3 @@ def test_wrong_tables_and_flags_are_refused(
     words = ["--checkpoint", str(checkpoint), "--train", str(path), "--out", str(tmp_path / "out")]
     assert finetune([*words, *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
-
-
-def test_numbers_as_class_names_are_in_their_order(tmp_path: Path) -> None:
-    path = tmp_path / "a.tsv"
-    path.write_text("text\tlabel\n" + "".join(f"a\t{label}\n" for label in ("10", "2", "1")))
-    assert classes(read_table(path, ("text",), "label")) == ("1", "2", "10")

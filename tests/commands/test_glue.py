@@ -193,4 +193,4 @@ def test_every_file_is_read_before_anything_is_trained(
     assert run_glue(words) == 1
     assert f"{glue}/QNLI/train.tsv: no such file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert len(read_labelled(glue, find_task("RTE"))[1]["dev"]) == 33
+    assert len(read_labelled(glue, find_task("RTE"))["dev"]) == 33

@@ -1,16 +1,27 @@
-"""GLUE's files, small ones with their quirks, and the real ones where they are at hand."""
+"""GLUE's files, small ones with their quirks, and the real ones where they are at hand; its metrics."""
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from tarfile import open as open_tar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.glue import TASKS, find_task, read_labelled, read_tests, write_submission
+from linformer_fairseq.finetuning.glue import (
+    METRICS,
+    TASKS,
+    find_task,
+    read_labelled,
+    read_tests,
+    score,
+    write_submission,
+)
 
 # Rows of train, dev and test of the original download.
 ROWS = {
@@ -33,10 +44,10 @@ def test_cola_has_no_header_and_mrpc_a_byte_order_mark_and_stray_quotes(tmp_path
             "utf-8-sig",
         )
     (tmp_path / "CoLA/test.tsv").write_text("index\tsentence\n0\tBill whistled.\n")
-    cola = read_labelled(tmp_path, TASKS["CoLA"])[1]["dev"]
+    cola = read_labelled(tmp_path, TASKS["CoLA"])["dev"]
     assert (cola.texts, cola.labels) == ([("The sailors rode.",), ("Him rode.",)], ["1", "0"])
     assert read_tests(tmp_path, TASKS["CoLA"])["CoLA.tsv"].labels is None
-    mrpc = read_labelled(tmp_path, TASKS["MRPC"])[1]["dev"]
+    mrpc = read_labelled(tmp_path, TASKS["MRPC"])["dev"]
     assert (mrpc.texts, mrpc.labels) == ([('"We go , he said .', 'He said " we go " .')], ["1"])
 
 
@@ -45,10 +56,9 @@ def test_rows_without_all_columns_are_left_out_of_training_only(tmp_path: Path) 
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tA?\tB?\t0\n"
     (tmp_path / "QQP/train.tsv").write_text(f"{header}4\t5\t6\tC?\n")
     (tmp_path / "QQP/dev.tsv").write_text(header)
-    train, evaluations = read_labelled(tmp_path, TASKS["QQP"])
-    assert (len(train), train.broken, len(evaluations["dev"])) == (1, [2], 1)
+    tables = read_labelled(tmp_path, TASKS["QQP"])
+    assert (len(tables["train"]), tables["train"].broken, len(tables["dev"])) == (1, [2], 1)
     (tmp_path / "QQP/dev.tsv").write_text(f"{header}4\t5\t6\tC?\n")
-    read_labelled.cache_clear()
     with pytest.raises(UsageError, match="dev.tsv: row 2 has 4 columns instead of 6"):
         read_labelled(tmp_path, TASKS["QQP"])
 
@@ -60,8 +70,7 @@ def test_the_real_files_are_read_in_full(name: str, tmp_path: Path, shared_data:
     task = find_task(name.lower())
     if ROWS[name][0] is None:  # that data has no train set of it
         (tmp_path / name / "train.tsv").write_bytes((tmp_path / name / "dev.tsv").read_bytes())
-    train, evaluations = read_labelled(tmp_path, task)
-    tables = [train, *evaluations.values(), *read_tests(tmp_path, task).values()]
+    tables = [*read_labelled(tmp_path, task).values(), *read_tests(tmp_path, task).values()]
     for rows, table in zip(ROWS[name], tables, strict=True):
         assert len(table) == rows or rows is None
         assert not table.broken
@@ -85,3 +94,34 @@ def test_the_zip_is_what_the_server_takes(tmp_path: Path) -> None:
         *("CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "QQP.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "QNLI.tsv", "WNLI.tsv"),
         "AX.tsv",
     ]
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=50)
+
+
+@given(PAIRS)
+def test_classification_metrics_are_their_definitions(pairs: list[tuple[int, int]]) -> None:
+    labels, found = [p[0] for p in pairs], [p[1] for p in pairs]
+    tp, tn, fp, fn = (pairs.count(p) for p in ((1, 1), (0, 0), (0, 1), (1, 0)))
+    assert score("accuracy", labels, found) == pytest.approx(100 * (tp + tn) / len(pairs))
+    assert score("f1", labels, found) == pytest.approx(100 * 2 * tp / (2 * tp + fp + fn) if tp else 0)
+    root = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    assert score("matthews", labels, found) == pytest.approx(100 * (tp * tn - fp * fn) / root if root else 0)
+
+
+def test_correlations_are_of_values_and_of_ranks() -> None:
+    labels, found = [0.0, 1.0, 2.0, 3.0], [1.0, 10.0, 100.0, 1000.0]
+    assert score("spearman", labels, found) == pytest.approx(100)
+    assert 0 < score("pearson", labels, found) < 99
+    assert score("pearson", labels, [-1 * value for value in labels]) == pytest.approx(-100)
+
+
+@pytest.mark.parametrize("name", ["pearson", "spearman"])
+def test_who_says_always_the_same_has_no_correlation(name: str) -> None:
+    assert score(name, [1.0, 2.0, 3.0], [2.5, 2.5, 2.5]) == 0
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_a_missing_prediction_is_no_prediction(name: str) -> None:
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        score(name, [0, 1], [1])

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import grid
-from linformer_fairseq.finetuning.grid import Job, best, run_grid
+from linformer_fairseq.finetuning.grid import best, run_grid
 from linformer_fairseq.finetuning.train import RESULT, Result, Run
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.io.files import write_json
-from linformer_fairseq.tables import Table
 
 
-def job(task: str, lr: float, seed: int, out: Path = Path("out")) -> Job:
-    rows = Table(Path("a.tsv"), [("a",)], ["0"])
-    run = Run(Path("c.pt"), Labels(("0", "1"), 1), ("accuracy",), seed, lr)
-    return Job(task, run, lambda: (rows, {"dev": rows}), None, out / f"{task}/lr{lr:g}-seed{seed}")
+def a_run(task: str, lr: float, seed: int, out: Path = Path("out"), checkpoint: str = "one") -> Run:
+    labels, digests = Labels(("0", "1"), 1), {"checkpoint": checkpoint}
+    folder = out / f"{task}/lr{lr:g}-seed{seed}"
+    return Run(task, folder, Path("c.pt"), None, {}, digests, labels, ("accuracy",), seed, lr)
 
 
 def result(value: float, run: Run | None = None) -> Result:
@@ -32,12 +32,12 @@ def result(value: float, run: Run | None = None) -> Result:
 
 
 def test_the_setting_with_the_best_median_is_chosen_and_of_its_runs_the_median() -> None:
-    jobs = [job("RTE", lr, seed) for lr in (1, 2) for seed in (1, 2, 3, 4)]
+    runs = [a_run("RTE", lr, seed) for lr in (1, 2) for seed in (1, 2, 3, 4)]
     found = [result(value) for value in (60, 61, 99, 62, 70, 80, 66, 90)]
-    row, chosen = best([*jobs, job("WNLI", 1, 1)], [*found, result(5)])["RTE"]
+    row, chosen = best([*zip(runs, found, strict=True), (a_run("WNLI", 1, 1), result(5))])["RTE"]
     assert row.setting == "lr 2, batch 32, epochs 3" and row.constant == {"accuracy": 50.0}
     assert row.scores == {"accuracy": [70, 80, 66, 90]}
-    assert (chosen.run.lr, chosen.run.seed) == (2, 1)  # 70, the lower one of the two in the middle
+    assert (chosen.lr, chosen.seed) == (2, 1)  # 70, the lower one of the two in the middle
 
 
 def test_each_run_is_done_once_unless_its_folder_is_deleted(
@@ -45,20 +45,20 @@ def test_each_run_is_done_once_unless_its_folder_is_deleted(
 ) -> None:
     done = []
 
-    def fake(run: Run, train: Table, evaluations: object, data: Path | None, out: Path) -> Result:
+    def fake(run: Run) -> Result:
         done.append(run.seed)
-        write_json(out / RESULT, result(run.seed, run))
+        write_json(run.out / RESULT, result(run.seed, run))
         return result(run.seed, run)
 
     monkeypatch.setattr(grid, "finetune", fake)
-    jobs = [job("RTE", 1, seed, tmp_path) for seed in (1, 2)]
+    runs = [a_run("RTE", 1, seed, tmp_path) for seed in (1, 2)]
     for _ in range(2):
-        assert [found["scores"]["dev"]["accuracy"] for found in run_grid(jobs, tmp_path)] == [1, 2]
+        assert run_grid(runs, tmp_path)["RTE"][0].scores == {"accuracy": [1, 2]}
     assert done == [1, 2]
     assert "RTE train: 2 rows are longer than the model reads; their head was kept" in capsys.readouterr().out
-    (jobs[1].out / RESULT).unlink()
-    run_grid([*jobs, job("RTE", 1, 3, tmp_path)], tmp_path)
+    (runs[1].out / RESULT).unlink()
+    run_grid([*runs, a_run("RTE", 1, 3, tmp_path)], tmp_path)
     assert done == [1, 2, 2, 3]
-    other = Job("RTE", Run(Path("d.pt"), jobs[0].run.labels, ("accuracy",)), jobs[0].tables, None, jobs[0].out)
+    other = replace(a_run("RTE", 2, 1, checkpoint="another"), out=runs[0].out)
     with pytest.raises(UsageError, match=r"seed1 holds the result of other settings \(checkpoint, lr changed\)"):
         run_grid([other], tmp_path)

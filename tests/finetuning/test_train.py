@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from sklearn.metrics import accuracy_score
 
 from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.train import MODEL, Run, finetune, targets
+from linformer_fairseq.finetuning.train import MODEL, Run, classes_of, digests_of, finetune, targets
 from linformer_fairseq.inference.predict import Labels, Predictor
 from linformer_fairseq.inference.sequences import tokenizer_of
 from linformer_fairseq.plugin import register
@@ -36,13 +37,15 @@ def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
 ) -> None:
     register()
     labels = Labels(("cold", "warm"), 1)
-    run = Run(checkpoint, labels, ("accuracy", "f1"), lr=2e-3, batch_size=16, epochs=8)
-    train, dev = table("train.tsv", 320, 1), table("dev.tsv", 61, 2)
-    sets = {"dev": dev, "test": table("test.tsv", 30, 3)}
-    result = finetune(run, train, sets, None, tmp_path)
+    tables = {"train": table("train.tsv", 320, 1), "dev": table("dev.tsv", 61, 2), "test": table("test.tsv", 30, 3)}
+    digests = digests_of(read(checkpoint), None, tables)
+    run = Run("task", tmp_path, checkpoint, None, tables, digests, labels, ("accuracy", "f1"), 1, 2e-3, 16, 8)
+    result = finetune(run)
     assert result["rows"] == {"train": 320, "dev": 61, "test": 30}
     tuned = read(tmp_path / MODEL)
-    for name, rows in sets.items():
+    for name, rows in tables.items():
+        if name == "train":
+            continue
         predicted = Predictor(tuned, tokenizer_of(tuned, None)).predict(rows.texts)
         assert rows.labels is not None and len(predicted) == len(rows)
         accuracy = 100 * accuracy_score(rows.labels, predicted)
@@ -55,9 +58,24 @@ def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
             pytest.approx(100 - 100 * most / len(rows)),
         )
     monkeypatch.setattr("linformer_fairseq.finetuning.train.run_logged", None)  # a second time nothing is run
-    assert finetune(run, train, sets, None, tmp_path) == result
-    with pytest.raises(UsageError, match="holds the result of other settings"):
-        finetune(Run(checkpoint, labels, ("accuracy",), seed=2), train, sets, None, tmp_path)
+    assert finetune(run) == result
+    tables["train"].texts[0] = ("another text",)
+    other = digests_of(read(checkpoint), None, tables)
+    with pytest.raises(UsageError, match=r"holds the result of other settings \(seed, train changed\)"):
+        finetune(replace(run, digests=other, seed=2))
+
+
+def test_digests_tell_checkpoints_tokenizers_and_tables_apart(
+    checkpoint: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    source, tables = read(checkpoint), {"train": table("a.tsv", 3, 1), "dev": table("b.tsv", 3, 1)}
+    before = digests_of(source, None, tables)
+    assert before == digests_of(source, tokenizer, tables) and before["train"] == before["dev"]
+    (tmp_path / "dict.txt").write_text("another 1\n")
+    tables["dev"].labels = ["cold"] * 3
+    source.state = {name: value + 1 for name, value in source.state.items()}
+    after = digests_of(source, tmp_path, tables)
+    assert [name for name in before if after[name] != before[name]] == ["checkpoint", "data", "dev"]
 
 
 @pytest.mark.parametrize(
@@ -71,3 +89,7 @@ def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
 def test_labels_that_do_not_fit_are_refused(labels: list[str] | None, classes: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         targets(Table(Path("dev.tsv"), [("a",), ("b",)], labels), Labels(classes, 1))
+
+
+def test_numbers_as_class_names_are_in_their_order() -> None:
+    assert classes_of(Table(Path("a.tsv"), [("a",)] * 3, ["10", "2", "1"])) == ("1", "2", "10")

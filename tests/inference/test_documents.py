@@ -11,7 +11,7 @@ import pytest
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference import documents
-from linformer_fairseq.inference.documents import Documents, RowReader, cut_windows, find_files, texts_of
+from linformer_fairseq.inference.documents import Documents, cut_windows, find_files, texts_of, window_file
 
 ROWS = [(f"document {i}", i) for i in range(2500)]
 
@@ -29,20 +29,20 @@ def written(folder: Path, form: str) -> Path:
     return path
 
 
-def cut(found: Documents, folder: Path, rows: int = 1000) -> tuple[RowReader, list[tuple[int, int]]]:
-    """A reader of the documents, and their windows."""
-    result = json.loads(json.dumps(cut_windows(found, rows, folder).result))
-    return RowReader(found, result["files"]), [(start, stop) for start, stop in result["windows"]]
+def cut(found: Documents, folder: Path, rows: int = 1000) -> list[pa.Table]:
+    """The windows of documents."""
+    sizes = cut_windows(found, rows, folder).result["windows"]
+    windows = [pq.read_table(window_file(folder, number)) for number in range(len(sizes))]
+    assert [window.num_rows for window in windows] == sizes
+    return windows
 
 
 @pytest.mark.parametrize("form", ["parquet", "tsv", "csv", "jsonl"])
-def test_every_form_is_read_from_any_row(form: str, tmp_path: Path) -> None:
-    reader, windows = cut(Documents((written(tmp_path, form),), ("text",), ("id",)), tmp_path)
-    assert windows == [(0, 1000), (1000, 2000), (2000, 2500)]
-    # Ascending, over a gap, backwards, and at the ends of row groups and batches.
-    for start, stop in [(0, 1), (1, 699), (699, 701), (1024, 2400), (2499, 2500), (0, 2500), (700, 1400)]:
-        rows = reader.read(start, stop).to_pylist()
-        assert [(row["text"], int(row["id"])) for row in rows] == ROWS[start:stop]
+def test_every_form_is_cut_into_windows(form: str, tmp_path: Path) -> None:
+    windows = cut(Documents((written(tmp_path, form),), ("text",), ("id",)), tmp_path)
+    assert [window.num_rows for window in windows] == [1000, 1000, 500]
+    found = [(row["text"], int(row["id"])) for window in windows for row in window.to_pylist()]
+    assert found == ROWS
 
 
 def test_files_of_a_folder_are_one_input(tmp_path: Path) -> None:
@@ -51,21 +51,32 @@ def test_files_of_a_folder_are_one_input(tmp_path: Path) -> None:
     for name, text in (("b/one", ["c", "d"]), ("a", ["a", "b"]), ("b/.hidden/no", ["x"]), ("c", [])):
         kind = pa.large_string() if name == "a" else pa.string()  # two types of text
         pq.write_table(pa.table({"text": pa.array(text, kind)}), path / f"{name}.parquet")
-    reader, windows = cut(Documents(find_files([path, path / "a.parquet"]), ("text",)), tmp_path)
-    assert windows == [(0, 6)]
-    assert reader.read(0, 6).column("text").to_pylist() == ["a", "b", "c", "d", "a", "b"]
-    assert reader.read(3, 6).column("text").to_pylist() == ["d", "a", "b"]
+    windows = cut(Documents(find_files([path, path / "a.parquet"]), ("text",)), tmp_path, 4)
+    texts = [window.column("text").to_pylist() for window in windows]
+    assert texts == [["a", "b", "c", "d"], ["a", "b"]]
+
+
+def test_columns_to_keep_have_their_types_in_every_window(tmp_path: Path) -> None:
+    path = tmp_path / "docs.parquet"
+    words = [f"word {i % 7}" for i in range(3000)]
+    table = pa.table({"text": pa.array(words).dictionary_encode(), "n": [[i] for i in range(3000)]})
+    pq.write_table(table, path)
+    windows = cut(Documents((path,), ("text",), ("n", "text")), tmp_path, 1100)
+    assert all(window.schema.types == table.schema.types for window in windows)
+    assert [row for window in windows for row in window.to_pylist()] == table.to_pylist()
 
 
 def test_windows_have_limited_rows_and_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "WINDOW_CHARACTERS", 4000)
     texts = ["x" * (i * 37 % 700) for i in range(300)] + ["long" * 3000, None, "é"]
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=90)
-    _, windows = cut(Documents((tmp_path / "a.parquet",), ("text",)), tmp_path, 13)
-    assert len(windows) > 20 and max(stop - start for start, stop in windows) == 13
-    assert [row for start, stop in windows for row in range(start, stop)] == list(range(303))
-    for start, stop in windows:
-        assert sum(len(text or "") for text in texts[start:stop]) <= 4000 or stop - start == 1
+    windows = [
+        table.column("text").to_pylist() for table in cut(Documents((tmp_path / "a.parquet",), ("text",)), tmp_path, 13)
+    ]
+    assert len(windows) > 20 and max(map(len, windows)) == 13
+    assert [text for window in windows for text in window] == texts
+    for window in windows:
+        assert sum(len(text or "") for text in window) <= 4000 or len(window) == 1
 
 
 def test_rows_without_text_have_none() -> None:
@@ -86,7 +97,6 @@ def test_what_cannot_be_encoded_is_refused(content: dict[str, list[object]], mes
     pq.write_table(pa.table(content), tmp_path / "a.parquet")
     found = Documents((tmp_path / "a.parquet",), ("text",))
     with pytest.raises(UsageError, match=message):
-        found.check()
         cut_windows(found, 8, tmp_path)
 
 
@@ -94,7 +104,7 @@ def test_columns_to_keep_must_have_one_type(tmp_path: Path) -> None:
     for name, key in (("a", 1), ("b", "1")):
         pq.write_table(pa.table({"text": ["a"], "id": [key]}), tmp_path / f"{name}.parquet")
     with pytest.raises(UsageError, match="b.parquet: the columns to keep have other types than in"):
-        Documents(find_files([tmp_path]), ("text",), ("id",)).check()
+        Documents(find_files([tmp_path]), ("text",), ("id",)).schema()
 
 
 @pytest.mark.parametrize(
@@ -123,4 +133,4 @@ def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, "parquet")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UsageError, match="docs.parquet: not a Parquet file .*; name another --input"):
-        Documents((path,), ("text",)).check()
+        Documents((path,), ("text",)).schema()

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
+from linformer_fairseq.checkpoints.checkpoint import DEFAULT_HEAD, Checkpoint, build, read, write
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Compute
-from linformer_fairseq.inference.predict import HEAD, Labels, Predictor, labels_of
+from linformer_fairseq.inference.predict import Labels, Predictor, labels_of
 from linformer_fairseq.inference.sequences import Sequences, tokenizer_of
 
 LABELS = Labels(("no", "yes"), 1)
@@ -25,7 +25,7 @@ def tuned(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpo
     source = read(checkpoint)
     model = build(source)
     torch.manual_seed(1)
-    model.register_classification_head(HEAD, num_classes=2)
+    model.register_classification_head(DEFAULT_HEAD, num_classes=2)
     path = tmp_path_factory.mktemp("tuned") / "model.pt"
     write(Checkpoint(model.state_dict(), source.model, source.task, 3, [LABELS.note(source.data)]), path)
     return read(path)
