@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, POSITIONS, Checkpoint, build, encoder_config
+from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, Checkpoint, build, encoder_config
+from linformer_fairseq.checkpoints.names import POSITIONS
 from linformer_fairseq.errors import UsageError
 
 METHODS = ("keep", "interpolate", "tile")

@@ -11,29 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import (
-    DEFAULT_HEAD,
-    EMBEDDING,
-    ENCODER,
-    HEADS,
-    LM_HEAD,
-    MAX_SPECIAL,
-    OUTPUT,
-    PAD,
-    POSITIONS,
-    Checkpoint,
-    build,
-    new_lm_head,
-)
-from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_json, read_vocabulary
-from linformer_fairseq.compat.checkpoints import load
+from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, PAD, Checkpoint, completed, new_lm_head
+from linformer_fairseq.checkpoints.files import read_json, read_weights
+from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_vocabulary
+from linformer_fairseq.checkpoints.names import DEFAULT_HEAD, EMBEDDING, ENCODER, HEADS, LM_HEAD, OUTPUT, POSITIONS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers.config import EncoderConfig, option_names
 from linformer_fairseq.models.architectures import MODEL
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or the same with .index.json, which names several files
 EPS = 1e-5  # of every layer norm here and in fairseq
 # Names of modules there and here, as regular expressions; the parameter's own name follows.
 _MODULES = [
@@ -76,7 +63,7 @@ def from_hf_roberta(folder: Path) -> Checkpoint:
         raise UsageError(f"{folder}: has no config.json, so it is not the folder of a Hugging Face model")
     config = read_json(folder / "config.json")
     _check(folder, config)
-    found = {key.removeprefix("roberta."): value for key, value in _weights(folder).items()}
+    found = {key.removeprefix("roberta."): value for key, value in read_weights(folder).items()}
     state = _renamed(folder, found)
     pad = int(config.get("pad_token_id", PAD))
     vocabulary = read_vocabulary(folder)
@@ -98,9 +85,7 @@ def from_hf_roberta(folder: Path) -> Checkpoint:
     note = {"conversion": "from-roberta", "form": "Hugging Face", "new masked-LM head": new_head}
     n = learned.size(0)
     settings = _settings(config, n) | {"untie_weights_roberta": not tied}
-    result = Checkpoint(state, settings, {"_name": "masked_lm", "tokens_per_sample": n}, 0, [note])
-    result.state = build(result).state_dict()
-    return result
+    return completed(Checkpoint(state, settings, {"_name": "masked_lm", "tokens_per_sample": n}, notes=[note]))
 
 
 def _check(folder: Path, config: Mapping[str, Any]) -> None:
@@ -116,36 +101,6 @@ def _check(folder: Path, config: Mapping[str, Any]) -> None:
     if (eps := config.get("layer_norm_eps", 1e-12)) != EPS:
         text = "%s: its layer norms add %s and ours %s, so that the converted model differs a little"
         logger.warning(text, folder, eps, EPS)
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """All parameters of the folder, from one file or several."""
-    for name in WEIGHTS:
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return _read(folder / name)
-        if index.is_file():
-            files = sorted(set(read_json(index).get("weight_map", {}).values()))
-            return {key: value for file in files for key, value in _read(folder / Path(file).name).items()}
-    raise UsageError(f"{folder}: has neither {' nor '.join(WEIGHTS)}")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UsageError(f"{path}: missing, though the index names it; download it again")
-    if path.suffix != ".safetensors":
-        with path.open("rb") as file:
-            content = load(file, map_location="cpu")
-        if not isinstance(content, Mapping):
-            raise UsageError(f"{path}: holds no table of parameters")
-        return {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UsageError(f"{path}: not a whole safetensors file ({error}); download it again") from error
 
 
 def _renamed(folder: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY
 from data_prep.fairseq_dict import DICTIONARY, FILLER, MASK, SPECIALS
+from linformer_fairseq.checkpoints.files import read_json
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 
@@ -57,17 +58,6 @@ def _fast(content: dict[str, Any]) -> Vocabulary:
     if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
         return Vocabulary(ids, None)
     return Vocabulary(ids, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file, which must be a table; anything else is a UsageError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: holds no table; download it again")
-    return content
 
 
 def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:

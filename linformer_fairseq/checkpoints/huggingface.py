@@ -14,35 +14,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.fairseq_dict import DICTIONARY
 from linformer_fairseq import hf, layers
 from linformer_fairseq.checkpoints.checkpoint import (
-    DEFAULT_HEAD,
-    EMBEDDING,
-    HEADS,
-    LM_HEAD,
-    OUTPUT,
     Checkpoint,
     build,
     complete_settings,
     encoder_config,
     new_lm_head,
-    save_tensors,
 )
-from linformer_fairseq.checkpoints.describe import describe
-from linformer_fairseq.checkpoints.hf_names import fairseq_settings, head_settings, to_fairseq_names, to_hf_names
+from linformer_fairseq.checkpoints.describe import describe, model_card
+from linformer_fairseq.checkpoints.files import WEIGHTS, read_json, read_weights, save_tensors
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
-from linformer_fairseq.checkpoints.model_card import model_card
+from linformer_fairseq.checkpoints.names import (
+    DEFAULT_HEAD,
+    EMBEDDING,
+    HEADS,
+    LM_HEAD,
+    OUTPUT,
+    to_fairseq_names,
+    to_hf_names,
+)
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.layers.config import option_names
+from linformer_fairseq.models.architectures import MODEL
 
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer_config.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
 TOKENIZER_FILES = (DICTIONARY, SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES)
 AUTO_MAP = {
     "AutoConfig": "configuration_linformer.LinformerConfig",
@@ -50,6 +50,8 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_linformer.LinformerForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_linformer.LinformerForSequenceClassification",
 }
+
+_HEAD_SETTINGS = {"pooler_activation_fn": "classifier_act", "pooler_dropout": "classifier_dropout"}
 
 
 def to_hf(
@@ -93,10 +95,10 @@ def to_hf(
     with replace_when_done(out, force) as folder:
         folder.mkdir()
         config.save_pretrained(folder)
-        save_tensors(to_hf_names(checkpoint, head, config.tie_word_embeddings), folder / WEIGHTS, {})
+        save_tensors(to_hf_names(checkpoint.state, head, config.tie_word_embeddings), folder / WEIGHTS[0], {})
         tokenizer.save_pretrained(folder)
         # The class by the name that every version of transformers knows.
-        saved = _read_json(folder / TOKENIZER) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        saved = read_json(folder / TOKENIZER) | {"tokenizer_class": "PreTrainedTokenizerFast"}
         (folder / TOKENIZER).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
         for name in TOKENIZER_FILES:
             if (data / name).is_file():
@@ -111,7 +113,10 @@ def to_hf(
 
 
 def _config(checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | None) -> LinformerConfig:
-    own: dict[str, Any] = head_settings(complete_settings(checkpoint.model))
+    settings = complete_settings(checkpoint.model)
+    own: dict[str, Any] = {key: getattr(settings, name) for name, key in _HEAD_SETTINGS.items()}
+    own["classifier_act"] = str(own["classifier_act"])  # fairseq may have made it a member of an enumeration
+    own["tie_word_embeddings"] = not settings.untie_weights_roberta
     if head is not None:
         dense, out = (checkpoint.state[f"{HEADS}{head}.{part}.weight"] for part in ("dense", "out_proj"))
         if dense.size(0) != dense.size(1):
@@ -166,8 +171,8 @@ def from_hf(folder: Path) -> Checkpoint:
     """
     config = _read_config(folder)
     record: dict[str, Any] = dict(getattr(config, "fairseq", None) or {})
-    state = to_fairseq_names(_read_weights(folder), record.pop("head", None) or DEFAULT_HEAD)
-    checkpoint = Checkpoint(state, **{**record, "model": fairseq_settings(config, record.get("model", {}))})
+    state = to_fairseq_names(read_weights(folder), record.pop("head", None) or DEFAULT_HEAD)
+    checkpoint = Checkpoint(state, **{**record, "model": _fairseq_settings(config, record.get("model", {}))})
     if EMBEDDING in state and f"{LM_HEAD}dense.weight" not in state:
         state |= new_lm_head(state[EMBEDDING], config.tie_word_embeddings)
         checkpoint.notes.append({"conversion": "from-hf", "masked-LM head": "new, since the folder has none"})
@@ -200,26 +205,25 @@ def _read_config(folder: Path) -> LinformerConfig:
     path = folder / CONFIG
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a folder that to-hf or save_pretrained has written")
+    content = read_json(path)
+    if (kind := content.get("model_type")) != LinformerConfig.model_type:
+        raise UsageError(f"{path}: describes a model of type {kind}, not a Linformer")
     try:
-        content = _read_json(path)
-        kind = content.get("model_type")
-        config = LinformerConfig.from_dict(content) if kind == LinformerConfig.model_type else None
+        return LinformerConfig.from_dict(content)
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: not the configuration of a Linformer ({error})") from error
-    if config is None:
-        raise UsageError(f"{path}: describes a model of type {kind}, not a Linformer")
-    return config
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of one file, or of several that an index lists."""
-    index = folder / f"{WEIGHTS}.index.json"
-    try:
-        names = {Path(name).name for name in _read_json(index)["weight_map"].values()} if index.is_file() else {WEIGHTS}
-        return {key: value for name in sorted(names) for key, value in load_file(folder / name).items()}
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise UsageError(f"{folder / WEIGHTS}: missing or not a whole safetensors file ({error})") from error
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _fairseq_settings(config: LinformerConfig, stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the fairseq model: those that it had, where the configuration still has the same."""
+    keys, settings = option_names("hf"), option_names("fairseq")
+    names = {settings[ours]: key for ours, key in keys.items() if ours in settings} | _HEAD_SETTINGS
+    found = {name: getattr(config, key) for name, key in names.items()}
+    k = config.projected_length
+    found["projected_length"] = str(k) if isinstance(k, int) else ",".join(map(str, k))
+    found["untie_weights_roberta"] = not config.tie_word_embeddings
+    if not stored:
+        return {"_name": MODEL, **found}
+    had = vars(complete_settings(stored))
+    had["projected_length"] = str(had["projected_length"]).replace(" ", "")
+    return {**stored, **{key: value for key, value in found.items() if had.get(key) != value}}

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, ENCODER, OUTPUT, Checkpoint, build
-from linformer_fairseq.checkpoints.roberta import modern_names
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, completed
+from linformer_fairseq.checkpoints.names import EMBEDDING, ENCODER, OUTPUT, modern_names
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.models.architectures import OLD_FLAGS
 from linformer_fairseq.models.config import LinformerRobertaConfig
@@ -44,16 +44,15 @@ def from_official(source: Checkpoint) -> Checkpoint:
     ours = {key: value for key, value in state.items() if not _DROPPED.search(key)}
     if sharing == "layerwise":
         ours[f"{ENCODER}E.weight"] = keys[0]
-    for index, (key, value) in enumerate(zip(keys, values, strict=True) if sharing != "layerwise" else ()):
-        attention = f"{ENCODER}layers.{index}.self_attn."
-        ours[f"{attention}E.weight"] = key
-        if sharing == "headwise":
-            ours[f"{attention}F.weight"] = value
+    else:
+        for index, (key, value) in enumerate(zip(keys, values, strict=True)):
+            attention = f"{ENCODER}layers.{index}.self_attn."
+            ours[f"{attention}E.weight"] = key
+            if sharing == "headwise":
+                ours[f"{attention}F.weight"] = value
     model = _settings(source.model, keys[0], sharing)
     model["untie_weights_roberta"] = not torch.equal(ours[EMBEDDING], ours[OUTPUT])
-    result = source.converted({"conversion": "from-official"}, state=ours, model=model)
-    result.state = build(result).state_dict()
-    return result
+    return completed(source.converted({"conversion": "from-official"}, state=ours, model=model))
 
 
 def _sharing(keys: list[Tensor], values: list[Tensor], layerwise: bool) -> str:

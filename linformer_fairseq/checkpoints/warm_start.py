@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import ENCODER, POSITIONS, Checkpoint, build, encoder_config
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, completed, encoder_config
 from linformer_fairseq.checkpoints.extend import resize_matrix, resize_positions
+from linformer_fairseq.checkpoints.names import ENCODER, POSITIONS
 from linformer_fairseq.checkpoints.spectral import attention_grams, spectral_matrix
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import EncoderConfig
@@ -76,8 +77,7 @@ def to_linformer(
         if config.separate_e_and_f:
             twin = name.replace(".E.", ".F.")
             result.state[twin] = _initial(config, k, init, generator) if init == "random" else result.state[name]
-    result.state = build(result).state_dict()
-    return result
+    return completed(result)
 
 
 def longer(exact: Checkpoint, max_positions: int | None = None) -> Checkpoint:
