@@ -22,8 +22,6 @@ def sample_blocks(
 
     Args:
         data: folder made by fairseq-preprocess or `python -m data_prep binarize`.
-        length: tokens of a block.
-        count: blocks.
         vocabulary: rows of the model's embedding, of which the last is <mask>.
         masked: share of tokens that are masked.
 
@@ -60,12 +58,7 @@ def sample_blocks(
 
 @torch.inference_mode()
 def perplexity(checkpoint: Checkpoint, masked: Tensor, whole: Tensor) -> float:
-    """Perplexity of the masked tokens.
-
-    Args:
-        checkpoint: with a masked-LM head, reading at least N tokens.
-        masked, whole: (B, N), the same texts with and without masks.
-    """
+    """Perplexity of the masked tokens; `masked` and `whole` (B, N) are the same texts with and without masks."""
     model = build(checkpoint)
     total, tokens = 0.0, 0
     for ids, wanted in zip(torch.split(masked, 8), torch.split(whole, 8), strict=True):

@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import OUTPUT, Checkpoint, build, digest
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, digest
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
 from linformer_fairseq.checkpoints.huggingface import TOKENIZER_FILES, from_hf, to_hf, write_tokenizer
+from linformer_fairseq.checkpoints.names import OUTPUT
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.modeling_linformer import (
     LinformerForMaskedLM,
