@@ -137,8 +137,9 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory, run_fairseq: RunFairseq)
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with dict.txt and sentencepiece.model of 320 symbols."""
+    from data_prep.config import TokenizerConfig
     from data_prep.corpus import Document, write_file
-    from data_prep.tokenizer import train_tokenizer
+    from data_prep.tokenizer import make_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     chance = random.Random(0)
@@ -146,7 +147,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rare = ["".join(chance.choices("aeioulmnrst", k=chance.randint(3, 8))) for _ in range(600)]
     lines = (" ".join([*chance.choices(common, k=12), *chance.sample(rare, 8)]) for _ in range(400))
     write_file([Document("1", "text", "1", "\n".join(lines))], folder / "corpus/a.parquet")
-    train_tokenizer(folder / "corpus", folder / "tokenizer", 320)
+    make_tokenizer(folder / "corpus", folder / "tokenizer", TokenizerConfig(320))
     return folder / "tokenizer"
 
 

@@ -1,6 +1,6 @@
 """A fast tokenizer for transformers whose ids are those that the model was trained on.
 
-Its ids are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary. As in Hugging Face's own
+Its ids are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary. As in Hugging Face's
 tokenizers, special symbols in a text, such as `<mask>`, are read as symbols, and what follows `<mask>` starts a new
 word only after a space.
 
@@ -19,14 +19,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from data_prep.encoders import (
-    END_OF_TEXT,
-    GPT2_MERGES,
-    GPT2_VOCABULARY,
-    SENTENCEPIECE,
-    load_model,
-    read_gpt2_vocabulary,
-)
+from data_prep import encoders
+from data_prep.encoders import END_OF_TEXT, GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.encoders import SPACE_PIECE as SPACE
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, UNK, read_dictionary
 from linformer_fairseq.errors import UsageError
@@ -43,16 +37,13 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
         UsageError: a file is missing, the dictionary belongs to another model, or the model is of a kind that has no
             fast tokenizer.
     """
-    remedy = "give the folder of data that the model was trained on"
-    if not (folder / DICTIONARY).is_file():
-        raise UsageError(f"{folder / DICTIONARY} is missing; {remedy}")
     symbols = read_dictionary(folder / DICTIONARY)
     if (folder / SENTENCEPIECE).is_file():
         tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols)
     elif (folder / GPT2_VOCABULARY).is_file():
         tokenizer = _gpt2(folder, symbols)
     else:
-        raise UsageError(f"{folder} holds neither {SENTENCEPIECE} nor {GPT2_VOCABULARY}; {remedy}")
+        raise UsageError(f"{folder} holds neither {SENTENCEPIECE} nor {GPT2_VOCABULARY}; give the model's data folder")
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
@@ -79,7 +70,7 @@ def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
     """A unigram or BPE model, its normalizer and its treatment of spaces."""
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # needs protobuf
 
-    proto = ModelProto.FromString(load_model(path).serialized_model_proto())
+    proto = ModelProto.FromString(encoders.load_model(path).serialized_model_proto())
     trainer, spec = proto.trainer_spec, proto.normalizer_spec
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == piece.NORMAL}
     own = [piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED]
@@ -130,7 +121,7 @@ def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
 def _gpt2(folder: Path, symbols: Sequence[str]) -> Tokenizer:
     """GPT-2's byte-level BPE; the symbols of dict.txt are its ids, in any order."""
     path = folder / GPT2_VOCABULARY
-    own = read_gpt2_vocabulary(path)
+    own = encoders.read_gpt2_vocabulary(path)
     tokens = {str(i): token for token, i in own.items()}
     try:
         lines = (folder / GPT2_MERGES).read_text(encoding="utf-8").split("\n")[1:-1]
@@ -146,8 +137,7 @@ def _gpt2(folder: Path, symbols: Sequence[str]) -> Tokenizer:
 
 
 def _check(path: Path, symbols: Sequence[str], produced: set[str]) -> None:
-    missing = produced.difference(symbols)
-    if missing:
+    if missing := produced.difference(symbols):
         raise UsageError(
             f"{path.with_name(DICTIONARY)} lacks {len(missing)} tokens of {path.name}, such as {min(missing)!r}; "
             "give the dictionary that was made with this model"

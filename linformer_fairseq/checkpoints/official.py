@@ -36,9 +36,9 @@ def from_official(source: Checkpoint) -> Checkpoint:
     keys = [found[index, "k"] for index in range(len(found)) if (index, "k") in found]
     if not keys:
         raise UsageError("not a checkpoint of fairseq's examples/linformer: it has no compress_k")
-    missing = [key for key in (EMBEDDING, OUTPUT) if key not in state]
-    if missing:
-        raise UsageError(f"not a whole checkpoint of fairseq's examples/linformer: {missing[0]} is missing")
+    for key in (EMBEDDING, OUTPUT):
+        if key not in state:
+            raise UsageError(f"not a whole checkpoint of fairseq's examples/linformer: {key} is missing")
     values = [found.get((index, "v"), key) for index, key in enumerate(keys)]
     sharing = _sharing(keys, values, bool(source.model.get("shared_layer_kv_compressed")))
     ours = {key: value for key, value in state.items() if not _DROPPED.search(key)}

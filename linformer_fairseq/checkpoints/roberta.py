@@ -36,16 +36,13 @@ _OTHER = {
 
 
 def from_roberta(path: Path) -> Checkpoint:
-    """Read either form: a folder is Hugging Face's, a file fairseq's."""
-    return from_hf_roberta(path) if path.is_dir() else from_fairseq_roberta(path)
-
-
-def from_fairseq_roberta(path: Path) -> Checkpoint:
-    """Read a RoBERTa that fairseq has trained, of any size and year, or ours with `--attention exact`.
+    """Read a folder of Hugging Face, or a file of fairseq, of any size and year, or ours with `--attention exact`.
 
     Raises:
-        UsageError: not a whole checkpoint, or of a model that computes something else.
+        UsageError: not a whole model, or one that computes something else.
     """
+    if path.is_dir():
+        return from_hf_roberta(path)
     source = read(path)
     name = str(source.model.get("_name"))
     if name in ARCHITECTURES:
@@ -55,9 +52,9 @@ def from_fairseq_roberta(path: Path) -> Checkpoint:
     if ARCH_MODEL_NAME_REGISTRY.get(name) != "roberta":
         raise UsageError(f"{path}: a checkpoint of --arch {name} is not one of fairseq's roberta")
     state = {key: value for key, value in modern_names(source.state).items() if not key.endswith(".version")}
-    missing = [key for key in (EMBEDDING, POSITIONS, OUTPUT) if key not in state]
-    if missing:
-        raise UsageError(f"{path}: has no {missing[0]}, so it is not a whole RoBERTa with learned positions")
+    for key in (EMBEDDING, POSITIONS, OUTPUT):
+        if key not in state:
+            raise UsageError(f"{path}: has no {key}, so it is not a whole RoBERTa with learned positions")
     model = _settings(path, source.model, state)
     return completed(source.converted({"conversion": "from-roberta", "form": "fairseq"}, state=state, model=model))
 

@@ -66,16 +66,12 @@ def attention_grams(
     P (N, N) are the attention weights of one head. Positions that no text has get zero.
 
     Args:
-        exact: a model with exact attention.
-        sample: batches of ids (B, N).
+        sample: batches of ids (B, N); none is a UsageError.
         config: of the Linformer.
         names: of its E, one for the whole model or one per layer.
 
     Returns:
         (n, n) by the name of each E, n the smaller of both lengths; with `none` one per head, (H, n, n).
-
-    Raises:
-        UsageError: the sample is empty.
     """
     model = build(exact)
     n = min(encoder_config(exact).max_positions, config.max_positions)

@@ -24,10 +24,7 @@ def option(
 
     Args:
         default: here, in Hugging Face's configuration and, unless `by_arch`, in fairseq's.
-        help: shown by `fairseq-train --help`.
-        fairseq: name of fairseq's setting, whose flag has dashes for underscores; by default that of the field, and ""
-            if there is none.
-        hf: key in config.json; by default the name of the field, and "" if there is none.
+        fairseq, hf: name of fairseq's setting and key in config.json; by default the field's, "" if there is none.
         label: shown by `linformer convert inspect` and in model cards; "" to leave the option out there.
         more: `choices`, the allowed values; `limits`, the lowest allowed value and the first that is too high;
             `by_arch`, True if fairseq's default is None, for the architecture to fill in.
@@ -147,22 +144,36 @@ class EncoderConfig:
                 upper = f" and below {limits[1]}" if limits[1] < math.inf else ""
                 raise ValueError(f"{flag} is {value}; it must be at least {limits[0]}{upper}")
         if not self.projection_lr_scale > 0:
-            raise ValueError(
-                f"--projection-lr-scale is {self.projection_lr_scale}; it must be above 0 "
-                "(to keep E and F as they start, use --freeze-projection)"
-            )
+            remedy = "it must be above 0 (to keep E and F as they start, use --freeze-projection)"
+            raise ValueError(f"--projection-lr-scale is {self.projection_lr_scale}; {remedy}")
         if self.embed_dim % self.num_heads:
-            raise ValueError(
-                f"--encoder-embed-dim {self.embed_dim} cannot be split over "
-                f"--encoder-attention-heads {self.num_heads}; choose a divisor"
-            )
+            heads = f"--encoder-attention-heads {self.num_heads}"
+            raise ValueError(f"--encoder-embed-dim {self.embed_dim} cannot be split over {heads}; choose a divisor")
         if self.local_conv < 0 or (self.local_conv and self.local_conv % 2 == 0):
-            raise ValueError(
-                f"--local-conv is {self.local_conv}; its width must be odd, so that it is centred on a token, "
-                "or 0 for no convolution"
-            )
+            remedy = "its width must be odd, so that it is centred on a token, or 0 for no convolution"
+            raise ValueError(f"--local-conv is {self.local_conv}; {remedy}")
         if self.attention == "linformer":
             self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        n, lengths = self.max_positions, self.lengths
+        given = f"--projected-length {','.join(map(str, lengths))}"
+        if len(lengths) != self.num_layers:
+            found = f"{given} has {len(lengths)} entries for --encoder-layers {self.num_layers}"
+            raise ValueError(f"{found}; give one length for all layers or one per layer")
+        for k in lengths:
+            if not 1 <= k <= n:
+                raise ValueError(f"--projected-length {k} does not lie between 1 and --max-positions {n}")
+            if self.projection != "linear" and n % k:
+                raise ValueError(
+                    f"--projection {self.projection} pools blocks of n/k tokens, and --max-positions {n} is not a "
+                    f"multiple of --projected-length {k}; choose a divisor of {n}"
+                )
+        if self.one_for_all_layers and len(set(lengths)) > 1:
+            raise ValueError(
+                f"--projection-sharing layerwise has one matrix for all layers and cannot serve {given}; "
+                "give one length, or use --projection-sharing key-value"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -191,28 +202,6 @@ class EncoderConfig:
     def one_per_head(self) -> bool:
         return self.learns_projection and self.sharing == "none"
 
-    def _check_lengths(self) -> None:
-        n, lengths = self.max_positions, self.lengths
-        given = ",".join(map(str, lengths))
-        if len(lengths) != self.num_layers:
-            raise ValueError(
-                f"--projected-length {given} has {len(lengths)} entries for --encoder-layers {self.num_layers}; "
-                "give one length for all layers or one per layer"
-            )
-        for k in lengths:
-            if not 1 <= k <= n:
-                raise ValueError(f"--projected-length {k} does not lie between 1 and --max-positions {n}")
-            if self.projection != "linear" and n % k:
-                raise ValueError(
-                    f"--projection {self.projection} pools blocks of n/k tokens, and --max-positions {n} is not a "
-                    f"multiple of --projected-length {k}; choose a divisor of {n}"
-                )
-        if self.one_for_all_layers and len(set(lengths)) > 1:
-            raise ValueError(
-                f"--projection-sharing layerwise has one matrix for all layers and cannot serve "
-                f"--projected-length {given}; give one length, or use --projection-sharing key-value"
-            )
-
 
 def option_names(system: str) -> dict[str, str]:
     """Names of the options in `fairseq` or `hf` by their names here, of those that are available there."""
@@ -221,15 +210,10 @@ def option_names(system: str) -> dict[str, str]:
 
 
 def parse_projected_length(text: str | int) -> int | tuple[int, ...]:
-    """Parse `--projected-length`: "256" is 256, "256,128" is one length per layer.
-
-    Raises:
-        ValueError: not whole numbers.
-    """
+    """Parse `--projected-length`: "256" is 256, "256,128" is one length per layer; ValueError for anything else."""
     try:
         lengths = tuple(int(part) for part in str(text).split(","))
     except ValueError:
-        raise ValueError(
-            f"--projected-length is {text!r}; give a whole number, e.g. 256, or one per layer, e.g. 256,256,128,128"
-        ) from None
+        remedy = "give a whole number, e.g. 256, or one per layer, e.g. 256,256,128,128"
+        raise ValueError(f"--projected-length is {text!r}; {remedy}") from None
     return lengths[0] if len(lengths) == 1 else lengths

@@ -161,7 +161,7 @@ def test_saved_and_loaded_by_auto_tokenizer(tokenizer_folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("tokenizer_folder", "spoil", "message"),
     [
-        ("bpe", lambda folder: (folder / "dict.txt").unlink(), "dict.txt is missing; give the folder"),
+        ("bpe", lambda folder: (folder / "dict.txt").unlink(), "dict.txt: missing; make it with"),
         ("bpe", lambda folder: (folder / "dict.txt").write_text("a\n"), "line 1 is not `symbol count`"),
         ("bpe", lambda folder: (folder / "dict.txt").write_text("a 1\na 1\n"), "lists 'a' a second time"),
         ("bpe", lambda folder: (folder / "dict.txt").write_text("a 1\n"), "lacks .* tokens of sentencepiece.model"),
