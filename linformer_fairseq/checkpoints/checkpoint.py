@@ -68,11 +68,7 @@ class Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a .pt file of fairseq's or a .safetensors file that `write` has written.
-
-    Raises:
-        UsageError: not a whole file, something that could run code, or not such a checkpoint.
-    """
+    """Read a .pt file of fairseq or a .safetensors file of `write`; UsageError for others, and for code in a file."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a checkpoint of fairseq, such as checkpoint_best.pt")
     if path.suffix == SAFETENSORS:
@@ -89,15 +85,10 @@ def read(path: Path) -> Checkpoint:
         raise UsageError(f"{path}: holds no settings of its model, so it is not a checkpoint of fairseq")
     task = _plain(cfg.get("task"))
     ours = content.get(_OURS) or {}
-    history = content.get("optimizer_history") or [{}]
-    return Checkpoint(
-        {str(key): value for key, value in content["model"].items() if isinstance(value, Tensor)},
-        _plain(cfg["model"]),
-        task,
-        int(history[-1].get("num_updates", 0)),
-        list(ours.get("notes", [])),
-        dict(ours.get("scores") or _scores(content, task)),
-    )
+    state = {str(key): value for key, value in content["model"].items() if isinstance(value, Tensor)}
+    updates = int((content.get("optimizer_history") or [{}])[-1].get("num_updates", 0))
+    scores = dict(ours.get("scores") or _scores(content, task))
+    return Checkpoint(state, _plain(cfg["model"]), task, updates, list(ours.get("notes", [])), scores)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -134,12 +125,9 @@ def _plain(section: Any) -> dict[str, Any]:
 
 
 def write(checkpoint: Checkpoint, path: Path, force: bool = False) -> None:
-    """Write a .safetensors file, which only holds tensors and text, or else a file for fairseq.
+    """Write a .safetensors file, which only holds tensors and text, or a .pt file for fairseq.
 
     fairseq's commands and `from_pretrained` load the latter, and training starts from it with a new optimizer.
-
-    Raises:
-        UsageError: the file exists, and not `force`.
     """
     with replace_when_done(path, force) as partial:
         if path.suffix == SAFETENSORS:
@@ -175,21 +163,17 @@ def _fairseq_content(checkpoint: Checkpoint) -> dict[str, Any]:
 def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     """A matrix that several names share is stored once."""
     first: dict[tuple[int, Any], str] = {}
-    same: dict[str, str] = {}
-    for key, value in checkpoint.state.items():
-        original = first.setdefault((value.data_ptr(), value.shape), key) if value.numel() else key
-        if original != key:
-            same[key] = original
+    originals = {
+        key: first.setdefault((value.data_ptr(), value.shape), key) if value.numel() else key
+        for key, value in checkpoint.state.items()
+    }
+    same = {key: original for key, original in originals.items() if original != key}
     stored = {key: value.detach().contiguous() for key, value in checkpoint.state.items() if key not in same}
     save_tensors(stored, path, {_OURS: json.dumps({**checkpoint.about(), "same": same}, default=str)})
 
 
 def encoder_config(checkpoint: Checkpoint) -> EncoderConfig:
-    """The encoder's configuration.
-
-    Raises:
-        UsageError: not a checkpoint of this project's model, or its parameters do not fit its settings.
-    """
+    """The encoder's configuration; UsageError for another model, or settings that do not fit together."""
     name = checkpoint.model.get("_name")
     if name not in architectures.ARCHITECTURES or EMBEDDING not in checkpoint.state:
         raise UsageError(
@@ -213,7 +197,7 @@ def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     """The fairseq model, with its classification heads, in evaluation mode.
 
     Raises:
-        UsageError: as `encoder_config`, or parameters are missing, superfluous or of another shape.
+        UsageError: as `encoder_config`, or parameters are missing, superfluous or of the wrong shape.
     """
     config = encoder_config(checkpoint)
     settings = complete_settings(checkpoint.model)
@@ -245,9 +229,8 @@ def completed(checkpoint: Checkpoint) -> Checkpoint:
 def symbols(size: int) -> Dictionary:
     """A dictionary of `size` symbols, `<mask>` the last; a model needs no more of one."""
     dictionary = Dictionary()
-    for number in range(size - len(dictionary) - 1):
-        dictionary.add_symbol(f"{number}")
-    dictionary.add_symbol("<mask>")
+    for name in (*map(str, range(size - len(dictionary) - 1)), "<mask>"):
+        dictionary.add_symbol(name)
     return dictionary
 
 

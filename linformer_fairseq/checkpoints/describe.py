@@ -16,11 +16,7 @@ _TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
 def describe(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
-    """Its architecture, sizes, training and identity; plain values, in the order in which they are shown.
-
-    Raises:
-        UsageError: not a checkpoint of this project's model.
-    """
+    """Its architecture, sizes, training and identity; plain values, in the order in which they are shown."""
     config = encoder_config(checkpoint)
     lengths = config.lengths
     shown = vars(config) | {"projected_length": lengths[0] if len(set(lengths)) == 1 else ",".join(map(str, lengths))}

@@ -27,10 +27,7 @@ def extend(
 ) -> Checkpoint:
     """The same model for inputs of `max_positions` tokens, or with another k; `method` is one of those above.
 
-    Rows of E and F are averaged into fewer, or interpolated into more.
-
-    Raises:
-        UsageError: not a whole checkpoint of this project's model, a smaller n, or a k that does not fit.
+    Rows of E and F are averaged into fewer, or interpolated into more. A smaller n is a UsageError.
     """
     build(source)  # refuses what is not whole
     config = encoder_config(source)

@@ -28,11 +28,7 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """The tokenizer in a model's folder: tokenizer.json, or vocab.json and merges.txt; None if there is none.
-
-    Raises:
-        UsageError: a file that is not what its name says.
-    """
+    """The tokenizer in a model's folder: tokenizer.json, or vocab.json and merges.txt; None if there is none."""
     fast, slow, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
     try:
         if fast.is_file():

@@ -58,13 +58,14 @@ def to_hf(
             not fit it.
     """
     if any(key.endswith(".weight_orig") for key in checkpoint.state):
-        raise UsageError("its classification head has spectral norm, which cannot be exported")
+        raise UsageError("the classification head has spectral norm and cannot be exported")
     build(checkpoint)  # refuses what does not fit together
-    if head is None and len(checkpoint.heads) > 1:
-        raise UsageError(f"the checkpoint has the heads {', '.join(checkpoint.heads)}; choose one with --head")
-    if head is not None and head not in checkpoint.heads:
-        raise UsageError(f"--head {head}: the checkpoint has {', '.join(checkpoint.heads) or 'no classification head'}")
-    head = head or next(iter(checkpoint.heads), None)
+    heads = checkpoint.heads
+    if head is None and len(heads) > 1:
+        raise UsageError(f"the checkpoint has the heads {', '.join(heads)}; choose one with --head")
+    if head is not None and head not in heads:
+        raise UsageError(f"--head {head}: the checkpoint has {', '.join(heads) or 'no classification head'}")
+    head = head or next(iter(heads), None)
     config = _config(checkpoint, head, labels)
     tokenizer = build_tokenizer(data, config.max_position_embeddings)
     if len(tokenizer) != config.vocab_size:
@@ -82,8 +83,7 @@ def to_hf(
         settings = folder / "tokenizer_config.json"
         saved = read_json(settings) | {"tokenizer_class": "PreTrainedTokenizerFast"}
         settings.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
-        for path in _tokenizer_files(data):
-            shutil.copyfile(path, folder / path.name)
+        write_tokenizer(data, folder)
         _copy_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
         card = model_card(out.name, about, config.max_position_embeddings, classes)
@@ -144,11 +144,7 @@ def _copy_code(folder: Path) -> None:
 
 
 def from_hf(folder: Path) -> Checkpoint:
-    """Read such a folder, as it was written or after training with transformers, without running code in it.
-
-    Raises:
-        UsageError: another folder, or a damaged one.
-    """
+    """Read such a folder, as it was written or after training with transformers, without running code in it."""
     config = _read_config(folder)
     record: dict[str, Any] = dict(getattr(config, "fairseq", None) or {})
     state = names.to_fairseq_names(read_weights(folder), record.pop("head", None) or names.DEFAULT_HEAD)
@@ -163,20 +159,13 @@ def from_hf(folder: Path) -> Checkpoint:
 
 
 def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
-    """Copy dict.txt and the tokenizer's files, which fairseq needs beside a model, out of an exported folder.
-
-    Raises:
-        UsageError: the folder has no dict.txt, or a file exists in `target`, and not `force`.
-    """
+    """Copy dict.txt and the tokenizer's files, which fairseq needs beside a model, out of an exported folder."""
     if not (folder / DICTIONARY).is_file():
         raise UsageError(f"{folder / DICTIONARY}: no such file; take it from the folder that to-hf has written")
-    for path in _tokenizer_files(folder):
-        with replace_when_done(target / path.name, force) as partial:
-            shutil.copyfile(path, partial)
-
-
-def _tokenizer_files(folder: Path) -> list[Path]:
-    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            with replace_when_done(target / name, force) as partial:
+                shutil.copyfile(folder / name, partial)
 
 
 def _read_config(folder: Path) -> LinformerConfig:

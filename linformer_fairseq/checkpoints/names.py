@@ -30,10 +30,7 @@ _FUSED = re.compile(r"(.*\.)in_proj_(weight|bias)")
 
 
 def modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters of earlier years by the names of today.
-
-    `decoder.` becomes `encoder.`, `emb_layer_norm` `layernorm_embedding`, and a fused `in_proj` q, k and v.
-    """
+    """Parameters of earlier years by the names of today; a fused `in_proj` is split into q, k and v."""
     modern: dict[str, Tensor] = {}
     for key, value in state.items():
         name = re.sub(r"^decoder\.", "encoder.", key).replace(".emb_layer_norm.", ".layernorm_embedding.")
@@ -48,8 +45,7 @@ def modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_hf_names(state: Mapping[str, Tensor], head: str | None, tied: bool) -> dict[str, Tensor]:
     """Copies of all parameters by the names of transformers; the classification head `head` becomes `classifier`.
 
-    Raises:
-        UsageError: the output matrix, which is left out if `tied`, is not the embedding.
+    The output matrix is left out if it is `tied` to the embedding.
     """
     if tied and not torch.equal(state[OUTPUT], state[EMBEDDING]):
         raise UsageError(
@@ -65,11 +61,7 @@ def to_hf_names(state: Mapping[str, Tensor], head: str | None, tied: bool) -> di
 
 
 def to_fairseq_names(state: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
-    """The same tensors by fairseq's names; `classifier` becomes the classification head `head`.
-
-    Raises:
-        UsageError: a parameter that no Linformer has.
-    """
+    """The same tensors by fairseq's names; `classifier` becomes the classification head `head`."""
     # A folder of the model without a head has no prefix.
     pairs = ((_CLASSIFIER, f"{HEADS}{head}."), ("encoder.", ENCODER), *((hf, fairseq) for fairseq, hf in _PARAMETERS))
     return {_renamed(key, pairs): value for key, value in state.items()}

@@ -26,11 +26,7 @@ _DROPPED = re.compile(r"(^|\.)(version|compress_layer\.\w+|shared_compress_layer
 
 
 def from_official(source: Checkpoint) -> Checkpoint:
-    """The same model as `linformer_roberta` of this project: equal logits on unpadded input.
-
-    Raises:
-        UsageError: not a checkpoint of the example, or its parameters do not fit its settings.
-    """
+    """The same model as `linformer_roberta` of this project: equal logits on unpadded input."""
     state = modern_names(source.state)
     found = {(int(m[1]), m[2]): value for key, value in state.items() if (m := _KEY.fullmatch(key))}
     keys = [found[index, "k"] for index in range(len(found)) if (index, "k") in found]

@@ -1,7 +1,4 @@
-"""A RoBERTa, of fairseq or Hugging Face, as this project's model with exact attention and equal logits.
-
-Such a checkpoint is a Linformer's that lacks E and F: `warm_start.to_linformer` adds them.
-"""
+"""A RoBERTa as this project's model with exact attention: equal logits, and E and F are missing (see warm_start.py)."""
 
 from __future__ import annotations
 
@@ -36,11 +33,7 @@ _OTHER = {
 
 
 def from_roberta(path: Path) -> Checkpoint:
-    """Read a folder of Hugging Face, or a file of fairseq, of any size and year, or ours with `--attention exact`.
-
-    Raises:
-        UsageError: not a whole model, or one that computes something else.
-    """
+    """Read a folder of Hugging Face, or a file of fairseq, of any size and year, or ours with `--attention exact`."""
     if path.is_dir():
         return from_hf_roberta(path)
     source = read(path)

@@ -37,14 +37,10 @@ def to_linformer(
     """The Linformer with all parameters of a model with exact attention.
 
     Args:
-        exact: as `roberta.from_roberta` reads it.
         projected_length, sharing, kind: as for `--projected-length`, `--projection-sharing` and `--projection`.
         max_positions: n, by default that of `exact`; positions beyond its own repeat them.
         init: initial E and F, see above; `random` is the same for every call.
-        sample: batches of ids (B, N) for `svd`, best of the model's whole length (`sample.sample_blocks`).
-
-    Raises:
-        UsageError: settings that do not fit together, or `svd` without a sample.
+        sample: batches of ids (B, N) for `svd`, best of the model's whole length (`sample.sample_batches`).
     """
     if init not in INITS:
         raise UsageError(f"--init {init}: must be one of {', '.join(INITS)}")

@@ -59,9 +59,7 @@ def fill_architecture(cfg: Namespace | DictConfig, name: str) -> None:
 def complete(cfg: Namespace | DictConfig, task_positions: int) -> None:
     """Fill in every missing setting of the model, in place, so that the saved configuration is complete.
 
-    Raises:
-        ValueError: an old flag beside its successor, or samples (up to `task_positions` tokens) longer than the model
-            reads.
+    A ValueError refuses samples (up to `task_positions` tokens) longer than the model reads.
     """
     name = getattr(cfg, "_name", None) or MODEL
     fill_architecture(cfg, name)
@@ -70,11 +68,9 @@ def complete(cfg: Namespace | DictConfig, task_positions: int) -> None:
             setattr(cfg, setting.name, setting.default)
     if cfg.max_positions is None:
         cfg.max_positions = task_positions
-    if task_positions > cfg.max_positions:
-        raise ValueError(
-            f"the task's samples have up to {task_positions} tokens (--tokens-per-sample), more than the model's "
-            f"--max-positions {cfg.max_positions} ({name}); set one to the other"
-        )
+    if task_positions > (n := cfg.max_positions):
+        found = f"the task's samples have up to {task_positions} tokens (--tokens-per-sample)"
+        raise ValueError(f"{found}, more than the model's --max-positions {n} ({name}); set one to the other")
     translate_old_flags(cfg)
     if cfg.projected_length is None:
         cfg.projected_length = str(min(256, max(1, cfg.max_positions // 4)))

@@ -55,11 +55,7 @@ class LinformerRobertaConfig(_EncoderSettings):
 
 
 def encoder_config(cfg: Namespace | DictConfig, vocab_size: int, pad_index: int) -> EncoderConfig:
-    """The encoder's configuration for complete fairseq settings.
-
-    Raises:
-        ValueError: settings that do not fit together, by flag name.
-    """
+    """The encoder's configuration for complete fairseq settings; a ValueError names the flags that do not fit."""
     found = {ours: getattr(cfg, name) for ours, name in _NAMES.items()}
     # A choice may be a member of fairseq's enumeration.
     found |= {row.name: str(found[row.name]) for row in fields(EncoderConfig) if row.metadata["choices"]}
