@@ -1,6 +1,6 @@
 """A fairseq checkpoint without its training state: parameters, settings, and how it was made. Read this file first.
 
-Every conversion reads a `Checkpoint` or returns one, and changes neither the file nor the object that it was given.
+Every conversion makes a `Checkpoint` from another one or from files, which it does not change.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from linformer_fairseq.checkpoints.files import read_tensors, save_tensors
+from linformer_fairseq.checkpoints.names import EMBEDDING, HEADS, LM_HEAD
 from linformer_fairseq.compat.checkpoints import allow_what_fairseq_writes, load
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
@@ -28,13 +30,6 @@ from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.models import architectures, linformer_roberta
 from linformer_fairseq.models.config import encoder_config as config_of_settings
 
-ENCODER = "encoder.sentence_encoder."
-EMBEDDING = f"{ENCODER}embed_tokens.weight"
-POSITIONS = f"{ENCODER}embed_positions.weight"
-LM_HEAD = "encoder.lm_head."
-OUTPUT = f"{LM_HEAD}weight"
-HEADS = "classification_heads."
-DEFAULT_HEAD = "sentence_classification_head"  # of fairseq's task sentence_prediction
 PAD = 1  # fairseq's id of <pad>
 MAX_SPECIAL = 1 + PAD  # rows of the position table before the first position
 SAFETENSORS = ".safetensors"
@@ -43,27 +38,18 @@ _OURS = "linformer_fairseq"  # what is ours in a file
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint holds besides its training state.
+    """What a checkpoint holds besides its training state; settings, notes and scores are plain values."""
 
-    Attributes:
-        state: parameters and buffers by fairseq's names; a matrix that several names share is one tensor.
-        model: plain settings of the model, by the names in `LinformerRobertaConfig`, and `_name`, the architecture.
-        task: plain settings of the task.
-        updates: number of training updates.
-        notes: one for each conversion, oldest first; plain values.
-        scores: results on held-out data, by name.
-    """
-
-    state: dict[str, Tensor]
-    model: dict[str, Any]
-    task: dict[str, Any] = field(default_factory=dict)
-    updates: int = 0
-    notes: list[dict[str, Any]] = field(default_factory=list)
-    scores: dict[str, float] = field(default_factory=dict)
+    state: dict[str, Tensor]  # parameters and buffers by fairseq's names; a shared matrix is one tensor
+    model: dict[str, Any]  # settings, by the names in `LinformerRobertaConfig`, and `_name`, the architecture
+    task: dict[str, Any] = field(default_factory=dict)  # its settings
+    updates: int = 0  # of training
+    notes: list[dict[str, Any]] = field(default_factory=list)  # one for each conversion, oldest first
+    scores: dict[str, float] = field(default_factory=dict)  # results on held-out data, by name
 
     @property
     def data(self) -> Path:
-        """The folder that it was trained on, with its dictionary and tokenizer; of shards, the first."""
+        """The folder that it was trained on, with dictionary and tokenizer; the first one if there are several."""
         return Path(str(self.task.get("data") or "").split(":")[0])
 
     @property
@@ -82,11 +68,7 @@ class Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a .pt file of fairseq's or a .safetensors file that `write` has written.
-
-    Raises:
-        UsageError: not a whole file, something that could run code, or not such a checkpoint.
-    """
+    """Read a .pt file of fairseq or a .safetensors file of `write`; UsageError for others, and for code in a file."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a checkpoint of fairseq, such as checkpoint_best.pt")
     if path.suffix == SAFETENSORS:
@@ -103,28 +85,20 @@ def read(path: Path) -> Checkpoint:
         raise UsageError(f"{path}: holds no settings of its model, so it is not a checkpoint of fairseq")
     task = _plain(cfg.get("task"))
     ours = content.get(_OURS) or {}
-    history = content.get("optimizer_history") or [{}]
-    return Checkpoint(
-        {str(key): value for key, value in content["model"].items() if isinstance(value, Tensor)},
-        _plain(cfg["model"]),
-        task,
-        int(history[-1].get("num_updates", 0)),
-        list(ours.get("notes", [])),
-        dict(ours.get("scores") or _scores(content, task)),
-    )
+    state = {str(key): value for key, value in content["model"].items() if isinstance(value, Tensor)}
+    updates = int((content.get("optimizer_history") or [{}])[-1].get("num_updates", 0))
+    scores = dict(ours.get("scores") or _scores(content, task))
+    return Checkpoint(state, _plain(cfg["model"]), task, updates, list(ours.get("notes", [])), scores)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
-    from safetensors import SafetensorError, safe_open  # of the extra `hf`
-
+    state, metadata = read_tensors(path)
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get(_OURS, "null"))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a dict)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path} is not a whole safetensors file ({error})") from error
+        about = json.loads(metadata.get(_OURS, "null"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}: not a whole safetensors file ({error})") from error
     if about is None:
-        raise UsageError(f"{path} holds no settings of a checkpoint; it was not written by to-safetensors")
+        raise UsageError(f"{path}: holds no settings of a checkpoint; it was not written by to-safetensors")
     state |= {key: state[original] for key, original in about.pop("same").items()}
     return Checkpoint(state, **about)
 
@@ -151,13 +125,9 @@ def _plain(section: Any) -> dict[str, Any]:
 
 
 def write(checkpoint: Checkpoint, path: Path, force: bool = False) -> None:
-    """Write a .safetensors file if `path` ends so: tensors and plain text, nothing that could run.
+    """Write a .safetensors file, which only holds tensors and text, or a .pt file for fairseq.
 
-    Any other name gets a file that fairseq's commands and `from_pretrained` load, and from which training starts with
-    a new optimizer.
-
-    Raises:
-        UsageError: the file exists, and not `force`.
+    fairseq's commands and `from_pretrained` load the latter, and training starts from it with a new optimizer.
     """
     with replace_when_done(path, force) as partial:
         if path.suffix == SAFETENSORS:
@@ -193,35 +163,21 @@ def _fairseq_content(checkpoint: Checkpoint) -> dict[str, Any]:
 def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     """A matrix that several names share is stored once."""
     first: dict[tuple[int, Any], str] = {}
-    same: dict[str, str] = {}
-    for key, value in checkpoint.state.items():
-        original = first.setdefault((value.data_ptr(), value.shape), key) if value.numel() else key
-        if original != key:
-            same[key] = original
+    originals = {
+        key: first.setdefault((value.data_ptr(), value.shape), key) if value.numel() else key
+        for key, value in checkpoint.state.items()
+    }
+    same = {key: original for key, original in originals.items() if original != key}
     stored = {key: value.detach().contiguous() for key, value in checkpoint.state.items() if key not in same}
     save_tensors(stored, path, {_OURS: json.dumps({**checkpoint.about(), "same": same}, default=str)})
 
 
-def save_tensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file with the mode of other new files; the library makes it readable to its owner only."""
-    from safetensors.torch import save_file
-
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(state, path, {**metadata, "format": "pt"})
-    path.chmod(mode)
-
-
 def encoder_config(checkpoint: Checkpoint) -> EncoderConfig:
-    """The encoder's configuration.
-
-    Raises:
-        UsageError: not a checkpoint of this project's model, or its parameters do not fit its settings.
-    """
+    """The encoder's configuration; UsageError for another model, or settings that do not fit together."""
     name = checkpoint.model.get("_name")
     if name not in architectures.ARCHITECTURES or EMBEDDING not in checkpoint.state:
         raise UsageError(
-            f"a checkpoint of --arch {name} is none of this project's models; "
+            f"a checkpoint of --arch {name} is not one of this project's models; "
             "`linformer convert from-official` and `from-roberta` convert some others"
         )
     try:
@@ -241,7 +197,7 @@ def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     """The fairseq model, with its classification heads, in evaluation mode.
 
     Raises:
-        UsageError: as `encoder_config`, or parameters are missing, superfluous or of another shape.
+        UsageError: as `encoder_config`, or parameters are missing, superfluous or of the wrong shape.
     """
     config = encoder_config(checkpoint)
     settings = complete_settings(checkpoint.model)
@@ -265,29 +221,34 @@ def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     return model
 
 
+def completed(checkpoint: Checkpoint) -> Checkpoint:
+    """The same with the whole state of its model, buffers included, in its order; a UsageError as `build`."""
+    return replace(checkpoint, state=build(checkpoint).state_dict())
+
+
 def symbols(size: int) -> Dictionary:
     """A dictionary of `size` symbols, `<mask>` the last; a model needs no more of one."""
     dictionary = Dictionary()
-    for number in range(size - len(dictionary) - 1):
-        dictionary.add_symbol(f"{number}")
-    dictionary.add_symbol("<mask>")
+    for name in (*map(str, range(size - len(dictionary) - 1)), "<mask>"):
+        dictionary.add_symbol(name)
     return dictionary
 
 
 def new_lm_head(embedding: Tensor, tied: bool = True) -> dict[str, Tensor]:
     """An untrained masked-LM head for a model without one, always the same, by fairseq's names.
 
-    Args:
-        embedding: (V, C), of the model; its type becomes that of the head.
-        tied: the output matrix is the embedding, and left out.
+    `embedding` (V, C) is the model's, and the output matrix as well if `tied`; its type becomes that of the head.
     """
     size, channels = embedding.shape
     random = torch.Generator().manual_seed(0)
-    head = {"dense.weight": nn.init.normal_(torch.empty(channels, channels), std=0.02, generator=random)}
-    head |= {"dense.bias": torch.zeros(channels), "bias": torch.zeros(size)}
-    head |= {"layer_norm.weight": torch.ones(channels), "layer_norm.bias": torch.zeros(channels)}
-    if not tied:
-        head["weight"] = nn.init.normal_(torch.empty(size, channels), std=0.02, generator=random)
+    head = {
+        "dense.weight": nn.init.normal_(torch.empty(channels, channels), std=0.02, generator=random),
+        "dense.bias": torch.zeros(channels),
+        "bias": torch.zeros(size),
+        "layer_norm.weight": torch.ones(channels),
+        "layer_norm.bias": torch.zeros(channels),
+        "weight": embedding if tied else nn.init.normal_(torch.empty(size, channels), std=0.02, generator=random),
+    }
     return {f"{LM_HEAD}{name}": value.to(embedding.dtype) for name, value in head.items()}
 
 

@@ -1,22 +1,22 @@
-"""What a checkpoint is, for people and programs."""
+"""What a checkpoint is: for people, for programs, and for the README.md of an exported folder."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, Checkpoint, digest, encoder_config
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, encoder_config
+from linformer_fairseq.checkpoints.names import EMBEDDING
 
 _ONLY_LINFORMER = ("projected_length", "projection", "sharing")
+_NOT_ON_CARD = ("file", "digest")
+_TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
 def describe(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
-    """Its architecture, sizes, training and identity; plain values, in the order in which they are shown.
-
-    Raises:
-        UsageError: not a checkpoint of this project's model.
-    """
+    """Its architecture, sizes, training and identity; plain values, in the order in which they are shown."""
     config = encoder_config(checkpoint)
     lengths = config.lengths
     shown = vars(config) | {"projected_length": lengths[0] if len(set(lengths)) == 1 else ",".join(map(str, lengths))}
@@ -38,3 +38,21 @@ def describe(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
         "conversions": ", ".join(str(note.get("conversion")) for note in checkpoint.notes) or "none",
         "digest": digest(checkpoint.state),
     }
+
+
+def model_card(name: str, about: Mapping[str, Any], length: int, labels: Sequence[str] | None) -> str:
+    """README.md of the folder `name`: what the model is, how to use it, and what its maker still has to fill in.
+
+    `about` comes from `describe`; `length` is the longest input; `labels` are the classes of its head, if it has one.
+    """
+    rows = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in about.items()}
+    if labels:
+        rows["classes"] = ", ".join(labels)
+    return _TEMPLATE.read_text(encoding="utf-8").format(
+        name=name,
+        table="\n".join(f"| {key} | {value} |" for key, value in rows.items() if key not in _NOT_ON_CARD),
+        task="text-classification" if labels else "fill-mask",
+        pipeline="classify" if labels else "fill",
+        sentence="A sentence." if labels else "A sentence with a <mask> in it.",
+        length=f"{length:,}",
+    )

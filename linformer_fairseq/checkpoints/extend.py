@@ -10,13 +10,13 @@ over the new length, as one resizes a picture, and changes short inputs as well.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, POSITIONS, Checkpoint, build, encoder_config
+from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, Checkpoint, build, encoder_config
+from linformer_fairseq.checkpoints.names import POSITIONS
 from linformer_fairseq.errors import UsageError
 
 METHODS = ("keep", "interpolate", "tile")
@@ -25,17 +25,9 @@ METHODS = ("keep", "interpolate", "tile")
 def extend(
     source: Checkpoint, max_positions: int | None = None, projected_length: str | None = None, method: str = "keep"
 ) -> Checkpoint:
-    """The same model for inputs of `max_positions` tokens, or with another k.
+    """The same model for inputs of `max_positions` tokens, or with another k; `method` is one of those above.
 
-    Args:
-        source: a checkpoint of this project's model.
-        max_positions: the new n, at least the old one; by default the old one.
-        projected_length: the new k, as in `--projected-length`; by default the old one. Rows of E and F are averaged
-            into fewer, or interpolated into more.
-        method: `keep`, `interpolate` or `tile`, see above.
-
-    Raises:
-        UsageError: not a whole checkpoint of this project's model, a smaller n, or a k that does not fit.
+    Rows of E and F are averaged into fewer, or interpolated into more. A smaller n is a UsageError.
     """
     build(source)  # refuses what is not whole
     config = encoder_config(source)
@@ -44,11 +36,15 @@ def extend(
         raise UsageError(f"--max-positions {n}: the checkpoint reads {config.max_positions} already; give more")
     if method not in METHODS:
         raise UsageError(f"--method {method}: must be one of {', '.join(METHODS)}")
-    model: dict[str, Any] = {**source.model, "max_positions": n}
+    model = source.model | {"max_positions": n}
     if projected_length is not None:
         model["projected_length"] = projected_length
-    note = {"conversion": "extend", "max_positions": [config.max_positions, n], "method": method}
-    note["projected_length"] = [list(config.lengths), projected_length]
+    note = {
+        "conversion": "extend",
+        "max_positions": [config.max_positions, n],
+        "method": method,
+        "projected_length": [list(config.lengths), projected_length],
+    }
     result = source.converted(note, model=model, task={**source.task, "tokens_per_sample": n})
     lengths = encoder_config(result).lengths  # refuses what does not fit, before anything is computed
     result.state[POSITIONS] = resize_positions(source.state[POSITIONS], n, method)
@@ -56,10 +52,8 @@ def extend(
         if key.endswith((".E.weight", ".F.weight")):
             layer = re.search(r"layers\.(\d+)\.", key)
             k = lengths[int(layer[1]) if layer else 0]
-            if config.projection == "linear":
-                result.state[key] = resize_matrix(value, k, n, method)
-            else:
-                result.state[key] = resize_taps(value, n // k)
+            linear = config.projection == "linear"
+            result.state[key] = resize_matrix(value, k, n, method) if linear else resize_taps(value, n // k)
     build(result)
     return result
 
@@ -71,12 +65,9 @@ def resize_positions(table: Tensor, n: int, method: str) -> Tensor:
 
 
 def resize_matrix(matrix: Tensor, k: int, n: int, method: str) -> Tensor:
-    """E or F, (…, old k, old n) -> (…, k, n); rows become means of neighbours, or values in between.
-
-    With `interpolate` the rows keep their sums, so that an input that is the same everywhere is projected to the same.
-    """
+    """E or F, (…, old k, old n) -> (…, k, n); rows become means of neighbours, or values in between."""
     columns = _columns(matrix, n, method)
-    if method == "interpolate":
+    if method == "interpolate":  # the rows keep their sums: a constant input is projected to the same values
         columns = columns * (matrix.size(-1) / n)
     return columns if k == matrix.size(-2) else _stretch(columns.transpose(-1, -2), k).transpose(-1, -2)
 
@@ -88,12 +79,12 @@ def resize_taps(taps: Tensor, size: int) -> Tensor:
 
 def _columns(matrix: Tensor, n: int, method: str) -> Tensor:
     """(…, old n) -> (…, n)"""
+    old = matrix.size(-1)
     if method == "interpolate":
         return _stretch(matrix, n)
     if method == "keep":
-        return torch.cat([matrix, matrix.new_zeros(*matrix.shape[:-1], n - matrix.size(-1))], -1)
-    times = -(-n // matrix.size(-1))
-    return torch.cat([matrix] * times, -1)[..., :n]
+        return functional.pad(matrix, (0, n - old))
+    return matrix[..., torch.arange(n) % old]
 
 
 def _stretch(x: Tensor, size: int) -> Tensor:
@@ -101,8 +92,6 @@ def _stretch(x: Tensor, size: int) -> Tensor:
     if size == x.size(-1):
         return x.clone()
     flat = x.reshape(1, -1, x.size(-1))
-    if size < x.size(-1):
-        out = functional.adaptive_avg_pool1d(flat, size)
-    else:
-        out = functional.interpolate(flat, size=size, mode="linear", align_corners=False)
+    shorter = size < x.size(-1)
+    out = functional.adaptive_avg_pool1d(flat, size) if shorter else functional.interpolate(flat, size, mode="linear")
     return out.view(*x.shape[:-1], size)

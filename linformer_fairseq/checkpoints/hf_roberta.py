@@ -11,51 +11,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import (
-    DEFAULT_HEAD,
-    EMBEDDING,
-    ENCODER,
-    HEADS,
-    LM_HEAD,
-    MAX_SPECIAL,
-    OUTPUT,
-    PAD,
-    POSITIONS,
-    Checkpoint,
-    build,
-    new_lm_head,
-)
-from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_json, read_vocabulary
-from linformer_fairseq.compat.checkpoints import load
+from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, PAD, Checkpoint, completed, new_lm_head
+from linformer_fairseq.checkpoints.files import read_json, read_weights
+from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_vocabulary
+from linformer_fairseq.checkpoints.names import DEFAULT_HEAD, EMBEDDING, ENCODER, HEADS, LM_HEAD, OUTPUT, POSITIONS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers.config import EncoderConfig, option_names
 from linformer_fairseq.models.architectures import MODEL
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or the same with .index.json, which names several files
 EPS = 1e-5  # of every layer norm here and in fairseq
 # Names of modules there and here, as regular expressions; the parameter's own name follows.
-_MODULES = [
-    (re.compile(rf"{theirs}\.(?P<parameter>\w+)"), ours)
-    for theirs, ours in (
-        (r"embeddings\.word_embeddings", f"{ENCODER}embed_tokens"),
-        (r"embeddings\.position_embeddings", f"{ENCODER}embed_positions"),
-        (r"embeddings\.LayerNorm", f"{ENCODER}layernorm_embedding"),
-        (r"encoder\.layer\.(\d+)\.attention\.self\.query", rf"{ENCODER}layers.\1.self_attn.q_proj"),
-        (r"encoder\.layer\.(\d+)\.attention\.self\.key", rf"{ENCODER}layers.\1.self_attn.k_proj"),
-        (r"encoder\.layer\.(\d+)\.attention\.self\.value", rf"{ENCODER}layers.\1.self_attn.v_proj"),
-        (r"encoder\.layer\.(\d+)\.attention\.output\.dense", rf"{ENCODER}layers.\1.self_attn.out_proj"),
-        (r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm", rf"{ENCODER}layers.\1.self_attn_layer_norm"),
-        (r"encoder\.layer\.(\d+)\.intermediate\.dense", rf"{ENCODER}layers.\1.fc1"),
-        (r"encoder\.layer\.(\d+)\.output\.dense", rf"{ENCODER}layers.\1.fc2"),
-        (r"encoder\.layer\.(\d+)\.output\.LayerNorm", rf"{ENCODER}layers.\1.final_layer_norm"),
-        (r"lm_head\.(dense|layer_norm)", rf"{LM_HEAD}\1"),
-        (r"lm_head\.decoder", LM_HEAD.removesuffix(".")),
-        (r"lm_head", LM_HEAD.removesuffix(".")),
-        (r"classifier\.(dense|out_proj)", rf"{HEADS}{DEFAULT_HEAD}.\1"),
-    )
-]
+_LAYER, _OUR_LAYER = r"encoder\.layer\.(\d+)\.", rf"{ENCODER}layers.\1."
+_MODULES = {
+    r"embeddings\.word_embeddings": f"{ENCODER}embed_tokens",
+    r"embeddings\.position_embeddings": f"{ENCODER}embed_positions",
+    r"embeddings\.LayerNorm": f"{ENCODER}layernorm_embedding",
+    rf"{_LAYER}attention\.self\.query": f"{_OUR_LAYER}self_attn.q_proj",
+    rf"{_LAYER}attention\.self\.key": f"{_OUR_LAYER}self_attn.k_proj",
+    rf"{_LAYER}attention\.self\.value": f"{_OUR_LAYER}self_attn.v_proj",
+    rf"{_LAYER}attention\.output\.dense": f"{_OUR_LAYER}self_attn.out_proj",
+    rf"{_LAYER}attention\.output\.LayerNorm": f"{_OUR_LAYER}self_attn_layer_norm",
+    rf"{_LAYER}intermediate\.dense": f"{_OUR_LAYER}fc1",
+    rf"{_LAYER}output\.dense": f"{_OUR_LAYER}fc2",
+    rf"{_LAYER}output\.LayerNorm": f"{_OUR_LAYER}final_layer_norm",
+    r"lm_head\.(dense|layer_norm)": rf"{LM_HEAD}\1",
+    r"lm_head(\.decoder)?": LM_HEAD.removesuffix("."),
+    r"classifier\.(dense|out_proj)": rf"{HEADS}{DEFAULT_HEAD}.\1",
+}
 # Options that config.json of a RoBERTa has under the same keys as that of a Linformer.
 _SHARED = ("embed_dim", "ffn_dim", "num_heads", "num_layers", "dropout", "attention_dropout")
 _TYPES = "embeddings.token_type_embeddings.weight"
@@ -76,7 +60,7 @@ def from_hf_roberta(folder: Path) -> Checkpoint:
         raise UsageError(f"{folder}: has no config.json, so it is not the folder of a Hugging Face model")
     config = read_json(folder / "config.json")
     _check(folder, config)
-    found = {key.removeprefix("roberta."): value for key, value in _weights(folder).items()}
+    found = {key.removeprefix("roberta."): value for key, value in read_weights(folder).items()}
     state = _renamed(folder, found)
     pad = int(config.get("pad_token_id", PAD))
     vocabulary = read_vocabulary(folder)
@@ -86,21 +70,32 @@ def from_hf_roberta(folder: Path) -> Checkpoint:
     learned = state[POSITIONS][pad + 1 :]  # as in fairseq, positions are numbered from there on
     if _TYPES in found:
         learned = learned + found[_TYPES][0]
+    n = learned.size(0)
     state[POSITIONS] = torch.cat([learned.new_zeros(MAX_SPECIAL, learned.size(1)), learned])
-    new_head = f"{LM_HEAD}bias" not in state
     tied = bool(config.get("tie_word_embeddings", True)) or OUTPUT not in state
     for key in {EMBEDDING, OUTPUT, f"{LM_HEAD}bias"} & set(state):
         state[key] = state[key][order]
+    new_head = f"{LM_HEAD}bias" not in state
     if new_head:
         state |= new_lm_head(state[EMBEDDING])
     if tied:
         state[OUTPUT] = state[EMBEDDING]
+    keys, settings = option_names("hf"), option_names("fairseq")
+    # What config.json lacks has the values of roberta-base, which are our defaults.
+    model = {settings[ours]: config.get(keys[ours], getattr(EncoderConfig, ours)) for ours in _SHARED}
+    head_dropout = config.get("classifier_dropout")
+    model |= {
+        "_name": MODEL,
+        "attention": "exact",
+        "local_conv": 0,
+        "max_positions": n,
+        "encoder_normalize_before": False,
+        "activation_fn": "gelu",
+        "pooler_dropout": model["dropout"] if head_dropout is None else float(head_dropout),
+        "untie_weights_roberta": not tied,
+    }
     note = {"conversion": "from-roberta", "form": "Hugging Face", "new masked-LM head": new_head}
-    n = learned.size(0)
-    settings = _settings(config, n) | {"untie_weights_roberta": not tied}
-    result = Checkpoint(state, settings, {"_name": "masked_lm", "tokens_per_sample": n}, 0, [note])
-    result.state = build(result).state_dict()
-    return result
+    return completed(Checkpoint(state, model, {"_name": "masked_lm", "tokens_per_sample": n}, notes=[note]))
 
 
 def _check(folder: Path, config: Mapping[str, Any]) -> None:
@@ -118,65 +113,18 @@ def _check(folder: Path, config: Mapping[str, Any]) -> None:
         logger.warning(text, folder, eps, EPS)
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """All parameters of the folder, from one file or several."""
-    for name in WEIGHTS:
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return _read(folder / name)
-        if index.is_file():
-            files = sorted(set(read_json(index).get("weight_map", {}).values()))
-            return {key: value for file in files for key, value in _read(folder / Path(file).name).items()}
-    raise UsageError(f"{folder}: has neither {' nor '.join(WEIGHTS)}")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UsageError(f"{path}: missing, though the index names it; download it again")
-    if path.suffix != ".safetensors":
-        with path.open("rb") as file:
-            content = load(file, map_location="cpu")
-        if not isinstance(content, Mapping):
-            raise UsageError(f"{path}: holds no table of parameters")
-        return {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UsageError(f"{path}: not a whole safetensors file ({error}); download it again") from error
-
-
 def _renamed(folder: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters by our names."""
     state: dict[str, Tensor] = {}
     # lm_head.decoder.bias is the one that counts; lm_head.bias is the same one or unused.
     for key, value in sorted(found.items(), key=lambda item: item[0] == "lm_head.decoder.bias"):
-        for module, ours in _MODULES:
-            if match := module.fullmatch(key):
-                state[f"{match.expand(ours)}.{match['parameter']}"] = value.float()
-                break
-        else:
-            if key != _TYPES and not _DROPPED.fullmatch(key):
-                raise UsageError(f"{folder}: the parameter {key} has no place in a RoBERTa of fairseq")
+        module, _, parameter = key.rpartition(".")
+        names = [match.expand(ours) for theirs, ours in _MODULES.items() if (match := re.fullmatch(theirs, module))]
+        if names:
+            state[f"{names[0]}.{parameter}"] = value.float()
+        elif key != _TYPES and not _DROPPED.fullmatch(key):
+            raise UsageError(f"{folder}: the parameter {key} has no place in a RoBERTa of fairseq")
     for key in (EMBEDDING, POSITIONS):
         if key not in state:
             raise UsageError(f"{folder}: its weights lack {key.split('.')[-2]}, so it is not a whole RoBERTa")
     return state
-
-
-def _settings(config: Mapping[str, Any], n: int) -> dict[str, Any]:
-    """config.json as our settings; what is missing there has the values of roberta-base, which are our defaults."""
-    keys, settings = option_names("hf"), option_names("fairseq")
-    found = {settings[ours]: config.get(keys[ours], getattr(EncoderConfig, ours)) for ours in _SHARED}
-    head = config.get("classifier_dropout")
-    return found | {
-        "_name": MODEL,
-        "attention": "exact",
-        "local_conv": 0,
-        "max_positions": n,
-        "encoder_normalize_before": False,
-        "activation_fn": "gelu",
-        "pooler_dropout": found["dropout"] if head is None else float(head),
-    }

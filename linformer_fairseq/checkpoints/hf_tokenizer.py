@@ -1,13 +1,11 @@
 """A fast tokenizer for transformers whose ids are those that the model was trained on.
 
-A tokenizer folder holds `dict.txt` beside `sentencepiece.model`, or beside GPT-2's `encoder.json` and `vocab.bpe`. The
-ids are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by its dictionary.
+Its ids are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary. As in Hugging Face's
+tokenizers, special symbols in a text, such as `<mask>`, are read as symbols, and what follows `<mask>` starts a new
+word only after a space.
 
-Two things are as in Hugging Face's own tokenizers: special symbols in a text, such as `<mask>`, are read as symbols;
-and what follows `<mask>` starts a new word only after a space.
-
-What can differ: where two segmentations are equally probable, such as 00+0 and 0+00, sentencepiece chooses by its
-rounding (about one line of tables in 4,000). For models that data_prep did not train, also rare characters under a
+Ids can differ where two segmentations are equally probable, such as 00+0 and 0+00: sentencepiece chooses by its
+rounding (about one line of tables in 4,000). For models that data_prep did not train, also for rare characters under a
 normalization rule other than `identity`, unknown characters without byte fallback next to exotic white space, and
 spaces at the very start of a text where the model keeps extra spaces or adds no dummy prefix.
 """
@@ -15,14 +13,14 @@ spaces at the very start of a text where the model keeps extra spaces or adds no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from data_prep.encoders import END_OF_TEXT, GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE, read_gpt2_vocabulary
+from data_prep import encoders
+from data_prep.encoders import END_OF_TEXT, GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.encoders import SPACE_PIECE as SPACE
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, UNK, read_dictionary
 from linformer_fairseq.errors import UsageError
@@ -31,28 +29,21 @@ BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
 def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder.
+    """The tokenizer of a folder with dict.txt, and sentencepiece.model or GPT-2's encoder.json and vocab.bpe.
 
-    Args:
-        folder: with dict.txt and the files of one model.
-        max_length: longest input of the model in tokens, `<s>` and `</s>` included.
+    `max_length` is the longest input of the model in tokens, `<s>` and `</s>` included.
 
     Raises:
         UsageError: a file is missing, the dictionary belongs to another model, or the model is of a kind that has no
             fast tokenizer.
     """
-    if not (folder / DICTIONARY).is_file():
-        raise UsageError(f"{folder / DICTIONARY} is missing; give the folder of data that the model was trained on")
     symbols = read_dictionary(folder / DICTIONARY)
     if (folder / SENTENCEPIECE).is_file():
         tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols)
     elif (folder / GPT2_VOCABULARY).is_file():
         tokenizer = _gpt2(folder, symbols)
     else:
-        raise UsageError(
-            f"{folder} holds neither {SENTENCEPIECE} nor {GPT2_VOCABULARY}; "
-            "give the folder of data that the model was trained on"
-        )
+        raise UsageError(f"{folder} holds neither {SENTENCEPIECE} nor {GPT2_VOCABULARY}; give the model's data folder")
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
@@ -76,36 +67,41 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
 
 
 def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
-    """A unigram or BPE model, its normalizer and its way with spaces."""
-    proto = _read_model(path)
-    kinds = type(proto).SentencePiece.Type
-    spec = proto.normalizer_spec
-    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == kinds.NORMAL}
-    own = [piece.piece for piece in proto.pieces if piece.type == kinds.USER_DEFINED]
-    produced = {*scores, *own, *(BYTES if proto.trainer_spec.byte_fallback else ())}
+    """A unigram or BPE model, its normalizer and its treatment of spaces."""
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # needs protobuf
+
+    proto = ModelProto.FromString(encoders.load_model(path).serialized_model_proto())
+    trainer, spec = proto.trainer_spec, proto.normalizer_spec
+    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == piece.NORMAL}
+    own = [piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED]
+    produced = {*scores, *own, *(BYTES if trainer.byte_fallback else ())}
     _check(path, symbols, produced)
-    # A name that no text has, since spaces have been replaced, for what encoding never gives.
+    # What encoding never produces gets a name that no text has, since spaces have been replaced.
     names = [name if name in produced or name in (*SPECIALS, MASK) else f" {name}" for name in symbols]
-    byte_fallback = proto.trainer_spec.byte_fallback
-    if proto.trainer_spec.model_type == proto.trainer_spec.BPE:
+    if trainer.model_type == trainer.BPE:
         vocabulary = {name: i for i, name in enumerate(names)}
-        model: Any = models.BPE(
-            vocabulary, _merges(scores), unk_token="<unk>", fuse_unk=True, byte_fallback=byte_fallback
-        )
-    elif proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM:
+        options = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": trainer.byte_fallback}
+        model: Any = models.BPE(vocabulary, _merges(scores), **options)
+    elif trainer.model_type == trainer.UNIGRAM:
         # The library takes names of bytes for pieces like others; no text may prefer them to its own pieces.
         never = min(scores.values()) - 1000
-        model = models.Unigram([(name, scores.get(name, never)) for name in names], UNK, byte_fallback)
+        model = models.Unigram([(name, scores.get(name, never)) for name in names], UNK, trainer.byte_fallback)
     else:
         raise UsageError(f"{path} is neither a unigram nor a BPE model; there is no fast tokenizer for it")
-    if not spec.escape_whitespaces or proto.trainer_spec.treat_whitespace_as_suffix:
+    if not spec.escape_whitespaces or trainer.treat_whitespace_as_suffix:
         raise UsageError(f"{path} does not write the space before a word as {SPACE}; there is no fast tokenizer for it")
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(_normalizers(spec))
+    # What sentencepiece does to a text before it looks for pieces.
+    found: list[Any] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    if spec.remove_extra_whitespaces:
+        found += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(f"[ {SPACE}]+\\z"), "")]
+    if spec.add_dummy_prefix:  # which Metaspace leaves out where the text itself starts with its symbol
+        found.append(normalizers.Replace(Regex(f"\\A{SPACE}"), SPACE * 2))
+    tokenizer.normalizer = normalizers.Sequence(found)
     spaces = pre_tokenizers.Metaspace(SPACE, prepend_scheme="first" if spec.add_dummy_prefix else "never", split=False)
     # Where a text spells a byte's name and the model lacks one of its characters, that one must stay alone.
     strangers = "".join(char for char in "<0x123456789ABCDEF>" if char not in scores)
-    alone = [pre_tokenizers.Split(Regex(f"[{strangers}]"), "isolated")] if strangers and byte_fallback else []
+    alone = [pre_tokenizers.Split(Regex(f"[{strangers}]"), "isolated")] if strangers and trainer.byte_fallback else []
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spaces, *alone])
     strip = [decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else []
     tokenizer.decoder = decoders.Sequence(
@@ -113,28 +109,6 @@ def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
     )
     tokenizer.add_tokens([AddedToken(name, normalized=True) for name in own])
     return tokenizer
-
-
-def _read_model(path: Path) -> Any:
-    """The protocol buffer of a sentencepiece model."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    proto = import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
-    try:
-        proto.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise UsageError(f"{path} is not a sentencepiece model; give the .model file of one") from error
-    return proto
-
-
-def _normalizers(spec: Any) -> list[Any]:
-    """What sentencepiece does to a text before it looks for pieces."""
-    found: list[Any] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
-    if spec.remove_extra_whitespaces:
-        found += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(f"[ {SPACE}]+\\z"), "")]
-    if spec.add_dummy_prefix:  # which Metaspace leaves out where the text itself starts with its symbol
-        found.append(normalizers.Replace(Regex(f"\\A{SPACE}"), SPACE * 2))
-    return found
 
 
 def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
@@ -147,7 +121,7 @@ def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
 def _gpt2(folder: Path, symbols: Sequence[str]) -> Tokenizer:
     """GPT-2's byte-level BPE; the symbols of dict.txt are its ids, in any order."""
     path = folder / GPT2_VOCABULARY
-    own = read_gpt2_vocabulary(path)
+    own = encoders.read_gpt2_vocabulary(path)
     tokens = {str(i): token for token, i in own.items()}
     try:
         lines = (folder / GPT2_MERGES).read_text(encoding="utf-8").split("\n")[1:-1]
@@ -163,8 +137,7 @@ def _gpt2(folder: Path, symbols: Sequence[str]) -> Tokenizer:
 
 
 def _check(path: Path, symbols: Sequence[str], produced: set[str]) -> None:
-    missing = produced.difference(symbols)
-    if missing:
+    if missing := produced.difference(symbols):
         raise UsageError(
             f"{path.with_name(DICTIONARY)} lacks {len(missing)} tokens of {path.name}, such as {min(missing)!r}; "
             "give the dictionary that was made with this model"

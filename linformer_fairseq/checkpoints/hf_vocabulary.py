@@ -14,27 +14,21 @@ from typing import Any
 
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY
 from data_prep.fairseq_dict import DICTIONARY, FILLER, MASK, SPECIALS
+from linformer_fairseq.checkpoints.files import read_json
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.io.files import write_text
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """`ids` of all tokens, special ones included, and `merges` of byte-level BPE; None for another kind of tokenizer.
+    """A tokenizer's tokens."""
 
-    A merge is "left right", and the most frequent comes first.
-    """
-
-    ids: dict[str, int]
-    merges: list[str] | None
+    ids: dict[str, int]  # of all tokens, special ones included
+    merges: list[str] | None  # of byte-level BPE, each "left right", most frequent first; None for other tokenizers
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """The tokenizer in a model's folder: tokenizer.json, or vocab.json and merges.txt; None if there is none.
-
-    Raises:
-        UsageError: a file that is not what its name says.
-    """
+    """The tokenizer in a model's folder: tokenizer.json, or vocab.json and merges.txt; None if there is none."""
     fast, slow, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
     try:
         if fast.is_file():
@@ -42,7 +36,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
         if not (slow.is_file() and merges.is_file()):
             return None
         added = folder / "added_tokens.json"
-        ids = {**read_json(slow), **(read_json(added) if added.is_file() else {})}
+        ids = read_json(slow) | (read_json(added) if added.is_file() else {})
         lines = merges.read_text(encoding="utf-8").split("\n")
         return Vocabulary(ids, [line for line in lines if line and not line.startswith("#version")])
     except (KeyError, TypeError, AttributeError) as error:
@@ -59,17 +53,6 @@ def _fast(content: dict[str, Any]) -> Vocabulary:
     return Vocabulary(ids, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file, which must be a table; anything else is a UsageError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: holds no table; download it again")
-    return content
-
-
 def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:
     """The Hugging Face id of each of our `size` ids; without a vocabulary the same ids.
 
@@ -81,42 +64,35 @@ def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:
     missing = [token for token in (*SPECIALS, MASK) if token not in vocabulary.ids]
     if missing:
         raise UsageError(f"the tokenizer has no {', '.join(missing)}, which a masked language model of fairseq needs")
-    if max(vocabulary.ids.values()) >= size:
+    if (last := max(vocabulary.ids.values())) >= size:
         raise UsageError(
-            f"the tokenizer has the id {max(vocabulary.ids.values())} and the model only {size} embeddings; "
-            "they do not belong together"
+            f"the tokenizer has the id {last} and the model only {size} embeddings; they do not belong together"
         )
-    first, last = [vocabulary.ids[token] for token in SPECIALS], vocabulary.ids[MASK]
-    return [*first, *(i for i in range(size) if i not in (*first, last)), last]
+    first, mask = [vocabulary.ids[token] for token in SPECIALS], vocabulary.ids[MASK]
+    return [*first, *(i for i in range(size) if i not in (*first, mask)), mask]
 
 
 def tokenizer_files(folder: Path, out: Path, force: bool = False) -> None:
     """Write encoder.json, vocab.bpe and dict.txt, with which `--bpe gpt2` gives the ids of a converted model.
 
-    Args:
-        folder: of a Hugging Face RoBERTa, with config.json and its tokenizer.
-        out: folder to write to; it may exist.
-
     Raises:
-        UsageError: no byte-level BPE tokenizer in the folder, or a file exists, and not `force`.
+        UsageError: no byte-level BPE tokenizer in the folder, or a file exists in `out`, and not `force`.
     """
     vocabulary = read_vocabulary(folder)
     if vocabulary is None or vocabulary.merges is None:
         raise UsageError(f"{folder}: holds no byte-level BPE tokenizer (tokenizer.json, or vocab.json and merges.txt)")
     size = int(read_json(folder / "config.json").get("vocab_size") or max(vocabulary.ids.values()) + 1)
     order = id_order(vocabulary, size)
-    tokens = {i: token for token, i in vocabulary.ids.items()}
+    known = set(vocabulary.ids.values())
     encoder = {token: i for token, i in vocabulary.ids.items() if token not in (*SPECIALS, MASK)}
     # Rows without a token only fill the table up, as fairseq's own made-up words do.
-    symbols = [str(i) if i in tokens else f"{FILLER}{i:05d}" for i in order[len(SPECIALS) : -1]]
+    symbols = [str(i) if i in known else f"{FILLER}{i:05d}" for i in order[len(SPECIALS) : -1]]
     content = {
         GPT2_VOCABULARY: json.dumps(encoder, ensure_ascii=False),
         GPT2_MERGES: "\n".join(["#version: 0.2", *vocabulary.merges, ""]),
         DICTIONARY: "".join(f"{symbol} 1\n" for symbol in symbols),
     }
-    for name in content:
-        if (out / name).exists() and not force:
-            raise UsageError(f"{out / name} exists; choose another target, or replace it with --force")
+    if not force and (existing := [name for name in content if (out / name).exists()]):
+        raise UsageError(f"{out / existing[0]} exists; choose another target, or replace it with --force")
     for name, text in content.items():
-        with replace_when_done(out / name, force) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(out / name, text)

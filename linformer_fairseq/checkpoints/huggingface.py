@@ -14,35 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.fairseq_dict import DICTIONARY
 from linformer_fairseq import hf, layers
-from linformer_fairseq.checkpoints.checkpoint import (
-    DEFAULT_HEAD,
-    EMBEDDING,
-    HEADS,
-    LM_HEAD,
-    OUTPUT,
-    Checkpoint,
-    build,
-    complete_settings,
-    encoder_config,
-    new_lm_head,
-    save_tensors,
-)
-from linformer_fairseq.checkpoints.describe import describe
-from linformer_fairseq.checkpoints.hf_names import fairseq_settings, head_settings, to_fairseq_names, to_hf_names
+from linformer_fairseq.checkpoints import names
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, complete_settings, encoder_config, new_lm_head
+from linformer_fairseq.checkpoints.describe import describe, model_card
+from linformer_fairseq.checkpoints.files import WEIGHTS, read_json, read_weights, save_tensors
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
-from linformer_fairseq.checkpoints.model_card import model_card
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.layers.config import option_names
+from linformer_fairseq.models.architectures import MODEL
 
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer_config.json"
 TOKENIZER_FILES = (DICTIONARY, SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES)
 AUTO_MAP = {
     "AutoConfig": "configuration_linformer.LinformerConfig",
@@ -50,6 +35,7 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_linformer.LinformerForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_linformer.LinformerForSequenceClassification",
 }
+_HEAD_SETTINGS = {"pooler_activation_fn": "classifier_act", "pooler_dropout": "classifier_dropout"}
 
 
 def to_hf(
@@ -60,13 +46,10 @@ def to_hf(
     head: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> None:
-    """Write the folder, atomically.
+    """Write the folder `out`, atomically.
 
     Args:
-        checkpoint: of this project's model.
         data: folder with the dict.txt of training and the tokenizer's files beside it.
-        out: the folder to write.
-        force: replace `out` if it exists.
         head: the classification head that becomes `AutoModelForSequenceClassification`; by default the only one.
         labels: names of its classes, in the order of their ids.
 
@@ -75,13 +58,14 @@ def to_hf(
             not fit it.
     """
     if any(key.endswith(".weight_orig") for key in checkpoint.state):
-        raise UsageError("its classification head has spectral norm, which cannot be exported")
+        raise UsageError("the classification head has spectral norm and cannot be exported")
     build(checkpoint)  # refuses what does not fit together
-    if head is None and len(checkpoint.heads) > 1:
-        raise UsageError(f"the checkpoint has the heads {', '.join(checkpoint.heads)}; choose one with --head")
-    if head is not None and head not in checkpoint.heads:
-        raise UsageError(f"--head {head}: the checkpoint has {', '.join(checkpoint.heads) or 'no classification head'}")
-    head = head or next(iter(checkpoint.heads), None)
+    heads = checkpoint.heads
+    if head is None and len(heads) > 1:
+        raise UsageError(f"the checkpoint has the heads {', '.join(heads)}; choose one with --head")
+    if head is not None and head not in heads:
+        raise UsageError(f"--head {head}: the checkpoint has {', '.join(heads) or 'no classification head'}")
+    head = head or next(iter(heads), None)
     config = _config(checkpoint, head, labels)
     tokenizer = build_tokenizer(data, config.max_position_embeddings)
     if len(tokenizer) != config.vocab_size:
@@ -93,17 +77,16 @@ def to_hf(
     with replace_when_done(out, force) as folder:
         folder.mkdir()
         config.save_pretrained(folder)
-        save_tensors(to_hf_names(checkpoint, head, config.tie_word_embeddings), folder / WEIGHTS, {})
+        save_tensors(names.to_hf_names(checkpoint.state, head, config.tie_word_embeddings), folder / WEIGHTS[0], {})
         tokenizer.save_pretrained(folder)
         # The class by the name that every version of transformers knows.
-        saved = _read_json(folder / TOKENIZER) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-        (folder / TOKENIZER).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
-        for name in TOKENIZER_FILES:
-            if (data / name).is_file():
-                shutil.copyfile(data / name, folder / name)
+        settings = folder / "tokenizer_config.json"
+        saved = read_json(settings) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        settings.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+        write_tokenizer(data, folder)
         _copy_code(folder)
-        names = [str(name) for name in config.label2id or ()] if head else None
-        card = model_card(out.name, about, config.max_position_embeddings, names)
+        classes = [str(name) for name in config.label2id or ()] if head else None
+        card = model_card(out.name, about, config.max_position_embeddings, classes)
         (folder / "README.md").write_text(card, encoding="utf-8")
         for path in folder.iterdir():
             with path.open("rb") as file:
@@ -111,25 +94,27 @@ def to_hf(
 
 
 def _config(checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | None) -> LinformerConfig:
-    own: dict[str, Any] = head_settings(complete_settings(checkpoint.model))
+    settings = complete_settings(checkpoint.model)
+    own: dict[str, Any] = {key: getattr(settings, name) for name, key in _HEAD_SETTINGS.items()}
+    own["classifier_act"] = str(own["classifier_act"])  # fairseq may have made it a member of an enumeration
+    own["tie_word_embeddings"] = not settings.untie_weights_roberta
     if head is not None:
-        dense, out = (checkpoint.state[f"{HEADS}{head}.{part}.weight"] for part in ("dense", "out_proj"))
+        dense, out = (checkpoint.state[f"{names.HEADS}{head}.{part}.weight"] for part in ("dense", "out_proj"))
         if dense.size(0) != dense.size(1):
-            raise UsageError(
-                f"--head {head}: has {dense.size(0)} inner channels, not {dense.size(1)}; it cannot be exported"
-            )
-        names = list(labels) if labels else [f"LABEL_{i}" for i in range(out.size(0))]
-        if len(set(names)) != out.size(0):
-            raise UsageError(f"--labels {' '.join(names)}: the head {head} has {out.size(0)} classes; name each once")
-        own["id2label"] = dict(enumerate(names))
-        own["label2id"] = {name: i for i, name in enumerate(names)}
+            found = f"{dense.size(0)} inner channels, not {dense.size(1)}"
+            raise UsageError(f"--head {head}: has {found}; it cannot be exported")
+        classes = list(labels or (f"LABEL_{i}" for i in range(out.size(0))))
+        if len(set(classes)) != out.size(0):
+            raise UsageError(f"--labels {' '.join(classes)}: the head {head} has {out.size(0)} classes; name each once")
+        own["id2label"] = dict(enumerate(classes))
+        own["label2id"] = {name: i for i, name in enumerate(classes)}
         if checkpoint.task.get("regression_target"):
             own["problem_type"] = "regression"
     elif labels:
         raise UsageError("--labels: the checkpoint has no classification head")
     return LinformerConfig.of_encoder(
         encoder_config(checkpoint),
-        dtype=checkpoint.state[EMBEDDING].dtype,
+        dtype=checkpoint.state[names.EMBEDDING].dtype,
         architectures=[f"LinformerFor{'MaskedLM' if head is None else 'SequenceClassification'}"],
         auto_map=AUTO_MAP,
         fairseq=_without_folders(json.loads(json.dumps({**checkpoint.about(), "head": head}, default=str))),
@@ -159,35 +144,22 @@ def _copy_code(folder: Path) -> None:
 
 
 def from_hf(folder: Path) -> Checkpoint:
-    """Read such a folder, as it was written or after training with transformers, without running code in it.
-
-    Raises:
-        UsageError: another folder, or a damaged one.
-    """
+    """Read such a folder, as it was written or after training with transformers, without running code in it."""
     config = _read_config(folder)
     record: dict[str, Any] = dict(getattr(config, "fairseq", None) or {})
-    state = to_fairseq_names(_read_weights(folder), record.pop("head", None) or DEFAULT_HEAD)
-    checkpoint = Checkpoint(state, **{**record, "model": fairseq_settings(config, record.get("model", {}))})
-    if EMBEDDING in state and f"{LM_HEAD}dense.weight" not in state:
-        state |= new_lm_head(state[EMBEDDING], config.tie_word_embeddings)
+    state = names.to_fairseq_names(read_weights(folder), record.pop("head", None) or names.DEFAULT_HEAD)
+    checkpoint = Checkpoint(state, **{**record, "model": _fairseq_settings(config, record.get("model", {}))})
+    if names.EMBEDDING in state and f"{names.LM_HEAD}dense.weight" not in state:
+        state |= new_lm_head(state[names.EMBEDDING], config.tie_word_embeddings)
         checkpoint.notes.append({"conversion": "from-hf", "masked-LM head": "new, since the folder has none"})
-    if EMBEDDING in state and config.tie_word_embeddings:
-        state[OUTPUT] = state[EMBEDDING]
+    if names.EMBEDDING in state and config.tie_word_embeddings:
+        state[names.OUTPUT] = state[names.EMBEDDING]
     build(checkpoint)
     return checkpoint
 
 
 def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
-    """Copy dict.txt and the tokenizer's files, which fairseq needs beside a model, out of an exported folder.
-
-    Args:
-        folder: that `to_hf` has written.
-        target: a folder; it is made if need be.
-        force: replace files of these names there.
-
-    Raises:
-        UsageError: the folder has no dict.txt, or a file exists in `target`, and not `force`.
-    """
+    """Copy dict.txt and the tokenizer's files, which fairseq needs beside a model, out of an exported folder."""
     if not (folder / DICTIONARY).is_file():
         raise UsageError(f"{folder / DICTIONARY}: no such file; take it from the folder that to-hf has written")
     for name in TOKENIZER_FILES:
@@ -197,29 +169,28 @@ def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
 
 
 def _read_config(folder: Path) -> LinformerConfig:
-    path = folder / CONFIG
+    path = folder / "config.json"
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a folder that to-hf or save_pretrained has written")
+    content = read_json(path)
+    if (kind := content.get("model_type")) != LinformerConfig.model_type:
+        raise UsageError(f"{path}: describes a model of type {kind}, not a Linformer")
     try:
-        content = _read_json(path)
-        kind = content.get("model_type")
-        config = LinformerConfig.from_dict(content) if kind == LinformerConfig.model_type else None
+        return LinformerConfig.from_dict(content)
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: not the configuration of a Linformer ({error})") from error
-    if config is None:
-        raise UsageError(f"{path}: describes a model of type {kind}, not a Linformer")
-    return config
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of one file, or of several that an index lists."""
-    index = folder / f"{WEIGHTS}.index.json"
-    try:
-        names = {Path(name).name for name in _read_json(index)["weight_map"].values()} if index.is_file() else {WEIGHTS}
-        return {key: value for name in sorted(names) for key, value in load_file(folder / name).items()}
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise UsageError(f"{folder / WEIGHTS}: missing or not a whole safetensors file ({error})") from error
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _fairseq_settings(config: LinformerConfig, stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the fairseq model: those that it had, where the configuration still has the same."""
+    keys, settings = option_names("hf"), option_names("fairseq")
+    pairs = {settings[ours]: key for ours, key in keys.items() if ours in settings} | _HEAD_SETTINGS
+    found = {name: getattr(config, key) for name, key in pairs.items()}
+    k = config.projected_length
+    found["projected_length"] = str(k) if isinstance(k, int) else ",".join(map(str, k))
+    found["untie_weights_roberta"] = not config.tie_word_embeddings
+    if not stored:
+        return {"_name": MODEL, **found}
+    had = vars(complete_settings(stored))
+    had["projected_length"] = str(had["projected_length"]).replace(" ", "")
+    return stored | {key: value for key, value in found.items() if had.get(key) != value}

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, ENCODER, OUTPUT, Checkpoint, build
-from linformer_fairseq.checkpoints.roberta import modern_names
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, completed
+from linformer_fairseq.checkpoints.names import EMBEDDING, ENCODER, OUTPUT, modern_names
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.models.architectures import OLD_FLAGS
 from linformer_fairseq.models.config import LinformerRobertaConfig
@@ -26,34 +26,29 @@ _DROPPED = re.compile(r"(^|\.)(version|compress_layer\.\w+|shared_compress_layer
 
 
 def from_official(source: Checkpoint) -> Checkpoint:
-    """The same model as `linformer_roberta` of this project: equal logits on unpadded input.
-
-    Raises:
-        UsageError: not a checkpoint of the example, or its parameters do not fit its settings.
-    """
+    """The same model as `linformer_roberta` of this project: equal logits on unpadded input."""
     state = modern_names(source.state)
     found = {(int(m[1]), m[2]): value for key, value in state.items() if (m := _KEY.fullmatch(key))}
     keys = [found[index, "k"] for index in range(len(found)) if (index, "k") in found]
     if not keys:
         raise UsageError("not a checkpoint of fairseq's examples/linformer: it has no compress_k")
-    missing = [key for key in (EMBEDDING, OUTPUT) if key not in state]
-    if missing:
-        raise UsageError(f"not a whole checkpoint of fairseq's examples/linformer: {missing[0]} is missing")
+    for key in (EMBEDDING, OUTPUT):
+        if key not in state:
+            raise UsageError(f"not a whole checkpoint of fairseq's examples/linformer: {key} is missing")
     values = [found.get((index, "v"), key) for index, key in enumerate(keys)]
     sharing = _sharing(keys, values, bool(source.model.get("shared_layer_kv_compressed")))
     ours = {key: value for key, value in state.items() if not _DROPPED.search(key)}
     if sharing == "layerwise":
         ours[f"{ENCODER}E.weight"] = keys[0]
-    for index, (key, value) in enumerate(zip(keys, values, strict=True) if sharing != "layerwise" else ()):
-        attention = f"{ENCODER}layers.{index}.self_attn."
-        ours[f"{attention}E.weight"] = key
-        if sharing == "headwise":
-            ours[f"{attention}F.weight"] = value
+    else:
+        for index, (key, value) in enumerate(zip(keys, values, strict=True)):
+            attention = f"{ENCODER}layers.{index}.self_attn."
+            ours[f"{attention}E.weight"] = key
+            if sharing == "headwise":
+                ours[f"{attention}F.weight"] = value
     model = _settings(source.model, keys[0], sharing)
     model["untie_weights_roberta"] = not torch.equal(ours[EMBEDDING], ours[OUTPUT])
-    result = source.converted({"conversion": "from-official"}, state=ours, model=model)
-    result.state = build(result).state_dict()
-    return result
+    return completed(source.converted({"conversion": "from-official"}, state=ours, model=model))
 
 
 def _sharing(keys: list[Tensor], values: list[Tensor], layerwise: bool) -> str:

@@ -1,11 +1,7 @@
-"""A RoBERTa, of fairseq or Hugging Face, as this project's model with exact attention and equal logits.
-
-Such a checkpoint is a Linformer's that lacks E and F: `warm_start.to_linformer` adds them.
-"""
+"""A RoBERTa as this project's model with exact attention: equal logits, and E and F are missing (see warm_start.py)."""
 
 from __future__ import annotations
 
-import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,22 +10,13 @@ from typing import Any
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import (
-    EMBEDDING,
-    ENCODER,
-    MAX_SPECIAL,
-    OUTPUT,
-    POSITIONS,
-    Checkpoint,
-    build,
-    read,
-)
+from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, Checkpoint, completed, read
 from linformer_fairseq.checkpoints.hf_roberta import from_hf_roberta
+from linformer_fairseq.checkpoints.names import EMBEDDING, ENCODER, OUTPUT, POSITIONS, modern_names
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers.config import ACTIVATIONS
 from linformer_fairseq.models.architectures import ARCHITECTURES, MODEL
 
-_FUSED = re.compile(r"(.*\.)in_proj_(weight|bias)")
 # Settings that mean the same here.
 _KEPT = (
     *("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "pooler_dropout"),
@@ -46,16 +33,9 @@ _OTHER = {
 
 
 def from_roberta(path: Path) -> Checkpoint:
-    """Read either form: a folder is Hugging Face's, a file fairseq's."""
-    return from_hf_roberta(path) if path.is_dir() else from_fairseq_roberta(path)
-
-
-def from_fairseq_roberta(path: Path) -> Checkpoint:
-    """Read a RoBERTa that fairseq has trained, of any size and year, or ours with `--attention exact`.
-
-    Raises:
-        UsageError: not a whole checkpoint, or of a model that computes something else.
-    """
+    """Read a folder of Hugging Face, or a file of fairseq, of any size and year, or ours with `--attention exact`."""
+    if path.is_dir():
+        return from_hf_roberta(path)
     source = read(path)
     name = str(source.model.get("_name"))
     if name in ARCHITECTURES:
@@ -65,13 +45,11 @@ def from_fairseq_roberta(path: Path) -> Checkpoint:
     if ARCH_MODEL_NAME_REGISTRY.get(name) != "roberta":
         raise UsageError(f"{path}: a checkpoint of --arch {name} is not one of fairseq's roberta")
     state = {key: value for key, value in modern_names(source.state).items() if not key.endswith(".version")}
-    missing = [key for key in (EMBEDDING, POSITIONS, OUTPUT) if key not in state]
-    if missing:
-        raise UsageError(f"{path}: has no {missing[0]}, so it is not a whole RoBERTa with learned positions")
+    for key in (EMBEDDING, POSITIONS, OUTPUT):
+        if key not in state:
+            raise UsageError(f"{path}: has no {key}, so it is not a whole RoBERTa with learned positions")
     model = _settings(path, source.model, state)
-    result = source.converted({"conversion": "from-roberta", "form": "fairseq"}, state=state, model=model)
-    result.state = build(result).state_dict()
-    return result
+    return completed(source.converted({"conversion": "from-roberta", "form": "fairseq"}, state=state, model=model))
 
 
 def _settings(path: Path, given: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -98,19 +76,3 @@ def _settings(path: Path, given: Mapping[str, Any], state: Mapping[str, Tensor])
         "encoder_ffn_embed_dim": first.size(0),
         "untie_weights_roberta": not state[EMBEDDING].equal(state[OUTPUT]),
     }
-
-
-def modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameter names of earlier years as those of today.
-
-    `decoder.` becomes `encoder.`, `emb_layer_norm` `layernorm_embedding`, and a fused `in_proj` q, k and v.
-    """
-    modern: dict[str, Tensor] = {}
-    for key, value in state.items():
-        name = re.sub(r"^decoder\.", "encoder.", key).replace(".emb_layer_norm.", ".layernorm_embedding.")
-        if fused := _FUSED.fullmatch(name):
-            for letter, part in zip("qkv", value.chunk(3), strict=True):
-                modern[f"{fused[1]}{letter}_proj.{fused[2]}"] = part.clone()
-        else:
-            modern[name] = value
-    return modern

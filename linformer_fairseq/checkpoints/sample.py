@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as functional
 from fairseq.data import Dictionary, data_utils
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import PAD, Checkpoint, build
+from linformer_fairseq.checkpoints.checkpoint import PAD, Checkpoint, build, encoder_config
 from linformer_fairseq.errors import UsageError
 
 
@@ -22,8 +23,6 @@ def sample_blocks(
 
     Args:
         data: folder made by fairseq-preprocess or `python -m data_prep binarize`.
-        length: tokens of a block.
-        count: blocks.
         vocabulary: rows of the model's embedding, of which the last is <mask>.
         masked: share of tokens that are masked.
 
@@ -58,14 +57,24 @@ def sample_blocks(
     return blocks
 
 
+def sample_batches(data: Path, exact: Checkpoint, count: int) -> Sequence[Tensor]:
+    """At least 8 and if possible `count` batches of 8 masked texts as long as the model reads."""
+    config = encoder_config(exact)
+    return sample_blocks(data, config.max_positions, 8 * max(8, count), config.vocab_size).split(8)
+
+
+def compare(data: Path, models: Mapping[str, Checkpoint]) -> str:
+    """The perplexity of each model in words, on texts as long as the first one reads: what a conversion costs."""
+    split = "valid" if (data / "valid.idx").is_file() else "train"
+    config = encoder_config(next(iter(models.values())))
+    masked, whole = (sample_blocks(data, config.max_positions, 64, config.vocab_size, split, x) for x in (0.15, 0.0))
+    shown = ", ".join(f"{name} {perplexity(model, masked, whole):.1f}" for name, model in models.items())
+    return f"perplexity on {len(whole)} {split} texts of {data}: {shown}"
+
+
 @torch.inference_mode()
 def perplexity(checkpoint: Checkpoint, masked: Tensor, whole: Tensor) -> float:
-    """Perplexity of the masked tokens.
-
-    Args:
-        checkpoint: with a masked-LM head, reading at least N tokens.
-        masked, whole: (B, N), the same texts with and without masks.
-    """
+    """Perplexity of the masked tokens; `masked` and `whole` (B, N) are the same texts with and without masks."""
     model = build(checkpoint)
     total, tokens = 0.0, 0
     for ids, wanted in zip(torch.split(masked, 8), torch.split(whole, 8), strict=True):

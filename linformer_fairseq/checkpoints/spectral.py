@@ -28,11 +28,9 @@ PRIOR = 1e-4
 
 
 def spectral_matrix(gram: Tensor, k: int) -> Tensor:
-    """E (k, n), rows of averages over disjoint groups of positions.
+    """E (k, n), rows of averages over disjoint groups of positions; k is at most n.
 
-    Args:
-        gram: (n, n), the sum of Pᵀ P over heads and texts, or a stack (…, n, n) for as many matrices (…, k, n).
-        k: groups, at most n.
+    `gram` (n, n) is the sum of Pᵀ P over heads and texts; a stack (…, n, n) gives as many matrices (…, k, n).
     """
     if gram.dim() > 2:
         return torch.stack([spectral_matrix(part, k) for part in gram])
@@ -48,7 +46,7 @@ def spectral_matrix(gram: Tensor, k: int) -> Tensor:
 
 
 def _groups(vectors: Tensor) -> Tensor:
-    """(n, k) orthonormal columns -> (n,) group of each position, every group with a position at least."""
+    """(n, k) orthonormal columns -> (n,) group of each position; no group is empty."""
     import scipy.linalg
 
     k = vectors.size(1)
@@ -68,16 +66,12 @@ def attention_grams(
     P (N, N) are the attention weights of one head. Positions that no text has get zero.
 
     Args:
-        exact: a model with exact attention.
-        sample: batches of ids (B, N).
+        sample: batches of ids (B, N); none is a UsageError.
         config: of the Linformer.
         names: of its E, one for the whole model or one per layer.
 
     Returns:
         (n, n) by the name of each E, n the smaller of both lengths; with `none` one per head, (H, n, n).
-
-    Raises:
-        UsageError: the sample is empty.
     """
     model = build(exact)
     n = min(encoder_config(exact).max_positions, config.max_positions)

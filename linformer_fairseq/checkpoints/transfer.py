@@ -1,42 +1,33 @@
 """Attention transfer: E and F are fitted until each layer of a Linformer gives what exact attention gives.
 
-This is a regression and no training run: every layer gets the inputs that it has in the exact model, so that no layer
-waits for another, no labels are needed, and a few hundred steps on little text are enough.
+This is a regression: every layer gets the inputs that it has in the exact model, so that all layers learn at once, no
+labels are needed, and a few hundred steps on little text are enough.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import cycle, islice
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config
 from linformer_fairseq.checkpoints.warm_start import longer
 from linformer_fairseq.errors import UsageError
 
+LR = 1e-2  # at the first step, falling to zero linearly; E and F move `projection_lr_scale` times as fast
+
 
 def transfer(
-    exact: Checkpoint,
-    linformer: Checkpoint,
-    batches: Iterable[Tensor],
-    steps: int = 200,
-    lr: float = 1e-2,
-    also_qkv: bool = False,
+    exact: Checkpoint, linformer: Checkpoint, batches: Iterable[Tensor], steps: int = 200
 ) -> tuple[Checkpoint, list[float]]:
     """Fit the attention of `linformer`, after its output projection, to that of `exact`, in every layer at once.
 
     Args:
-        exact: what `linformer` was made from.
-        linformer: as `to_linformer` returns it.
-        batches: ids (B, N), one batch a step; from the first one again when they are used up.
-        steps: of Adam.
-        lr: at the first step, falling to zero linearly; E and F move `projection_lr_scale` times as fast, and q, k and
-            v a hundredth.
-        also_qkv: fit the query, key and value projections as well.
+        exact: what `linformer` was made from by `to_linformer`.
+        batches: ids (B, N), one batch a step of Adam; from the first one again when they are used up.
 
     Returns:
         The fitted checkpoint, and for each step the squared error relative to the squared output, mean over layers.
@@ -45,7 +36,7 @@ def transfer(
         UsageError: two models that do not belong together, nothing to fit, or no text.
     """
     config = encoder_config(linformer)
-    if config.attention != "linformer" or not (config.learns_projection or also_qkv):
+    if not config.learns_projection:
         raise UsageError(f"--transfer: --projection {config.projection} has nothing to fit")
     if config.num_layers != encoder_config(exact).num_layers:
         raise UsageError("--transfer: the two models have different numbers of layers")
@@ -54,12 +45,10 @@ def transfer(
         raise UsageError("--transfer: --sample holds no text")
     teacher, student = build(longer(exact, config.max_positions)), build(linformer)
     student.requires_grad_(False)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": _trained(student, ("E", "F")), "lr": lr},
-            {"params": _trained(student, ("q_proj", "k_proj", "v_proj")) if also_qkv else [], "lr": lr / 100},
-        ]
-    )
+    fitted = [parameter for name, parameter in student.named_parameters() if name.endswith((".E.weight", ".F.weight"))]
+    for parameter in fitted:
+        parameter.requires_grad_()
+    optimizer = torch.optim.Adam(fitted, lr=LR)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(1, steps))
     captured: list[tuple[Tensor, Tensor | None, Tensor]] = []  # of each layer: input (B, N, C), keep, output
     for layer in teacher.encoder.sentence_encoder.layers:
@@ -81,17 +70,8 @@ def transfer(
         schedule.step()
         losses.append(loss.item())
         bar.set_postfix_str(f"error {losses[-1]:.4f}", refresh=False)
-    note: dict[str, Any] = {"conversion": "attention transfer", "steps": steps, "lr": lr, "also_qkv": also_qkv}
-    note["errors"] = [losses[0], losses[-1]] if losses else []
-    state = {key: value.detach() for key, value in student.state_dict().items()}
-    return linformer.converted(note, state=state), losses
-
-
-def _trained(model: nn.Module, modules: tuple[str, ...]) -> list[nn.Parameter]:
-    found = [parameter for name, parameter in model.named_parameters() if name.split(".")[-2] in modules]
-    for parameter in found:
-        parameter.requires_grad_()
-    return found
+    note = {"conversion": "attention transfer", "steps": steps, "lr": LR, "errors": losses[:1] + losses[-1:]}
+    return linformer.converted(note, state={key: value.detach() for key, value in student.state_dict().items()}), losses
 
 
 def _relative_error(output: Tensor, target: Tensor, keep: Tensor | None) -> Tensor:

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import ENCODER, POSITIONS, Checkpoint, build, encoder_config
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, completed, encoder_config
 from linformer_fairseq.checkpoints.extend import resize_matrix, resize_positions
+from linformer_fairseq.checkpoints.names import ENCODER, POSITIONS
 from linformer_fairseq.checkpoints.spectral import attention_grams, spectral_matrix
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import EncoderConfig
@@ -32,20 +33,14 @@ def to_linformer(
     kind: str = "linear",
     init: str = "block-mean",
     sample: Iterable[Tensor] | None = None,
-    seed: int = 1,
 ) -> Checkpoint:
     """The Linformer with all parameters of a model with exact attention.
 
     Args:
-        exact: as `roberta.from_roberta` reads it.
         projected_length, sharing, kind: as for `--projected-length`, `--projection-sharing` and `--projection`.
         max_positions: n, by default that of `exact`; positions beyond its own repeat them.
-        init: initial E and F, see above.
-        sample: batches of ids (B, N) for `svd`, best of the model's whole length (`sample.sample_blocks`).
-        seed: of `random`.
-
-    Raises:
-        UsageError: settings that do not fit together, or `svd` without a sample.
+        init: initial E and F, see above; `random` is the same for every call.
+        sample: batches of ids (B, N) for `svd`, best of the model's whole length (`sample.sample_batches`).
     """
     if init not in INITS:
         raise UsageError(f"--init {init}: must be one of {', '.join(INITS)}")
@@ -55,40 +50,26 @@ def to_linformer(
         raise UsageError(f"--init {init} is not for --projection {kind}; leave it out")
     source = longer(exact, max_positions)
     shape = {"projected_length": projected_length, "projection": kind, "projection_sharing": sharing}
-    result = source.converted(
-        {"conversion": "to-linformer", "init": init, **shape, "max_positions": source.model["max_positions"]},
-        model={
-            **source.model,
-            "attention": "linformer",
-            **shape,
-            "projection_init": "normal" if init == "random" else "block-mean",
-        },
-    )
+    note = {"conversion": "to-linformer", "init": init, **shape, "max_positions": source.model["max_positions"]}
+    shape |= {"attention": "linformer", "projection_init": "normal" if init == "random" else "block-mean"}
+    result = source.converted(note, model=source.model | shape)
     config = encoder_config(result)  # refuses what does not fit, before anything is computed
     names = dict(projection_names(config))
     grams = attention_grams(exact, sample, config, list(names)) if init == "svd" and sample is not None else {}
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     for name, k in names.items():
-        if name in grams:
-            result.state[name] = _from_gram(grams[name], k, config)
-        else:
-            result.state[name] = _initial(config, k, init, generator)
+        result.state[name] = _from_gram(grams[name], k, config) if grams else _initial(config, k, init, generator)
         if config.separate_e_and_f:
             twin = name.replace(".E.", ".F.")
             result.state[twin] = _initial(config, k, init, generator) if init == "random" else result.state[name]
-    result.state = build(result).state_dict()
-    return result
+    return completed(result)
 
 
 def longer(exact: Checkpoint, max_positions: int | None = None) -> Checkpoint:
-    """The same model with exact attention for inputs of another length; positions beyond its own repeat them.
-
-    Raises:
-        UsageError: `exact` is not a model with exact attention.
-    """
+    """The same model with exact attention for inputs of another length; positions beyond its own repeat them."""
     config = encoder_config(exact)
     if config.attention != "exact":
-        raise UsageError(f"a checkpoint with --attention {config.attention} is no RoBERTa; use extend for a Linformer")
+        raise UsageError(f"a model with --attention {config.attention} is not a RoBERTa; use extend for a Linformer")
     n = max_positions or config.max_positions
     result = exact.converted(model={**exact.model, "max_positions": n}, task={**exact.task, "tokens_per_sample": n})
     result.state[POSITIONS] = resize_positions(exact.state[POSITIONS], n, "tile")
@@ -117,7 +98,7 @@ def _initial(config: EncoderConfig, k: int, init: str, generator: torch.Generato
 
 
 def _from_gram(gram: Tensor, k: int, config: EncoderConfig) -> Tensor:
-    """E for n positions from the attention over the first few: longer inputs stretch it."""
+    """E for n positions from the attention over the first ones; longer inputs stretch it."""
     known = gram.size(-1)
     method = "interpolate" if config.max_positions > known else "keep"
     return resize_matrix(spectral_matrix(gram, min(k, known)), k, config.max_positions, method)

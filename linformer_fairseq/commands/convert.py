@@ -23,8 +23,6 @@ from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
 
 if TYPE_CHECKING:  # --help does not wait for torch and fairseq
-    from torch import Tensor
-
     from linformer_fairseq.checkpoints.checkpoint import Checkpoint
 
 # Of `layers/config.py`, which cannot be imported without torch.
@@ -48,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     top = command_parser("convert", __doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], text: str, target: str = "DST.pt") -> Options:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], text: str, target: str = "DST.pt"
+    ) -> Callable[..., argparse.Action]:
         added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         added.set_defaults(run=run)
         added.add_argument("source", type=Path, metavar="SRC", help="what is read")
@@ -92,18 +92,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-Options = Callable[..., argparse.Action]
-
-
 def _inspect(a: argparse.Namespace) -> None:
     from linformer_fairseq.checkpoints.describe import describe
 
     about = describe(_read(a), a.source)
-    if a.json:
-        print(json.dumps(about, indent=1))
-    else:
-        for name, value in about.items():
-            print(f"{name:32}{value:,}" if isinstance(value, int) else f"{name:32}{value}")
+    lines = (f"{name:32}{value:,}" if isinstance(value, int) else f"{name:32}{value}" for name, value in about.items())
+    print(json.dumps(about, indent=1) if a.json else "\n".join(lines))
 
 
 def _from_official(a: argparse.Namespace) -> None:
@@ -115,54 +109,31 @@ def _from_official(a: argparse.Namespace) -> None:
 def _from_roberta(a: argparse.Namespace) -> None:
     from linformer_fairseq.checkpoints.hf_vocabulary import tokenizer_files
     from linformer_fairseq.checkpoints.roberta import from_roberta
+    from linformer_fairseq.checkpoints.sample import compare, sample_batches
     from linformer_fairseq.checkpoints.transfer import transfer
     from linformer_fairseq.checkpoints.warm_start import longer, to_linformer
 
+    needs_text = a.init == "svd" or (a.transfer and a.init != "exact")
+    if needs_text and a.sample is None:
+        raise UsageError("--init svd and --transfer look at the model's attention on text: name it with --sample")
     exact = from_roberta(a.source)
     shape = (a.projected_length, a.max_positions, a.projection_sharing, a.projection)
-    models = {"the RoBERTa": exact}
     if a.init == "exact":
         result = longer(exact, a.max_positions)
     else:
-        sample = _sample(a, exact) if a.init == "svd" or a.transfer else None
-        result = to_linformer(exact, *shape, a.init, sample)
-        if a.transfer and sample is not None:
-            result, losses = transfer(exact, result, sample, a.transfer)
+        batches = sample_batches(a.sample, exact, min(a.transfer, 64)) if needs_text else ()
+        result = to_linformer(exact, *shape, a.init, batches)
+        if a.transfer:
+            result, losses = transfer(exact, result, batches, a.transfer)
             print(f"attention transfer: relative error {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
-    models["converted"] = result
     if a.sample:
+        models = {"the RoBERTa": exact, "converted": result}
         if a.init != "exact" and a.projection in ("linear", "conv"):
             models["with random E and F"] = to_linformer(exact, *shape, "random")
-        _compare(a.sample, models)
+        print(compare(a.sample, models))
     _write(a, result)
     if a.source.is_dir():
-        tokenizer = a.target.with_suffix(".tokenizer")
-        tokenizer_files(a.source, tokenizer, a.force)
-        print(f"{tokenizer}: dict.txt and the tokenizer's files, for --data and `data_prep tokenizer --import`")
-
-
-def _compare(data: Path, models: dict[str, Checkpoint]) -> None:
-    """Print what the conversion costs, before any training."""
-    from linformer_fairseq.checkpoints.checkpoint import encoder_config
-    from linformer_fairseq.checkpoints.sample import perplexity, sample_blocks
-
-    split = "valid" if (data / "valid.idx").is_file() else "train"
-    config = encoder_config(models["the RoBERTa"])
-    masked, whole = (sample_blocks(data, config.max_positions, 64, config.vocab_size, split, x) for x in (0.15, 0.0))
-    shown = ", ".join(f"{name} {perplexity(model, masked, whole):.1f}" for name, model in models.items())
-    print(f"perplexity on {len(whole)} {split} texts of {data}: {shown}")
-
-
-def _sample(a: argparse.Namespace, exact: Checkpoint) -> list[Tensor]:
-    """Batches of text as long as the RoBERTa reads."""
-    from linformer_fairseq.checkpoints.checkpoint import encoder_config
-    from linformer_fairseq.checkpoints.sample import sample_blocks
-
-    if a.sample is None:
-        raise UsageError("--init svd and --transfer look at the model's attention on text: name it with --sample")
-    config = encoder_config(exact)
-    blocks = sample_blocks(a.sample, config.max_positions, 8 * max(8, min(a.transfer, 64)), config.vocab_size)
-    return [blocks[i : i + 8] for i in range(0, len(blocks), 8)]
+        _write_tokenizer(a, tokenizer_files)
 
 
 def _extend(a: argparse.Namespace) -> None:
@@ -188,9 +159,7 @@ def _from_hf(a: argparse.Namespace) -> None:
     from linformer_fairseq.checkpoints.huggingface import from_hf, write_tokenizer
 
     _write(a, from_hf(a.source))
-    tokenizer = a.target.with_suffix(".tokenizer")
-    write_tokenizer(a.source, tokenizer, a.force)
-    print(f"{tokenizer}: dict.txt and the tokenizer's files, for --data")
+    _write_tokenizer(a, write_tokenizer)
 
 
 def _copy(a: argparse.Namespace) -> None:
@@ -212,3 +181,9 @@ def _write(a: argparse.Namespace, checkpoint: Checkpoint) -> None:
     print(f"{a.target}: written")
     if a.target.suffix != ".safetensors":
         print(f"To train it further: fairseq-train --finetune-from-model {a.target}")
+
+
+def _write_tokenizer(a: argparse.Namespace, write: Callable[[Path, Path, bool], None]) -> None:
+    folder = a.target.with_suffix(".tokenizer")
+    write(a.source, folder, a.force)
+    print(f"{folder}: dict.txt and the tokenizer's files, for --data and `data_prep tokenizer --import`")

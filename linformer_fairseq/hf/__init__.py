@@ -1,5 +1,1 @@
-"""The encoder for Hugging Face transformers: imports `layers/`, never fairseq.
-
-An exported folder holds these files beside those of `layers/`; only their imports differ (see
-`checkpoints/huggingface.py`).
-"""
+"""The encoder for transformers, without fairseq. An exported folder holds copies of these files and of `layers/`."""

@@ -12,15 +12,12 @@ from ..layers.config import EncoderConfig, option_names
 class LinformerConfig(PretrainedConfig):
     """Sizes and options of a Linformer (Wang et al. 2020, arXiv 2006.04768).
 
-    Args:
-        kwargs: any option of the table in `layers/config.py`, by its name there in `hf`, such as `hidden_size`,
-            `projected_length` (one, or a list of one per layer), `projection` and `local_conv`; and
-            `classifier_act` (`tanh`, `gelu`, `relu` or `linear`) and `classifier_dropout` of the classification head;
-            `initializer_range`, the standard deviation of new parameters; and what every configuration has, such as
-            `num_labels`. Unlike RoBERTa's, `max_position_embeddings` counts no rows before the first position.
-
-    Raises:
-        ValueError: a combination that cannot work; the message names options by their fairseq flags.
+    It takes every option of the table in `layers/config.py` that has a name in `hf`, such as `hidden_size`,
+    `projected_length` (one, or a list of one per layer), `projection` and `local_conv`; of the classification head,
+    `classifier_act` (`tanh`, `gelu`, `relu` or `linear`) and `classifier_dropout`; `initializer_range`, the standard
+    deviation of new parameters; and what every configuration has, such as `num_labels`. Unlike RoBERTa's,
+    `max_position_embeddings` counts no rows before the first position. A combination that cannot work raises a
+    ValueError whose message names the options by their fairseq flags.
     """
 
     model_type = "linformer"

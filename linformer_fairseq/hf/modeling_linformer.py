@@ -56,10 +56,7 @@ class LinformerModel(LinformerPreTrainedModel):
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """Whether only the input of each layer is kept in training; set by `gradient_checkpointing_enable`.
-
-        The encoder does it by itself, without re-entrance, whatever other ways transformers offers.
-        """
+        """Set by `gradient_checkpointing_enable`; the encoder itself does the work, without re-entrance."""
         return self.encoder.cfg.checkpoint_activations
 
     @gradient_checkpointing.setter
@@ -75,20 +72,11 @@ class LinformerModel(LinformerPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, output_hidden_states: bool | None = None
     ) -> BaseModelOutput:
-        """Encodes a batch.
+        """Encodes `input_ids` (B, N); in `attention_mask` (B, N), 0 marks a pad, and by default `pad_token_id` does.
 
-        Args:
-            input_ids: (B, N), N at most `max_position_embeddings`.
-            attention_mask: (B, N), 0 for a pad; by default what is not `pad_token_id` is real.
-            output_hidden_states: also return the input of the first layer and the output of every layer.
-
-        Raises:
-            ValueError: the input is longer than the model reads, or the mask is not (B, N).
+        Hidden states are the input of the first layer and the output of every layer.
         """
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(
@@ -96,9 +84,9 @@ class LinformerModel(LinformerPreTrainedModel):
                 "a Linformer masks tokens, not pairs of them"
             )
         if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+            output_hidden_states = bool(self.config.output_hidden_states)
         real = None if attention_mask is None else attention_mask.bool()
-        features, hiddens = self.encoder(input_ids, bool(output_hidden_states), real)
+        features, hiddens = self.encoder(input_ids, output_hidden_states, real)
         return BaseModelOutput(features, tuple(hiddens) if output_hidden_states else None)
 
 
@@ -187,11 +175,10 @@ class LinformerForSequenceClassification(LinformerPreTrainedModel):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> SequenceClassifierOutput:
-        """Scores texts; arguments as `LinformerModel.forward`.
+        """Scores texts; arguments as `LinformerModel.forward`, and `labels`.
 
-        Args:
-            labels: numbers (B,) for one output, classes (B,), or 0 and 1 for each of several labels (B, labels);
-                `config.problem_type` says which, or else their type and `num_labels` do.
+        They are numbers (B,) for one output, classes (B,), or 0 and 1 for each of several labels (B, labels);
+        `config.problem_type` says which, or else their type and `num_labels` do.
         """
         out = self.linformer(input_ids, attention_mask, output_hidden_states, return_dict=True)
         logits = self.classifier(out.last_hidden_state)

@@ -17,30 +17,29 @@ INITS = ("block-mean", "normal")
 ACTIVATIONS = ("gelu", "relu")
 
 
-def option(default: Any, help: str, fairseq: str, hf: str | None = None, label: str = "", **more: Any) -> Any:
+def option(
+    default: Any, help: str, fairseq: str | None = None, hf: str | None = None, label: str = "", **more: Any
+) -> Any:
     """A row of the table.
 
     Args:
         default: here, in Hugging Face's configuration and, unless `by_arch`, in fairseq's.
-        help: shown by `fairseq-train --help`.
-        fairseq: name of fairseq's setting, whose flag has dashes for underscores; "" if there is none.
-        hf: key in config.json, by default the same name; "" if there is none.
+        fairseq, hf: name of fairseq's setting and key in config.json; by default the field's, "" if there is none.
         label: shown by `linformer convert inspect` and in model cards; "" to leave the option out there.
         more: `choices`, the allowed values; `limits`, the lowest allowed value and the first that is too high;
             `by_arch`, True if fairseq's default is None, for the architecture to fill in.
     """
-    about = {"choices": (), "limits": None, "by_arch": False} | more
-    about |= {"fairseq": fairseq, "hf": fairseq if hf is None else hf, "label": label}
+    about = {"fairseq": fairseq, "hf": hf, "label": label, "choices": (), "limits": None, "by_arch": False} | more
     about["help"] = f"{help} (default: that of --arch)" if about["by_arch"] else help
     return field(default=default, metadata=about)
 
 
-def size(default: int, help: str, fairseq: str, hf: str, label: str = "") -> Any:
+def size(default: int, help: str, fairseq: str | None = None, hf: str | None = None, label: str = "") -> Any:
     """A row of the table for a number of at least 1 that the architecture decides."""
     return option(default, help, fairseq, hf, label or help, limits=(1, math.inf), by_arch=True)
 
 
-def probability(default: float, help: str, fairseq: str, hf: str) -> Any:
+def probability(default: float, help: str, fairseq: str | None = None, hf: str | None = None) -> Any:
     """A row of the table for a dropout."""
     return option(default, help, fairseq, hf, limits=(0, 1))
 
@@ -49,20 +48,16 @@ def probability(default: float, help: str, fairseq: str, hf: str) -> Any:
 class EncoderConfig:
     """Options of one encoder (paper = Wang et al. 2020, arXiv 2006.04768).
 
-    `projected_length` is one length for all layers, or one per layer.
-
-    Raises:
-        ValueError: a combination that cannot work, in one sentence that names the flag.
+    A combination that cannot work raises a ValueError whose message names the flag.
     """
 
-    vocab_size: int = option(50265, "rows of the token embedding, special symbols included", "", "vocab_size")
-    pad_index: int = option(1, "id of the padding symbol", "", "pad_token_id")
+    vocab_size: int = option(50265, "rows of the token embedding, special symbols included", fairseq="")
+    pad_index: int = option(1, "id of the padding symbol", fairseq="", hf="pad_token_id")
     max_positions: int = size(
         512,
         "n of the paper: longest input in tokens; without one, --tokens-per-sample",
-        "max_positions",
-        "max_position_embeddings",
-        "longest input n",
+        hf="max_position_embeddings",
+        label="longest input n",
     )
     embed_dim: int = size(768, "channels", "encoder_embed_dim", "hidden_size")
     ffn_dim: int = size(3072, "feed-forward channels", "encoder_ffn_embed_dim", "intermediate_size")
@@ -72,7 +67,6 @@ class EncoderConfig:
         128,
         "k of the paper: keys and values of n tokens are projected to k. One whole number, or one per layer, first "
         "layer first, separated by commas (non-uniform k); without one, n/4 but at most 256",
-        "projected_length",
         label="projected length k",
         by_arch=True,
     )
@@ -80,7 +74,6 @@ class EncoderConfig:
         "linear",
         "kind of E and F: a learned k x n matrix (linear), or a pooling or depthwise convolution over blocks of n/k "
         "tokens (mean-pool, max-pool, conv)",
-        "projection",
         label="projection",
         choices=PROJECTIONS,
     )
@@ -88,7 +81,8 @@ class EncoderConfig:
         "layerwise",
         "which E and F are one matrix (paper, section 4). none: own E and F for every head and layer; headwise: E and "
         "F for every layer; key-value: one E = F for every layer; layerwise: one E = F for the whole model",
-        "projection_sharing",
+        fairseq="projection_sharing",
+        hf="projection_sharing",
         label="sharing",
         choices=SHARINGS,
     )
@@ -96,20 +90,17 @@ class EncoderConfig:
         "block-mean",
         "initial E and F: averages of n/k neighbours plus a little noise (block-mean), or the paper's N(0, 1/k) "
         "(normal)",
-        "projection_init",
         choices=INITS,
     )
     projection_lr_scale: float = option(
         0.1,
         "learning rate of E and F as a multiple of --lr, for optimizers whose step does not depend on the size of the "
         "gradient, such as adam and lamb",
-        "projection_lr_scale",
     )
-    freeze_projection: bool = option(False, "keep the initial E and F", "freeze_projection")
+    freeze_projection: bool = option(False, "keep the initial E and F")
     attention: str = option(
         "linformer",
         "linformer, or a control with everything else equal: exact (softmax over all tokens) or none",
-        "attention",
         label="attention",
         choices=ATTENTIONS,
     )
@@ -117,17 +108,12 @@ class EncoderConfig:
         0,
         "width of a depthwise convolution over the values, added to the attention output; odd, or 0 for none, as in "
         "the paper",
-        "local_conv",
         label="local convolution",
         by_arch=True,
     )
-    dropout: float = probability(0.1, "dropout of embeddings and sublayer outputs", "dropout", "hidden_dropout_prob")
-    attention_dropout: float = probability(
-        0.1, "dropout of attention weights", "attention_dropout", "attention_probs_dropout_prob"
-    )
-    activation_dropout: float = probability(
-        0.0, "dropout after the activation of the feed-forward sublayer", "activation_dropout", "activation_dropout"
-    )
+    dropout: float = probability(0.1, "dropout of embeddings and sublayer outputs", hf="hidden_dropout_prob")
+    attention_dropout: float = probability(0.1, "dropout of attention weights", hf="attention_probs_dropout_prob")
+    activation_dropout: float = probability(0.0, "dropout after the activation of the feed-forward sublayer")
     activation: str = option(
         "gelu", "activation of the feed-forward sublayer", "activation_fn", "hidden_act", choices=ACTIVATIONS
     )
@@ -135,23 +121,22 @@ class EncoderConfig:
         False,
         "layer norm before each sublayer instead of after it (pre-LN)",
         "encoder_normalize_before",
-        "normalize_before",
         label="pre-LN",
         by_arch=True,
     )
     layerdrop: float = probability(
-        0.0, "probability of skipping a layer in training (Fan et al. 2019)", "encoder_layerdrop", "layerdrop"
+        0.0, "probability of skipping a layer in training (Fan et al. 2019)", "encoder_layerdrop"
     )
     checkpoint_activations: bool = option(
         False,
         "keep only the input of each layer and compute the rest again in the backward pass: less memory",
-        "checkpoint_activations",
-        "",  # transformers has its own switch
+        hf="",  # transformers has its own switch
     )
 
     def __post_init__(self) -> None:
+        flags = option_names("fairseq")
         for row in fields(self):
-            flag, value = "--" + row.metadata["fairseq"].replace("_", "-"), getattr(self, row.name)
+            flag, value = "--" + flags.get(row.name, row.name).replace("_", "-"), getattr(self, row.name)
             choices, limits = row.metadata["choices"], row.metadata["limits"]
             if choices and value not in choices:
                 raise ValueError(f"{flag} is {value!r}; it must be one of {', '.join(choices)}")
@@ -159,22 +144,36 @@ class EncoderConfig:
                 upper = f" and below {limits[1]}" if limits[1] < math.inf else ""
                 raise ValueError(f"{flag} is {value}; it must be at least {limits[0]}{upper}")
         if not self.projection_lr_scale > 0:
-            raise ValueError(
-                f"--projection-lr-scale is {self.projection_lr_scale}; it must be above 0 "
-                "(to keep E and F as they start, use --freeze-projection)"
-            )
+            remedy = "it must be above 0 (to keep E and F as they start, use --freeze-projection)"
+            raise ValueError(f"--projection-lr-scale is {self.projection_lr_scale}; {remedy}")
         if self.embed_dim % self.num_heads:
-            raise ValueError(
-                f"--encoder-embed-dim {self.embed_dim} cannot be split over "
-                f"--encoder-attention-heads {self.num_heads}; choose a divisor"
-            )
+            heads = f"--encoder-attention-heads {self.num_heads}"
+            raise ValueError(f"--encoder-embed-dim {self.embed_dim} cannot be split over {heads}; choose a divisor")
         if self.local_conv < 0 or (self.local_conv and self.local_conv % 2 == 0):
-            raise ValueError(
-                f"--local-conv is {self.local_conv}; its width must be odd, so that it is centred on a token, "
-                "or 0 for no convolution"
-            )
+            remedy = "its width must be odd, so that it is centred on a token, or 0 for no convolution"
+            raise ValueError(f"--local-conv is {self.local_conv}; {remedy}")
         if self.attention == "linformer":
             self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        n, lengths = self.max_positions, self.lengths
+        given = f"--projected-length {','.join(map(str, lengths))}"
+        if len(lengths) != self.num_layers:
+            found = f"{given} has {len(lengths)} entries for --encoder-layers {self.num_layers}"
+            raise ValueError(f"{found}; give one length for all layers or one per layer")
+        for k in lengths:
+            if not 1 <= k <= n:
+                raise ValueError(f"--projected-length {k} does not lie between 1 and --max-positions {n}")
+            if self.projection != "linear" and n % k:
+                raise ValueError(
+                    f"--projection {self.projection} pools blocks of n/k tokens, and --max-positions {n} is not a "
+                    f"multiple of --projected-length {k}; choose a divisor of {n}"
+                )
+        if self.one_for_all_layers and len(set(lengths)) > 1:
+            raise ValueError(
+                f"--projection-sharing layerwise has one matrix for all layers and cannot serve {given}; "
+                "give one length, or use --projection-sharing key-value"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -203,47 +202,18 @@ class EncoderConfig:
     def one_per_head(self) -> bool:
         return self.learns_projection and self.sharing == "none"
 
-    def _check_lengths(self) -> None:
-        n, lengths = self.max_positions, self.lengths
-        given = ",".join(map(str, lengths))
-        if len(lengths) != self.num_layers:
-            raise ValueError(
-                f"--projected-length {given} has {len(lengths)} entries for --encoder-layers {self.num_layers}; "
-                "give one length for all layers or one per layer"
-            )
-        for k in lengths:
-            if not 1 <= k <= n:
-                raise ValueError(
-                    f"--projected-length {k} does not lie between 1 and --max-positions {n}; "
-                    "a Linformer projects n tokens to k <= n"
-                )
-            if self.projection != "linear" and n % k:
-                raise ValueError(
-                    f"--projection {self.projection} pools blocks of n/k tokens, and --max-positions {n} is not a "
-                    f"multiple of --projected-length {k}; choose a divisor of {n}"
-                )
-        if self.one_for_all_layers and len(set(lengths)) > 1:
-            raise ValueError(
-                f"--projection-sharing layerwise has one matrix for all layers and cannot serve "
-                f"--projected-length {given}; give one length, or use --projection-sharing key-value"
-            )
-
 
 def option_names(system: str) -> dict[str, str]:
     """Names of the options in `fairseq` or `hf` by their names here, of those that are available there."""
-    return {row.name: row.metadata[system] for row in fields(EncoderConfig) if row.metadata[system]}
+    names = {row.name: row.metadata[system] for row in fields(EncoderConfig)}
+    return {ours: ours if name is None else name for ours, name in names.items() if name != ""}
 
 
 def parse_projected_length(text: str | int) -> int | tuple[int, ...]:
-    """Reads `--projected-length`: "256" is 256, "256,128" is one length per layer.
-
-    Raises:
-        ValueError: not whole numbers.
-    """
+    """Parse `--projected-length`: "256" is 256, "256,128" is one length per layer; ValueError for anything else."""
     try:
         lengths = tuple(int(part) for part in str(text).split(","))
     except ValueError:
-        raise ValueError(
-            f"--projected-length is {text!r}; give a whole number, e.g. 256, or one per layer, e.g. 256,256,128,128"
-        ) from None
+        remedy = "give a whole number, e.g. 256, or one per layer, e.g. 256,256,128,128"
+        raise ValueError(f"--projected-length is {text!r}; {remedy}") from None
     return lengths[0] if len(lengths) == 1 else lengths

@@ -10,7 +10,7 @@ from typing import Any
 from fairseq.models import register_model_architecture
 from omegaconf import DictConfig
 
-from linformer_fairseq.layers.config import EncoderConfig
+from linformer_fairseq.layers.config import EncoderConfig, option_names
 from linformer_fairseq.models.config import LinformerRobertaConfig
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ MODEL = "linformer_roberta"
 
 # The defaults in `layers/config.py` are the sizes of roberta-base.
 BASE: dict[str, Any] = {
-    row.metadata["fairseq"]: row.default
+    option_names("fairseq")[row.name]: row.default
     for row in fields(EncoderConfig)
     if row.metadata["by_arch"] and row.name not in ("max_positions", "projected_length")
 }
@@ -40,18 +40,10 @@ TINY = BASE | {
     "projected_length": "128",
     "local_conv": 9,
 }
+ARCHITECTURES = {MODEL: BASE, f"{MODEL}_base": BASE, f"{MODEL}_large": LARGE, f"{MODEL}_tiny": TINY}
 # The lengths of the paper (n = 512 and 1024 in table 2, up to 4096 in figure 3) and the next ones.
-PAPER_LENGTHS = ((512, 128), (512, 256), (1024, 256), (2048, 256), (4096, 256), (8192, 256))
-
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "linformer_roberta": BASE,
-    "linformer_roberta_base": BASE,
-    "linformer_roberta_large": LARGE,
-    "linformer_roberta_tiny": TINY,
-} | {
-    f"linformer_roberta_base_n{n}_k{k}": BASE | {"max_positions": n, "projected_length": str(k)}
-    for n, k in PAPER_LENGTHS
-}
+for n, k in ((512, 128), (512, 256), (1024, 256), (2048, 256), (4096, 256), (8192, 256)):
+    ARCHITECTURES[f"{MODEL}_base_n{n}_k{k}"] = BASE | {"max_positions": n, "projected_length": str(k)}
 
 # Flags of fairseq's examples/linformer. As soon as one of them is used, the defaults of the others apply.
 OLD_FLAGS = ("compressed", "shared_kv_compressed", "shared_layer_kv_compressed", "freeze_compress")
@@ -65,14 +57,9 @@ def fill_architecture(cfg: Namespace | DictConfig, name: str) -> None:
 
 
 def complete(cfg: Namespace | DictConfig, task_positions: int) -> None:
-    """Fill in every setting that is missing, in place, so that the saved configuration is complete.
+    """Fill in every missing setting of the model, in place, so that the saved configuration is complete.
 
-    Args:
-        cfg: settings of the model, writable; `_name` is the architecture.
-        task_positions: longest sample of the task, in tokens.
-
-    Raises:
-        ValueError: an old flag beside its successor, or samples longer than the model reads.
+    A ValueError refuses samples (up to `task_positions` tokens) longer than the model reads.
     """
     name = getattr(cfg, "_name", None) or MODEL
     fill_architecture(cfg, name)
@@ -81,45 +68,39 @@ def complete(cfg: Namespace | DictConfig, task_positions: int) -> None:
             setattr(cfg, setting.name, setting.default)
     if cfg.max_positions is None:
         cfg.max_positions = task_positions
-    if task_positions > cfg.max_positions:
-        raise ValueError(
-            f"the task's samples have up to {task_positions} tokens (--tokens-per-sample), more than the model's "
-            f"--max-positions {cfg.max_positions} ({name}); set one to the other"
-        )
+    if task_positions > (n := cfg.max_positions):
+        found = f"the task's samples have up to {task_positions} tokens (--tokens-per-sample)"
+        raise ValueError(f"{found}, more than the model's --max-positions {n} ({name}); set one to the other")
     translate_old_flags(cfg)
     if cfg.projected_length is None:
         cfg.projected_length = str(min(256, max(1, cfg.max_positions // 4)))
 
 
 def translate_old_flags(cfg: Namespace | DictConfig) -> None:
-    """Turn the flags of fairseq's examples/linformer into ours, with a warning that names the new flags.
-
-    Raises:
-        ValueError: an old flag and the new one set the same.
-    """
-    old = {key: getattr(cfg, key, None) for key in OLD_FLAGS}
-    if all(value is None for value in old.values()):
+    """Turn the flags of fairseq's examples/linformer into ours, with a warning that names the new flags."""
+    old = {key: value for key in OLD_FLAGS if (value := getattr(cfg, key, None)) is not None}
+    if not old:
         return
-    ratio = 4 if old["compressed"] is None else old["compressed"]
+    ratio = old.get("compressed", 4)
     if not 1 <= ratio <= cfg.max_positions:
         raise ValueError(f"--compressed {ratio} does not lie between 1 and --max-positions {cfg.max_positions}")
-    if cfg.projected_length is not None and old["compressed"] is not None:
+    if cfg.projected_length is None:
+        cfg.projected_length = str(cfg.max_positions // ratio)
+    elif "compressed" in old:
         raise ValueError(
             "--compressed and --projected-length (given, or of the --arch) both set k; keep --projected-length"
         )
-    if cfg.projected_length is None:
-        cfg.projected_length = str(cfg.max_positions // ratio)
-    if old["shared_layer_kv_compressed"]:
+    if old.get("shared_layer_kv_compressed"):
         cfg.projection_sharing = "layerwise"
     else:
-        cfg.projection_sharing = "key-value" if old["shared_kv_compressed"] else "headwise"
-    cfg.freeze_projection = bool(old["freeze_compress"]) or cfg.freeze_projection
+        cfg.projection_sharing = "key-value" if old.get("shared_kv_compressed") else "headwise"
+    cfg.freeze_projection = bool(old.get("freeze_compress")) or cfg.freeze_projection
     for key in OLD_FLAGS:
         setattr(cfg, key, None)
     logger.warning(
         "the flags of fairseq's examples/linformer (%s) are deprecated; the same model is --projected-length %s "
         "--projection-sharing %s%s",
-        ", ".join("--" + key.replace("_", "-") for key, value in old.items() if value is not None),
+        ", ".join("--" + key.replace("_", "-") for key in old),
         cfg.projected_length,
         cfg.projection_sharing,
         " --freeze-projection" if cfg.freeze_projection else "",

@@ -14,24 +14,22 @@ from linformer_fairseq.layers.config import EncoderConfig, option_names, parse_p
 _TYPES = {"int": int, "float": float, "bool": bool}
 
 
-def _setting(row: Field[Any]) -> tuple[str, Any, Any]:
+def _flag(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+def _setting(row: Field[Any], name: str) -> tuple[str, Any, Any]:
     """Name, type and dataclass field for a row of the table."""
     about, default = row.metadata, row.default
     kind: Any = ChoiceEnum(list(about["choices"])) if about["choices"] else _TYPES.get(str(row.type), str)
     if about["by_arch"]:
         kind, default = Optional[kind], None
-    return about["fairseq"], kind, _flag(default, about["help"])
+    return name, kind, _flag(default, about["help"])
 
 
-def _flag(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-_EncoderSettings: Any = make_dataclass(
-    "_EncoderSettings",
-    [_setting(row) for row in fields(EncoderConfig) if row.metadata["fairseq"]],
-    bases=(FairseqDataclass,),
-)
+_NAMES = option_names("fairseq")
+_SETTINGS = [_setting(row, _NAMES[row.name]) for row in fields(EncoderConfig) if row.name in _NAMES]
+_EncoderSettings: Any = make_dataclass("_EncoderSettings", _SETTINGS, bases=(FairseqDataclass,))
 _PoolerActivation: Any = ChoiceEnum(["tanh", "gelu", "relu", "linear"])
 _OLD = "DEPRECATED, of fairseq's examples/linformer"
 
@@ -57,15 +55,9 @@ class LinformerRobertaConfig(_EncoderSettings):
 
 
 def encoder_config(cfg: Namespace | DictConfig, vocab_size: int, pad_index: int) -> EncoderConfig:
-    """The encoder's configuration for complete fairseq settings.
-
-    Raises:
-        ValueError: settings that do not fit together, by flag name.
-    """
-    found = {ours: getattr(cfg, name) for ours, name in option_names("fairseq").items()}
-    found |= {"vocab_size": vocab_size, "pad_index": pad_index}
-    found["projected_length"] = parse_projected_length(cfg.projected_length)
+    """The encoder's configuration for complete fairseq settings; a ValueError names the flags that do not fit."""
+    found = {ours: getattr(cfg, name) for ours, name in _NAMES.items()}
     # A choice may be a member of fairseq's enumeration.
-    return EncoderConfig(
-        **found | {row.name: str(found[row.name]) for row in fields(EncoderConfig) if row.metadata["choices"]}
-    )
+    found |= {row.name: str(found[row.name]) for row in fields(EncoderConfig) if row.metadata["choices"]}
+    found["projected_length"] = parse_projected_length(cfg.projected_length)
+    return EncoderConfig(vocab_size=vocab_size, pad_index=pad_index, **found)

@@ -78,7 +78,7 @@ def test_the_model_of_a_checkpoint_has_its_parameters(
         (lambda c: c.state.pop("encoder.lm_head.bias"), "do not fit its settings.*lm_head.bias"),
         (lambda c: c.model.update(projected_length="4"), "do not fit its settings.*E.weight"),
         (lambda c: c.model.update(projected_length="64"), "do not fit together.*--projected-length"),
-        (lambda c: c.model.update(_name="bart_base"), "--arch bart_base is none of this project's models"),
+        (lambda c: c.model.update(_name="bart_base"), "--arch bart_base is not one of this project's models"),
     ],
 )
 def test_parameters_and_settings_that_do_not_fit_are_refused(
@@ -144,7 +144,7 @@ def test_every_parameter_is_missed(make_checkpoint: MakeCheckpoint, settings: di
             continue
         part = Checkpoint({k: v for k, v in whole.state.items() if k != key}, whole.model)
         for use in (build, lambda c: extend(c, 64)):
-            with pytest.raises(UsageError, match="do not fit its settings|none of this project's models"):
+            with pytest.raises(UsageError, match="do not fit its settings|not one of this project's models"):
                 use(part)
 
 

@@ -161,13 +161,13 @@ def test_saved_and_loaded_by_auto_tokenizer(tokenizer_folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("tokenizer_folder", "spoil", "message"),
     [
-        ("bpe", lambda folder: (folder / "dict.txt").unlink(), "dict.txt is missing; give the folder"),
+        ("bpe", lambda folder: (folder / "dict.txt").unlink(), "dict.txt: missing; make it with"),
         ("bpe", lambda folder: (folder / "dict.txt").write_text("a\n"), "line 1 is not `symbol count`"),
         ("bpe", lambda folder: (folder / "dict.txt").write_text("a 1\na 1\n"), "lists 'a' a second time"),
         ("bpe", lambda folder: (folder / "dict.txt").write_text("a 1\n"), "lacks .* tokens of sentencepiece.model"),
         ("gpt2", lambda folder: (folder / "dict.txt").write_text("7 1\n"), "lacks .* tokens of encoder.json"),
         ("unigram", lambda folder: (folder / "sentencepiece.model").unlink(), "holds neither sentencepiece.model nor"),
-        ("unigram", lambda folder: (folder / "sentencepiece.model").write_bytes(b"no"), "is not a sentencepiece model"),
+        ("unigram", lambda folder: (folder / "sentencepiece.model").write_bytes(b"no"), "not a sentencepiece model"),
         ("gpt2", lambda folder: (folder / "encoder.json").write_text("{"), "encoder.json: not JSON"),
         ("gpt2", lambda folder: (folder / "vocab.bpe").write_text("x\na b c\n"), "cannot be used with its vocab.bpe"),
     ],

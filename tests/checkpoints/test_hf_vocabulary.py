@@ -14,9 +14,10 @@ from fairseq.data.encoders.gpt2_bpe import GPT2BPE
 from torch import Tensor
 
 from data_prep.fairseq_dict import MASK, SPECIALS
-from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, build
+from linformer_fairseq.checkpoints.checkpoint import build
 from linformer_fairseq.checkpoints.hf_roberta import from_hf_roberta
 from linformer_fairseq.checkpoints.hf_vocabulary import tokenizer_files
+from linformer_fairseq.checkpoints.names import EMBEDDING
 from linformer_fairseq.errors import UsageError
 
 transformers = pytest.importorskip("transformers")

@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import OUTPUT, Checkpoint, build, digest
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, digest
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
 from linformer_fairseq.checkpoints.huggingface import TOKENIZER_FILES, from_hf, to_hf, write_tokenizer
+from linformer_fairseq.checkpoints.names import OUTPUT
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.modeling_linformer import (
     LinformerForMaskedLM,
@@ -125,8 +126,10 @@ def test_what_is_in_the_folder(make_checkpoint: MakeCheckpoint, data: Path, tmp_
         assert str(data.parent).encode() not in path.read_bytes(), f"{path.name} tells about the machine"
     assert len({path.stat().st_mode for path in (tmp_path / "hf").glob("*.[js]*")}) == 1
     layers = Path(sys.modules[LinformerModel.__module__].__file__ or "").parents[1] / "layers"
-    for name in ("attention.py", "config.py", "encoder.py", "norm.py", "projection.py"):
-        assert (tmp_path / "hf" / name).read_bytes() == (layers / name).read_bytes()
+    files = [path for path in layers.glob("*.py") if path.name != "__init__.py"]
+    assert {"attention.py", "config.py", "encoder.py"} <= {path.name for path in files}
+    for path in files:
+        assert (tmp_path / "hf" / path.name).read_bytes() == path.read_bytes()
     for name in TOKENIZER_FILES[:2]:
         assert (tmp_path / "hf" / name).read_bytes() == (data / name).read_bytes()
 
@@ -317,12 +320,12 @@ def change_config(**values: object) -> Callable[[Path], object]:
     ("spoil", "message"),
     [
         (lambda folder: (folder / "config.json").unlink(), "config.json: no such file"),
-        (lambda folder: (folder / "config.json").write_text("{"), "not the configuration of a Linformer"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json: cannot be read as JSON"),
         (change_config(model_type="roberta"), "a model of type roberta, not a Linformer"),
         (change_config(projected_length=64), "not the configuration of a Linformer .*--projected-length 64"),
         (change_config(hidden_size="many"), "not the configuration of a Linformer"),
         (change_config(projected_length=4), "do not fit its settings"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "missing or not a whole safetensors file"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has neither model.safetensors nor"),
         (lambda folder: os.truncate(folder / "model.safetensors", 5000), "missing or not a whole safetensors file"),
         (drop_a_tensor, "do not fit its settings.*lm_head.layer_norm.weight"),
         (add_a_tensor, "decoder.weight belongs to no part of a Linformer"),

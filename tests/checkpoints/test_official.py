@@ -135,5 +135,5 @@ def test_every_parameter_is_missed(sharing: str, tmp_path: Path) -> None:
     for key in whole.state:
         # The layers hold what is kept of a shared matrix; the other copies, and biases never added, are not needed.
         if not key.endswith("version") and "compress" not in key:
-            with pytest.raises(UsageError, match="not fit|not a whole|none of this project's"):
+            with pytest.raises(UsageError, match="not fit|not a whole|not one of this project's"):
                 from_official(replace(whole, state={k: v for k, v in whole.state.items() if k != key}))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from linformer_fairseq.checkpoints.checkpoint import PAD, build, encoder_config, symbols, write
 from linformer_fairseq.checkpoints.hf_roberta import from_hf_roberta
-from linformer_fairseq.checkpoints.roberta import from_fairseq_roberta, from_roberta
+from linformer_fairseq.checkpoints.roberta import from_roberta
 from linformer_fairseq.errors import UsageError
 
 VOCABULARY = 60
@@ -80,7 +80,7 @@ def save(model: RobertaModel, path: Path, state: dict[str, Tensor] | None = None
 
 @torch.no_grad()
 def assert_same_as_fairseq(model: RobertaModel, path: Path) -> None:
-    converted = from_fairseq_roberta(path)
+    converted = from_roberta(path)
     assert converted.updates == 5 and encoder_config(converted).attention == "exact"
     ours, tokens = build(converted), ids()
     assert_same(ours(tokens)[0], model(tokens)[0], tokens)
@@ -123,24 +123,24 @@ def test_fairseq_models_that_compute_something_else_are_refused(
 ) -> None:
     path = save(fairseq_roberta(**changes), tmp_path / "a.pt")
     with pytest.raises(UsageError, match=message):
-        from_fairseq_roberta(path)
+        from_roberta(path)
 
 
 def test_other_fairseq_files_are_refused(tmp_path: Path, make_checkpoint: Any) -> None:
     model = fairseq_roberta()
     model.given.arch = "transformer"
     with pytest.raises(UsageError, match="--arch transformer is not one of fairseq's roberta"):
-        from_fairseq_roberta(save(model, tmp_path / "a.pt"))
+        from_roberta(save(model, tmp_path / "a.pt"))
     model = fairseq_roberta()
     parts = {key: value for key, value in model.state_dict().items() if "fc1" not in key}
     with pytest.raises(UsageError, match="has no layers"):
-        from_fairseq_roberta(save(model, tmp_path / "a.pt", parts))
+        from_roberta(save(model, tmp_path / "a.pt", parts))
     parts = {key: value for key, value in model.state_dict().items() if "layers.1.fc2.bias" not in key}
     with pytest.raises(UsageError, match="do not fit its settings.*layers.1.fc2.bias"):
-        from_fairseq_roberta(save(model, tmp_path / "a.pt", parts))
+        from_roberta(save(model, tmp_path / "a.pt", parts))
     write(make_checkpoint(), tmp_path / "b.pt")
     with pytest.raises(UsageError, match="already a checkpoint of this project"):
-        from_fairseq_roberta(tmp_path / "b.pt")
+        from_roberta(tmp_path / "b.pt")
 
 
 def test_our_own_exact_attention_is_taken_as_it_is(tmp_path: Path, make_checkpoint: Any) -> None:

@@ -11,8 +11,9 @@ from linformer_fairseq.models.config import LinformerRobertaConfig
 
 def test_every_option_is_a_setting_with_its_default_and_help() -> None:
     settings = {setting.name: setting for setting in fields(LinformerRobertaConfig)}
+    names = option_names("fairseq")
     for row in fields(EncoderConfig):
-        if name := row.metadata["fairseq"]:
+        if name := names.get(row.name):
             assert settings[name].metadata["help"] == row.metadata["help"] != ""
             assert settings[name].default == (None if row.metadata["by_arch"] else row.default)
             if row.metadata["by_arch"] and name not in ("max_positions", "projected_length"):
