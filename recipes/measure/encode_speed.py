@@ -20,9 +20,8 @@ import numpy as np
 import torch
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols
-from linformer_fairseq.inference.batches import as_they_come, like_length
 from linformer_fairseq.inference.engine import OVERHEAD, Batching, Compute, Engine
-from linformer_fairseq.inference.sequences import BOS, EOS, Ids
+from linformer_fairseq.inference.sequences import BOS, EOS, Ids, as_they_come, like_length
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
 
