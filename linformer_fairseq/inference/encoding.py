@@ -24,7 +24,8 @@ import torch
 from scipy.special import softmax
 from tqdm import tqdm
 
-from linformer_fairseq.checkpoints.checkpoint import DEFAULT_HEAD, encoder_config, read
+from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
+from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.documents import Documents, cut_windows, texts_of, window_file
 from linformer_fairseq.inference.engine import Compute, Engine, of_rows

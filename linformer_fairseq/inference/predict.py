@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import encoders
-from linformer_fairseq.checkpoints.checkpoint import DEFAULT_HEAD, Checkpoint, encoder_config
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config
+from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Compute, Engine, Values, of_rows
 from linformer_fairseq.inference.sequences import Sequences, dictionary_digest, encode

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, Checkpoint, digest, encoder_config, read, write
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, encoder_config, read, write
+from linformer_fairseq.checkpoints.names import EMBEDDING
 from linformer_fairseq.checkpoints.roberta import from_roberta
 from linformer_fairseq.checkpoints.sample import sample_blocks
 from linformer_fairseq.checkpoints.transfer import transfer

@@ -36,8 +36,8 @@ def counted(cfg: EncoderConfig, batch: int, tokens: int, used: int | None = None
         sdpa_kernel(SDPBackend.MATH),
     ):
         patch.setattr(fused, "fuses", lambda x: False)
-        wanted = None if used is None else torch.arange(used).expand(batch, -1)
-        encoder(torch.randint(4, cfg.vocab_size, (batch, tokens)), wanted=wanted)[0].sum().backward()
+        needed = None if used is None else torch.arange(used).expand(batch, -1)
+        encoder(torch.randint(4, cfg.vocab_size, (batch, tokens)), needed=needed)[0].sum().backward()
     return counter.get_total_flops()
 
 
