@@ -39,12 +39,8 @@ def extend(
     model = source.model | {"max_positions": n}
     if projected_length is not None:
         model["projected_length"] = projected_length
-    note = {
-        "conversion": "extend",
-        "max_positions": [config.max_positions, n],
-        "method": method,
-        "projected_length": [list(config.lengths), projected_length],
-    }
+    note = {"conversion": "extend", "max_positions": [config.max_positions, n], "method": method}
+    note["projected_length"] = [list(config.lengths), projected_length]
     result = source.converted(note, model=model, task={**source.task, "tokens_per_sample": n})
     lengths = encoder_config(result).lengths  # refuses what does not fit, before anything is computed
     result.state[POSITIONS] = resize_positions(source.state[POSITIONS], n, method)

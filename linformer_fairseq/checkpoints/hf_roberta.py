@@ -52,9 +52,6 @@ def from_hf_roberta(folder: Path) -> Checkpoint:
 
     Our ids are fairseq's, see `hf_vocabulary`. The embedding of the one token type becomes part of the positions. A
     model without a masked-LM head gets a new one, as in training from scratch.
-
-    Raises:
-        UsageError: not such a folder, or of a model that computes something else.
     """
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder}: has no config.json, so it is not the folder of a Hugging Face model")
@@ -105,8 +102,8 @@ def _check(folder: Path, config: Mapping[str, Any]) -> None:
         raise UsageError(f"{folder}: a model of type {kind!r} cannot be converted; it must be roberta or xlm-roberta")
     if config.get("hidden_act", "gelu") != "gelu":  # its masked-LM head always has gelu, and ours has one for both
         raise UsageError(f"{folder}: its activation is {config['hidden_act']}; only gelu can be converted")
-    positions = config.get("position_embedding_type", "absolute")
-    if positions != "absolute" or config.get("is_decoder") or config.get("add_cross_attention"):
+    absolute = config.get("position_embedding_type", "absolute") == "absolute"
+    if not absolute or config.get("is_decoder") or config.get("add_cross_attention"):
         raise UsageError(f"{folder}: only encoders with absolute positions can be converted")
     if (eps := config.get("layer_norm_eps", 1e-12)) != EPS:
         text = "%s: its layer norms add %s and ours %s, so that the converted model differs a little"

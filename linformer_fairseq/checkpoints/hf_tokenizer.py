@@ -31,11 +31,8 @@ BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder with dict.txt, and sentencepiece.model or GPT-2's encoder.json and vocab.bpe.
 
-    `max_length` is the longest input of the model in tokens, `<s>` and `</s>` included.
-
-    Raises:
-        UsageError: a file is missing, the dictionary belongs to another model, or the model is of a kind that has no
-            fast tokenizer.
+    `max_length` is the longest input of the model in tokens, `<s>` and `</s>` included. A UsageError refuses a missing
+    file, the dictionary of another model, and a kind of model that has no fast tokenizer.
     """
     symbols = read_dictionary(folder / DICTIONARY)
     if (folder / SENTENCEPIECE).is_file():
@@ -68,7 +65,7 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
 
 def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
     """A unigram or BPE model, its normalizer and its treatment of spaces."""
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # needs protobuf
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]  # needs protobuf
 
     proto = ModelProto.FromString(encoders.load_model(path).serialized_model_proto())
     trainer, spec = proto.trainer_spec, proto.normalizer_spec

@@ -54,30 +54,20 @@ def _fast(content: dict[str, Any]) -> Vocabulary:
 
 
 def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:
-    """The Hugging Face id of each of our `size` ids; without a vocabulary the same ids.
-
-    Raises:
-        UsageError: a special token is missing, or an id is outside the model's tables.
-    """
+    """The Hugging Face id of each of our `size` ids; without a vocabulary the same ids."""
     if vocabulary is None:
         return list(range(size))
     missing = [token for token in (*SPECIALS, MASK) if token not in vocabulary.ids]
     if missing:
         raise UsageError(f"the tokenizer has no {', '.join(missing)}, which a masked language model of fairseq needs")
     if (last := max(vocabulary.ids.values())) >= size:
-        raise UsageError(
-            f"the tokenizer has the id {last} and the model only {size} embeddings; they do not belong together"
-        )
+        raise UsageError(f"the tokenizer has id {last} and the model {size} embeddings; they do not belong together")
     first, mask = [vocabulary.ids[token] for token in SPECIALS], vocabulary.ids[MASK]
     return [*first, *(i for i in range(size) if i not in (*first, mask)), mask]
 
 
 def tokenizer_files(folder: Path, out: Path, force: bool = False) -> None:
-    """Write encoder.json, vocab.bpe and dict.txt, with which `--bpe gpt2` gives the ids of a converted model.
-
-    Raises:
-        UsageError: no byte-level BPE tokenizer in the folder, or a file exists in `out`, and not `force`.
-    """
+    """Write encoder.json, vocab.bpe and dict.txt, with which `--bpe gpt2` gives the ids of a converted model."""
     vocabulary = read_vocabulary(folder)
     if vocabulary is None or vocabulary.merges is None:
         raise UsageError(f"{folder}: holds no byte-level BPE tokenizer (tokenizer.json, or vocab.json and merges.txt)")

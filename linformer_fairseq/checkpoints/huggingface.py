@@ -69,10 +69,8 @@ def to_hf(
     config = _config(checkpoint, head, labels)
     tokenizer = build_tokenizer(data, config.max_position_embeddings)
     if len(tokenizer) != config.vocab_size:
-        raise UsageError(
-            f"{data / DICTIONARY} makes {len(tokenizer):,} symbols and the checkpoint has {config.vocab_size:,}; "
-            "give the dictionary that the model was trained with (--data)"
-        )
+        found = f"{data / DICTIONARY} makes {len(tokenizer):,} symbols and the checkpoint has {config.vocab_size:,}"
+        raise UsageError(f"{found}; give the dictionary that the model was trained with (--data)")
     about = describe(replace(checkpoint, task=_without_folders(checkpoint.task)), out)
     with replace_when_done(out, force) as folder:
         folder.mkdir()

@@ -48,10 +48,7 @@ def to_hf_names(state: Mapping[str, Tensor], head: str | None, tied: bool) -> di
     The output matrix is left out if it is `tied` to the embedding.
     """
     if tied and not torch.equal(state[OUTPUT], state[EMBEDDING]):
-        raise UsageError(
-            f"{OUTPUT} differs from the embedding, though they are one matrix by the checkpoint's settings; "
-            "it needs untie_weights_roberta"
-        )
+        raise UsageError(f"{OUTPUT} differs from the embedding, but the settings do not have untie_weights_roberta")
     pairs = _PARAMETERS if head is None else ((f"{HEADS}{head}.", _CLASSIFIER), *_PARAMETERS)
     return {
         _renamed(key, pairs): value.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -41,11 +41,11 @@ def from_official(source: Checkpoint) -> Checkpoint:
     if sharing == "layerwise":
         ours[f"{ENCODER}E.weight"] = keys[0]
     else:
-        for index, (key, value) in enumerate(zip(keys, values, strict=True)):
+        for index, (e, f) in enumerate(zip(keys, values, strict=True)):
             attention = f"{ENCODER}layers.{index}.self_attn."
-            ours[f"{attention}E.weight"] = key
+            ours[f"{attention}E.weight"] = e
             if sharing == "headwise":
-                ours[f"{attention}F.weight"] = value
+                ours[f"{attention}F.weight"] = f
     model = _settings(source.model, keys[0], sharing)
     model["untie_weights_roberta"] = not torch.equal(ours[EMBEDDING], ours[OUTPUT])
     return completed(source.converted({"conversion": "from-official"}, state=ours, model=model))

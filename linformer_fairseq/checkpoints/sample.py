@@ -60,7 +60,7 @@ def sample_blocks(
 def sample_batches(data: Path, exact: Checkpoint, count: int) -> Sequence[Tensor]:
     """At least 8 and if possible `count` batches of 8 masked texts as long as the model reads."""
     config = encoder_config(exact)
-    return sample_blocks(data, config.max_positions, 8 * max(8, count), config.vocab_size).split(8)
+    return torch.split(sample_blocks(data, config.max_positions, 8 * max(8, count), config.vocab_size), 8)
 
 
 def compare(data: Path, models: Mapping[str, Checkpoint]) -> str:

@@ -1,18 +1,18 @@
 """E from the attention of a model: the k averages over positions that lose the least of what it reads.
 
 Exact attention gives P V, with P (N, N) the weights of one head for one text. Of all k-dimensional subspaces, that of
-the k leading right singular vectors U of the P of all texts, stacked, loses the least: P V - P U Uᵀ V is smallest, for
-values that do not depend on position. A softmax over k slots, however, cannot give the weights P U, which are
-negative in places and do not sum to 1. It can give those of a basis of averages: where the columns of P are equal
-within each of k groups of positions, the means of the groups span that subspace, and with E = F = these means the
-output is that of exact attention (for groups of one size). So U is turned until it is as near to such groups as
-possible (QR with column pivoting, after Damle, Minden and Ying 2019), and each position goes to the nearest one.
+the k leading right singular vectors U of all P, stacked, loses the least: P V - P U Uᵀ V is smallest, for values that
+do not depend on position. A softmax over k slots, however, cannot give the weights P U, some of which are negative. It
+can give those of averages: where the columns of P are equal within each of k groups of positions, the means of the
+groups span that subspace, and with E = F = these means the output is that of exact attention (for groups of one size).
+So U is turned until it is as near to such groups as possible (QR with column pivoting, after Damle, Minden and Ying
+2019), and each position goes to the nearest one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as functional
@@ -58,25 +58,19 @@ def _groups(vectors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def attention_grams(
-    exact: Checkpoint, sample: Iterable[Tensor], config: EncoderConfig, names: Sequence[str]
-) -> dict[str, Tensor]:
+def attention_grams(exact: Checkpoint, sample: Iterable[Tensor], config: EncoderConfig) -> Tensor:
     """Pᵀ P, summed over real queries, texts, and those heads and layers of `exact` that share an E.
 
-    P (N, N) are the attention weights of one head. Positions that no text has get zero.
-
-    Args:
-        sample: batches of ids (B, N); none is a UsageError.
-        config: of the Linformer.
-        names: of its E, one for the whole model or one per layer.
+    P (N, N) are the attention weights of one head, and `config` is that of the Linformer. Positions that no text has
+    get zero. A `sample` of no batches (B, N) is a UsageError.
 
     Returns:
-        (n, n) by the name of each E, n the smaller of both lengths; with `none` one per head, (H, n, n).
+        (E, n, n), one for each E, n the smaller of both lengths; with `none` one per head, (E, H, n, n).
     """
     model = build(exact)
     n = min(encoder_config(exact).max_positions, config.max_positions)
-    shape = (config.num_heads, n, n) if config.one_per_head else (n, n)
-    grams = {name: torch.zeros(shape) for name in names}
+    matrices = 1 if config.one_for_all_layers else config.num_layers
+    grams = torch.zeros(matrices, *([config.num_heads] if config.one_per_head else []), n, n)
 
     def add(gram: Tensor, attention: SelfAttention, x: Tensor, keep: Tensor | None) -> None:
         weights = attention_weights(attention, x, keep)
@@ -84,7 +78,7 @@ def attention_grams(
         gram[..., : x.size(1), : x.size(1)] += sums if config.one_per_head else sums.sum(0)
 
     for index, layer in enumerate(model.encoder.sentence_encoder.layers):
-        gram = grams[names[0 if config.one_for_all_layers else index]]
+        gram = grams[index % matrices]
         layer.self_attn.register_forward_pre_hook(lambda module, given, gram=gram: add(gram, module, *given[:2]))
     batches = list(sample)
     if not batches:
@@ -102,5 +96,4 @@ def attention_weights(attention: SelfAttention, x: Tensor, keep: Tensor | None) 
     scores: Tensor = q @ k.transpose(-1, -2) / math.sqrt(q.size(-1))
     if keep is None:
         return scores.softmax(-1)
-    scores = scores.masked_fill(~keep[:, None, None, :], -torch.inf)
-    return scores.softmax(-1) * keep[:, None, :, None]
+    return scores.masked_fill(~keep[:, None, None, :], -torch.inf).softmax(-1) * keep[:, None, :, None]

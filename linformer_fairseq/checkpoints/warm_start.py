@@ -54,14 +54,14 @@ def to_linformer(
     shape |= {"attention": "linformer", "projection_init": "normal" if init == "random" else "block-mean"}
     result = source.converted(note, model=source.model | shape)
     config = encoder_config(result)  # refuses what does not fit, before anything is computed
-    names = dict(projection_names(config))
-    grams = attention_grams(exact, sample, config, list(names)) if init == "svd" and sample is not None else {}
+    grams = attention_grams(exact, sample, config) if init == "svd" and sample is not None else None
     generator = torch.Generator().manual_seed(1)
-    for name, k in names.items():
-        result.state[name] = _from_gram(grams[name], k, config) if grams else _initial(config, k, init, generator)
+    for index, (name, k) in enumerate(projection_names(config)):
+        initial = _initial(config, k, init, generator) if grams is None else _from_gram(grams[index], k, config)
+        result.state[name] = initial
         if config.separate_e_and_f:
             twin = name.replace(".E.", ".F.")
-            result.state[twin] = _initial(config, k, init, generator) if init == "random" else result.state[name]
+            result.state[twin] = _initial(config, k, init, generator) if init == "random" else initial
     return completed(result)
 
 

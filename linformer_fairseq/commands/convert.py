@@ -34,10 +34,19 @@ METHODS = ("keep", "interpolate", "tile")
 
 def main(argv: list[str] | None = None) -> int:
     """Run one conversion; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    a = parser().parse_args(argv)
     # It asks everybody to install a package that only speech needs.
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
-    arguments.run(arguments)
+    made: Checkpoint | None = a.run(a)
+    if made is not None:
+        from linformer_fairseq.checkpoints.checkpoint import write
+
+        write(made, a.target, a.force)
+        print(f"{a.target}: written")
+        if a.target.suffix != ".safetensors":
+            print(f"To train it further: fairseq-train --finetune-from-model {a.target}")
+        if a.source.is_dir():
+            _write_tokenizer(a)
     return 0
 
 
@@ -47,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], None], text: str, target: str = "DST.pt"
+        name: str, run: Callable[[argparse.Namespace], Checkpoint | None], text: str, target: str = "DST.pt"
     ) -> Callable[..., argparse.Action]:
         added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         added.set_defaults(run=run)
@@ -100,14 +109,13 @@ def _inspect(a: argparse.Namespace) -> None:
     print(json.dumps(about, indent=1) if a.json else "\n".join(lines))
 
 
-def _from_official(a: argparse.Namespace) -> None:
+def _from_official(a: argparse.Namespace) -> Checkpoint:
     from linformer_fairseq.checkpoints.official import from_official
 
-    _write(a, from_official(_read(a)))
+    return from_official(_read(a))
 
 
-def _from_roberta(a: argparse.Namespace) -> None:
-    from linformer_fairseq.checkpoints.hf_vocabulary import tokenizer_files
+def _from_roberta(a: argparse.Namespace) -> Checkpoint:
     from linformer_fairseq.checkpoints.roberta import from_roberta
     from linformer_fairseq.checkpoints.sample import compare, sample_batches
     from linformer_fairseq.checkpoints.transfer import transfer
@@ -119,29 +127,27 @@ def _from_roberta(a: argparse.Namespace) -> None:
     exact = from_roberta(a.source)
     shape = (a.projected_length, a.max_positions, a.projection_sharing, a.projection)
     if a.init == "exact":
-        result = longer(exact, a.max_positions)
+        made = longer(exact, a.max_positions)
     else:
         batches = sample_batches(a.sample, exact, min(a.transfer, 64)) if needs_text else ()
-        result = to_linformer(exact, *shape, a.init, batches)
+        made = to_linformer(exact, *shape, a.init, batches)
         if a.transfer:
-            result, losses = transfer(exact, result, batches, a.transfer)
+            made, losses = transfer(exact, made, batches, a.transfer)
             print(f"attention transfer: relative error {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
     if a.sample:
-        models = {"the RoBERTa": exact, "converted": result}
+        models = {"the RoBERTa": exact, "converted": made}
         if a.init != "exact" and a.projection in ("linear", "conv"):
             models["with random E and F"] = to_linformer(exact, *shape, "random")
         print(compare(a.sample, models))
-    _write(a, result)
-    if a.source.is_dir():
-        _write_tokenizer(a, tokenizer_files)
+    return made
 
 
-def _extend(a: argparse.Namespace) -> None:
+def _extend(a: argparse.Namespace) -> Checkpoint:
     from linformer_fairseq.checkpoints.extend import extend
 
     if a.max_positions is None and a.projected_length is None:
         raise UsageError("nothing to do: give --max-positions, --projected-length or both")
-    _write(a, extend(_read(a), a.max_positions, a.projected_length, a.method))
+    return extend(_read(a), a.max_positions, a.projected_length, a.method)
 
 
 def _to_hf(a: argparse.Namespace) -> None:
@@ -155,17 +161,16 @@ def _to_hf(a: argparse.Namespace) -> None:
     print(f"{a.target}: AutoModel.from_pretrained({str(a.target)!r}, trust_remote_code=True)")
 
 
-def _from_hf(a: argparse.Namespace) -> None:
-    from linformer_fairseq.checkpoints.huggingface import from_hf, write_tokenizer
+def _from_hf(a: argparse.Namespace) -> Checkpoint:
+    from linformer_fairseq.checkpoints.huggingface import from_hf
 
-    _write(a, from_hf(a.source))
-    _write_tokenizer(a, write_tokenizer)
+    return from_hf(a.source)
 
 
-def _copy(a: argparse.Namespace) -> None:
+def _copy(a: argparse.Namespace) -> Checkpoint:
     if a.command == "to-safetensors" and a.target.suffix != ".safetensors":
         raise UsageError(f"{a.target}: its name must end with .safetensors, by which all commands recognize it")
-    _write(a, _read(a))
+    return _read(a)
 
 
 def _read(a: argparse.Namespace) -> Checkpoint:
@@ -174,16 +179,14 @@ def _read(a: argparse.Namespace) -> Checkpoint:
     return read(a.source)
 
 
-def _write(a: argparse.Namespace, checkpoint: Checkpoint) -> None:
-    from linformer_fairseq.checkpoints.checkpoint import write
-
-    write(checkpoint, a.target, a.force)
-    print(f"{a.target}: written")
-    if a.target.suffix != ".safetensors":
-        print(f"To train it further: fairseq-train --finetune-from-model {a.target}")
-
-
-def _write_tokenizer(a: argparse.Namespace, write: Callable[[Path, Path, bool], None]) -> None:
+def _write_tokenizer(a: argparse.Namespace) -> None:
     folder = a.target.with_suffix(".tokenizer")
-    write(a.source, folder, a.force)
+    if a.command == "from-hf":
+        from linformer_fairseq.checkpoints.huggingface import write_tokenizer
+
+        write_tokenizer(a.source, folder, a.force)
+    else:
+        from linformer_fairseq.checkpoints.hf_vocabulary import tokenizer_files
+
+        tokenizer_files(a.source, folder, a.force)
     print(f"{folder}: dict.txt and the tokenizer's files, for --data and `data_prep tokenizer --import`")

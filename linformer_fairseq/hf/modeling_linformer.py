@@ -79,10 +79,8 @@ class LinformerModel(LinformerPreTrainedModel):
         Hidden states are the input of the first layer and the output of every layer.
         """
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask has the shape {tuple(attention_mask.shape)} and input_ids {tuple(input_ids.shape)}; "
-                "a Linformer masks tokens, not pairs of them"
-            )
+            shapes = f"{tuple(attention_mask.shape)} and input_ids {tuple(input_ids.shape)}"
+            raise ValueError(f"attention_mask has the shape {shapes}; a Linformer masks tokens, not pairs of them")
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
         real = None if attention_mask is None else attention_mask.bool()
@@ -102,8 +100,7 @@ class LinformerLMHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(…, C) -> (…, vocabulary)"""
-        logits: Tensor = self.decoder(self.layer_norm(self.activation(self.dense(features))))
-        return logits
+        return self.decoder(self.layer_norm(self.activation(self.dense(features))))
 
 
 class LinformerForMaskedLM(LinformerPreTrainedModel):
@@ -153,8 +150,7 @@ class LinformerClassificationHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, N, C) -> (B, labels)"""
         x = self.activation(self.dense(self.dropout(features[:, 0])))
-        scores: Tensor = self.out_proj(self.dropout(x))
-        return scores
+        return self.out_proj(self.dropout(x))
 
 
 class LinformerForSequenceClassification(LinformerPreTrainedModel):
@@ -175,10 +171,10 @@ class LinformerForSequenceClassification(LinformerPreTrainedModel):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> SequenceClassifierOutput:
-        """Scores texts; arguments as `LinformerModel.forward`, and `labels`.
+        """Scores texts; arguments as `LinformerModel.forward`, and `labels` as `config.problem_type` says.
 
-        They are numbers (B,) for one output, classes (B,), or 0 and 1 for each of several labels (B, labels);
-        `config.problem_type` says which, or else their type and `num_labels` do.
+        They are numbers (B,), classes (B,), or 0 and 1 for each of several labels (B, labels); without a problem type,
+        their type and `num_labels` decide.
         """
         out = self.linformer(input_ids, attention_mask, output_hidden_states, return_dict=True)
         logits = self.classifier(out.last_hidden_state)

@@ -20,11 +20,6 @@ N, K, VOCABULARY = 32, 8, 40
 SHAPES = {"none": (2, K, N), "headwise": (K, N), "key-value": (K, N), "layerwise": (K, N)}
 
 
-def grams_for(exact: Checkpoint, sample: list[Tensor], linformer: Checkpoint) -> dict[str, Tensor]:
-    config = encoder_config(linformer)
-    return attention_grams(exact, sample, config, [name for name, _ in projection_names(config)])
-
-
 def text(count: int = 4, length: int = N, seed: int = 0) -> Tensor:
     return torch.randint(4, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(seed))
 
@@ -130,7 +125,7 @@ def scattered_groups(make_checkpoint: Any) -> Checkpoint:
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_svd_of_an_attention_of_rank_k_reproduces_the_output(sharing: str, make_checkpoint: Any) -> None:
     exact = scattered_groups(make_checkpoint)
-    gram = next(iter(grams_for(exact, [text()], to_linformer(exact, str(K))).values()))
+    gram = attention_grams(exact, [text()], encoder_config(to_linformer(exact, str(K))))[0]
     values = torch.linalg.eigvalsh(gram.double()).flip(0)
     assert values[K - 1] > 1e-3 * values[0] > 1e3 * abs(values[K]), "the attention of this test has rank K"
     unseen, expected = text(seed=9), logits(exact, text(seed=9))
@@ -144,17 +139,17 @@ def test_svd_of_an_attention_of_rank_k_reproduces_the_output(sharing: str, make_
 def test_grams_are_those_of_the_models_attention(make_checkpoint: Any, tokens: Tensor) -> None:
     """Probed with values that are one-hot: what the model's own attention returns is P itself."""
     exact = make_checkpoint(attention="exact", seed=8)
-    found = grams_for(exact, [tokens], to_linformer(exact, str(K), None, "none"))
+    found = attention_grams(exact, [tokens], encoder_config(to_linformer(exact, str(K), None, "none")))
     model, expected = build(exact), []
     for layer in model.encoder.sentence_encoder.layers:
         layer.self_attn.register_forward_pre_hook(lambda module, given: expected.append(probe(module, *given[:2])))
     model(tokens)
-    for gram, weights in zip(found.values(), expected, strict=True):
+    for gram, weights in zip(found, expected, strict=True):
         wanted = torch.zeros(2, N, N)
         wanted[:, :20, :20] = torch.einsum("bhqi,bhqj->hij", weights, weights)
         torch.testing.assert_close(gram, wanted, rtol=1e-4, atol=1e-5)
-    summed = grams_for(exact, [tokens], to_linformer(exact, str(K)))
-    torch.testing.assert_close(next(iter(summed.values())), sum(gram.sum(0) for gram in found.values()))
+    summed = attention_grams(exact, [tokens], encoder_config(to_linformer(exact, str(K))))
+    torch.testing.assert_close(summed[0], found.sum((0, 1)))
 
 
 def probe(attention: Any, x: Tensor, keep: Tensor) -> Tensor:
