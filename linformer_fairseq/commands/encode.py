@@ -21,7 +21,7 @@ from pathlib import Path
 
 from linformer_fairseq.commands.arguments import check_at_least_one, command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.inference import DTYPES, POOLINGS, VECTOR_DTYPES
+from linformer_fairseq.inference import DTYPES, KEEPS, POOLINGS, VECTOR_DTYPES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,10 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if counts["without_text"]:
         words.append(f"{counts['without_text']:,} without text (null)")
     if counts["longer"]:
-        read_of = {"chunks": "read in chunks", "head-tail": "their head and tail were read"}
         longest = encoder_config(checkpoint).max_positions
-        part = read_of.get(a.keep, "their head was read")
-        words.append(f"{counts['longer']:,} longer than the model's {longest:,} tokens ({part})")
+        words.append(f"{counts['longer']:,} longer than the model's {longest:,} tokens ({KEEPS[a.keep]})")
     print(f"{a.out}: {', '.join(words)}")
     return 0
 

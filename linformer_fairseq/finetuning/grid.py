@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from linformer_fairseq.finetuning.report import Row
 from linformer_fairseq.finetuning.train import RESULT, Result, Run, finetune, read_result
+from linformer_fairseq.inference import KEEPS
 from linformer_fairseq.io.records import WORK
 from linformer_fairseq.io.shards import Done, Shard, record_of, run_shards
 
@@ -32,11 +33,10 @@ def run_grid(runs: Sequence[Run], out: Path, processes: int = 1) -> dict[str, tu
 def finish_run(run: Run) -> Done:
     """Finish one run and print its scores."""
     result = finetune(run)
-    keep = run.labels.keep
-    read = "they were read in chunks" if keep == "chunks" else f"their {keep} was kept"
     for name, count in result["longer"].items():
         if count:
-            tqdm.write(f"{run.task} {name}: {count:,} rows are longer than the model reads; {read}")
+            read = KEEPS[run.labels.keep]
+            tqdm.write(f"{run.task} {name}: {count:,} rows are longer than the model reads ({read})")
     scores = _flat(result["scores"], named=True)
     tqdm.write(f"{run.out}: {', '.join(f'{name} {value:.2f}' for name, value in scores.items())}")
     return Done({}, [run.out / RESULT])

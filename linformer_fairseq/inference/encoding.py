@@ -203,7 +203,7 @@ class DocumentEncoder:
         return coming.result()
 
     def _prepare(self, window: int) -> Prepared:
-        rows = pq.read_table(window_file(self._folder, window))
+        rows = pq.ParquetFile(window_file(self._folder, window)).read()
         texts = texts_of(rows, self._job.documents.text)
         some = [row for row in texts if row is not None]
         sequences = encode(some, self._tokenizer, self._longest, self._job.keep)

@@ -43,7 +43,7 @@ def test_from_tables_to_predictions(
     assert result["scores"]["test"]["pearson" if score else "accuracy"] > 85
     assert sum(result["rows"].values()) == 570 and 30 < result["rows"]["dev"] < 80 and result["rows"]["test"] == 50
     printed = capsys.readouterr().out
-    assert f"train: {result['longer']['train']:,} rows are longer than the model reads; their head was kept" in printed
+    assert f"train: {result['longer']['train']:,} rows are longer than the model reads (their head was read)" in printed
     assert "| a | 4" in printed and (tmp_path / "tuned/results.png").exists()
     table(train, 521, 3, score)  # the same file with other rows
     assert finetune(words) == 1

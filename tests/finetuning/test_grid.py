@@ -55,7 +55,7 @@ def test_each_run_is_done_once_unless_its_folder_is_deleted(
     for _ in range(2):
         assert run_grid(runs, tmp_path)["RTE"][0].scores == {"accuracy": [1, 2]}
     assert done == [1, 2]
-    assert "RTE train: 2 rows are longer than the model reads; their head was kept" in capsys.readouterr().out
+    assert "RTE train: 2 rows are longer than the model reads (their head was read)" in capsys.readouterr().out
     (runs[1].out / RESULT).unlink()
     run_grid([*runs, a_run("RTE", 1, 3, tmp_path)], tmp_path)
     assert done == [1, 2, 2, 3]
