@@ -11,8 +11,8 @@ from torch import Tensor
 from linformer_fairseq.checkpoints.checkpoint import EMBEDDING, POSITIONS, Checkpoint, build, encoder_config
 from linformer_fairseq.checkpoints.warm_start import attention_grams, attentions, projection_names, to_linformer
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.layers.config import SHARINGS
 from linformer_fairseq.layers.attention import block_mean_matrix
+from linformer_fairseq.layers.config import SHARINGS
 
 N, K, VOCABULARY = 32, 8, 40
 SHAPES = {"none": (2, K, N), "headwise": (K, N), "key-value": (K, N), "layerwise": (K, N)}
