@@ -39,7 +39,7 @@ class LinformerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (LinearProjection, ConvProjection)):
             cfg, shape = self.config.encoder(), module.weight.shape
             k = shape[-2] if isinstance(module, LinearProjection) else cfg.max_positions // shape[-1]
-            fresh = type(module)(cfg, k, per_head=len(shape) == 3)
+            fresh = type(module)(cfg, k)
             initialization.copy_(module.weight, fresh.weight)
             initialization.copy_(module.lr_scale, fresh.lr_scale)
         else:

@@ -78,9 +78,6 @@ class LinformerSelfAttention(SelfAttention):
     `none`, where every head has its own E, the second order is cheaper. Both give the same result, because the bias is
     added last.
 
-    Args:
-        cfg: the encoder's configuration.
-        k: projected length of this layer.
     """
 
     def __init__(self, cfg: EncoderConfig, k: int) -> None:
@@ -177,7 +174,6 @@ class LearnedProjection(nn.Module):
 
     Args:
         matrix: initial effective values, of any shape.
-        cfg: the encoder's configuration.
     """
 
     weight: Tensor
@@ -207,15 +203,15 @@ class LearnedProjection(nn.Module):
 
 
 class LinearProjection(LearnedProjection):
-    """A learned (k, n) matrix for all heads, or with `per_head` one for each of H heads.
+    """A learned (k, n) matrix for all heads, or with sharing `none` one for each of H heads.
 
     `block-mean` starts at averages of n/k neighbours plus noise of a hundredth of their norm, which sets E and F
     apart; `normal` is the paper's N(0, 1/k) (section 4, from the Johnson-Lindenstrauss bound of theorem 2).
     """
 
-    def __init__(self, cfg: EncoderConfig, k: int, per_head: bool) -> None:
+    def __init__(self, cfg: EncoderConfig, k: int) -> None:
         n = cfg.max_positions
-        shape = (cfg.num_heads, k, n) if per_head else (k, n)
+        shape = (cfg.num_heads, k, n) if cfg.one_per_head else (k, n)
         if cfg.projection_init == "normal":
             matrix = torch.randn(shape) / math.sqrt(k)
         else:
@@ -238,13 +234,13 @@ class LinearProjection(LearnedProjection):
 class ConvProjection(LearnedProjection):
     """A depthwise convolution with kernel = stride = n/k: each channel has its own S taps, starting at 1/S.
 
-    The weight is (C, S), or (H, D, S) with `per_head`, when it acts on keys and values of H heads of D channels.
+    The weight is (C, S), or (H, D, S) with sharing `none`, when it acts on keys and values of H heads of D channels.
     """
 
-    def __init__(self, cfg: EncoderConfig, k: int, per_head: bool) -> None:
+    def __init__(self, cfg: EncoderConfig, k: int) -> None:
         self.n = cfg.max_positions
         stride = self.n // k
-        shape = (cfg.num_heads, cfg.head_dim, stride) if per_head else (cfg.embed_dim, stride)
+        shape = (cfg.num_heads, cfg.head_dim, stride) if cfg.one_per_head else (cfg.embed_dim, stride)
         if cfg.projection_init == "normal":
             matrix = torch.randn(shape) / math.sqrt(stride)
         else:
@@ -282,10 +278,8 @@ Projection = LinearProjection | ConvProjection | PoolProjection
 def build_projection(cfg: EncoderConfig, k: int) -> Projection:
     """One E (or F) of the configured kind for projected length k."""
     if cfg.projection == "linear":
-        return LinearProjection(cfg, k, per_head=cfg.one_per_head)
-    if cfg.projection == "conv":
-        return ConvProjection(cfg, k, per_head=cfg.one_per_head)
-    return PoolProjection(cfg, k)
+        return LinearProjection(cfg, k)
+    return ConvProjection(cfg, k) if cfg.projection == "conv" else PoolProjection(cfg, k)
 
 
 def slot_mask(cfg: EncoderConfig, k: int, keep: Tensor | None) -> Tensor | None:

@@ -59,12 +59,7 @@ def _true_first(mask: Tensor) -> Tensor:
 
 
 class LinformerRobertaEncoder(FairseqEncoder):
-    """Linformer encoder and masked-LM head.
-
-    Args:
-        cfg: complete settings (`complete` has filled them in).
-        dictionary: the task's symbols, `<mask>` included.
-    """
+    """Linformer encoder and masked-LM head. `cfg` has been completed by `complete`."""
 
     def __init__(self, cfg: Namespace | DictConfig, dictionary: Dictionary) -> None:
         super().__init__(dictionary)
@@ -118,7 +113,6 @@ class LinformerRobertaEncoder(FairseqEncoder):
         return x, extra
 
     def max_positions(self) -> int:
-        """Longest input in tokens."""
         return self.cfg.max_positions
 
 

@@ -89,11 +89,7 @@ class FusedAdamW(FairseqOptimizer):
 
 
 def _betas(given: Any) -> tuple[float, float]:
-    """The two numbers, from a string on the command line or a list in a configuration.
-
-    Raises:
-        UsageError: they are something else.
-    """
+    """Two numbers, from a string on the command line or a list in a configuration, or a UsageError."""
     try:
         first, second = ast.literal_eval(given) if isinstance(given, str) else given
         return float(first), float(second)

@@ -188,11 +188,7 @@ class EpochBatches:
 
 
 class BlockIterator(EpochBatchIterator):
-    """fairseq's iterator over epochs, with its state in checkpoints, for batches that are computed.
-
-    Args:
-        options: those of fairseq's EpochBatchIterator.
-    """
+    """fairseq's iterator over epochs, with its options and its state in checkpoints, for batches that are computed."""
 
     dataset: BlockDataset
 

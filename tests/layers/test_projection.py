@@ -102,8 +102,8 @@ def test_one_matrix_per_head_acts_on_its_head() -> None:
 
 @pytest.mark.parametrize("saved_scale, scale", [(0.1, 0.1), (0.1, 1.0), (1.0, 0.3)])
 def test_another_lr_scale_keeps_the_matrix(saved_scale: float, scale: float) -> None:
-    old = LinearProjection(config(projection_lr_scale=saved_scale), 16, per_head=False)
-    new = LinearProjection(config(projection_lr_scale=scale), 16, per_head=False)
+    old = LinearProjection(config(projection_lr_scale=saved_scale), 16)
+    new = LinearProjection(config(projection_lr_scale=scale), 16)
     new.load_state_dict(old.state_dict())
     torch.testing.assert_close(new.matrix(), old.matrix())
     if saved_scale == scale:
@@ -112,7 +112,7 @@ def test_another_lr_scale_keeps_the_matrix(saved_scale: float, scale: float) -> 
 
 def test_a_bare_matrix_loads_as_it_is() -> None:
     matrix = torch.randn(16, 64)
-    projection = LinearProjection(config(), 16, per_head=False)
+    projection = LinearProjection(config(), 16)
     projection.load_state_dict({"weight": matrix})
     torch.testing.assert_close(projection.matrix(), matrix)
 
@@ -121,7 +121,7 @@ def test_lr_scale_slows_adam_down_by_that_factor() -> None:
     moved = {}
     for scale in (1.0, 0.1):
         torch.manual_seed(0)
-        projection = LinearProjection(config(projection_lr_scale=scale), 16, per_head=False)
+        projection = LinearProjection(config(projection_lr_scale=scale), 16)
         before = projection.matrix().detach()
         optimizer = torch.optim.Adam(projection.parameters(), lr=1e-3, eps=1e-12)
         projection(torch.randn(2, 64, 16)).square().sum().backward()
@@ -131,5 +131,5 @@ def test_lr_scale_slows_adam_down_by_that_factor() -> None:
 
 
 def test_frozen_projection_has_no_gradient() -> None:
-    projection = LinearProjection(config(freeze_projection=True), 16, per_head=False)
+    projection = LinearProjection(config(freeze_projection=True), 16)
     assert not projection.weight.requires_grad

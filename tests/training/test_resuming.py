@@ -196,5 +196,7 @@ def test_another_criterion_or_optimizer_is_refused_in_one_sentence(
     """Once, though both ranks end."""
     log = finish(train_command(run, *flag, "--max-update", 10, "--distributed-world-size", 2), status=1)
     (error,) = (line for line in log.splitlines() if line.startswith("error: "))
-    assert error.startswith(f"error: {run / 'checkpoint_last.pt'} was saved with {names}: choose the earlier {flag[0]} ")
+    assert error.startswith(
+        f"error: {run / 'checkpoint_last.pt'} was saved with {names}: choose the earlier {flag[0]} "
+    )
     assert "--reset-optimizer" in error and "Traceback" not in log
