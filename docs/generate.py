@@ -8,6 +8,7 @@ images/*.svg            the help of `linformer` as a picture of a terminal
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def flags_page() -> str:
 
 def settings_page() -> str:
     """The sections of a configuration of data preparation."""
-    from data_prep.config import PipelineConfig
+    from data_prep.pipeline import PipelineConfig
 
     parts = [
         "# Settings of data preparation\n",
@@ -116,13 +117,28 @@ def _settings(config: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
         default = field.default
         if field.default_factory is not MISSING:
             default = field.default_factory()
-        text = " ".join(str(field.metadata.get("help", "")).split()).replace("|", "\\|")
+        text = field.metadata.get("help") or _comment(config, field.name)
+        text = " ".join(str(text).split()).replace("|", "\\|")
         if is_dataclass(default) and not isinstance(default, type):
             yield from _settings(type(default), f"{prefix}{field.name}.")
         elif not str(field.name).startswith("_"):
             missing = default is MISSING or str(default) == "???" or str(default).startswith("${")
             shown = "" if missing or default is None else f"`{getattr(default, 'value', default)}`"
             yield f"{prefix}{field.name}", shown, text
+
+
+def _comment(config: type, name: str) -> str:
+    """What stands behind a field as a comment, or on the lines before it."""
+    above: list[str] = []
+    for line in inspect.getsource(config).splitlines():
+        text = line.strip()
+        if text.startswith("#"):
+            above.append(text.lstrip("# "))
+        elif text.startswith(f"{name}:"):
+            return text.partition("  # ")[2] or " ".join(above)
+        else:
+            above = []
+    return ""
 
 
 def picture(command: str) -> str:

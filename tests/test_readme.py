@@ -173,9 +173,9 @@ def check_linformer(arguments: list[str]) -> None:
     name = arguments[0]
     assert name in COMMANDS_OF_LINFORMER, f"linformer has no {name}"
     ours, _, for_fairseq = " ".join(map(shlex.quote, arguments)).partition(" -- ")
-    check_flags(("-m", "linformer_fairseq.cli", name), shlex.split(ours)[1:])
+    check_flags(("-m", "linformer_fairseq", name), shlex.split(ours)[1:])
     if name == "train" and "--list" not in arguments:
-        words = [sys.executable, "-m", "linformer_fairseq.cli", *shlex.split(ours), "--dry-run", "--"]
+        words = [sys.executable, "-m", "linformer_fairseq", *shlex.split(ours), "--dry-run", "--"]
         ran = subprocess.run([*words, *shlex.split(for_fairseq)], cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert ran.returncode == 0, ran.stderr
         train = next(words for words in shell_commands(ran.stdout) if words[0].endswith("fairseq-train"))
