@@ -1,6 +1,5 @@
 """What fairseq gets from this project: repairs, models, tasks, criterions, optimizers, and the hooks into training."""
 
-import logging
 from functools import cache
 
 
@@ -11,9 +10,6 @@ def register() -> None:
     It runs when fairseq loads the user-dir (`models/user_dir.py`). Commands that train call it too, because fairseq
     skips a user-dir whose package has been imported.
     """
-    # Before fairseq is imported: it asks for a package that only speech needs.
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
-
     from linformer_fairseq import compat
 
     compat.apply()

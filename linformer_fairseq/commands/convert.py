@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,8 +34,6 @@ METHODS = ("keep", "interpolate", "tile")
 def main(argv: list[str] | None = None) -> int:
     """Run one conversion; returns the exit status."""
     a = parser().parse_args(argv)
-    # It asks everybody to install a package that only speech needs.
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     made: Checkpoint | None = a.run(a)
     if made is not None:
         from linformer_fairseq.checkpoints.checkpoint import write

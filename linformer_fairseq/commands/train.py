@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from linformer_fairseq.paths import RECIPES
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns fairseq's exit status."""
+    """The command line; the process becomes fairseq-train."""
     end = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         prog="linformer train",
@@ -44,4 +44,7 @@ def main(argv: Sequence[str]) -> int:
             raise UsageError(f"DATA {folder} is not a folder: give one written by `linformer prepare binarize`")
     command = [*fairseq_train_argv(recipe, a.data, a.save_dir), *argv[end + 1 :]]
     print(shlex.join(command), flush=True)
-    return 0 if a.dry_run else subprocess.call(program(command))
+    if a.dry_run:
+        return 0
+    command = program(command)
+    os.execv(command[0], command)  # fairseq-train takes the place of this process, and gets the signals meant for it
