@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.tasks import StreamingMaskedLMConfig, StreamingMaskedLMTask
-from linformer_fairseq.training.signals import REQUEUE
 from linformer_fairseq.training.recipe import fairseq_train_argv
+from linformer_fairseq.training.signals import REQUEUE
 
 TASK = ("--user-dir", USER_DIR, "--task", "streaming_masked_lm", "--criterion", "masked_lm", "--cpu")
 TINY = [
