@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from linformer_fairseq.checkpoints.checkpoint import DEFAULT_HEAD, Checkpoint, build, read, write
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
+from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.cli import main
 from linformer_fairseq.inference.encoding import DocumentEncoder
 from linformer_fairseq.inference.predict import Labels, Predictor

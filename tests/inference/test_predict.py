@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from linformer_fairseq.checkpoints.checkpoint import DEFAULT_HEAD, Checkpoint, build, read, write
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
+from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Compute
 from linformer_fairseq.inference.predict import Labels, Predictor, labels_of
