@@ -58,11 +58,11 @@ def plot_curve(metrics: Sequence[Mapping[str, Any]], path: Path, title: str) -> 
     """Draw perplexity over updates, training and validation, to a PNG.
 
     Args:
-        metrics: figures as `progress.read_metrics` returns them.
+        metrics: lines as `training.metrics.read_metrics` returns them.
         title: what was trained on what.
     """
     lines: dict[str, list[tuple[float, float]]] = {}
     for figures in metrics:
-        lines.setdefault(figures["split"], []).append((figures["num_updates"], figures["ppl"]))
+        lines.setdefault(figures["split"], []).append((figures["update"], figures["perplexity"]))
     panel = Panel("updates", lines, title)
     plot_lines(path, "perplexity of masked tokens", [panel], lambda split: "o--" if split == "valid" else "-")

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from linformer_fairseq.plugin import register
 from linformer_fairseq.training import hooks
 
 
 def test_each_function_of_fairseq_is_replaced_once() -> None:
+    register()
     replaced = [(owner, name) for owner, name, _ in hooks._replacements]
     assert len(replaced) == len(set(replaced)) > 10
     for owner, name in replaced:
