@@ -72,6 +72,7 @@ def test_fp16_is_refused_before_data_is_looked_for(hydra_train: HydraTrain) -> N
     assert refused.stdout.strip().splitlines()[-1].startswith("error: --fp16")
 
 
+@pytest.mark.slow
 def test_two_processes_are_the_same_training(
     hydra_train: HydraTrain, train: Callable[..., Any], tmp_path: Path
 ) -> None:

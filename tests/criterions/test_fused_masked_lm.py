@@ -134,6 +134,7 @@ def curve(folder: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(folder) if line["split"] == "train"]
 
 
+@pytest.mark.slow
 def test_twenty_updates_and_resuming_with_the_other(run_fairseq: Any, tiny_data: Path, tmp_path: Path) -> None:
     plain, ours = ("masked_lm", "adam"), ("fused_masked_lm", "fused_adamw")
     train(run_fairseq, tiny_data, tmp_path / "plain", *plain, "--max-update", 20)

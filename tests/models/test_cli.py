@@ -58,6 +58,7 @@ def test_validate_resume_and_fill_a_mask(
         hub.extract_features(torch.full((65,), words.nspecial))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

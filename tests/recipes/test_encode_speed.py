@@ -11,6 +11,7 @@ from recipes.measure import encode_speed
 from recipes.measure.encode_speed import documents
 
 
+@pytest.mark.slow
 def test_all_ways_are_measured_and_reported(tmp_path: Path) -> None:
     words = ["--quick", "--documents", "6", "--n", "64", "--k", "16", "--batch-tokens", "300", "--threads", "1"]
     assert encode_speed.MEASUREMENT.main([*words, "--device", "cpu", "--out", str(tmp_path)]) == 0

@@ -35,6 +35,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return out, results_of(out, "--contestants", "ours", "exact", "fairseq")
 
 
+@pytest.mark.slow
 def test_every_cell_has_its_figures(measured: tuple[Path, dict[str, Any]]) -> None:
     out, results = measured
     cells = results["cells"]

@@ -88,6 +88,7 @@ def test_two_processes_end_where_they_would_have_ended(run_fairseq, parse_losses
     same_end(tmp_path / "straight", tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_it_learns_what_masked_lm_learns_and_all_of_valid_is_scored(run_fairseq, parse_losses, tiny_data, tmp_path):
     flags = [*TINY[:-1], "--max-update", 60, "--batch-size", 16, "--local-conv", 9, "--lr", "1e-2", "--max-epoch", 8]
     runs = {}

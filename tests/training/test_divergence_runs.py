@@ -68,6 +68,7 @@ def parameters_are_finite(checkpoint: Path) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in model.values())
 
 
+@pytest.mark.slow
 def test_nan_in_one_batch_of_one_rank(
     finish_poisoned: Callable[..., str], train_command: Callable[..., list[str]], tmp_path: Path
 ) -> None:

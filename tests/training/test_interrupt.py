@@ -128,6 +128,7 @@ def test_torchrun_passes_it_on(
     same_end(tmp_path / "run", whole[2])
 
 
+@pytest.mark.slow
 def test_twice_stops_at_once(start: Any, train_command: Any, tmp_path: Path) -> None:
     """Even where no update ends any more, because a rank hangs."""
     process = start(train_command(tmp_path / "run", "--max-update", 100000, "--distributed-world-size", 2))
