@@ -52,8 +52,7 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
         "tokenizer": {name: fingerprint(tokenizer / name) for name in encoder.files},
     }
     record = out / "binarize.json"
-    finished = begun(record, settings)
-    if finished is not None:
+    if finished := begun(record, settings):
         return finished
 
     # Each file is encoded for itself; then the encoded files of a split are joined.

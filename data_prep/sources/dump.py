@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.dump_bytes import Chunk, chunks
 
 PAGE_BYTES = 16 << 20  # MediaWiki's own limit is 2 MiB of wikitext, up to six times as much when escaped

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.corpus import Document, tidy
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.files import TARS, stem
 from data_prep.sources.lines import line_files, line_pieces
 

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.corpus import Document, tidy
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.files import LARGEST_DOCUMENT, printable, size_of, stem
 from data_prep.sources.jsonl import checked
 

@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterator
 
 from data_prep.corpus import Document
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece, dump
+from data_prep.sources import Piece, ReadErrors, dump
 from data_prep.sources.dump_bytes import pieces
 from data_prep.sources.wikitext import dropped_namespaces, prose
 

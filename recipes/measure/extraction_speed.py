@@ -15,8 +15,7 @@ from pathlib import Path
 
 import mwparserfromhell
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import dump, wikipedia
+from data_prep.sources import ReadErrors, dump, wikipedia
 from data_prep.sources.wikitext import dropped_namespaces, prose
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
