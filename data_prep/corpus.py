@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,13 +53,7 @@ def tidy(lines: Iterable[str]) -> str:
 
 def join_wrapped(lines: Iterable[str]) -> Iterator[str]:
     """Join hard-wrapped lines: a paragraph ends at an empty line."""
-    paragraph: list[str] = []
-    for line in chain(lines, [""]):
-        if line.strip():
-            paragraph.append(line)
-        elif paragraph:
-            yield " ".join(paragraph)
-            paragraph = []
+    return (" ".join(group) for has_text, group in groupby(lines, lambda line: bool(line.strip())) if has_text)
 
 
 def write_file(documents: Iterable[Document], path: Path) -> Counts:

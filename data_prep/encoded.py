@@ -35,15 +35,10 @@ _DTYPE_CODES: dict[type, int] = {np.uint16: 8, np.uint32: 9}
 
 @dataclass(frozen=True)
 class EncodedDocuments:
-    """The documents of one file of a corpus as arrays.
+    """The documents of one file of a corpus as arrays."""
 
-    Attributes:
-        tokens: (T,), in the type that fairseq chooses for the vocabulary.
-        sizes: of the items, (I,), int32; an item of one token ends a document.
-    """
-
-    tokens: Ids
-    sizes: npt.NDArray[np.int32]
+    tokens: Ids  # (T,), in the type that fairseq chooses for the vocabulary
+    sizes: npt.NDArray[np.int32]  # of the items, (I,); an item of one token ends a document
 
     def write(self, prefix: Path) -> None:
         """Write `prefix.tokens` and `prefix.sizes`."""

@@ -30,27 +30,19 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Encoder(ABC):
-    """Text to fairseq's ids and back.
+    """Text to fairseq's ids and back."""
 
-    Attributes:
-        files: names of the tokenizer's files, to be copied beside the data.
-        names: of the symbols of fairseq's dictionary, `<mask>` included, in the order of their ids.
-        symbols: their number.
-        starts_word: for each id, whether it begins a word in the sense of `--mask-whole-words`; (symbols,).
-    """
-
-    files: tuple[str, ...]
-    names: Sequence[str]
-    symbols: int
-    starts_word: Mask
+    files: tuple[str, ...]  # names of the tokenizer's files, to be copied beside the data
+    names: Sequence[str]  # of the symbols of fairseq's dictionary, `<mask>` included, in the order of their ids
+    symbols: int  # their number
+    starts_word: Mask  # (symbols,): whether an id begins a word in the sense of `--mask-whole-words`
 
     def _set_symbols(
         self, model: Path, tokens: Mapping[int, str], produced: Sequence[str], begins: Callable[[str], bool]
     ) -> None:
-        """Map the ids of a model to fairseq's, by the dict.txt beside it.
+        """Map the ids of a model to fairseq's, by the dict.txt beside it, where the ids have the names in `tokens`.
 
-        `tokens` are the model's ids and their names in dict.txt; `produced`, the names that encoding can produce;
-        `begins` tells whether a token begins a word.
+        `produced` are the names that encoding can produce; `begins` tells whether a token begins a word.
         """
         path = model.with_name(DICTIONARY)
         self.names = read_dictionary(path)
@@ -178,11 +170,7 @@ def load_model(path: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def pieces(processor: sentencepiece.SentencePieceProcessor, path: Path) -> list[str]:
-    """The pieces that encoding with the model in `path` can produce, in its order.
-
-    Raises:
-        UsageError: fairseq would read a piece as something else.
-    """
+    """The pieces that encoding with a model can produce, in its order; UsageError if fairseq would misread one."""
     ids = [i for i in range(len(processor)) if not (processor.is_control(i) or processor.is_unknown(i))]
     for i in ids:
         piece = processor.id_to_piece(i)

@@ -74,18 +74,14 @@ def filter_corpus(
     prepare()
     shards = [Shard(path.stem, (path, out / path.name), path.stat().st_size) for path in paths]
     done = run_shards(out, shards, function, workers, stage, unit="B")
-    result = _total([shard["result"] for shard in done.values()])
+    results = [shard["result"] for shard in done.values()]
+    result: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
+    for key in ("dropped", "removed_lines"):
+        result[key] = dict(sum((Counter(result[key]) for result in results), Counter()))
+    examples: dict[str, list[str]] = {}
+    for reason, named in (item for result in results for item in result["examples"].items()):
+        examples.setdefault(reason, []).extend(named)
+    result["examples"] = {reason: named[: 4 * EXAMPLES] for reason, named in examples.items()}
     if not result["documents"]:
         raise UsageError(f"{stage}: drops all documents ({result['dropped']}); loosen its rules")
     return finish(record, settings, result, done.values())
-
-
-def _total(results: list[dict[str, Any]]) -> dict[str, Any]:
-    total: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
-    for key in ("dropped", "removed_lines"):
-        total[key] = dict(sum((Counter(result[key]) for result in results), Counter()))
-    examples: dict[str, list[str]] = {}
-    for result in results:
-        for reason, named in result["examples"].items():
-            examples.setdefault(reason, []).extend(named)
-    return {**total, "examples": {reason: named[: 4 * EXAMPLES] for reason, named in examples.items()}}

@@ -26,7 +26,8 @@ def benchmark_examples(folder: Path) -> Iterator[str]:
     that cannot be read.
     """
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in KINDS and path.is_file()]
-    held_out = [path for path in paths if _is_held_out(path.relative_to(folder))]
+    parts = {path: set(re.split(r"[-_./]", str(path.relative_to(folder)).lower())) for path in paths}
+    held_out = [path for path in paths if parts[path] & _HELD_OUT and "train" not in parts[path]]
     if not held_out:
         raise UsageError(
             f"{folder}: no dev or test files here ({', '.join(KINDS)}); unpack the benchmark into this folder, "
@@ -40,11 +41,6 @@ def benchmark_examples(folder: Path) -> Iterator[str]:
                 row += 1
         except (ValueError, RecursionError, csv.Error, pa.ArrowException, OSError) as error:
             raise UsageError(f"{path}:{row}: cannot be read ({error}); repair or remove the file") from error
-
-
-def _is_held_out(path: Path) -> bool:
-    words = set(re.split(r"[-_./]", str(path).lower()))
-    return bool(words & _HELD_OUT) and "train" not in words
 
 
 def _records(path: Path) -> Iterator[object]:
