@@ -104,11 +104,11 @@ def test_twenty_kills_at_random_moments_change_nothing(config: Path, undisturbed
         runs += 1
         out = tmp_path / str(runs)
         records: dict[Path, int] = {}
-        finished = False
+        finished, patience = False, 1.0
         while not finished:
-            # Short enough that a run is killed several times, long enough that it comes to its end.
-            finished = not killed_within(chance.uniform(0.5, 6), command(config, out, 2))
-            kills += not finished
+            # Short enough that a run is killed several times; ever longer, so that it ends on a busy machine, too.
+            finished = not killed_within(chance.uniform(0.5, 6) * patience, command(config, out, 2))
+            kills, patience = kills + (not finished), patience * 1.1
             # What was finished before a kill is not done again after it.
             assert all(path.stat().st_mtime_ns == stamp for path, stamp in records.items())
             records = {path: path.stat().st_mtime_ns for path in out.glob("*/.work/*.json")}
