@@ -83,6 +83,7 @@ def test_a_second_run_does_nothing(config: Path, undisturbed: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")}
     done = subprocess.run(command(config, undisturbed, 1), cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.count("already finished") == 7
+    assert f"linformer train RECIPE {undisturbed}/data/shard00:{undisturbed}/data/shard01 --save-dir RUN" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")} == before
     assert (undisturbed / "report.md").read_bytes() == report
 
