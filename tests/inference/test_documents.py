@@ -132,5 +132,5 @@ def test_a_broken_row_is_found_before_anything_is_computed(tmp_path: Path) -> No
 def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, "parquet")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UsageError, match="docs.parquet: not a Parquet file .*; name another --input"):
+    with pytest.raises(UsageError, match="docs.parquet: not a Parquet file, .*; make it again, or name another file"):
         Documents((path,), ("text",)).schema()
