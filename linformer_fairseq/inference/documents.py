@@ -45,9 +45,10 @@ class Documents:
                 check_columns(path, schema.names, columns)
                 types = {name: schema.field(name).type for name in columns}
             for name in self.text:
-                if getattr(types[name], "value_type", types[name]) not in TEXT:  # a dictionary has types of its own
+                kind = types[name]
+                if (kind.value_type if pa.types.is_dictionary(kind) else kind) not in TEXT:
                     remedy = "--text-column must name a column of strings"
-                    raise UsageError(f"{path}: column {name} has the type {types[name]}, not text; {remedy}")
+                    raise UsageError(f"{path}: column {name} has the type {kind}, not text; {remedy}")
             kept = [types[name] for name in self.keep]
             first = first or kept
             if kept != first:

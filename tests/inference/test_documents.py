@@ -89,6 +89,7 @@ def test_rows_without_text_have_none() -> None:
     [
         ({"body": ["a"]}, "no column text; it has body"),
         ({"text": [1]}, "column text has the type int64, not text; --text-column must name a column of strings"),
+        ({"text": [["a"]]}, "has the type list<.*>, not text"),
         ({"text": []}, "has the type null, not text"),
         ({"text": pa.array([], pa.string())}, "no rows; there is nothing to encode"),
     ],
