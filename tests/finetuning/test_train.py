@@ -32,6 +32,7 @@ def table(name: str, rows: int, seed: int) -> Table:
     return found
 
 
+@pytest.mark.slow
 def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
