@@ -11,16 +11,16 @@ import ctypes
 import gc
 import math
 import platform
+from argparse import Namespace
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.benchmark import timer
 
-from linformer_fairseq.measuring.layers import CONTESTANTS, Sizes
+from linformer_fairseq.measuring.layers import CONTESTANTS, Entry
 from linformer_fairseq.measuring.study import forget_peak, status
 from linformer_fairseq.training.memory import keep_freed_memory
 
@@ -31,31 +31,6 @@ AS_USUAL = {-4: 65536, -3: 2**25, -1: 2**26}
 GIVE_BACK = {-4: 65536, -3: 2**16, -1: 0}
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One contestant at one size, with tokens/n inputs of n tokens in a step."""
-
-    contestant: str
-    sizes: Sizes
-    tokens: int
-
-    @property
-    def kind(self) -> str:
-        return CONTESTANTS[self.contestant].kind
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What the entries of a cell have in common; mode train is forward and backward with dropout, or it is forward."""
-
-    mode: str
-    dtype: str
-    device: str
-    threads: int
-    rounds: int
-    budget: float
-
-
 class Runner:
     """One entry, ready to take steps.
 
@@ -63,11 +38,11 @@ class Runner:
         pair: values of input and of the gradient of the output, at least as many as are needed.
     """
 
-    def __init__(self, entry: Entry, how: Conditions, pair: tuple[Tensor, Tensor]) -> None:
-        s, batch = entry.sizes, entry.tokens // entry.sizes.n
-        self.entry, self.how, self.train = entry, how, how.mode == "train"
-        self.layer = CONTESTANTS[entry.contestant].build(s).to(how.device).train(self.train)
-        shape = (s.n, batch, s.embed_dim) if entry.kind == "fairseq" else (batch, s.n, s.embed_dim)
+    def __init__(self, entry: Entry, device: str, pair: tuple[Tensor, Tensor]) -> None:
+        self.entry, self.device, self.train = entry, device, entry.mode == "train"
+        self.layer = CONTESTANTS[entry.contestant][1](entry).to(device).train(self.train)
+        n, batch = entry.n, entry.tokens // entry.n
+        shape = (*((n, batch) if entry.contestant == "fairseq" else (batch, n)), entry.embed_dim)
         self.x, self.grad = (values[: math.prod(shape)].view(shape).detach() for values in pair)
         self.x.requires_grad_(self.train)
         self.steps, self.spent = 1, 0.0
@@ -78,12 +53,12 @@ class Runner:
 
     def small_step(self) -> None:
         """A step with one input of k tokens: everything is loaded then, and the parameters have gradients."""
-        one, few = slice(1), slice(self.entry.sizes.k)
-        part = (few, one) if self.entry.kind == "fairseq" else (one, few)
+        one, few = slice(1), slice(self.entry.k)
+        part = (few, one) if self.entry.contestant == "fairseq" else (one, few)
         self._step(self.x.detach()[part].clone().requires_grad_(self.train), self.grad[part])
 
     def _step(self, x: Tensor, grad: Tensor) -> None:
-        autocast = torch.autocast(self.how.device, torch.bfloat16) if self.how.dtype == "bf16" else nullcontext()
+        autocast = torch.autocast(self.device, torch.bfloat16) if self.entry.dtype == "bf16" else nullcontext()
         with torch.set_grad_enabled(self.train), autocast:
             out = self.layer(x)
         if self.train:
@@ -100,73 +75,77 @@ class Runner:
         self.spent += took
         return took / steps
 
-    def warm_up(self) -> float | None:
-        """The first step; its seconds if another one would be too expensive, so that it has to count as a round."""
+    def warm_up(self) -> float:
+        """Seconds of the first step."""
         self.set_malloc()
         self.small_step()
         first = self.seconds(1)
         # The first step still sets kernels up; where it is short, the second one says how long a step takes.
         self.steps = math.ceil(ROUND_SECONDS / (first if first > 1 else self.seconds(1)))
         self.spent = first
-        return first if first > self.how.budget / 2 else None
+        return first
 
     def round(self) -> float:
         """Mean seconds of the steps of a round."""
         gc.collect()
         self.set_malloc()
-        if self.entry.kind == "ours" and self.how.device == "cpu":
+        if self.entry.contestant == "ours" and self.device == "cpu":
             self.seconds(1)  # others have emptied the heap, which a training finds as its last step has left it
         return self.seconds(self.steps)
 
     def set_malloc(self) -> None:
         """As its users find it: what malloc does with freed memory is a tenth of the time of a layer on a CPU."""
-        if self.entry.kind == "ours":
+        if self.entry.contestant == "ours":
             keep_freed_memory()
         else:
             mallopt(AS_USUAL)
 
 
-def measure(kind: str, entries: dict[str, Entry], how: Conditions) -> dict[str, dict[str, Any]]:
+def measure(kind: str, entries: dict[str, Entry], options: Namespace) -> dict[str, dict[str, Any]]:
     """Results by label: `seconds` of a step in each round, None from when the entry has spent its budget; or, of the
-    kind memory, `bytes`; or why it was `skipped`.
+    kind memory, `bytes`; or why it was `skipped`. The options are device, threads, rounds and budget (seconds).
     """
-    torch.set_num_threads(how.threads)
+    torch.set_num_threads(options.threads)
     results: dict[str, dict[str, Any]] = {label: asdict(entry) for label, entry in entries.items()}
     torch.manual_seed(0)
-    size = max(entry.tokens * entry.sizes.embed_dim for entry in entries.values())
-    pair = torch.randn(size, device=how.device), torch.randn(size, device=how.device)
+    size = max(entry.tokens * entry.embed_dim for entry in entries.values())
+    pair = torch.randn(size, device=options.device), torch.randn(size, device=options.device)
     field: dict[str, Runner] = {}
     for label, entry in entries.items():
-        if reason := too_large(entry, how):
+        if reason := too_large(entry, options.device):
             results[label]["skipped"] = reason
             continue
         try:
             if kind == "memory":
-                results[label]["bytes"] = growth(entry, how, pair)
-            else:
-                runner = Runner(entry, how, pair)
-                results[label]["seconds"] = [runner.warm_up()] + [None] * (how.rounds - 1)
-                field[label] = runner
+                results[label]["bytes"] = growth(entry, options.device, pair)
+                continue
+            runner = Runner(entry, options.device, pair)
+            first = runner.warm_up()
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             results[label]["skipped"] = "out of memory"
-    for number in range(how.rounds):
+        else:
+            # Where another step would be too expensive, the first one has to count as a round.
+            counted = first if first > options.budget / 2 else None
+            results[label]["seconds"] = [counted] + [None] * (options.rounds - 1)
+            field[label] = runner
+    for number in range(options.rounds):
         turn = number % max(1, len(field))
         for label in [*field][turn:] + [*field][:turn]:
             seconds = results[label]["seconds"]
-            if seconds[number] is None and field[label].spent < how.budget:
+            if seconds[number] is None and field[label].spent < options.budget:
                 seconds[number] = field[label].round()
     return results
 
 
-def growth(entry: Entry, how: Conditions, pair: tuple[Tensor, Tensor]) -> int:
+def growth(entry: Entry, device: str, pair: tuple[Tensor, Tensor]) -> int:
     """Bytes at the peak of a step beyond what was there before it."""
     mallopt(GIVE_BACK)
-    runner = Runner(entry, how, pair)
+    runner = Runner(entry, device, pair)
     runner.small_step()
     gc.collect()
-    if how.device == "cuda":
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         runner.step()
@@ -186,18 +165,16 @@ def mallopt(values: dict[int, int]) -> None:
         library.malloc_trim(0)
 
 
-def too_large(entry: Entry, how: Conditions) -> str | None:
+def too_large(entry: Entry, device: str) -> str | None:
     """Why an entry that holds n x n matrices is not run, if so."""
+    if entry.contestant != "plain":
+        return None
     # fp32: scores and weights; in training weights and two gradients.
-    each = (12.0 if how.mode == "train" else 8.0) if entry.kind == "plain" else 0.0
-    needed = each * entry.sizes.heads * entry.tokens * entry.sizes.n
-    free = free_bytes(how.device)
+    needed = (12 if entry.mode == "train" else 8) * entry.heads * entry.tokens * entry.n
+    free = free_bytes(device)
     return f"needs about {needed / 2**30:,.0f} GiB, {free / 2**30:,.0f} GiB are free" if needed > 0.9 * free else None
 
 
 def free_bytes(device: str) -> int:
     """Memory that is still available."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else status("MemAvailable", "meminfo")

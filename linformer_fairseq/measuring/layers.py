@@ -13,9 +13,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-import fairseq.data
 import torch
 import torch.nn.functional as functional
+from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoderLayer
@@ -24,21 +24,30 @@ from linformer_fairseq.measuring.official_example import build_official_encoder
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes of one layer: n tokens, k projected length."""
+class Entry:
+    """One contestant at one size, with tokens/n inputs of n tokens in a step.
 
+    Attributes:
+        mode: train, forward and backward with dropout; or forward.
+        dtype: fp32; or bf16, which is autocast.
+    """
+
+    contestant: str
     n: int
     k: int
-    embed_dim: int = 768
-    heads: int = 12
-    ffn_dim: int = 3072
-    dropout: float = 0.1
+    tokens: int
+    mode: str
+    dtype: str
+    embed_dim: int
+    heads: int
+    ffn_dim: int
+    dropout: float
 
 
 class Layer(nn.Module):
     """Attention and feed-forward sublayer, each with dropout, residual and layer norm."""
 
-    def __init__(self, sizes: Sizes, attention: nn.Module) -> None:
+    def __init__(self, sizes: Entry, attention: nn.Module) -> None:
         super().__init__()
         self.attention = attention
         self.attention_norm = nn.LayerNorm(sizes.embed_dim)
@@ -56,7 +65,7 @@ class Layer(nn.Module):
 class ExactAttention(nn.Module):
     """Softmax attention to all tokens: by `scaled_dot_product_attention`, or with the N x N matrices in memory."""
 
-    def __init__(self, sizes: Sizes, in_memory: bool = False) -> None:
+    def __init__(self, sizes: Entry, in_memory: bool = False) -> None:
         super().__init__()
         self.heads, self.in_memory = sizes.heads, in_memory
         self.q, self.k, self.v, self.out = (nn.Linear(sizes.embed_dim, sizes.embed_dim) for _ in range(4))
@@ -86,13 +95,12 @@ class _NoCore(torch.autograd.Function):
         return grad, grad[:, : ctx.k], grad[:, : ctx.k]
 
 
-class BoundAttention(nn.Module):
+class BoundAttention(ExactAttention):
     """Ours (layerwise sharing) without its core: E x, then q from N rows, k and v from K rows, and the output."""
 
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
+    def __init__(self, sizes: Entry) -> None:
+        super().__init__(sizes)
         self.E = nn.Parameter(torch.randn(sizes.k, sizes.n) / math.sqrt(sizes.k))
-        self.q, self.k, self.v, self.out = (nn.Linear(sizes.embed_dim, sizes.embed_dim) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         compressed = torch.bmm(self.E[:, : x.size(1)].expand(x.size(0), -1, -1), x)
@@ -102,20 +110,19 @@ class BoundAttention(nn.Module):
 
 
 class WithArguments(nn.Module):
-    """A layer that takes more than its input; modules among `others` are trained with it."""
+    """A layer that takes a mask, here None, and perhaps the encoder's one E, which is trained with it."""
 
-    def __init__(self, layer: nn.Module, *others: nn.Module | None) -> None:
+    def __init__(self, layer: nn.Module, *shared: nn.Module) -> None:
         super().__init__()
-        self.layer, self.others = layer, others
-        self.trained = nn.ModuleList(other for other in others if other is not None)
+        self.layer, self.shared = layer, nn.ModuleList(shared)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layer(x, *self.others)
+        out: Tensor = self.layer(x, None, *self.shared)
         return out
 
 
-def ours(sizes: Sizes, attention: str = "linformer") -> nn.Module:
-    """This project's layer; with layerwise sharing it is handed the encoder's one E."""
+def ours(sizes: Entry) -> nn.Module:
+    """This project's layer with layerwise sharing."""
     cfg = EncoderConfig(
         vocab_size=100,
         max_positions=sizes.n,
@@ -125,64 +132,40 @@ def ours(sizes: Sizes, attention: str = "linformer") -> nn.Module:
         num_layers=1,
         projected_length=sizes.k,
         projection_init="normal",  # has no part in the speed, and is built without the memory of block means
-        attention=attention,
         dropout=sizes.dropout,
         attention_dropout=0.0,
     )
-    E = build_projection(cfg, sizes.k) if cfg.one_for_all_layers else None
-    return WithArguments(LinformerEncoderLayer(cfg, 0), None, E)
+    return WithArguments(LinformerEncoderLayer(cfg, 0), build_projection(cfg, sizes.k))
 
 
-def compiled(sizes: Sizes) -> nn.Module:
-    layer = ours(sizes)
-    layer.compile()
-    return layer
-
-
-def official(s: Sizes, sharing: str) -> nn.Module:
+def official(s: Entry) -> nn.Module:
     """The layer of fairseq's example."""
     sizes = {"embed_dim": s.embed_dim, "ffn_embed_dim": s.ffn_dim, "attention_heads": s.heads, "layers": 1}
     named = {f"encoder_{name}": value for name, value in sizes.items()}
-    encoder: Any = build_official_encoder(fairseq.data.Dictionary(), sharing, s.n, s.k, dropout=s.dropout, **named)
-    return WithArguments(encoder.layers[0], None)
+    encoder: Any = build_official_encoder(Dictionary(), "headwise", s.n, s.k, dropout=s.dropout, **named)
+    return WithArguments(encoder.layers[0])
 
 
-def lucidrains(sizes: Sizes) -> nn.Module:
+def lucidrains(sizes: Entry) -> nn.Module:
     module = import_module("linformer")
     return Layer(sizes, module.LinformerSelfAttention(sizes.embed_dim, sizes.n, k=sizes.k, heads=sizes.heads))
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One column of the tables.
-
-    Attributes:
-        about: what it is, for the report.
-        build: makes the layer.
-        kind: exact, plain (exact with N x N matrices in memory), fairseq, ours (its trainings keep freed memory), bound
-            (it has no attention core) or other.
-    """
-
-    about: str
-    build: Callable[[Sizes], nn.Module]
-    kind: str
 
 
 PLAIN = "exact attention with the n x n softmax in memory, the paper's baseline"
 FAIRSEQ = "fairseq's examples/linformer, its default sharing (headwise); drops attention weights by --dropout"
 BOUND = "ours without its attention core, in plain PyTorch"
-CONTESTANTS = {
-    "ours": Contestant("this project's layer, layerwise sharing", ours, "ours"),
-    "exact": Contestant("exact attention by SDPA in plain PyTorch", lambda s: Layer(s, ExactAttention(s)), "exact"),
-    "exact-ours": Contestant("this project's layer with `--attention exact`", lambda s: ours(s, "exact"), "exact"),
-    "plain": Contestant(PLAIN, lambda s: Layer(s, ExactAttention(s, in_memory=True)), "plain"),
-    "fairseq": Contestant(FAIRSEQ, lambda s: official(s, "headwise"), "fairseq"),
-    "fairseq-shared": Contestant("the same with layerwise sharing", lambda s: official(s, "layerwise"), "fairseq"),
-    "lucidrains": Contestant("attention of the package linformer 0.2.3 in the plain layer", lucidrains, "other"),
-    "bound": Contestant(BOUND, lambda s: Layer(s, BoundAttention(s)), "bound"),
-    "ours-compiled": Contestant("this project's layer through torch.compile", compiled, "ours"),
+CONTESTANTS: dict[str, tuple[str, Callable[[Entry], nn.Module]]] = {
+    "ours": ("this project's layer, layerwise sharing", ours),
+    "exact": ("exact attention by SDPA in plain PyTorch", lambda s: Layer(s, ExactAttention(s))),
+    "plain": (PLAIN, lambda s: Layer(s, ExactAttention(s, in_memory=True))),
+    "fairseq": (FAIRSEQ, official),
+    "lucidrains": ("attention of the package linformer 0.2.3 in the plain layer", lucidrains),
+    "bound": (BOUND, lambda s: Layer(s, BoundAttention(s))),
 }
-DEFAULT = tuple(name for name in CONTESTANTS if name != "ours-compiled")
+"""Columns of the tables: what each is, and what makes the layer."""
+
+EXACT = ("exact", "plain")
+"""Those that know no k."""
 
 
 def missing(name: str) -> str | None:

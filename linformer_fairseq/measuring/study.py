@@ -46,19 +46,13 @@ class Cells:
         self.command = command
         self.failed: list[str] = []
 
-    def run(
-        self, work: Mapping[str, Work], sizes: Mapping[str, float] | None = None, parallel: int = 1, again: bool = False
-    ) -> None:
+    def run(self, work: Mapping[str, Work], parallel: int = 1, again: bool = False) -> None:
         """Run the cells that are not finished, in the order given, or all `again`; `parallel` of them at a time.
 
-        Args:
-            work: by the name of the cell; the result must be JSON.
-            sizes: about how long each takes, in any unit, for the remaining time.
+        `work` is by the name of the cell, and its result must be JSON.
         """
-        sizes = sizes or dict.fromkeys(work, 1.0)
         left = [name for name in work if again or not self._file(name).exists()]
-        style = "{desc} {percentage:3.0f}% |{bar:20}| {elapsed} < {remaining}"
-        with tqdm(total=sum(sizes[name] for name in left), bar_format=style, disable=not left, smoothing=0) as bar:
+        with tqdm(total=len(left), unit=" cells", disable=not left, smoothing=0) as bar:
 
             def one(name: str) -> None:
                 bar.set_description(name)
@@ -70,7 +64,7 @@ class Cells:
                     number = len(list(self.folder.glob("*.json")))
                     content = {"name": name, "number": number, "command": self.command, "result": result}
                     write_json(self._file(name), content)
-                bar.update(sizes[name])
+                bar.update()
 
             with ThreadPoolExecutor(parallel) as pool:
                 list(pool.map(one, left) if parallel > 1 else map(one, left))
@@ -132,14 +126,14 @@ class Measurement:
         """The command line; returns the exit status."""
         words = sys.argv[1:] if words is None else words
         logging.basicConfig(level=logging.WARNING, force=True)  # importing fairseq has set it to tell everything
-        return exit_status(self._program(), lambda: self._run(words))
+        return exit_status(as_typed(self.file, []), lambda: self._run(words))
 
     def _run(self, words: Sequence[str]) -> int:
         frame = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         frame.add_argument("--out", type=Path, metavar="DIR", help="folder of the finished cells (required)")
         frame.add_argument("--report", type=Path, metavar="PATH", help="folder or .md file to report to (default: OUT)")
         frame.add_argument("--results", type=Path, metavar="JSON", help="measure nothing: report on this results.json")
-        quick = ", ".join(f"{name} = {value}" for name, value in self.quick.items()).replace("%", "%%")
+        quick = ", ".join(f"{name} = {value}" for name, value in self.quick.items())
         frame.add_argument("--quick", action="store_true", help=f"try it in little time: {quick}")
         known, _ = frame.parse_known_args(words)
         if known.results is not None:
@@ -148,27 +142,21 @@ class Measurement:
             self._report(json.loads(known.results.read_text(encoding="utf-8")), known.report)
             return 0
         raw = argparse.RawDescriptionHelpFormatter
-        parser = argparse.ArgumentParser(self._program(), None, self.about, parents=[frame], formatter_class=raw)
+        parser = argparse.ArgumentParser(
+            as_typed(self.file, []), description=self.about, parents=[frame], formatter_class=raw
+        )
         self.flags(parser)
-        if known.quick:
-            parser.set_defaults(**self.quick)
+        parser.set_defaults(**self.quick if known.quick else {})
         options = parser.parse_args(words)
         if options.out is None:
             parser.error("--out DIR is required, except with --results")
         if getattr(options, "rounds", 1) < 1:
             parser.error(f"--rounds {options.rounds}: must be at least 1")
-        results, failed = self._measured(options, as_typed(self.file, words))
-        self._report(results, options.report or options.out)
-        if failed:
-            raise UsageError(f"{'; '.join(failed)}: the process was killed, for lack of memory?")
-        return 0
-
-    def _measured(self, options: argparse.Namespace, command: str) -> tuple[Results, list[str]]:
         own = {name: value for name, value in vars(options).items() if name not in {*FRAME, *self.choices}}
         settings = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
         here = machine(getattr(options, "device", None))
         begun(options.out / "cells.json", settings | {"machine": here})
-        cells = Cells(options.out / "cells", command)
+        cells = Cells(options.out / "cells", as_typed(self.file, words))
         self.measure(options, cells)
         found = cells.finished()
         results = {
@@ -177,24 +165,24 @@ class Measurement:
             "settings": {name: value for name, value in settings.items() if "/" not in str(value)},  # no folders
             "cells": {name: content["result"] for name, content in found.items()},
         }
-        return results, cells.failed
+        self._report(results, options.report or options.out)
+        if cells.failed:
+            raise UsageError(f"{'; '.join(cells.failed)}: the process was killed, for lack of memory?")
+        return 0
 
     def _report(self, results: Results, path: Path | None) -> None:
-        text = self.table(results)
-        if "note" in results:  # a remark that was added to results.json
-            text += f"\n{results['note']}\n"
+        """Print the table, and write it with its results and pictures if there is a path."""
+        note = f"\n{results['note']}\n" if "note" in results else ""  # a remark that was added to results.json
+        text = self.table(results) + note
         print(text)
-        if path is None:
-            return
-        markdown = path if path.suffix == ".md" else path / "table.md"
-        markdown.parent.mkdir(parents=True, exist_ok=True)
-        for name, draw in self.pictures.items():
-            draw(results, markdown.with_name(name))
-        write_text(markdown, text.rstrip("\n") + "\n")
-        write_json(path.with_suffix(".json") if path.suffix == ".md" else path / "results.json", results)
-
-    def _program(self) -> str:
-        return as_typed(self.file, [])
+        if path is not None:
+            single = path.suffix == ".md"
+            markdown = path if single else path / "table.md"
+            markdown.parent.mkdir(parents=True, exist_ok=True)
+            for name, draw in self.pictures.items():
+                draw(results, markdown.with_name(name))
+            write_text(markdown, text.rstrip("\n") + "\n")
+            write_json(path.with_suffix(".json") if single else path / "results.json", results)
 
 
 def as_typed(file: str, words: Sequence[str]) -> str:
@@ -264,9 +252,9 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]], left: int 
     return "".join(f"| {line} |\n" for line in fields)
 
 
-def status(key: str) -> int:
-    """Bytes of a line of /proc/self/status, such as VmRSS (resident), VmHWM (its peak) or RssAnon (no file's)."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+def status(key: str, file: str = "self/status") -> int:
+    """Bytes of a line of a file in /proc: of this process VmRSS (resident), VmHWM (its peak), RssAnon (no file's)."""
+    lines = Path("/proc", file).read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:"))
 
 

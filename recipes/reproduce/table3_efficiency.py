@@ -5,7 +5,7 @@
     python recipes/reproduce/table3_efficiency.py --out table3 --lengths 4096 --k 256 --contestants ours exact bound
 
 Every cell (n, k, dtype, mode) is a process in which its contestants take turns; each memory figure is a process of
-its own. The report is of all cells that are finished. `ours-compiled` is only measured if named.
+its own. The report is of all cells that are finished.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 import linformer_fairseq.layers
-from linformer_fairseq.measuring.layer_cost import Conditions, Entry, measure
-from linformer_fairseq.measuring.layers import CONTESTANTS, DEFAULT, Sizes, missing
+from linformer_fairseq.measuring.layer_cost import measure
+from linformer_fairseq.measuring.layers import CONTESTANTS, EXACT, Entry, missing
 from linformer_fairseq.measuring.plots import Panel, plot_lines
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown
 
@@ -42,7 +42,8 @@ PAPER = {
     32768: ((13, 12, 11, 8.8, 5.0), (56, 48, 36, 18, 16)),
     65536: ((20, 18, 16, 14, 7.9), (60, 52, 40, 20, 18)),
 }
-TIME, MEMORY = range(2)
+KINDS = ("time", "memory")  # of the paper's figures; `linear` is ours at these lengths with the same tokens:
+LINEAR_LENGTHS, LINEAR_K = (1024, 65536), 256
 # What --quick measures: n, k, contestants.
 QUICK = (
     (512, 256, ("ours", "exact", "plain", "fairseq", "lucidrains", "bound")),
@@ -61,9 +62,13 @@ in brackets is how many times as fast ours is: the median of the ratios within t
 layer, gradients of the parameters and input to the peak within one step, each in a fresh process; on a CPU that of the
 resident set, with an allocator that gives back at once. In brackets, how many times as much as ours. The paper's memory
 is how many times as many inputs fit, which this comes near to."""
+MODES = {"train": "forward and backward", "forward": "forward"}
+DTYPES = ("fp32", "bf16")
 MIB, KIB = 2**20, 2**10
 Found = Mapping[str, Any]
-"""What one entry has given: contestant, sizes, tokens, and seconds or bytes."""
+"""What one entry has given: its fields, and seconds or bytes."""
+Key = tuple[str, str, int, int, int]
+"""Kind, contestant, n, k (0 for who knows none) and tokens of an entry."""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +76,11 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add("--lengths", type=int, nargs="+", default=list(PAPER), metavar="N", help="default: the paper's")
     add("--k", type=int, nargs="+", default=list(KS), metavar="K", help="default: the paper's, below n")
     names = ", ".join(CONTESTANTS)
-    add("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(DEFAULT), metavar="NAME", help=names)
-    add("--dtypes", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"], help="bf16 is autocast")
-    add("--modes", nargs="+", choices=["train", "forward"], default=["train", "forward"], help="default: both")
-    kinds = ["time", "memory", "linear"]
-    add("--kinds", nargs="+", choices=kinds, default=kinds, help="linear: ours at all lengths with the same tokens")
-    add("--linear-lengths", type=int, nargs="+", default=[1024, 65536], metavar="N", help="of kind linear")
-    add("--linear-k", type=int, default=256, metavar="K", help="of kind linear (default: %(default)s)")
+    add("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS), metavar="NAME", help=names)
+    add("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
+    add("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="default: both")
+    kinds = [*KINDS, "linear"]
+    add("--kinds", nargs="+", choices=kinds, default=kinds, help="linear: ours at two lengths with the same tokens")
     add("--dropout", type=float, default=0.1, help="default: %(default)s")
     add("--rounds", type=int, default=5, help="after one for warming up (default: %(default)s)")
     add("--budget", type=float, default=60.0, metavar="SECONDS", help="of a contestant in a cell, then it drops out")
@@ -98,185 +101,130 @@ def run(o: argparse.Namespace, cells: Cells) -> None:
     sources = b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))
     layers = hashlib.sha256(sources).hexdigest()[:12]  # the state of this project's layers
     finished = cells.finished()
-    work, sizes = {}, {}
-    for name, (kind, dtype, mode, entries) in grid(o).items():
+    work = {}
+    for name, entries in grid(o).items():
         kept = finished[name]["result"]["entries"] if name in finished else {}
-        if entries.keys() <= kept.keys() and not o.again:
-            continue
-        # A contestant that comes later needs the others in the same rounds.
-        before = {label: Entry(e["contestant"], Sizes(**e["sizes"]), e["tokens"]) for label, e in kept.items()}
-        how = Conditions(mode, dtype, o.device, o.threads, o.rounds, o.budget)
-        measured = in_a_process(measure, kind, before | entries, how)
-        about = {"kind": kind, "dtype": dtype, "mode": mode, "layers": layers}
-        work[name] = lambda about=about, measured=measured: about | {"entries": measured()}
-        seconds = sum(map(cost, (before | entries).values())) * (3 if mode == "train" else 1)
-        sizes[name] = seconds * (1 if kind == "memory" else o.rounds + 1)
-    cells.run(work, sizes, again=True)
+        if o.again or not entries.keys() <= kept.keys():
+            # A contestant that comes later needs the others in the same rounds.
+            before = {label: Entry(*(found[one.name] for one in fields(Entry))) for label, found in kept.items()}
+            kind = name.split("-")[0]
+            measured = in_a_process(measure, kind, before | entries, o)
+            about = {"kind": kind, "layers": layers}
+            work[name] = lambda about=about, measured=measured: about | {"entries": measured()}
+    cells.run(work, again=True)
 
 
-def cost(entry: Entry) -> float:
-    """About how long a forward pass takes, in no particular unit."""
-    s = entry.sizes
-    columns = s.n if entry.kind in ("exact", "plain") else s.k
-    return entry.tokens * s.embed_dim * (2 * s.embed_dim + 2 * s.ffn_dim + 2 * columns)
-
-
-def grid(o: argparse.Namespace) -> dict[str, tuple[str, str, str, dict[str, Entry]]]:
-    """The cells that the options ask for: name -> kind, dtype, mode, entries by label; k < n as in the paper."""
-    options = Sizes(0, 0, o.embed_dim, o.heads, o.ffn_dim, o.dropout)
+def grid(o: argparse.Namespace) -> dict[str, dict[str, Entry]]:
+    """The cells that the options ask for: entries by label by name of the cell; k < n as in the paper."""
     sizes = QUICK if o.quick else [(n, k, tuple(o.contestants)) for n in o.lengths for k in o.k if k < n]
-    found: dict[str, tuple[str, str, str, dict[str, Entry]]] = {}
+    found: dict[str, dict[str, Entry]] = {}
 
-    def add(kind: str, where: str, dtype: str, mode: str, entries: dict[str, Entry]) -> None:
-        there = {label: entry for label, entry in entries.items() if missing(entry.contestant) is None}
-        if there:
-            found.setdefault(f"{kind}-{where}-{dtype}-{mode}", (kind, dtype, mode, there))
+    def add(name: str, label: str, entry: Entry) -> None:
+        if missing(entry.contestant) is None:
+            found.setdefault(f"{name}-{entry.dtype}-{entry.mode}", {})[label] = entry
 
-    def weigh(entry: Entry, dtype: str, mode: str) -> None:
-        k = "" if entry.kind in ("exact", "plain") else f"-k{entry.sizes.k}"
-        where = f"{entry.contestant}-n{entry.sizes.n}{k}-{entry.tokens}-tokens"
-        add("memory", where, dtype, mode, {entry.contestant: entry})
+    def weigh(entry: Entry) -> None:
+        k = "" if entry.contestant in EXACT else f"-k{entry.k}"
+        add(f"memory-{entry.contestant}-n{entry.n}{k}-{entry.tokens}-tokens", entry.contestant, entry)
 
     for mode, dtype in product(o.modes, o.dtypes):
+        about = (mode, dtype, o.embed_dim, o.heads, o.ffn_dim, o.dropout)
         for n, k, names in sizes:
-            entries = {c: Entry(c, replace(options, n=n, k=k), max(o.tokens, n) // n * n) for c in names}
-            if "time" in o.kinds:
-                add("time", f"n{n}-k{k}", dtype, mode, entries)
-            for entry in entries.values() if "memory" in o.kinds else ():
-                if not (o.quick and (entry.kind == "bound" or (entry.kind == "exact" and n > 16384))):
-                    weigh(entry, dtype, mode)
-    for dtype in o.dtypes if "linear" in o.kinds else ():
-        k, tokens = o.linear_k, max(o.linear_lengths)
-        ours = {str(n): Entry("ours", replace(options, n=n, k=k), tokens // n * n) for n in o.linear_lengths if k < n}
-        add("linear", f"k{k}-{tokens}-tokens", dtype, "train", ours)
-        for entry in ours.values():
-            weigh(entry, dtype, "train")
+            entries = [Entry(name, n, k, step(o.tokens, n), *about) for name in names]
+            for entry in entries if "time" in o.kinds else ():
+                add(f"time-n{n}-k{k}", entry.contestant, entry)
+            for entry in entries if "memory" in o.kinds else ():
+                if not (o.quick and (entry.contestant == "bound" or (entry.contestant == "exact" and n > 16384))):
+                    weigh(entry)
+        tokens = max(LINEAR_LENGTHS)
+        for n in LINEAR_LENGTHS if "linear" in o.kinds and mode == "train" else ():
+            entry = Entry("ours", n, LINEAR_K, tokens, *about)
+            add(f"linear-k{LINEAR_K}-{tokens}-tokens", str(n), entry)
+            weigh(entry)
     return found
+
+
+def step(tokens: int, n: int) -> int:
+    """Tokens of a step with inputs of n tokens: at least one of them."""
+    return max(tokens, n) // n * n
 
 
 def table(results: Results) -> str:
     """Time, memory and linearity for each mode and dtype."""
-    parts = [_head(results)]
-    for conditions, cells in _by_conditions(results).items():
+    cells, tokens = results["cells"].values(), results["settings"]["tokens"]
+    states = len({cell["layers"] for cell in cells})
+    there = {entry["contestant"] for cell in cells for entry in cell["entries"].values()}
+    lines = [f"- {name}: {about}" for name, (about, _) in CONTESTANTS.items() if name in there]
+    if states > 1:
+        lines = [f"**These cells were measured with {states} states of linformer_fairseq/layers.**\n", *lines]
+    parts = [heading("One encoder layer: time and memory", results, ABOUT.format(**results["settings"]))]
+    parts.append("\n".join([*lines, "", NOTES, ""]))
+    for conditions, found in by_conditions(results).items():
         tables = {
-            "Tokens per second": _time_table(cells),
-            "Peak memory": _memory_table(cells, results["settings"]["tokens"]),
-            "The same number of tokens at each length": _linear_table(cells),
+            "Tokens per second": _grid_table("time", found, tokens),
+            "Peak memory": _grid_table("memory", found, tokens),
+            "The same number of tokens at each length": _linear_table(found),
         }
         parts += [f"\n## {title}: {conditions}\n\n{body}" for title, body in tables.items() if body]
     return "".join(parts)
 
 
-def _by_conditions(results: Results) -> dict[str, list[Found]]:
-    """Cells by mode and dtype: training first, fp32 first."""
-    cells = results["cells"].values()
-    passes = {"train": "forward and backward", "forward": "forward"}
-    found = {
-        f"{passes[mode]}, {dtype}": [cell for cell in cells if (cell["mode"], cell["dtype"]) == (mode, dtype)]
-        for mode, dtype in product(passes, ("fp32", "bf16"))
-    }
-    return {conditions: cells for conditions, cells in found.items() if cells}
+def by_conditions(results: Results) -> dict[str, dict[Key, Found]]:
+    """Entries by mode and dtype: training first, fp32 first."""
+    found: dict[str, dict[Key, Found]] = {f"{MODES[m]}, {dtype}": {} for m, dtype in product(MODES, DTYPES)}
+    for cell in results["cells"].values():
+        for entry in cell["entries"].values():
+            k = 0 if cell["kind"] == "memory" and entry["contestant"] in EXACT else entry["k"]
+            key = (cell["kind"], entry["contestant"], entry["n"], k, entry["tokens"])
+            found[f"{MODES[entry['mode']]}, {entry['dtype']}"][key] = entry
+    return {conditions: entries for conditions, entries in found.items() if entries}
 
 
-def _head(results: Results) -> str:
-    cells = results["cells"].values()
-    states = {cell["layers"] for cell in cells}
-    found = {entry["contestant"] for cell in cells for entry in cell["entries"].values()}
-    lines = [f"- {name}: {its.about}" for name, its in CONTESTANTS.items() if name in found]
-    if len(states) > 1:
-        lines = [f"**These cells were measured with {len(states)} states of linformer_fairseq/layers.**\n", *lines]
-    head = heading("One encoder layer: time and memory", results, ABOUT.format(**results["settings"]))
-    return head + "\n".join([*lines, "", NOTES, ""])
-
-
-def _time_rows(cells: list[Found]) -> list[tuple[int, int, dict[str, Found]]]:
-    """n, k and the entries by contestant."""
-    found = [(next(iter(cell["entries"].values()))["sizes"], cell) for cell in cells if cell["kind"] == "time"]
-    return sorted(((s["n"], s["k"], cell["entries"]) for s, cell in found), key=lambda row: row[:2])
-
-
-def _time_table(cells: list[Found]) -> str:
-    found = _time_rows(cells)
-    others = [name for name in CONTESTANTS if name != "ours" and any(name in entries for _, _, entries in found)]
+def _grid_table(kind: str, found: Mapping[Key, Found], tokens: int) -> str:
+    """Tokens per second or MiB over n and k, beside ours and the paper's, and why fields are empty."""
+    cells = {key[1:4]: entry for key, entry in found.items() if key[0] == kind and key[4] == step(tokens, key[2])}
+    others = [name for name in CONTESTANTS if name != "ours" and any(name == key[0] for key in cells)]
     rows = []
-    for n, k, entries in found:
-        mine = entries.get("ours", {})
-        took, tokens = seconds(mine), mine.get("tokens", 0)
-        spread = f"{speed(mine):,.0f} ({tokens / max(took):,.0f}–{tokens / min(took):,.0f})" if took else ""
-        row = [f"{n:,}", f"{k:,}", spread]
+    for n, k in sorted({(n, k) for _, n, k in cells if k}):
+        mine = cells.get(("ours", n, k), {})
+        row, took, size = [f"{n:,}", f"{k:,}"], seconds(mine), mine.get("bytes")
+        if kind == "time":
+            least, most = (mine["tokens"] / end(took) for end in (max, min)) if took else (0, 0)
+            row.append(f"{speed(mine):,.0f} ({least:,.0f}–{most:,.0f})" if took else "")
+        else:
+            row += [f"{size / MIB:,.0f}", f"{size / mine['tokens'] / KIB:.1f}"] if size else ["", ""]
         for name in others:
-            entry = entries.get(name, {})
-            row.append(_figure(speed(entry), time_ratio(mine, entry), _paper(TIME, name, n, k)))
-        rows.append([*row, len(took)])
-    names = [(f"{name} at n = {n:,}", entry) for n, _, entries in found for name, entry in entries.items()]
-    return _table(["n", "k", "ours (least–greatest)", *others, "rounds"], rows, names)
+            other = cells.get((name, n, k), cells.get((name, n, 0), {}))
+            weight = other.get("bytes")
+            ratio = time_ratio(mine, other) if kind == "time" else weight / size if weight and size else None
+            value = speed(other) if kind == "time" else weight and weight / MIB
+            beside = [] if ratio is None else [f"{ratio:.2f}"]
+            beside += [f"paper {figure:g}"] if name == "plain" and (figure := papers(kind, n, k)) else []
+            row.append("" if value is None else f"{value:,.0f}" + (f" ({'; '.join(beside)})" if beside else ""))
+        rows.append([*row, len(took)] if kind == "time" else row)
+    if kind == "time":
+        header = ["n", "k", "ours (least–greatest)", *others, "rounds"]
+    else:
+        header = ["n", "k", "ours, MiB", "KiB a token", *(f"{name}, MiB" for name in others)]
+    reasons = {f"{name} at n = {n:,}: {e['skipped']}." for (name, n, _), e in cells.items() if "skipped" in e}
+    return (markdown(header, rows, 0) if rows else "") + (f"\n{' '.join(sorted(reasons))}\n" if reasons else "")
 
 
-def _memory(cells: list[Found]) -> dict[tuple[str, int, int, int], Found]:
-    """Entries by contestant, n, k (0 for who knows none) and tokens."""
-    found = {}
-    for entry in (entry for cell in cells if cell["kind"] == "memory" for entry in cell["entries"].values()):
-        exact = CONTESTANTS[entry["contestant"]].kind in ("exact", "plain")
-        found[entry["contestant"], entry["sizes"]["n"], 0 if exact else entry["sizes"]["k"], entry["tokens"]] = entry
-    return found
-
-
-def _memory_table(cells: list[Found], tokens: int) -> str:
-    found = {k[:3]: entry for k, entry in _memory(cells).items() if k[3] == max(tokens, k[1]) // k[1] * k[1]}
-    others = [name for name in CONTESTANTS if name != "ours" and any(name == key[0] for key in found)]
+def _linear_table(found: Mapping[Key, Found]) -> str:
     rows = []
-    for n, k in sorted({(n, k) for _, n, k in found if k}):
-        mine = found.get(("ours", n, k), {})
-        size = mine.get("bytes")
-        mib, kib = (f"{size / MIB:,.0f}", f"{size / mine['tokens'] / KIB:.1f}") if size else ("", "")
-        row = [f"{n:,}", f"{k:,}", mib, kib]
-        for name in others:
-            other = found.get((name, n, k), found.get((name, n, 0), {})).get("bytes")
-            ratio = other / size if other and size else None
-            row.append(_figure(other and other / MIB, ratio, _paper(MEMORY, name, n, k)))
-        rows.append(row)
-    names = [(f"{name} at n = {n:,}", entry) for (name, n, _), entry in found.items()]
-    return _table(["n", "k", "ours, MiB", "KiB a token", *(f"{name}, MiB" for name in others)], rows, names)
+    entries = [entry for key, entry in sorted(found.items()) if key[0] == "linear"]
+    sizes = [found.get(("memory", "ours", e["n"], e["k"], e["tokens"]), {}).get("bytes") for e in entries]
+    for entry, size in zip(entries, sizes, strict=True):
+        kib, first = (each and each / entry["tokens"] / KIB for each in (size, sizes[0]))
+        fast, share = speed(entry), time_ratio(entry, entries[0])
+        row = [f"{entry['n']:,}", f"{entry['k']:,}", f"{entry['tokens']:,}", fast and f"{fast:,.0f}"]
+        rows.append([*row, share and f"{share:.3f}", kib and f"{kib:.1f}", kib and first and f"{kib / first:.3f}"])
+    return markdown(["n", "k", "tokens a step", "tokens/s", "share", "KiB a token", "share"], rows, 0) if rows else ""
 
 
-def _linear_table(cells: list[Found]) -> str:
-    rows = []
-    for entries in (cell["entries"] for cell in cells if cell["kind"] == "linear"):
-        ordered = sorted(entries.values(), key=lambda entry: int(entry["sizes"]["n"]))
-        for entry in ordered:
-            (kib, first), n = (_kib_a_token(cells, found) for found in (entry, ordered[0])), entry["sizes"]["n"]
-            fast, share = speed(entry), time_ratio(entry, ordered[0])
-            row = [f"{n:,}", f"{entry['sizes']['k']:,}", f"{entry['tokens']:,}", fast and f"{fast:,.0f}"]
-            rows.append([*row, share and f"{share:.3f}", kib and f"{kib:.1f}", kib and first and f"{kib / first:.3f}"])
-    return _table(["n", "k", "tokens a step", "tokens/s", "share", "KiB a token", "share"], rows, [])
-
-
-def _kib_a_token(cells: list[Found], entry: Found) -> float | None:
-    key = ("ours", entry["sizes"]["n"], entry["sizes"]["k"], entry["tokens"])
-    size = _memory(cells).get(key, {}).get("bytes")
-    return size and float(size) / entry["tokens"] / KIB
-
-
-def _table(header: list[str], rows: list[list[Any]], names: list[tuple[str, Found]]) -> str:
-    """The table, and why fields are empty."""
-    if not rows:
-        return ""
-    reasons = sorted({f"{name}: {entry['skipped']}." for name, entry in names if "skipped" in entry})
-    return markdown(header, rows, left=0) + (f"\n{' '.join(reasons)}\n" if reasons else "")
-
-
-def _figure(value: float | None, ratio: float | None, papers: float | None) -> str:
-    """ "1,234 (2.10; paper 1.9)"."""
-    if value is None:
-        return ""
-    beside = [] if ratio is None else [f"{ratio:.2f}"]
-    beside += [] if papers is None else [f"paper {papers:g}"]
-    return f"{value:,.0f}" + (f" ({'; '.join(beside)})" if beside else "")
-
-
-def _paper(what: int, name: str, n: int, k: int) -> float | None:
+def papers(kind: str, n: int, k: int) -> float | None:
     """The paper's figure for n and k beside its own baseline, if it has one."""
-    figures = PAPER[n][what] if name == "plain" and n in PAPER else ()
+    figures = PAPER[n][KINDS.index(kind)] if n in PAPER else ()
     return dict(zip(KS, figures, strict=False)).get(k)
 
 
@@ -301,14 +249,13 @@ def time_ratio(one: Found, other: Found) -> float | None:
 def plot(results: Results, path: Path) -> None:
     """Tokens per second over n, a panel for each mode and dtype, for k = 256 or else the least k."""
     panels = []
-    for conditions, cells in _by_conditions(results).items():
-        if rows := _time_rows(cells):
-            k = 256 if any(row[1] == 256 for row in rows) else min(row[1] for row in rows)
-            points = {
-                name: [(n, fast) for n, at, found in rows if at == k and (fast := speed(found.get(name, {})))]
-                for name in CONTESTANTS
-            }
-            lines = {name: found for name, found in points.items() if found}
+    for conditions, found in by_conditions(results).items():
+        times = {key[1:4]: fast for key, entry in sorted(found.items()) if key[0] == "time" and (fast := speed(entry))}
+        if times:
+            ks = {k for _, _, k in times}
+            k = 256 if 256 in ks else min(ks)
+            points = {c: [(n, fast) for (name, n, at), fast in times.items() if (name, at) == (c, k)] for c in CONTESTANTS}
+            lines = {name: line for name, line in points.items() if line}
             panels.append(Panel("n", lines, f"{conditions}, k = {k}", "log"))
     if panels:
         plot_lines(path, "tokens per second", panels, lambda name: "o--" if name == "bound" else "o-")
@@ -318,7 +265,7 @@ MEASUREMENT = Measurement(
     *(__file__, __doc__, flags, run, table),
     pictures={"speed.png": plot},
     quick={"rounds": 3, "budget": 20.0, "modes": ["train"]},
-    choices="lengths k contestants dtypes modes kinds linear_lengths linear_k budget again".split(),
+    choices="lengths k contestants dtypes modes kinds budget again".split(),
 )
 
 if __name__ == "__main__":
