@@ -1,13 +1,12 @@
-"""`fairseq-train` with a clock: `python -m linformer_fairseq.measuring.timed_train RESULT.json [FLAGS] -- ARGUMENTS`.
+"""`fairseq-train` with a clock, in the process that calls it.
 
 The time of an update is that between the ends of two: its batch, the update itself, and what is logged. fairseq's own
-Linformer must be measured without this project, which is registered only with --ours. With --profile N,
-torch.profiler records the last N updates, and where their time went is in the result; see `sort` for the rules.
+Linformer must be measured without this project, which is registered only for ours. torch.profiler may record the last
+updates, and where their time went is in the result; see `sort` for the rules.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import resource
@@ -20,10 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq_cli import train  # before the rest of fairseq, which would set up logging in its place
+from fairseq_cli import train
 from torch.profiler import ProfilerActivity, profile, record_function
-
-from linformer_fairseq.io.files import write_json
 
 # Marks around operations -> group, where it is the mark that decides.
 MARKS = {
@@ -39,6 +36,33 @@ GROUPS = ("matrix products", "attention core", "element-wise", "head and loss", 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "mkldnn_linear", "_addmm_activation")
 CORE = ("softmax", "scaled_dot_product", "flash_attention")
 CORE_FUNCTIONS = ("_Attend", "_AttendBackward")  # of layers/fused.py
+
+
+def timed(arguments: list[str], log: Path, threads: int, ours: bool, profiled: int, k: int) -> dict[str, Any]:
+    """The result of `Clock`, after a training in this process, which needs to be one of its own.
+
+    Args:
+        log: file for what is printed; the training runs in its folder.
+        ours: register this project, as its --user-dir does.
+        profiled: updates to profile.
+        k: projected length, which attention's scores are known by.
+    """
+    with log.open("w", encoding="utf-8") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    logging.basicConfig(format="%(name)s | %(message)s", level=logging.INFO, stream=sys.stdout, force=True)
+    os.chdir(log.parent)
+    torch.set_num_threads(threads)
+    sys.argv = ["fairseq-train", *arguments]
+    clock = Clock(profiled, k)
+    clock.watch()
+    if ours:
+        from linformer_fairseq.plugin import register
+
+        register()
+    train.cli_main()
+    sys.stdout.flush()
+    return clock.result()
 
 
 class Clock:
@@ -159,35 +183,3 @@ def _encoder_group(event: Any, head_dim: int, projected_length: int) -> str:
         return "attention core" if core else "matrix products"
     on_scores = bool(shapes) and len(shapes[0]) >= 3 and shapes[0][-1] == projected_length
     return "attention core" if on_scores or any(word in name for word in CORE) else "element-wise"
-
-
-def main() -> None:
-    """Train as the arguments after `--` say, and write the result when it has ended well."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("result", type=Path)
-    parser.add_argument("--ours", action="store_true", help="register this project, as its --user-dir does")
-    parser.add_argument("--profile", type=int, default=0, metavar="N", help="updates")
-    parser.add_argument("--k", type=int, default=0, help="projected length, which attention's scores are known by")
-    split = sys.argv.index("--")
-    options = parser.parse_args(sys.argv[1:split])
-    sys.argv = ["fairseq-train", *sys.argv[split + 1 :]]
-    clock = Clock(options.profile, options.k)
-    clock.watch()
-    if options.ours:
-        from linformer_fairseq.plugin import register
-
-        register()
-    try:
-        train.cli_main()
-    except SystemExit as end:
-        if end.code:
-            raise
-    write_json(options.result, clock.result())
-    # fairseq's loader thread sometimes aborts an interpreter that ends; all is written.
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,9 +8,7 @@ DATA is a folder of binarised text. Every measurement is a real training in a pr
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,8 +18,8 @@ from typing import Any
 import fairseq
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, markdown, rounds_of
-from linformer_fairseq.measuring.timed_train import GROUPS
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
+from linformer_fairseq.measuring.timed_train import GROUPS, timed
 
 EXAMPLE = Path(fairseq.__file__).parent / "examples/linformer/linformer_src"
 SPECIAL = 5  # <s>, <pad>, </s>, <unk> come before the symbols of dict.txt, <mask> after them
@@ -96,7 +94,7 @@ def with_symbols(data: Path, symbols: int, folder: Path) -> Path:
 
 
 def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: int) -> dict[str, Any]:
-    """What the process of one contestant has written (see `timed_train.Clock.result`)."""
+    """What the training of one contestant gives (see `timed_train.Clock.result`)."""
     if name == THEIRS:
         own = f"--compressed={n // o.k} --shared-kv-compressed=1 --shared-layer-kv-compressed=1 --task=masked_lm"
         own += " --criterion=masked_lm --optimizer=adam"
@@ -109,25 +107,13 @@ def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: in
         --mask-prob=0.15 --batch-size={o.tokens // n} --required-batch-size-multiple=1 --num-workers={o.workers}
         --clip-norm=1.0 --adam-betas=(0.9,0.98) --adam-eps=1e-6 --weight-decay=0.01 --lr-scheduler=fixed --lr=1e-4
         --max-update={o.updates} --seed=1 --no-save --disable-validation --log-format=json --log-interval=1"""
-    folder = o.out / "trainings"
-    folder.mkdir(parents=True, exist_ok=True)
-    result, log = folder / "result.json", folder / f"n{n} {name}{' profile' if profile else ''}.log"
-    command = [sys.executable, "-m", "linformer_fairseq.measuring.timed_train", str(result.resolve())]
-    command += [
-        f"--profile={profile}",
-        f"--k={o.k}",
-        *([] if name == THEIRS else ["--ours"]),
-        "--",
-        str(data.resolve()),
-    ]
-    with log.open("w", encoding="utf-8") as file:
-        environ = {**os.environ, "OMP_NUM_THREADS": str(o.threads)}
-        words = [*command, *([f"--user-dir={EXAMPLE}"] if name == THEIRS else []), *own.split(), *same.split()]
-        done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=environ, cwd=folder)
-    if done.returncode:
-        raise UsageError(f"{name} failed at n = {n} (exit status {done.returncode}); see {log}")
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    result.unlink()
+    log = (o.out / "trainings" / f"n{n} {name}{' profile' if profile else ''}.log").resolve()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    words = [str(data.resolve()), *([f"--user-dir={EXAMPLE}"] if name == THEIRS else []), *own.split(), *same.split()]
+    try:
+        found: dict[str, Any] = in_a_process(timed, words, log, o.threads, name != THEIRS, profile, o.k)()
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{name} failed at n = {n} ({error}); see {log}") from error
     return found
 
 
