@@ -28,10 +28,12 @@ class Entry:
     """One contestant at one size, with tokens/n inputs of n tokens in a step.
 
     Attributes:
+        kind: time, memory, or linear, which is the time of ours at lengths with the same tokens.
         mode: train, forward and backward with dropout; or forward.
         dtype: fp32; or bf16, which is autocast.
     """
 
+    kind: str
     contestant: str
     n: int
     k: int

@@ -84,8 +84,8 @@ class Cells:
 
 def rounds_of(cells: Mapping[str, Any], name: str) -> list[Any]:
     """Results of a contestant of `Cells.turns`, by round."""
-    numbers = range(sum(other.startswith(f"{name}, round ") for other in cells))
-    return [cells[f"{name}, round {number}"] for number in numbers]
+    rounds = (f"{name}, round {number}" for number in range(len(cells)))
+    return [cells[one] for one in rounds if one in cells]
 
 
 def in_a_process(function: Callable[..., Any], *arguments: Any) -> Work:

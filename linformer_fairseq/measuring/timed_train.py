@@ -13,14 +13,16 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq_cli import train
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import profile, record_function
 
 # Marks around operations -> group, where it is the mark that decides.
 MARKS = {
@@ -39,13 +41,17 @@ CORE_FUNCTIONS = ("_Attend", "_AttendBackward")  # of layers/fused.py
 
 
 def timed(arguments: list[str], log: Path, threads: int, ours: bool, profiled: int, k: int) -> dict[str, Any]:
-    """The result of `Clock`, after a training in this process, which needs to be one of its own.
+    """Train in this process, which needs to be one of its own: fairseq and the standard streams stay changed.
 
     Args:
         log: file for what is printed; the training runs in its folder.
         ours: register this project, as its --user-dir does.
-        profiled: updates to profile.
+        profiled: updates to profile, the last ones.
         k: projected length, which attention's scores are known by.
+
+    Returns:
+        seconds of each update but the first, which has no beginning; tokens and losses of every update; parameters,
+        peak_bytes, and if some are profiled the seconds of an update by group.
     """
     with log.open("w", encoding="utf-8") as file:
         for stream in (sys.stdout, sys.stderr):
@@ -53,90 +59,61 @@ def timed(arguments: list[str], log: Path, threads: int, ours: bool, profiled: i
     logging.basicConfig(format="%(name)s | %(message)s", level=logging.INFO, stream=sys.stdout, force=True)
     os.chdir(log.parent)
     torch.set_num_threads(threads)
-    sys.argv = ["fairseq-train", *arguments]
-    clock = Clock(profiled, k)
-    clock.watch()
+    step: Callable[..., Any] = train.Trainer.train_step
+    profiler = profile(record_shapes=True)
+    ends: list[float] = []
+    tokens: list[int] = []
+    losses: list[float] = []
+    found: dict[str, Any] = {"tokens": tokens, "losses": losses}
+
+    @wraps(step)
+    def train_step(trainer: Any, samples: Any, *more: Any, **named: Any) -> Any:
+        logged = step(trainer, samples, *more, **named)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        ends.append(time.perf_counter())
+        tokens.append(sum(int(sample["ntokens"]) for sample in samples))
+        losses.append(float(logged["loss"]))
+        left = trainer.cfg.optimization.max_update - trainer.get_num_updates()
+        if left == profiled > 0:
+            mark_parts(trainer)
+            profiler.start()
+            ends[-1] = time.perf_counter()
+        elif left == 0:
+            found["seconds"] = [later - earlier for earlier, later in pairwise(ends)]
+            found["parameters"] = sum(parameter.numel() for parameter in trainer.model.parameters())
+            if profiled:
+                profiler.stop()
+                model = trainer.cfg.model
+                head_dim = int(model.encoder_embed_dim) // int(model.encoder_attention_heads)
+                groups = sort(profiler.events() or (), head_dim, k)
+                groups["host"] = max(0.0, sum(found["seconds"][-profiled:]) - sum(groups.values()))
+                found["anatomy"] = {group: groups[group] / profiled for group in GROUPS}
+        return logged
+
+    train.Trainer.train_step = train_step  # before anything else wraps it
     if ours:
         from linformer_fairseq.plugin import register
 
         register()
+    sys.argv = ["fairseq-train", *arguments]
     train.cli_main()
-    sys.stdout.flush()
-    return clock.result()
+    return found | {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-class Clock:
-    """The ends of all updates, the tokens and the loss of each, and a profile of the last `profiled` ones."""
-
-    def __init__(self, profiled: int, projected_length: int) -> None:
-        self.profiled, self.projected_length = profiled, projected_length
-        self.ends: list[float] = []
-        self.tokens: list[int] = []
-        self.losses: list[float] = []
-        self.trainer: Any = None
-        self.profile: Any = None
-
-    def watch(self) -> None:
-        """Stamp the end of every call of Trainer.train_step, before anything else wraps it."""
-        step: Callable[..., Any] = train.Trainer.train_step
-
-        @wraps(step)
-        def train_step(trainer: Any, samples: Any, *arguments: Any, **named: Any) -> Any:
-            logged = step(trainer, samples, *arguments, **named)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.ends.append(time.perf_counter())
-            self.tokens.append(sum(int(sample["ntokens"]) for sample in samples))
-            self.losses.append(float(logged["loss"]))
-            self.trainer = trainer
-            remaining = trainer.cfg.optimization.max_update - trainer.get_num_updates()
-            if self.profiled and remaining == self.profiled:
-                self.start_profile()
-            elif self.profile is not None and remaining == 0:
-                self.profile.__exit__(None, None, None)
-            return logged
-
-        train.Trainer.train_step = train_step
-
-    def start_profile(self) -> None:
-        """Record from here on."""
-        encoder, iterator = self.trainer.get_model().encoder.sentence_encoder, train.iterators.CountingIterator
-        for module, name in ((self.trainer.get_criterion(), "anatomy:criterion"), (encoder, "anatomy:encoder")):
-            module.forward = marked(module.forward, name)
-        iterator.__next__ = marked(iterator.__next__, "anatomy:data")
-        kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
-        self.profile = profile(activities=kinds, record_shapes=True)
-        self.profile.__enter__()
-        self.ends[-1] = time.perf_counter()
-
-    def result(self) -> dict[str, Any]:
-        """Seconds of each update but the first, which has no beginning; all else is of every update."""
-        found = {
-            "seconds": [later - earlier for earlier, later in zip(self.ends, self.ends[1:], strict=False)],
-            "tokens": self.tokens,
-            "losses": self.losses,
-            "parameters": sum(parameter.numel() for parameter in self.trainer.model.parameters()),
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        }
-        if self.profile is not None:
-            settings = self.trainer.cfg.model
-            head_dim = int(settings.encoder_embed_dim) // int(settings.encoder_attention_heads)
-            seconds = sort(self.profile.events(), head_dim, self.projected_length)
-            whole = sum(found["seconds"][-self.profiled :])
-            seconds["host"] = max(0.0, whole - sum(seconds.values()))
-            found["anatomy"] = {group: seconds[group] / self.profiled for group in GROUPS}
-        return found
+def mark_parts(trainer: Any) -> None:
+    """Marks around the operations of criterion and encoder, and around waiting for data."""
+    encoder, iterator = trainer.get_model().encoder.sentence_encoder, train.iterators.CountingIterator
+    for module, name in ((trainer.get_criterion(), "anatomy:criterion"), (encoder, "anatomy:encoder")):
+        module.forward = marked(name)(module.forward)
+    iterator.__next__ = marked("anatomy:data")(iterator.__next__)
 
 
-def marked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The function with a mark around its operations."""
-
-    @wraps(function)
-    def call(*arguments: Any, **named: Any) -> Any:
-        with record_function(name):
-            return function(*arguments, **named)
-
-    return call
+@contextmanager
+def marked(name: str) -> Iterator[None]:
+    """Makes a new mark for each call that it decorates, as iterators call each other."""
+    with record_function(name):
+        yield
 
 
 def sort(events: Iterable[Any], head_dim: int, projected_length: int) -> dict[str, float]:

@@ -94,7 +94,7 @@ def with_symbols(data: Path, symbols: int, folder: Path) -> Path:
 
 
 def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: int) -> dict[str, Any]:
-    """What the training of one contestant gives (see `timed_train.Clock.result`)."""
+    """What the training of one contestant gives (see `timed_train.timed`)."""
     if name == THEIRS:
         own = f"--compressed={n // o.k} --shared-kv-compressed=1 --shared-layer-kv-compressed=1 --task=masked_lm"
         own += " --criterion=masked_lm --optimizer=adam"

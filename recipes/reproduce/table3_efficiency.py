@@ -1,21 +1,23 @@
 """The paper's Table 3 measured anew: time and memory of one encoder layer, beside exact attention and other Linformers.
 
-    python recipes/reproduce/table3_efficiency.py --quick --out table3 --report REPORT     about 20 minutes on 2 cores
+    python recipes/reproduce/table3_efficiency.py --quick --out table3 --report REPORT     half an hour on 2 cores
     python recipes/reproduce/table3_efficiency.py --out table3 --report REPORT             the whole grid: most of a day
     python recipes/reproduce/table3_efficiency.py --out table3 --lengths 4096 --k 256 --contestants ours exact bound
 
-Every cell (n, k, dtype, mode) is a process in which its contestants take turns; each memory figure is a process of
-its own. The report is of all cells that are finished.
+Every figure is of a process of its own, and contestants take turns: name those to be compared in one command. The
+report is of all cells that are finished.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -24,10 +26,10 @@ from typing import Any
 import torch
 
 import linformer_fairseq.layers
-from linformer_fairseq.measuring.layer_cost import measure
+from linformer_fairseq.measuring.layer_cost import cost
 from linformer_fairseq.measuring.layers import CONTESTANTS, EXACT, Entry, missing
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
 
 # Table 3 of the paper (Wang et al. 2020, arXiv 2006.04768), against n x n softmax on a V100 of 16 GB, inference:
 # n -> times as fast, and how many times as many inputs fit into memory, for each k below n.
@@ -57,16 +59,16 @@ QUICK = (
 ABOUT = """{threads} threads. d = {embed_dim}, {heads} heads, ffn {ffn_dim}, post-LN, GELU, dropout {dropout:g}, none
 of attention weights; {tokens:,} tokens a step, or n if that is more; bf16 is autocast. On a CPU freed memory is kept
 for ours, as in its trainings, and given back for others, as glibc does."""
-NOTES = """The contestants of a cell take turns in one process. Tokens per second are medians over its rounds; a number
-in brackets is how many times as fast ours is: the median of the ratios within the rounds. Memory is the growth from
-layer, gradients of the parameters and input to the peak within one step, each in a fresh process; on a CPU that of the
-resident set, with an allocator that gives back at once. In brackets, how many times as much as ours. The paper's memory
-is how many times as many inputs fit, which this comes near to."""
+NOTES = """Tokens per second are medians over rounds, in which the contestants take turns; a number in brackets is how
+many times as fast ours is: the median of the ratios within the rounds. Memory is the growth from layer, gradients of the
+parameters and input to the peak within one step, each in a fresh process; on a CPU that of the resident set, with an
+allocator that gives back at once. In brackets, how many times as much as ours. The paper's memory is how many times as
+many inputs fit, which this comes near to."""
 MODES = {"train": "forward and backward", "forward": "forward"}
 DTYPES = ("fp32", "bf16")
 MIB, KIB = 2**20, 2**10
 Found = Mapping[str, Any]
-"""What one entry has given: its fields, and seconds or bytes."""
+"""An entry's fields, and the seconds of its rounds or its bytes."""
 Key = tuple[str, str, int, int, int]
 """Kind, contestant, n, k (0 for who knows none) and tokens of an entry."""
 
@@ -100,48 +102,40 @@ def run(o: argparse.Namespace, cells: Cells) -> None:
     folder = Path(linformer_fairseq.layers.__path__[0])
     sources = b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))
     layers = hashlib.sha256(sources).hexdigest()[:12]  # the state of this project's layers
-    finished = cells.finished()
-    work = {}
-    for name, entries in grid(o).items():
-        kept = finished[name]["result"]["entries"] if name in finished else {}
-        if o.again or not entries.keys() <= kept.keys():
-            # A contestant that comes later needs the others in the same rounds.
-            before = {label: Entry(*(found[one.name] for one in fields(Entry))) for label, found in kept.items()}
-            kind = name.split("-")[0]
-            measured = in_a_process(measure, kind, before | entries, o)
-            about = {"kind": kind, "layers": layers}
-            work[name] = lambda about=about, measured=measured: about | {"entries": measured()}
-    cells.run(work, again=True)
+
+    def measured(entry: Entry) -> dict[str, Any]:
+        found: dict[str, Any] = in_a_process(cost, entry, o.device, o.threads, o.budget)()
+        return {**asdict(entry), "layers": layers, **found}
+
+    entries = grid(o)
+    for number in range(o.rounds):
+        results = {name: content["result"] for name, content in cells.finished().items()}
+        left = {}
+        for name, entry in entries.items():
+            spent = sum(found.get("seconds", math.inf) for found in rounds_of(results, name)[:number])
+            if spent < o.budget:
+                left[f"{name}, round {number}"] = partial(measured, entry)
+        cells.run(left, again=o.again)
 
 
-def grid(o: argparse.Namespace) -> dict[str, dict[str, Entry]]:
-    """The cells that the options ask for: entries by label by name of the cell; k < n as in the paper."""
+def grid(o: argparse.Namespace) -> dict[str, Entry]:
+    """The entries that the options ask for, by their names; k < n as in the paper."""
     sizes = QUICK if o.quick else [(n, k, tuple(o.contestants)) for n in o.lengths for k in o.k if k < n]
-    found: dict[str, dict[str, Entry]] = {}
-
-    def add(name: str, label: str, entry: Entry) -> None:
-        if missing(entry.contestant) is None:
-            found.setdefault(f"{name}-{entry.dtype}-{entry.mode}", {})[label] = entry
-
-    def weigh(entry: Entry) -> None:
-        k = "" if entry.contestant in EXACT else f"-k{entry.k}"
-        add(f"memory-{entry.contestant}-n{entry.n}{k}-{entry.tokens}-tokens", entry.contestant, entry)
-
+    found = []
     for mode, dtype in product(o.modes, o.dtypes):
         about = (mode, dtype, o.embed_dim, o.heads, o.ffn_dim, o.dropout)
         for n, k, names in sizes:
-            entries = [Entry(name, n, k, step(o.tokens, n), *about) for name in names]
-            for entry in entries if "time" in o.kinds else ():
-                add(f"time-n{n}-k{k}", entry.contestant, entry)
-            for entry in entries if "memory" in o.kinds else ():
-                if not (o.quick and (entry.contestant == "bound" or (entry.contestant == "exact" and n > 16384))):
-                    weigh(entry)
-        tokens = max(LINEAR_LENGTHS)
-        for n in LINEAR_LENGTHS if "linear" in o.kinds and mode == "train" else ():
-            entry = Entry("ours", n, LINEAR_K, tokens, *about)
-            add(f"linear-k{LINEAR_K}-{tokens}-tokens", str(n), entry)
-            weigh(entry)
-    return found
+            memory = [c for c in names if not o.quick or (c != "bound" and (c != "exact" or n <= 16384))]
+            found += [Entry("time", c, n, k, step(o.tokens, n), *about) for c in names]
+            found += [Entry("memory", c, n, 0 if c in EXACT else k, step(o.tokens, n), *about) for c in memory]
+        for n, kind in product(LINEAR_LENGTHS, ("linear", "memory")) if mode == "train" else ():
+            if "linear" in o.kinds:
+                found.append(Entry(kind, "ours", n, LINEAR_K, max(LINEAR_LENGTHS), *about))
+    return {name_of(e): e for e in found if e.kind in o.kinds and missing(e.contestant) is None}
+
+
+def name_of(e: Entry) -> str:
+    return f"{e.kind}, {e.contestant}, n = {e.n}, k = {e.k}, {e.tokens} tokens, {e.dtype}, {e.mode}"
 
 
 def step(tokens: int, n: int) -> int:
@@ -152,8 +146,7 @@ def step(tokens: int, n: int) -> int:
 def table(results: Results) -> str:
     """Time, memory and linearity for each mode and dtype."""
     cells, tokens = results["cells"].values(), results["settings"]["tokens"]
-    states = len({cell["layers"] for cell in cells})
-    there = {entry["contestant"] for cell in cells for entry in cell["entries"].values()}
+    states, there = (len({cell["layers"] for cell in cells}), {cell["contestant"] for cell in cells})
     lines = [f"- {name}: {about}" for name, (about, _) in CONTESTANTS.items() if name in there]
     if states > 1:
         lines = [f"**These cells were measured with {states} states of linformer_fairseq/layers.**\n", *lines]
@@ -170,13 +163,13 @@ def table(results: Results) -> str:
 
 
 def by_conditions(results: Results) -> dict[str, dict[Key, Found]]:
-    """Entries by mode and dtype: training first, fp32 first."""
+    """Entries by mode and dtype: training first, fp32 first. Their seconds are a list, by round."""
     found: dict[str, dict[Key, Found]] = {f"{MODES[m]}, {dtype}": {} for m, dtype in product(MODES, DTYPES)}
-    for cell in results["cells"].values():
-        for entry in cell["entries"].values():
-            k = 0 if cell["kind"] == "memory" and entry["contestant"] in EXACT else entry["k"]
-            key = (cell["kind"], entry["contestant"], entry["n"], k, entry["tokens"])
-            found[f"{MODES[entry['mode']]}, {entry['dtype']}"][key] = entry
+    for name in dict.fromkeys(name.rpartition(", round ")[0] for name in results["cells"]):
+        rounds = rounds_of(results["cells"], name)
+        entry = {**rounds[0], "seconds": [one["seconds"] for one in rounds if "seconds" in one]}
+        key = (entry["kind"], entry["contestant"], entry["n"], entry["k"], entry["tokens"])
+        found[f"{MODES[entry['mode']]}, {entry['dtype']}"][key] = entry
     return {conditions: entries for conditions, entries in found.items() if entries}
 
 
@@ -187,7 +180,7 @@ def _grid_table(kind: str, found: Mapping[Key, Found], tokens: int) -> str:
     rows = []
     for n, k in sorted({(n, k) for _, n, k in cells if k}):
         mine = cells.get(("ours", n, k), {})
-        row, took, size = [f"{n:,}", f"{k:,}"], seconds(mine), mine.get("bytes")
+        row, took, size = [f"{n:,}", f"{k:,}"], mine.get("seconds", []), mine.get("bytes")
         if kind == "time":
             least, most = (mine["tokens"] / end(took) for end in (max, min)) if took else (0, 0)
             row.append(f"{speed(mine):,.0f} ({least:,.0f}–{most:,.0f})" if took else "")
@@ -228,21 +221,15 @@ def papers(kind: str, n: int, k: int) -> float | None:
     return dict(zip(KS, figures, strict=False)).get(k)
 
 
-def seconds(entry: Found) -> list[float]:
-    """Of a step, in the rounds that it took part in."""
-    return [value for value in entry.get("seconds", []) if value is not None]
-
-
 def speed(entry: Found) -> float | None:
     """Tokens per second, median; None if not measured."""
-    found = seconds(entry)
-    return entry["tokens"] / median(found) if found else None
+    return entry["tokens"] / median(entry["seconds"]) if entry.get("seconds") else None
 
 
 def time_ratio(one: Found, other: Found) -> float | None:
     """Tokens per second of one, relative to the other: the median over the rounds in which both took part."""
     pairs = zip(one.get("seconds", []), other.get("seconds", []), strict=False)
-    found = [(one["tokens"] / mine) / (other["tokens"] / theirs) for mine, theirs in pairs if mine and theirs]
+    found = [(one["tokens"] / mine) / (other["tokens"] / theirs) for mine, theirs in pairs]
     return median(found) if found else None
 
 
