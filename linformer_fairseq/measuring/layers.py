@@ -1,14 +1,16 @@
-"""The encoder layers that table3_efficiency.py measures: ours, fairseq's, and others in plain PyTorch.
+"""Time and memory of the encoder layers of table3_efficiency.py: ours, fairseq's, and others in plain PyTorch.
 
 All are post-LN encoder layers from (B, N, C) to (B, N, C), fairseq's from (N, B, C) to (N, B, C).
 Shapes: B batch, N tokens, K projected length, H heads, D head dimension, C = H·D channels.
 """
 
-from __future__ import annotations
-
+import ctypes
+import gc
 import math
+import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -17,29 +19,30 @@ import torch
 import torch.nn.functional as functional
 from fairseq.data import Dictionary
 from torch import Tensor, nn
+from torch.utils.benchmark import timer
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoderLayer
 from linformer_fairseq.layers.attention import build_projection
 from linformer_fairseq.measuring.official_example import build_official_encoder
+from linformer_fairseq.measuring.study import forget_peak, status
+from linformer_fairseq.training.memory import keep_freed_memory
+
+ROUND_SECONDS = 0.5  # the least that is timed at once
+# Options of glibc's mallopt (malloc.h) -> values, so that the resident set is what lives.
+GIVE_BACK = {-4: 65536, -3: 2**16, -1: 0}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One contestant at one size, with tokens/n inputs of n tokens in a step.
+    """One contestant at one size, with tokens/n inputs of n tokens in a step."""
 
-    Attributes:
-        kind: time, memory, or linear, which is the time of ours at lengths with the same tokens.
-        mode: train, forward and backward with dropout; or forward.
-        dtype: fp32; or bf16, which is autocast.
-    """
-
-    kind: str
+    kind: str  # time, or memory: see `cost`
     contestant: str
     n: int
     k: int
     tokens: int
-    mode: str
-    dtype: str
+    mode: str  # train, forward and backward with dropout; or forward
+    dtype: str  # fp32; or bf16, which is autocast
     embed_dim: int
     heads: int
     ffn_dim: int
@@ -123,21 +126,13 @@ class WithArguments(nn.Module):
         return out
 
 
-def ours(sizes: Entry) -> nn.Module:
+def ours(s: Entry) -> nn.Module:
     """This project's layer with layerwise sharing."""
-    cfg = EncoderConfig(
-        vocab_size=100,
-        max_positions=sizes.n,
-        embed_dim=sizes.embed_dim,
-        ffn_dim=sizes.ffn_dim,
-        num_heads=sizes.heads,
-        num_layers=1,
-        projected_length=sizes.k,
-        projection_init="normal",  # has no part in the speed, and is built without the memory of block means
-        dropout=sizes.dropout,
-        attention_dropout=0.0,
-    )
-    return WithArguments(LinformerEncoderLayer(cfg, 0), build_projection(cfg, sizes.k))
+    same: Any = {"embed_dim": s.embed_dim, "ffn_dim": s.ffn_dim, "num_heads": s.heads, "dropout": s.dropout}
+    # The start of E has no part in the speed, and this one is built without the memory of block means.
+    same |= {"attention_dropout": 0.0, "projection_init": "normal"}
+    cfg = EncoderConfig(max_positions=s.n, projected_length=s.k, num_layers=1, **same)
+    return WithArguments(LinformerEncoderLayer(cfg, 0), build_projection(cfg, s.k))
 
 
 def official(s: Entry) -> nn.Module:
@@ -175,3 +170,98 @@ def missing(name: str) -> str | None:
     if name == "lucidrains" and find_spec("linformer") is None:
         return "not installed: pip install --no-deps linformer==0.2.3"
     return None
+
+
+class Runner:
+    """One entry, ready to take steps."""
+
+    def __init__(self, entry: Entry, device: str) -> None:
+        torch.manual_seed(0)
+        self.entry, self.device, self.train = entry, device, entry.mode == "train"
+        self.layer = CONTESTANTS[entry.contestant][1](entry).to(device).train(self.train)
+        n, batch = entry.n, entry.tokens // entry.n
+        shape = (*((n, batch) if entry.contestant == "fairseq" else (batch, n)), entry.embed_dim)
+        self.x = torch.randn(shape, device=device, requires_grad=self.train)
+        self.grad = torch.randn(shape, device=device)
+
+    def step(self, small: bool = False) -> None:
+        """Forward, and in training backward from a random gradient of the output.
+
+        A small step has one input of k tokens: everything is loaded then, and the parameters have gradients.
+        """
+        x, grad = self.x, self.grad
+        if small:
+            one, few = slice(1), slice(max(1, self.entry.k))
+            part = (few, one) if self.entry.contestant == "fairseq" else (one, few)
+            x, grad = x.detach()[part].clone().requires_grad_(self.train), grad[part]
+        autocast = torch.autocast(self.device, torch.bfloat16) if self.entry.dtype == "bf16" else nullcontext()
+        with torch.set_grad_enabled(self.train), autocast:
+            out = self.layer(x)
+        if self.train:
+            out.backward(grad.to(out.dtype))
+
+    def seconds(self, steps: int = 1) -> float:
+        """Mean seconds of a step; all gradients are forgotten after each."""
+        start = timer()
+        for _ in range(steps):
+            self.step()
+            self.x.grad = None
+            self.layer.zero_grad(set_to_none=True)
+        took: float = timer() - start
+        return took / steps
+
+    def growth(self) -> int:
+        """Bytes at the peak of a step beyond what was there before it."""
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.step()
+            return torch.cuda.max_memory_allocated() - before
+        forget_peak()
+        before = status("VmRSS")
+        self.step()
+        return status("VmHWM") - before
+
+
+def cost(entry: Entry, device: str, threads: int, budget: float) -> dict[str, Any]:
+    """The entry with `seconds` of a step or `bytes` at its peak, or why it was `skipped`.
+
+    It is measured in this process, in which nothing has been computed before. Bytes are the growth of the resident set
+    (on a GPU: of what the allocator has given out) from when layer, gradients of its parameters and input exist, to the
+    peak within a step. The first step is for warming up, and counts if it takes more than half the budget (seconds).
+    """
+    torch.set_num_threads(threads)
+    found, reason = asdict(entry), too_large(entry, device)
+    if reason is not None:
+        return found | {"skipped": reason}
+    if entry.kind == "memory" and platform.libc_ver()[0] == "glibc":
+        for name, value in GIVE_BACK.items():
+            ctypes.CDLL(None).mallopt(name, value)
+    elif entry.contestant == "ours":
+        keep_freed_memory()  # as its users find it: a tenth of the time of a layer on a CPU
+    try:
+        runner = Runner(entry, device)
+        runner.step(small=True)
+        if entry.kind == "memory":
+            return found | {"bytes": runner.growth()}
+        first = runner.seconds()
+        if first > budget / 2:
+            return found | {"seconds": first}
+        # The first step still sets kernels up; where it is short, the second one says how long a step takes.
+        steps = math.ceil(ROUND_SECONDS / (first if first > 1 else runner.seconds()))
+        return found | {"seconds": runner.seconds(steps)}
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        return found | {"skipped": "out of memory"}
+
+
+def too_large(entry: Entry, device: str) -> str | None:
+    """Why an entry that holds n x n matrices is not run, if so."""
+    if entry.contestant != "plain":
+        return None
+    # fp32: scores and weights; in training weights and two gradients.
+    needed = (12 if entry.mode == "train" else 8) * entry.heads * entry.tokens * entry.n
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else status("MemAvailable", "meminfo")
+    return f"needs about {needed / 2**30:,.0f} GiB, {free / 2**30:,.0f} GiB are free" if needed > 0.9 * free else None

@@ -4,8 +4,6 @@ A script is a `Measurement`: it adds its flags, runs named cells, and makes Mark
 function whose result is kept in OUT/cells as soon as it is finished, so the same command resumes where it was stopped.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging
@@ -38,13 +36,13 @@ Results = dict[str, Any]
 FRAME = {"out", "report", "results", "quick", "rounds"}
 
 
+@dataclass
 class Cells:
     """The cells of a folder, each in a file of its own, so that several commands may add to them."""
 
-    def __init__(self, folder: Path, command: str) -> None:
-        self.folder = folder
-        self.command = command
-        self.failed: list[str] = []
+    folder: Path
+    command: str
+    failed: list[str] = field(default_factory=list)
 
     def run(self, work: Mapping[str, Work], parallel: int = 1, again: bool = False) -> None:
         """Run the cells that are not finished, in the order given, or all `again`; `parallel` of them at a time.
@@ -100,27 +98,16 @@ def in_a_process(function: Callable[..., Any], *arguments: Any) -> Work:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One script.
+    """One script."""
 
-    Attributes:
-        file: its `__file__`.
-        about: its docstring, the text of --help.
-        flags: adds its arguments to the parser.
-        measure: runs the cells that the options ask for.
-        table: Markdown of the results.
-        pictures: name of a PNG file -> what draws it.
-        quick: defaults of --quick, which tries the script in little time.
-        choices: options that choose cells and change none of them.
-    """
-
-    file: str
-    about: str | None
-    flags: Callable[[argparse.ArgumentParser], None]
-    measure: Callable[[argparse.Namespace, Cells], None]
-    table: Callable[[Results], str]
-    pictures: Mapping[str, Callable[[Results, Path], None]] = field(default_factory=dict)
-    quick: Mapping[str, Any] = field(default_factory=dict)
-    choices: Sequence[str] = ()
+    file: str  # its `__file__`
+    about: str | None  # its docstring, the text of --help
+    flags: Callable[[argparse.ArgumentParser], None]  # adds its arguments to the parser
+    measure: Callable[[argparse.Namespace, Cells], None]  # runs the cells that the options ask for
+    table: Callable[[Results], str]  # Markdown of the results
+    pictures: Mapping[str, Callable[[Results, Path], None]] = field(default_factory=dict)  # by name of the PNG file
+    quick: Mapping[str, Any] = field(default_factory=dict)  # defaults of --quick
+    choices: Sequence[str] = ()  # options that choose cells and change none of them
 
     def main(self, words: Sequence[str] | None = None) -> int:
         """The command line; returns the exit status."""
@@ -143,7 +130,7 @@ class Measurement:
             return 0
         raw = argparse.RawDescriptionHelpFormatter
         parser = argparse.ArgumentParser(
-            as_typed(self.file, []), description=self.about, parents=[frame], formatter_class=raw
+            as_typed(self.file, []), None, self.about, parents=[frame], formatter_class=raw
         )
         self.flags(parser)
         parser.set_defaults(**self.quick if known.quick else {})
@@ -239,9 +226,8 @@ def comparison(title: str, about: str = "", relative: str = "") -> Callable[[Res
 def _field(values: Sequence[Any]) -> str:
     if not all(isinstance(value, int | float) for value in values):
         return "" if values[0] is None else str(values[0])
-    shown = [
-        f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in (median(values), min(values), max(values))
-    ]
+    found = (median(values), min(values), max(values))
+    shown = [f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in found]
     return shown[0] if len(values) == 1 else f"{shown[0]} ({shown[1]}-{shown[2]})"
 
 

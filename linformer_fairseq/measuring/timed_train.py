@@ -5,8 +5,6 @@ Linformer must be measured without this project, which is registered only for ou
 updates, and where their time went is in the result; see `sort` for the rules.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import resource

@@ -1,7 +1,5 @@
 """Short trainings of the recipe `tiny_n512_k128` by the real fairseq-train, and perplexity by fairseq-validate."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

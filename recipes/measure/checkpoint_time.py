@@ -6,8 +6,6 @@ The checkpoint is that of a base model with Adam's state, saved as `checkpoint_1
 fairseq does at --save-interval-updates. It is written to OUT: give a folder on the disk that is to be measured.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -13,8 +13,6 @@ All are trained by the real fairseq-train with the settings of the recipe `tiny_
 scratch. The report is of all ways that are finished.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

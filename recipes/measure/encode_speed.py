@@ -7,8 +7,6 @@ A Linformer beside the same model with exact attention, both with random weights
 float32, bfloat16 (autocast) and, on a CPU, 8-bit integers. Lengths are drawn log-uniformly. All ways take turns.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

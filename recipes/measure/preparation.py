@@ -13,8 +13,6 @@ memory: of any one process, for corpora of several sizes, which continue with co
 of each paragraph shuffled, so that none is a duplicate; and for one document as large as extract lets through.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -6,8 +6,6 @@ Trains `linformer_roberta_tiny` without dropout on DATA, a folder of binarised t
 masks and start, and validates.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from functools import partial

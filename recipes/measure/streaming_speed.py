@@ -8,8 +8,6 @@ one process without workers, and its figures count from when Python has imported
 `masked_lm`, with a smaller corpus, because its arrays and its reading of the whole file grow with it.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import shutil

@@ -5,8 +5,6 @@
 DATA is a folder of binarised text. Every measurement is a real training in a process of its own, and they take turns.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -7,8 +7,6 @@ the same data, order, masks and seed. Minutes are processor minutes of one core,
 be compared.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import resource

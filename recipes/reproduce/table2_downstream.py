@@ -11,8 +11,6 @@ by a model that learns from the rest; of IMDB a tenth of the train set chooses t
 The report is of all trainings that are finished.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -3,21 +3,18 @@
     python recipes/reproduce/table3_efficiency.py --quick --out table3 --report REPORT     half an hour on 2 cores
     python recipes/reproduce/table3_efficiency.py --out table3 --report REPORT             the whole grid: most of a day
     python recipes/reproduce/table3_efficiency.py --out table3 --lengths 4096 --k 256 --contestants ours exact bound
+    python recipes/reproduce/table3_efficiency.py --out same-tokens --tokens 65536 --lengths 1024 65536 --k 256 \\
+        --contestants ours --modes train                                                  the same tokens at each length
 
 Every figure is of a process of its own, and contestants take turns: name those to be compared in one command. The
 report is of all cells that are finished.
 """
 
-from __future__ import annotations
-
 import argparse
-import hashlib
 import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -25,9 +22,7 @@ from typing import Any
 
 import torch
 
-import linformer_fairseq.layers
-from linformer_fairseq.measuring.layer_cost import cost
-from linformer_fairseq.measuring.layers import CONTESTANTS, EXACT, Entry, missing
+from linformer_fairseq.measuring.layers import CONTESTANTS, EXACT, Entry, cost, missing
 from linformer_fairseq.measuring.plots import Panel, plot_lines
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
 
@@ -44,8 +39,7 @@ PAPER = {
     32768: ((13, 12, 11, 8.8, 5.0), (56, 48, 36, 18, 16)),
     65536: ((20, 18, 16, 14, 7.9), (60, 52, 40, 20, 18)),
 }
-KINDS = ("time", "memory")  # of the paper's figures; `linear` is ours at these lengths with the same tokens:
-LINEAR_LENGTHS, LINEAR_K = (1024, 65536), 256
+KINDS = ("time", "memory")
 # What --quick measures: n, k, contestants.
 QUICK = (
     (512, 256, ("ours", "exact", "plain", "fairseq", "lucidrains", "bound")),
@@ -59,18 +53,18 @@ QUICK = (
 ABOUT = """{threads} threads. d = {embed_dim}, {heads} heads, ffn {ffn_dim}, post-LN, GELU, dropout {dropout:g}, none
 of attention weights; {tokens:,} tokens a step, or n if that is more; bf16 is autocast. On a CPU freed memory is kept
 for ours, as in its trainings, and given back for others, as glibc does."""
-NOTES = """Tokens per second are medians over rounds, in which the contestants take turns; a number in brackets is how
-many times as fast ours is: the median of the ratios within the rounds. Memory is the growth from layer, gradients of the
-parameters and input to the peak within one step, each in a fresh process; on a CPU that of the resident set, with an
-allocator that gives back at once. In brackets, how many times as much as ours. The paper's memory is how many times as
-many inputs fit, which this comes near to."""
+NOTES = """Tokens per second are medians over rounds, in which the contestants take turns; in brackets, how many times
+as fast ours is: the median of the ratios within the rounds. Memory is the growth from layer, gradients of the parameters
+and input to the peak within one step, each in a fresh process; on a CPU that of the resident set, with an allocator that
+gives back at once. In brackets, how many times as much as ours. The paper's memory is how many times as many inputs fit,
+which this comes near to."""
 MODES = {"train": "forward and backward", "forward": "forward"}
 DTYPES = ("fp32", "bf16")
 MIB, KIB = 2**20, 2**10
 Found = Mapping[str, Any]
 """An entry's fields, and the seconds of its rounds or its bytes."""
-Key = tuple[str, str, int, int, int]
-"""Kind, contestant, n, k (0 for who knows none) and tokens of an entry."""
+Key = tuple[str, str, int, int]
+"""Kind, contestant, n, and k (0 for who knows none) of an entry."""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +75,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS), metavar="NAME", help=names)
     add("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
     add("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="default: both")
-    kinds = [*KINDS, "linear"]
-    add("--kinds", nargs="+", choices=kinds, default=kinds, help="linear: ours at two lengths with the same tokens")
+    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: both")
     add("--dropout", type=float, default=0.1, help="default: %(default)s")
     add("--rounds", type=int, default=5, help="after one for warming up (default: %(default)s)")
     add("--budget", type=float, default=60.0, metavar="SECONDS", help="of a contestant in a cell, then it drops out")
@@ -99,14 +92,6 @@ def run(o: argparse.Namespace, cells: Cells) -> None:
     for name in o.contestants:
         if (reason := missing(name)) is not None:
             print(f"{name}: {reason}; its column stays empty", file=sys.stderr)
-    folder = Path(linformer_fairseq.layers.__path__[0])
-    sources = b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))
-    layers = hashlib.sha256(sources).hexdigest()[:12]  # the state of this project's layers
-
-    def measured(entry: Entry) -> dict[str, Any]:
-        found: dict[str, Any] = in_a_process(cost, entry, o.device, o.threads, o.budget)()
-        return {**asdict(entry), "layers": layers, **found}
-
     entries = grid(o)
     for number in range(o.rounds):
         results = {name: content["result"] for name, content in cells.finished().items()}
@@ -114,7 +99,7 @@ def run(o: argparse.Namespace, cells: Cells) -> None:
         for name, entry in entries.items():
             spent = sum(found.get("seconds", math.inf) for found in rounds_of(results, name)[:number])
             if spent < o.budget:
-                left[f"{name}, round {number}"] = partial(measured, entry)
+                left[f"{name}, round {number}"] = in_a_process(cost, entry, o.device, o.threads, o.budget)
         cells.run(left, again=o.again)
 
 
@@ -128,9 +113,6 @@ def grid(o: argparse.Namespace) -> dict[str, Entry]:
             memory = [c for c in names if not o.quick or (c != "bound" and (c != "exact" or n <= 16384))]
             found += [Entry("time", c, n, k, step(o.tokens, n), *about) for c in names]
             found += [Entry("memory", c, n, 0 if c in EXACT else k, step(o.tokens, n), *about) for c in memory]
-        for n, kind in product(LINEAR_LENGTHS, ("linear", "memory")) if mode == "train" else ():
-            if "linear" in o.kinds:
-                found.append(Entry(kind, "ours", n, LINEAR_K, max(LINEAR_LENGTHS), *about))
     return {name_of(e): e for e in found if e.kind in o.kinds and missing(e.contestant) is None}
 
 
@@ -144,21 +126,15 @@ def step(tokens: int, n: int) -> int:
 
 
 def table(results: Results) -> str:
-    """Time, memory and linearity for each mode and dtype."""
-    cells, tokens = results["cells"].values(), results["settings"]["tokens"]
-    states, there = (len({cell["layers"] for cell in cells}), {cell["contestant"] for cell in cells})
+    """Time and memory for each mode and dtype."""
+    there = {cell["contestant"] for cell in results["cells"].values()}
     lines = [f"- {name}: {about}" for name, (about, _) in CONTESTANTS.items() if name in there]
-    if states > 1:
-        lines = [f"**These cells were measured with {states} states of linformer_fairseq/layers.**\n", *lines]
-    parts = [heading("One encoder layer: time and memory", results, ABOUT.format(**results["settings"]))]
-    parts.append("\n".join([*lines, "", NOTES, ""]))
+    head = heading("One encoder layer: time and memory", results, ABOUT.format(**results["settings"]))
+    parts = [head, "\n".join([*lines, "", NOTES, ""])]
     for conditions, found in by_conditions(results).items():
-        tables = {
-            "Tokens per second": _grid_table("time", found, tokens),
-            "Peak memory": _grid_table("memory", found, tokens),
-            "The same number of tokens at each length": _linear_table(found),
-        }
-        parts += [f"\n## {title}: {conditions}\n\n{body}" for title, body in tables.items() if body]
+        for kind, title in zip(KINDS, ("Tokens per second", "Peak memory"), strict=True):
+            if any(key[0] == kind for key in found):
+                parts.append(f"\n## {title}: {conditions}\n\n{grid_table(kind, found)}")
     return "".join(parts)
 
 
@@ -168,14 +144,14 @@ def by_conditions(results: Results) -> dict[str, dict[Key, Found]]:
     for name in dict.fromkeys(name.rpartition(", round ")[0] for name in results["cells"]):
         rounds = rounds_of(results["cells"], name)
         entry = {**rounds[0], "seconds": [one["seconds"] for one in rounds if "seconds" in one]}
-        key = (entry["kind"], entry["contestant"], entry["n"], entry["k"], entry["tokens"])
+        key = (entry["kind"], entry["contestant"], entry["n"], entry["k"])
         found[f"{MODES[entry['mode']]}, {entry['dtype']}"][key] = entry
     return {conditions: entries for conditions, entries in found.items() if entries}
 
 
-def _grid_table(kind: str, found: Mapping[Key, Found], tokens: int) -> str:
+def grid_table(kind: str, found: Mapping[Key, Found]) -> str:
     """Tokens per second or MiB over n and k, beside ours and the paper's, and why fields are empty."""
-    cells = {key[1:4]: entry for key, entry in found.items() if key[0] == kind and key[4] == step(tokens, key[2])}
+    cells = {key[1:]: entry for key, entry in found.items() if key[0] == kind}
     others = [name for name in CONTESTANTS if name != "ours" and any(name == key[0] for key in cells)]
     rows = []
     for n, k in sorted({(n, k) for _, n, k in cells if k}):
@@ -195,24 +171,11 @@ def _grid_table(kind: str, found: Mapping[Key, Found], tokens: int) -> str:
             beside += [f"paper {figure:g}"] if name == "plain" and (figure := papers(kind, n, k)) else []
             row.append("" if value is None else f"{value:,.0f}" + (f" ({'; '.join(beside)})" if beside else ""))
         rows.append([*row, len(took)] if kind == "time" else row)
-    if kind == "time":
-        header = ["n", "k", "ours (least–greatest)", *others, "rounds"]
-    else:
+    header = ["n", "k", "ours (least–greatest)", *others, "rounds"]
+    if kind == "memory":
         header = ["n", "k", "ours, MiB", "KiB a token", *(f"{name}, MiB" for name in others)]
     reasons = {f"{name} at n = {n:,}: {e['skipped']}." for (name, n, _), e in cells.items() if "skipped" in e}
-    return (markdown(header, rows, 0) if rows else "") + (f"\n{' '.join(sorted(reasons))}\n" if reasons else "")
-
-
-def _linear_table(found: Mapping[Key, Found]) -> str:
-    rows = []
-    entries = [entry for key, entry in sorted(found.items()) if key[0] == "linear"]
-    sizes = [found.get(("memory", "ours", e["n"], e["k"], e["tokens"]), {}).get("bytes") for e in entries]
-    for entry, size in zip(entries, sizes, strict=True):
-        kib, first = (each and each / entry["tokens"] / KIB for each in (size, sizes[0]))
-        fast, share = speed(entry), time_ratio(entry, entries[0])
-        row = [f"{entry['n']:,}", f"{entry['k']:,}", f"{entry['tokens']:,}", fast and f"{fast:,.0f}"]
-        rows.append([*row, share and f"{share:.3f}", kib and f"{kib:.1f}", kib and first and f"{kib / first:.3f}"])
-    return markdown(["n", "k", "tokens a step", "tokens/s", "share", "KiB a token", "share"], rows, 0) if rows else ""
+    return markdown(header, rows, left=0) + (f"\n{' '.join(sorted(reasons))}\n" if reasons else "")
 
 
 def papers(kind: str, n: int, k: int) -> float | None:
@@ -237,12 +200,15 @@ def plot(results: Results, path: Path) -> None:
     """Tokens per second over n, a panel for each mode and dtype, for k = 256 or else the least k."""
     panels = []
     for conditions, found in by_conditions(results).items():
-        times = {key[1:4]: fast for key, entry in sorted(found.items()) if key[0] == "time" and (fast := speed(entry))}
+        times = {key[1:]: fast for key, entry in sorted(found.items()) if key[0] == "time" and (fast := speed(entry))}
         if times:
             ks = {k for _, _, k in times}
             k = 256 if 256 in ks else min(ks)
-            points = {c: [(n, fast) for (name, n, at), fast in times.items() if (name, at) == (c, k)] for c in CONTESTANTS}
-            lines = {name: line for name, line in points.items() if line}
+            lines: dict[str, list[tuple[float, float]]] = {}
+            for (name, n, at), fast in times.items():
+                if at == k:
+                    lines.setdefault(name, []).append((n, fast))
+            lines = {name: lines[name] for name in CONTESTANTS if name in lines}
             panels.append(Panel("n", lines, f"{conditions}, k = {k}", "log"))
     if panels:
         plot_lines(path, "tokens per second", panels, lambda name: "o--" if name == "bound" else "o-")
