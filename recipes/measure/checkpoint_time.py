@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 from fairseq import checkpoint_utils, file_io
 
-from linformer_fairseq.checkpoints import checkpoint
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
-from linformer_fairseq.models import linformer_roberta
+from linformer_fairseq.measuring.trainings import untrained
 from linformer_fairseq.training import files
 from linformer_fairseq.training.saving import snapshot
 
@@ -44,11 +43,8 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
 
 def save(way: str, arch: str, out: Path) -> dict[str, float]:
     """Seconds of the pause and until all is written, while nothing else is computed, and the size."""
-    settings = checkpoint.complete_settings({"_name": arch, "max_positions": 512})
-    encoder = linformer_roberta.LinformerRobertaEncoder(settings, checkpoint.symbols(VOCABULARY))
-    model = linformer_roberta.LinformerRobertaModel(settings, encoder)
-    parameters = list(model.parameters())
-    adam = [{name: torch.rand_like(p) for name in ("exp_avg", "exp_avg_sq")} for p in parameters]
+    model = untrained({"_name": arch, "max_positions": 512}, VOCABULARY)
+    adam = [{name: torch.rand_like(p) for name in ("exp_avg", "exp_avg_sq")} for p in model.parameters()]
     optimizer = {"state": dict(enumerate(adam))}
     state = {"model": model.state_dict(), "last_optimizer_state": optimizer, "extra_state": {}}
     with tempfile.TemporaryDirectory(dir=out) as folder:

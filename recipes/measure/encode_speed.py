@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint
 from linformer_fairseq.inference.engine import OVERHEAD, Batching, Compute, Engine
 from linformer_fairseq.inference.sequences import BOS, EOS, Ids, as_they_come, like_length
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
-from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
+from linformer_fairseq.measuring.trainings import untrained
 
 VOCABULARY = 1000  # the embedding takes no time
 ALONE, BUCKETS = "one at a time", "length-bucketed"
@@ -82,13 +82,11 @@ def documents(count: int, longest: int) -> list[Ids]:
 def engine(options: argparse.Namespace, attention: str, precision: str) -> Engine:
     """The model with one kind of attention, its weights random but the same for all precisions."""
     torch.set_num_threads(options.threads)
-    model: dict[str, Any] = {"_name": options.arch, "max_positions": options.n, "projected_length": str(options.k)}
-    settings = complete_settings(model | {"attention": attention})
-    torch.manual_seed(1)
-    state = LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(VOCABULARY))).state_dict()
+    model = {"_name": options.arch, "max_positions": options.n, "projected_length": str(options.k)}
+    model["attention"] = attention
     dtype = "bfloat16" if precision == "bfloat16" else "float32"
     how = Compute(options.device, dtype, quantize=precision == "int8", batch_tokens=options.batch_tokens)
-    return Engine(Checkpoint(state, model | {"attention": attention}), "mean", how)
+    return Engine(Checkpoint(untrained(model, VOCABULARY).state_dict(), model), "mean", how)
 
 
 ABOUT = """Random weights; lengths log-uniform from 16 to n. Cosine: with the vectors in float32, less their mean, the

@@ -34,7 +34,7 @@ from data_prep.sources import dump, wikipedia
 from data_prep.sources.files import LARGEST_DOCUMENT
 from data_prep.sources.wikitext import dropped_namespaces, prose
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, comparison, in_a_process
+from linformer_fairseq.measuring.study import Cells, Measurement, Work, comparison, in_a_process
 
 OURS, OTHER = "data_prep (prose)", "mwparserfromhell (parse, strip_code)"
 SPLITS = ("train", "valid")
@@ -63,7 +63,6 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add("input", nargs="+", help="a MediaWiki XML dump (plain, .bz2, .gz, .xz), or SOURCE=PATH of `data_prep extract`")
     add("--rounds", type=int, default=5, help="of each way (default: %(default)s)")
     add("--pages", type=int, default=200, help="articles to extract (default: %(default)s)")
-    add("--copies", type=int, default=1, help="how often the text is binarized (default: %(default)s)")
     add("--vocab-size", type=int, default=32000, help="of the tokenizer (default: %(default)s)")
     add("--workers", type=int, default=2, help="processes or threads of a way or stage (default: %(default)s)")
     add("--sizes", type=int, nargs="+", default=[10, 100, 400], help="MB, of memory (default: 10 100 400)")
@@ -115,13 +114,9 @@ def binarizing(options: argparse.Namespace, cells: Cells) -> None:
         program = Path(sys.executable).with_name("fairseq-preprocess")
         return {"seconds": pieces["s with files"] + run(program, "--only-source", *prefs, *flags)[0]}
 
-    ways = {
-        "sentencepiece alone, encode only": in_a_process(encode, out, workers, False),
-        "data_prep binarize": partial(binarize, workers),
-        "data_prep binarize, 1 worker": partial(binarize, 1),
-        "sentencepiece to pieces, then fairseq-preprocess": pipeline,
-    }
-    cells.turns(ways, options.rounds)
+    ways: dict[str, Work] = {"sentencepiece alone, encode only": in_a_process(encode, out, workers, False)}
+    ways |= {"data_prep binarize": partial(binarize, workers), "data_prep binarize, 1 worker": partial(binarize, 1)}
+    cells.turns(ways | {"sentencepiece to pieces, then fairseq-preprocess": pipeline}, options.rounds)
 
 
 def encode(out: Path, threads: int, write: bool) -> dict[str, float]:
@@ -177,12 +172,7 @@ def stages(options: argparse.Namespace, texts: list[str], size: int, one: bool =
 
 def write_jsonl(folder: Path, texts: list[str], size: int, one: bool) -> None:
     """Documents of `size` bytes in files of 10,000; or one such document, beside small ones for the tokenizer."""
-    documents: list[str] = []
-    for text in varied(texts):
-        documents.append(text)
-        size -= len(text)
-        if size <= 0:
-            break
+    documents = list(varied(texts, size))
     if one:
         documents = ["\n".join(documents), *texts[:200]]
     folder.mkdir(parents=True)
@@ -191,20 +181,22 @@ def write_jsonl(folder: Path, texts: list[str], size: int, one: bool) -> None:
         (folder / f"{begin:09d}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def varied(texts: list[str]) -> Iterator[str]:
-    """The texts, and then endlessly the same with their words shuffled."""
-    yield from random.Random(0).sample(texts, len(texts))
-    for seed in count(1):
+def varied(texts: list[str], size: int) -> Iterator[str]:
+    """The texts, and then again and again with their words shuffled, until there are `size` characters."""
+    for seed in count():
         chance = random.Random(seed)
-        for text in texts:
-            paragraphs = [line.split() for line in text.split("\n")]
-            yield "\n".join(" ".join(chance.sample(words, len(words))) for words in paragraphs)
+        for text in chance.sample(texts, len(texts)):
+            lines = (line.split() for line in text.split("\n"))
+            yield "\n".join(" ".join(chance.sample(words, len(words))) for words in lines) if seed else text
+            size -= len(text)
+            if size <= 0:
+                return
 
 
 def given(options: argparse.Namespace) -> Path:
     """A corpus of the documents that are given."""
     corpus: Path = options.out / "given"
-    for number, word in enumerate(options.input * options.copies):
+    for number, word in enumerate(options.input):
         source, _, path = word.rpartition("=")
         data_prep("extract", "--source", source or "text", path, "--name", f"input{number}", "--out", corpus)
     return corpus
@@ -235,16 +227,13 @@ KINDS = {
 }
 
 
-def measure(options: argparse.Namespace, cells: Cells) -> None:
-    KINDS[options.what][0](options, cells)
-
-
-def table(results: Results) -> str:
-    return KINDS[results["settings"]["what"]][1](results)
-
-
-QUICK = {"rounds": 1, "pages": 2, "vocab_size": 512, "sizes": [1], "largest": MEGABYTE}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK, choices=("sizes", "largest"))
+MEASUREMENT = Measurement(
+    *(__file__, __doc__, flags),
+    measure=lambda options, cells: KINDS[options.what][0](options, cells),
+    table=lambda results: KINDS[results["settings"]["what"]][1](results),
+    quick={"rounds": 1, "pages": 2, "vocab_size": 512, "sizes": [1], "largest": MEGABYTE},
+    choices=("sizes", "largest"),
+)
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

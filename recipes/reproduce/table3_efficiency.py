@@ -54,10 +54,10 @@ ABOUT = """{threads} threads. d = {embed_dim}, {heads} heads, ffn {ffn_dim}, pos
 of attention weights; {tokens:,} tokens a step, or n if that is more; bf16 is autocast. On a CPU freed memory is kept
 for ours, as in its trainings, and given back for others, as glibc does."""
 NOTES = """Tokens per second are medians over rounds, in which the contestants take turns; in brackets, how many times
-as fast ours is: the median of the ratios within the rounds. Memory is the growth from layer, gradients of the parameters
-and input to the peak within one step, each in a fresh process; on a CPU that of the resident set, with an allocator that
-gives back at once. In brackets, how many times as much as ours. The paper's memory is how many times as many inputs fit,
-which this comes near to."""
+as fast ours is: the median of the ratios within the rounds. Memory is the growth from layer, gradients of the
+parameters and input to the peak within one step, each in a fresh process; on a CPU that of the resident set, with an
+allocator that gives back at once. In brackets, how many times as much as ours. The paper's memory is how many times as
+many inputs fit, which this comes near to."""
 MODES = {"train": "forward and backward", "forward": "forward"}
 DTYPES = ("fp32", "bf16")
 MIB, KIB = 2**20, 2**10
