@@ -24,7 +24,7 @@ class Panel:
 
 
 def plot_lines(path: Path, ylabel: str, panels: Sequence[Panel], style: Callable[[str], str]) -> None:
-    """Draw panels side by side to a PNG, with one logarithmic y axis, and one colour and `style` (as "o-") for a label."""
+    """Draw panels side by side to a PNG, with one logarithmic y axis, and a colour and a `style` ("o-") for a label."""
     labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.2 * len(panels) + 3, 4.4), dpi=110, sharey=True, squeeze=False, layout="constrained"

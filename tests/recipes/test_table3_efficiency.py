@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from linformer_fairseq.measuring.layer_cost import Conditions, Entry, Runner
 
 from linformer_fairseq.measuring import layer_cost, layers
-from linformer_fairseq.measuring.layer_cost import Conditions, Entry, Runner
 from linformer_fairseq.measuring.layers import Sizes
 from recipes.reproduce import table3_efficiency as table3
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recipes.measure.warm_start import table, updates_until
 
 from recipes.measure import warm_start
-from recipes.measure.warm_start import table, updates_until
 
 WARM = {"start": 80.0, "curve": [[20, 60.0], [40, 51.0], [60, 49.0]], "seconds": 3.2, "errors": [0.5, 0.1]}
 COLD = {"start": None, "curve": [[500, 90.0], [1000, 52.0]], "seconds": 0.1, "errors": []}
