@@ -32,26 +32,12 @@ from linformer_fairseq.measuring.study import Cells, Measurement, Results, headi
 
 EXAMPLE = Path(fairseq.__file__).parent / "examples/linformer/linformer_src"
 SPECIAL = 5  # <s>, <pad>, </s>, <unk> come before the symbols of dict.txt, <mask> after them
-NUMBERS = {
-    "tokens": (4096, "of an update"),
-    "updates": (8, "of each training"),
-    "warm-up": (3, "updates at the start that do not count"),
-    "profile": (2, "updates whose parts are timed"),
-    "symbols": (50265, "fewest symbols of the models"),
-    "workers": (1, "processes that load data"),
-    "threads": (len(os.sched_getaffinity(0)), "of each training"),
-    "layers": (12, "of the models"),
-    "embed-dim": (768, "channels"),
-    "ffn-dim": (3072, "channels in the feed-forward sublayer"),
-    "heads": (12, "of attention"),
-    "k": (256, "projected length"),
-}
 ABOUT = """{threads} threads. {layers} layers, d = {embed_dim}, k = {k}, layerwise sharing, {symbols:,} symbols,
-{tokens:,} tokens an update, dropout 0.1, attention dropout {attention_dropout}, clip norm 1.0. Theirs is fairseq's
+{tokens:,} tokens an update, dropout 0.1, attention dropout 0.1, clip norm 1.0. Theirs is fairseq's
 `examples/linformer` with fairseq's `masked_lm` and `adam`, without this project; ours has `fused_masked_lm`,
-`fused_adamw` and the task `{task}`. Every figure is of a process of its own. The time of an update is that between the
-ends of two, data and logs included; of {updates} updates the first {warm_up} do not count. Medians over the rounds in
-which the contestants take turns; ratios are within a round."""
+`fused_adamw` and the task `masked_lm`. Every figure is of a process of its own. The time of an update is that between
+the ends of two, data and logs included; of {updates} updates the first {warm_up} do not count. Medians over the rounds
+in which the contestants take turns; ratios are within a round."""
 PARTS = """
 ## Where the time of an update goes
 
@@ -60,7 +46,7 @@ Seconds an update, by torch.profiler, which takes time itself (most of it in `ho
 
 """
 # The first is what the others are compared with.
-THEIRS, OURS, BF16 = CONTESTANTS = ("fairseq's example, fp32", "ours, fp32", "ours, bf16")
+THEIRS, _, BF16 = CONTESTANTS = ("fairseq's example, fp32", "ours, fp32", "ours, bf16")
 
 # Marks around operations -> group, where it is the mark that decides.
 MARKS = {
@@ -81,11 +67,23 @@ CORE_FUNCTIONS = ("_Attend", "_AttendBackward")  # of layers/fused.py
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="folder of binarised text")
     parser.add_argument("--n", type=int, nargs="+", default=[512, 4096], help="tokens of a row (default: 512 4096)")
-    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    for flag, (default, about) in NUMBERS.items():
-        parser.add_argument(f"--{flag}", type=int, default=default, help=f"{about} (default: {default})")
-    parser.add_argument("--attention-dropout", type=float, default=0.1, help="default: %(default)s")
-    parser.add_argument("--task", default="masked_lm", help="of ours (default: %(default)s)")
+
+    def number(flag: str, default: int, about: str) -> None:
+        parser.add_argument(flag, type=int, default=default, help=f"{about} (default: {default})")
+
+    number("--rounds", 3, "trainings of each contestant")
+    number("--tokens", 4096, "of an update")
+    number("--updates", 8, "of each training")
+    number("--warm-up", 3, "updates at the start that do not count")
+    number("--profile", 2, "updates whose parts are timed")
+    number("--symbols", 50265, "fewest symbols of the models")
+    number("--workers", 1, "processes that load data")
+    number("--threads", len(os.sched_getaffinity(0)), "of each training")
+    number("--layers", 12, "of the models")
+    number("--embed-dim", 768, "channels")
+    number("--ffn-dim", 3072, "channels in the feed-forward sublayer")
+    number("--heads", 12, "of attention")
+    number("--k", 256, "projected length")
 
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
@@ -123,11 +121,11 @@ def updates_of(o: argparse.Namespace, data: Path, n: int, name: str, profile: in
         own = f"--compressed={n // o.k} --shared-kv-compressed=1 --shared-layer-kv-compressed=1 --task=masked_lm"
         own += " --criterion=masked_lm --optimizer=adam"
     else:
-        own = f"--projected-length={o.k} --projection-sharing=layerwise --task={o.task} --criterion=fused_masked_lm"
+        own = f"--projected-length={o.k} --projection-sharing=layerwise --task=masked_lm --criterion=fused_masked_lm"
         own += f" --optimizer=fused_adamw {'--bf16' if name == BF16 else ''}"
     same = f"""--arch=linformer_roberta_base --encoder-layers={o.layers} --encoder-embed-dim={o.embed_dim}
         --encoder-ffn-embed-dim={o.ffn_dim} --encoder-attention-heads={o.heads} --dropout=0.1
-        --attention-dropout={o.attention_dropout} --tokens-per-sample={n} --max-positions={n} --sample-break-mode=none
+        --attention-dropout=0.1 --tokens-per-sample={n} --max-positions={n} --sample-break-mode=none
         --mask-prob=0.15 --batch-size={o.tokens // n} --required-batch-size-multiple=1 --num-workers={o.workers}
         --clip-norm=1.0 --adam-betas=(0.9,0.98) --adam-eps=1e-6 --weight-decay=0.01 --lr-scheduler=fixed --lr=1e-4
         --max-update={o.updates} --seed=1 --no-save --disable-validation --log-format=json --log-interval=1"""
@@ -187,7 +185,7 @@ def timed(arguments: list[str], log: Path, threads: int, ours: bool, profiled: i
                 profiler.stop()
                 model = trainer.cfg.model
                 head_dim = int(model.encoder_embed_dim) // int(model.encoder_attention_heads)
-                groups = sort(profiler.events() or (), head_dim, k)
+                groups = sort(profiler.events() or (), head_dim, k)  # type: ignore[no-untyped-call]
                 groups["host"] = max(0.0, sum(found["seconds"][-profiled:]) - sum(groups.values()))
                 found["anatomy"] = {group: groups[group] / profiled for group in GROUPS}
         return logged
@@ -277,17 +275,15 @@ def table(results: Results) -> str:
             speed = median(runs[name][0]["tokens"]) / median(took)
             figures = [f"{median(took):.2f}", f"{speed:,.0f}", f"{median(ratios):.2f}"]
             peak = max(run["peak_bytes"] for run in runs[name]) / 1e9
-            rows.append([n, name, *figures, f"{min(ratios):.2f}-{max(ratios):.2f}", f"{peak:.1f}"])
+            size = runs[name][0]["parameters"] / 1e6
+            rows.append([n, name, *figures, f"{min(ratios):.2f}-{max(ratios):.2f}", f"{peak:.1f}", f"{size:.1f}"])
         anatomy = [cells[f"n = {n}, {name}, profile"]["anatomy"] for name in CONTESTANTS]
         lines = [[group, *(f"{each[group]:.3f}" for each in anatomy)] for group in GROUPS]
         lines.append(["all", *(f"{sum(each.values()):.3f}" for each in anatomy)])
         parts.append(markdown([f"n = {n}", *CONTESTANTS], lines))
-    header = ["n", "", "s/update", "tokens/s", "speed", "lowest and highest", "peak memory (GB)"]
-    models = ((lengths[0], THEIRS), (lengths[-1], OURS))
-    theirs, ours = (cells[f"n = {n}, {name}, round 0"]["parameters"] / 1e6 for n, name in models)
-    sizes = f"\nTheirs has {theirs:.1f} M parameters at n = {lengths[0]}, ours {ours:.1f} M at {lengths[-1]}.\n"
+    header = ["n", "", "s/update", "tokens/s", "speed", "lowest and highest", "peak memory (GB)", "M parameters"]
     head = heading("Whole updates of fairseq-train", results, ABOUT.format(**s))
-    return head + markdown(header, rows, left=2) + sizes + PARTS + "\n".join(parts)
+    return head + markdown(header, rows, left=2) + PARTS + "\n".join(parts)
 
 
 QUICK = {"n": [32], "k": 8, "tokens": 128, "updates": 3, "warm_up": 1, "rounds": 1, "profile": 1, "symbols": 100}

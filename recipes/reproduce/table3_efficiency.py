@@ -202,8 +202,7 @@ def plot(results: Results, path: Path) -> None:
     for conditions, found in by_conditions(results).items():
         times = {key[1:]: fast for key, entry in sorted(found.items()) if key[0] == "time" and (fast := speed(entry))}
         if times:
-            ks = {k for _, _, k in times}
-            k = 256 if 256 in ks else min(ks)
+            k = min((at for _, _, at in times), key=lambda at: (at != 256, at))
             lines: dict[str, list[tuple[float, float]]] = {}
             for (name, n, at), fast in times.items():
                 if at == k:
