@@ -39,7 +39,7 @@ PAPER = {
     32768: ((13, 12, 11, 8.8, 5.0), (56, 48, 36, 18, 16)),
     65536: ((20, 18, 16, 14, 7.9), (60, 52, 40, 20, 18)),
 }
-KINDS = ("time", "memory")
+KINDS = {"time": "Tokens per second", "memory": "Peak memory"}
 # What --quick measures: n, k, contestants.
 QUICK = (
     (512, 256, ("ours", "exact", "plain", "fairseq", "lucidrains", "bound")),
@@ -60,11 +60,8 @@ allocator that gives back at once. In brackets, how many times as much as ours. 
 many inputs fit, which this comes near to."""
 MODES = {"train": "forward and backward", "forward": "forward"}
 DTYPES = ("fp32", "bf16")
-MIB, KIB = 2**20, 2**10
-Found = Mapping[str, Any]
-"""An entry's fields, and the seconds of its rounds or its bytes."""
-Key = tuple[str, str, int, int]
-"""Kind, contestant, n, and k (0 for who knows none) of an entry."""
+Found = Mapping[tuple[str, int, int], Mapping[str, Any]]
+"""By contestant, n, and k (0 for who knows none): an entry with the `amounts` of its rounds, seconds or bytes."""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +72,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS), metavar="NAME", help=names)
     add("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
     add("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="default: both")
-    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: both")
+    add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="default: both")
     add("--dropout", type=float, default=0.1, help="default: %(default)s")
     add("--rounds", type=int, default=5, help="after one for warming up (default: %(default)s)")
     add("--budget", type=float, default=60.0, metavar="SECONDS", help="of a contestant in a cell, then it drops out")
@@ -97,8 +94,9 @@ def run(o: argparse.Namespace, cells: Cells) -> None:
         results = {name: content["result"] for name, content in cells.finished().items()}
         left = {}
         for name, entry in entries.items():
-            spent = sum(found.get("seconds", math.inf) for found in rounds_of(results, name)[:number])
-            if spent < o.budget:
+            earlier = rounds_of(results, name)[:number]
+            spent = sum(found.get("seconds", math.inf) for found in earlier)  # memory is measured once
+            if len(earlier) == number and spent < o.budget:
                 left[f"{name}, round {number}"] = in_a_process(cost, entry, o.device, o.threads, o.budget)
         cells.run(left, again=o.again)
 
@@ -113,11 +111,9 @@ def grid(o: argparse.Namespace) -> dict[str, Entry]:
             memory = [c for c in names if not o.quick or (c != "bound" and (c != "exact" or n <= 16384))]
             found += [Entry("time", c, n, k, step(o.tokens, n), *about) for c in names]
             found += [Entry("memory", c, n, 0 if c in EXACT else k, step(o.tokens, n), *about) for c in memory]
-    return {name_of(e): e for e in found if e.kind in o.kinds and missing(e.contestant) is None}
-
-
-def name_of(e: Entry) -> str:
-    return f"{e.kind}, {e.contestant}, n = {e.n}, k = {e.k}, {e.tokens} tokens, {e.dtype}, {e.mode}"
+    chosen = [e for e in found if e.kind in o.kinds and missing(e.contestant) is None]
+    names = "{kind}, {contestant}, n = {n}, k = {k}, {tokens} tokens, {dtype}, {mode}"
+    return {names.format(**vars(entry)): entry for entry in chosen}
 
 
 def step(tokens: int, n: int) -> int:
@@ -131,84 +127,74 @@ def table(results: Results) -> str:
     lines = [f"- {name}: {about}" for name, (about, _) in CONTESTANTS.items() if name in there]
     head = heading("One encoder layer: time and memory", results, ABOUT.format(**results["settings"]))
     parts = [head, "\n".join([*lines, "", NOTES, ""])]
-    for conditions, found in by_conditions(results).items():
-        for kind, title in zip(KINDS, ("Tokens per second", "Peak memory"), strict=True):
-            if any(key[0] == kind for key in found):
-                parts.append(f"\n## {title}: {conditions}\n\n{grid_table(kind, found)}")
+    parts += [f"\n## {title}\n\n{grid_table(found)}" for title, found in by_title(results).items()]
     return "".join(parts)
 
 
-def by_conditions(results: Results) -> dict[str, dict[Key, Found]]:
-    """Entries by mode and dtype: training first, fp32 first. Their seconds are a list, by round."""
-    found: dict[str, dict[Key, Found]] = {f"{MODES[m]}, {dtype}": {} for m, dtype in product(MODES, DTYPES)}
+def by_title(results: Results) -> dict[str, Found]:
+    """Entries by the title of their table: training first, fp32 first."""
+    title = "{}: {}, {}".format
+    titles = {title(KINDS[kind], MODES[mode], dtype): {} for mode, dtype, kind in product(MODES, DTYPES, KINDS)}
     for name in dict.fromkeys(name.rpartition(", round ")[0] for name in results["cells"]):
         rounds = rounds_of(results["cells"], name)
-        entry = {**rounds[0], "seconds": [one["seconds"] for one in rounds if "seconds" in one]}
-        key = (entry["kind"], entry["contestant"], entry["n"], entry["k"])
-        found[f"{MODES[entry['mode']]}, {entry['dtype']}"][key] = entry
-    return {conditions: entries for conditions, entries in found.items() if entries}
+        amounts = [one[name] for one in rounds for name in ("seconds", "bytes") if name in one]
+        e = rounds[0]
+        found = titles[title(KINDS[e["kind"]], MODES[e["mode"]], e["dtype"])]
+        found[e["contestant"], e["n"], e["k"]] = {**e, "amounts": amounts}
+    return {title: found for title, found in titles.items() if found}
 
 
-def grid_table(kind: str, found: Mapping[Key, Found]) -> str:
+def grid_table(found: Found) -> str:
     """Tokens per second or MiB over n and k, beside ours and the paper's, and why fields are empty."""
-    cells = {key[1:]: entry for key, entry in found.items() if key[0] == kind}
-    others = [name for name in CONTESTANTS if name != "ours" and any(name == key[0] for key in cells)]
+    kind = next(iter(found.values()))["kind"]
+    others = [name for name in CONTESTANTS if name != "ours" and any(name == key[0] for key in found)]
     rows = []
-    for n, k in sorted({(n, k) for _, n, k in cells if k}):
-        mine = cells.get(("ours", n, k), {})
-        row, took, size = [f"{n:,}", f"{k:,}"], mine.get("seconds", []), mine.get("bytes")
-        if kind == "time":
-            least, most = (mine["tokens"] / end(took) for end in (max, min)) if took else (0, 0)
-            row.append(f"{speed(mine):,.0f} ({least:,.0f}–{most:,.0f})" if took else "")
-        else:
-            row += [f"{size / MIB:,.0f}", f"{size / mine['tokens'] / KIB:.1f}"] if size else ["", ""]
+    for n, k in sorted({(n, k) for _, n, k in found if k}):
+        mine = found.get(("ours", n, k), {"amounts": []})
+        amounts = mine["amounts"]
+        row = [f"{n:,}", f"{k:,}", f"{figure(mine):,.0f}" if amounts else ""]
+        if kind == "memory":
+            row.append(f"{amounts[0] / mine['tokens'] / 2**10:.1f}" if amounts else "")
+        elif amounts:
+            row[-1] += f" ({mine['tokens'] / max(amounts):,.0f}–{mine['tokens'] / min(amounts):,.0f})"
         for name in others:
-            other = cells.get((name, n, k), cells.get((name, n, 0), {}))
-            weight = other.get("bytes")
-            ratio = time_ratio(mine, other) if kind == "time" else weight / size if weight and size else None
-            value = speed(other) if kind == "time" else weight and weight / MIB
-            beside = [] if ratio is None else [f"{ratio:.2f}"]
-            beside += [f"paper {figure:g}"] if name == "plain" and (figure := papers(kind, n, k)) else []
-            row.append("" if value is None else f"{value:,.0f}" + (f" ({'; '.join(beside)})" if beside else ""))
-        rows.append([*row, len(took)] if kind == "time" else row)
+            other = found.get((name, n, k), found.get((name, n, 0), {"amounts": []}))
+            ratios = [theirs / ours for ours, theirs in zip(amounts, other["amounts"], strict=False)]
+            beside = [f"{median(ratios):.2f}"] if ratios else []
+            beside += [f"paper {papers:g}"] if name == "plain" and (papers := of_paper(kind, n, k)) else []
+            shown = f" ({'; '.join(beside)})" if beside else ""
+            row.append(f"{figure(other):,.0f}{shown}" if other["amounts"] else "")
+        rows.append([*row, len(amounts)] if kind == "time" else row)
     header = ["n", "k", "ours (least–greatest)", *others, "rounds"]
     if kind == "memory":
         header = ["n", "k", "ours, MiB", "KiB a token", *(f"{name}, MiB" for name in others)]
-    reasons = {f"{name} at n = {n:,}: {e['skipped']}." for (name, n, _), e in cells.items() if "skipped" in e}
+    reasons = {f"{name} at n = {n:,}: {e['skipped']}." for (name, n, _), e in found.items() if "skipped" in e}
     return markdown(header, rows, left=0) + (f"\n{' '.join(sorted(reasons))}\n" if reasons else "")
 
 
-def papers(kind: str, n: int, k: int) -> float | None:
+def figure(entry: Mapping[str, Any]) -> float:
+    """Median tokens per second, or MiB."""
+    amount = median(entry["amounts"])
+    return entry["tokens"] / amount if entry["kind"] == "time" else amount / 2**20
+
+
+def of_paper(kind: str, n: int, k: int) -> float | None:
     """The paper's figure for n and k beside its own baseline, if it has one."""
-    figures = PAPER[n][KINDS.index(kind)] if n in PAPER else ()
+    figures = PAPER[n][list(KINDS).index(kind)] if n in PAPER else ()
     return dict(zip(KS, figures, strict=False)).get(k)
-
-
-def speed(entry: Found) -> float | None:
-    """Tokens per second, median; None if not measured."""
-    return entry["tokens"] / median(entry["seconds"]) if entry.get("seconds") else None
-
-
-def time_ratio(one: Found, other: Found) -> float | None:
-    """Tokens per second of one, relative to the other: the median over the rounds in which both took part."""
-    pairs = zip(one.get("seconds", []), other.get("seconds", []), strict=False)
-    found = [(one["tokens"] / mine) / (other["tokens"] / theirs) for mine, theirs in pairs]
-    return median(found) if found else None
 
 
 def plot(results: Results, path: Path) -> None:
     """Tokens per second over n, a panel for each mode and dtype, for k = 256 or else the least k."""
     panels = []
-    for conditions, found in by_conditions(results).items():
-        times = {key[1:]: fast for key, entry in sorted(found.items()) if key[0] == "time" and (fast := speed(entry))}
-        if times:
-            k = min((at for _, _, at in times), key=lambda at: (at != 256, at))
-            lines: dict[str, list[tuple[float, float]]] = {}
-            for (name, n, at), fast in times.items():
-                if at == k:
-                    lines.setdefault(name, []).append((n, fast))
-            lines = {name: lines[name] for name in CONTESTANTS if name in lines}
-            panels.append(Panel("n", lines, f"{conditions}, k = {k}", "log"))
+    for title, found in by_title(results).items():
+        name, _, conditions = title.partition(": ")
+        if name == KINDS["time"]:
+            k = min((at for _, _, at in found), key=lambda at: (at != 256, at))
+            of = {c: sorted(n for name, n, at in found if (name, at) == (c, k)) for c in CONTESTANTS}
+            entries = {c: [found[c, n, k] for n in ns] for c, ns in of.items()}
+            lines = {c: [(e["n"], figure(e)) for e in line if e["amounts"]] for c, line in entries.items()}
+            panels.append(Panel("n", {c: line for c, line in lines.items() if line}, f"{conditions}, k = {k}", "log"))
     if panels:
         plot_lines(path, "tokens per second", panels, lambda name: "o--" if name == "bound" else "o-")
 

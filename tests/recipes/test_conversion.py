@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipes.measure.warm_start import table, updates_until
+from fairseq.data import Dictionary
+
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, write
+from linformer_fairseq.measuring.trainings import untrained
+from recipes.measure import conversion
+from recipes.measure.conversion import table, updates_until
 
 WARM = {"start": 80.0, "curve": [[20, 60.0], [40, 51.0], [60, 49.0]], "seconds": 3.2, "errors": [0.5, 0.1]}
 COLD = {"start": None, "curve": [[500, 90.0], [1000, 52.0]], "seconds": 0.1, "errors": []}
