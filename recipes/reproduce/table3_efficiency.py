@@ -112,8 +112,8 @@ def grid(o: argparse.Namespace) -> dict[str, Entry]:
             found += [Entry("time", c, n, k, step(o.tokens, n), *about) for c in names]
             found += [Entry("memory", c, n, 0 if c in EXACT else k, step(o.tokens, n), *about) for c in memory]
     chosen = [e for e in found if e.kind in o.kinds and missing(e.contestant) is None]
-    names = "{kind}, {contestant}, n = {n}, k = {k}, {tokens} tokens, {dtype}, {mode}"
-    return {names.format(**vars(entry)): entry for entry in chosen}
+    name = "{kind}, {contestant}, n = {n}, k = {k}, {tokens} tokens, {dtype}, {mode}"
+    return {name.format(**vars(entry)): entry for entry in chosen}
 
 
 def step(tokens: int, n: int) -> int:
@@ -131,13 +131,14 @@ def table(results: Results) -> str:
     return "".join(parts)
 
 
-def by_title(results: Results) -> dict[str, Found]:
+def by_title(results: Results) -> Mapping[str, Found]:
     """Entries by the title of their table: training first, fp32 first."""
     title = "{}: {}, {}".format
-    titles = {title(KINDS[kind], MODES[mode], dtype): {} for mode, dtype, kind in product(MODES, DTYPES, KINDS)}
+    keys = [title(KINDS[kind], MODES[mode], dtype) for mode, dtype, kind in product(MODES, DTYPES, KINDS)]
+    titles: dict[str, dict[tuple[str, int, int], dict[str, Any]]] = {key: {} for key in keys}
     for name in dict.fromkeys(name.rpartition(", round ")[0] for name in results["cells"]):
         rounds = rounds_of(results["cells"], name)
-        amounts = [one[name] for one in rounds for name in ("seconds", "bytes") if name in one]
+        amounts = [one[unit] for one in rounds for unit in ("seconds", "bytes") if unit in one]
         e = rounds[0]
         found = titles[title(KINDS[e["kind"]], MODES[e["mode"]], e["dtype"])]
         found[e["contestant"], e["n"], e["k"]] = {**e, "amounts": amounts}
@@ -174,8 +175,8 @@ def grid_table(found: Found) -> str:
 
 def figure(entry: Mapping[str, Any]) -> float:
     """Median tokens per second, or MiB."""
-    amount = median(entry["amounts"])
-    return entry["tokens"] / amount if entry["kind"] == "time" else amount / 2**20
+    amount = float(median(entry["amounts"]))
+    return float(entry["tokens"]) / amount if entry["kind"] == "time" else amount / 2**20
 
 
 def of_paper(kind: str, n: int, k: int) -> float | None:
