@@ -65,7 +65,6 @@ def test_a_roberta_of_fairseq_is_measured_once_and_in_pieces(
     assert cold["curve"][-1][0] == 3 and cold["start"] is None
 
     monkeypatch.setattr("linformer_fairseq.measuring.trainings.run_logged", None)  # a second time nothing is run
-    monkeypatch.setattr(conversion, "linformer", None)
     capsys.readouterr()
     assert conversion.MEASUREMENT.main([*words, "--ways", "SVD, transfer", "from scratch"]) == 0
     assert "| SVD, transfer |" in capsys.readouterr().out
