@@ -29,8 +29,7 @@ import mwparserfromhell
 import sentencepiece
 
 from data_prep.corpus import corpus_files, read_file
-from data_prep.sources import ReadErrors
-from data_prep.sources import dump, wikipedia
+from data_prep.sources import ReadErrors, dump, wikipedia
 from data_prep.sources.files import LARGEST_DOCUMENT
 from data_prep.sources.wikitext import dropped_namespaces, prose
 from linformer_fairseq.errors import UsageError
