@@ -20,7 +20,7 @@ from linformer_fairseq.checkpoints.names import ENCODER, POSITIONS
 from linformer_fairseq.checkpoints.spectral import attention_grams, spectral_matrix
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import EncoderConfig
-from linformer_fairseq.layers.attention import block_mean_matrix
+from linformer_fairseq.layers.projection import block_mean_matrix
 
 INITS = ("block-mean", "svd", "random")
 

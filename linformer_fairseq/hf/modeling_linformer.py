@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from ..layers.attention import ConvProjection, LinearProjection
+from ..layers.projection import ConvProjection, LinearProjection
 from ..layers.encoder import LinformerEncoder
 from .configuration_linformer import LinformerConfig
 

@@ -8,9 +8,10 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import LinformerSelfAttention, NoAttention, Projection, SelfAttention, at, build_projection
+from .attention import LinformerSelfAttention, LocalSelfAttention, NoAttention, SelfAttention, at
 from .config import EncoderConfig
 from .fused import add_dropped, dropout, feed_forward
+from .projection import Projection, build_projection
 
 try:  # NVIDIA's apex; PyPI's `apex` is another project without this module
     from apex.normalization import FusedLayerNorm
@@ -142,7 +143,7 @@ def build_attention(cfg: EncoderConfig, index: int) -> nn.Module:
     """The attention sublayer of layer `index`."""
     if cfg.attention == "linformer":
         return LinformerSelfAttention(cfg, cfg.lengths[index])
-    return SelfAttention(cfg) if cfg.attention == "exact" else NoAttention(cfg)
+    return {"exact": SelfAttention, "local": LocalSelfAttention, "none": NoAttention}[cfg.attention](cfg)
 
 
 def touch(x: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -19,7 +19,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoderLayer
-from linformer_fairseq.layers.attention import build_projection
+from linformer_fairseq.layers.projection import build_projection
 from linformer_fairseq.measuring.official_example import build_official_encoder
 
 

@@ -13,7 +13,7 @@ from linformer_fairseq.checkpoints.names import EMBEDDING, POSITIONS
 from linformer_fairseq.checkpoints.spectral import attention_grams
 from linformer_fairseq.checkpoints.warm_start import projection_names, to_linformer
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.layers.attention import block_mean_matrix
+from linformer_fairseq.layers.projection import block_mean_matrix
 from linformer_fairseq.layers.config import SHARINGS
 
 N, K, VOCABULARY = 32, 8, 40

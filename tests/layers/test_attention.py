@@ -17,7 +17,8 @@ from linformer_fairseq.layers import (
     NoAttention,
     SelfAttention,
 )
-from linformer_fairseq.layers.attention import LinearProjection, LocalConv, build_projection
+from linformer_fairseq.layers.attention import LocalConv
+from linformer_fairseq.layers.projection import LinearProjection, build_projection
 from tests.faults.padding import at_trained_scale, largest_change, ours
 
 SHARINGS = ("none", "headwise", "key-value", "layerwise")
