@@ -66,20 +66,27 @@ def attend_locally(
 
     # A graph for all lengths can tell neither one block from several nor whether the last is full, and has two more.
     count = n // rows + 2 if torch.compiler.is_exporting() else -(-n // rows)
-    end = count * rows - n
     begins = torch.arange(count, device=q.device).unsqueeze(1) * rows
     queries, keys = begins + torch.arange(rows, device=q.device), begins - window + torch.arange(near, device=q.device)
-    mask = _mask(queries.unsqueeze(0), keys, n, window, keep, slots).expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1)
-    q = functional.pad(q, (0, 0, 0, end)).unflatten(2, (count, rows)).transpose(1, 2).flatten(0, 1)
-    k, v = (functional.pad(t, (0, 0, window, window + end)).unfold(2, near, rows) for t in (k, v))
-    k, v = (t.permute(0, 2, 1, 4, 3) for t in (k, v))  # (B, N/R, H, R + 2W, D)
+    mask = _mask(queries.unsqueeze(0), keys, n, window, keep, slots)
+    mask = mask.expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1)
+    q, k, v = _stretches(q, queries, rows, 0), _stretches(k, keys, rows, window), _stretches(v, keys, rows, window)
     if slots is not None:
         k, v = (
             torch.cat([slot.unsqueeze(1).expand(-1, count, -1, -1, -1), t], 3)
             for slot, t in ((slots.keys, k), (slots.values, v))
         )
-    out = attend(q, k.flatten(0, 1), v.flatten(0, 1), mask, p)
-    return _at(out.unflatten(0, (batch, count)).transpose(1, 2).flatten(2, 3)[:, :, :n], needed)
+    out = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask, p)
+    return _at(out.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :n], needed)
+
+
+def _stretches(x: Tensor, places: Tensor, step: int, before: int) -> Tensor:
+    """x (B, H, N, D) at the places (G, T), which begin `before` tokens ahead of each step-th token: (B, G, H, T, D)."""
+    if torch.compiler.is_exporting():  # without a length that must be seen to divide another
+        return x[:, :, places.clamp(0, x.size(2) - 1)].transpose(1, 2)
+    missing = places.size(0) * step - x.size(2)
+    around = functional.pad(x, (0, 0, before, before + missing)).unfold(2, places.size(1), step)
+    return around.permute(0, 2, 1, 4, 3)
 
 
 def _at(x: Tensor, positions: Tensor | None) -> Tensor:
