@@ -41,7 +41,14 @@ class Slots(NamedTuple):
 
 
 def attend_locally(
-    q: Tensor, k: Tensor, v: Tensor, window: int, keep: Tensor | None, slots: Slots | None, needed: Tensor | None, p: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int,
+    keep: Tensor | None,
+    slots: Slots | None,
+    needed: Tensor | None,
+    p: float,
 ) -> Tensor:
     """Attention of q to the tokens of its window and to the slots: (B, H, N, D), or (B, H, M, D).
 
@@ -94,9 +101,7 @@ def _at(x: Tensor, positions: Tensor | None) -> Tensor:
     return x if positions is None else x.gather(2, positions[:, None, :, None].expand(-1, x.size(1), -1, x.size(3)))
 
 
-def _mask(
-    queries: Tensor, keys: Tensor, n: int, window: int, keep: Tensor | None, slots: Slots | None
-) -> Tensor:
+def _mask(queries: Tensor, keys: Tensor, n: int, window: int, keep: Tensor | None, slots: Slots | None) -> Tensor:
     """Which slots and tokens each query attends to, (B, G, M, K + T), or (1, G, M, K + T) if all samples are alike.
 
     Args:
