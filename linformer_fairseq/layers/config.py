@@ -72,9 +72,9 @@ class EncoderConfig:
     )
     projection: str = option(
         "linear",
-        "kind of E and F: a learned k x n matrix (linear); a pooling or depthwise convolution over blocks of n/k tokens "
-        "(mean-pool, max-pool, conv); or blocks that follow the length of the text, so that attention is exact up to "
-        "k tokens (adaptive)",
+        "kind of E and F: a learned k x n matrix (linear); a pooling or depthwise convolution over blocks of n/k "
+        "tokens (mean-pool, max-pool, conv); or weighted means over blocks that follow the length of the text, so that "
+        "attention is exact up to k tokens (adaptive)",
         label="projection",
         choices=PROJECTIONS,
     )
@@ -163,8 +163,8 @@ class EncoderConfig:
             raise ValueError(f"--local-conv is {self.local_conv}; {remedy}")
         if bool(self.local_window) not in {"linformer": (False, True), "local": (True,)}.get(self.attention, (False,)):
             raise ValueError(
-                f"--local-window {self.local_window} does not go with --attention {self.attention}: linformer takes any "
-                "window, local one of at least 1, exact and none have none"
+                f"--local-window {self.local_window} does not go with --attention {self.attention}: linformer takes "
+                "any window, local one of at least 1, exact and none have none"
             )
         if self.attention == "linformer":
             self._check_lengths()
