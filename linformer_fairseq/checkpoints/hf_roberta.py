@@ -1,4 +1,4 @@
-"""The folder of a Hugging Face RoBERTa, without transformers: config.json, weights, and the order of its ids."""
+"""The folder of a Hugging Face RoBERTa: config.json, weights, and the order of its ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, PAD, Checkpoint, completed, new_lm_head
 from linformer_fairseq.checkpoints.files import read_json, read_weights
-from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_vocabulary
+from linformer_fairseq.checkpoints.hf_vocabulary import id_order, read_tokenizer
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD, EMBEDDING, ENCODER, HEADS, LM_HEAD, OUTPUT, POSITIONS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers.config import EncoderConfig, option_names
@@ -60,10 +60,10 @@ def from_hf_roberta(folder: Path) -> Checkpoint:
     found = {key.removeprefix("roberta."): value for key, value in read_weights(folder).items()}
     state = _renamed(folder, found)
     pad = int(config.get("pad_token_id", PAD))
-    vocabulary = read_vocabulary(folder)
-    if vocabulary is None and pad != PAD:
+    tokenizer = read_tokenizer(folder)
+    if tokenizer is None and pad != PAD:
         raise UsageError(f"{folder}: <pad> is {pad} and fairseq's is {PAD}; put its tokenizer in the folder, too")
-    order = torch.tensor(id_order(vocabulary, state[EMBEDDING].size(0)))
+    order = torch.tensor(id_order(tokenizer, state[EMBEDDING].size(0)))
     learned = state[POSITIONS][pad + 1 :]  # as in fairseq, positions are numbered from there on
     if _TYPES in found:
         learned = learned + found[_TYPES][0]

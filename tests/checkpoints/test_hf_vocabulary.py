@@ -101,9 +101,9 @@ def test_files_that_exist_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content["model"].update(type="WordPiece"), "no byte-level BPE tokenizer"),
+        (lambda content: content.update(pre_tokenizer=None), "no byte-level BPE tokenizer"),
         (lambda content: content.update(model=3), "in no known form"),
-        (lambda content: content["added_tokens"].append({"content": "x", "id": 999}), "do not belong together"),
+        (lambda content: content["model"]["vocab"].update(x=999), "do not belong together"),
     ],
 )
 def test_other_tokenizers_are_refused(change: Any, message: str, tmp_path: Path) -> None:
