@@ -1,8 +1,9 @@
 """A fast tokenizer for transformers whose ids are those that the model was trained on.
 
-Its ids are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary. As in Hugging Face's
-tokenizers, special symbols in a text, such as `<mask>`, are read as symbols, and what follows `<mask>` starts a new
-word only after a space.
+That of a converted model is the one that it came with, and has its own ids (see `hf_vocabulary.py`). The others have
+the ids of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary. As in Hugging Face's tokenizers,
+special symbols in a text, such as `<mask>`, are read as symbols, and what follows `<mask>` starts a new word only after
+a space.
 
 Ids can differ where two segmentations are equally probable, such as 00+0 and 0+00: sentencepiece chooses by its
 rounding (about one line of tables in 4,000). For models that data_prep did not train, also for rare characters under a
@@ -23,18 +24,21 @@ from data_prep import encoders
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.encoders import SPACE_PIECE as SPACE
 from data_prep.fairseq_dict import MASK, SPECIALS, UNK
+from linformer_fairseq.checkpoints.hf_kept import kept_tokenizer
 from linformer_fairseq.errors import UsageError
 
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
 def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder with dict.txt, and sentencepiece.model or GPT-2's encoder.json and vocab.bpe.
+    """The tokenizer of a folder that `data_prep.encoders.load` reads.
 
     `max_length` is the longest input of the model in tokens, `<s>` and `</s>` included. A UsageError refuses a missing
     file, the dictionary of another model, and a kind of model that has no fast tokenizer.
     """
     encoder = encoders.load(folder)  # refuses files that do not fit together
+    if isinstance(encoder, encoders.HuggingFaceEncoder):
+        return kept_tokenizer(folder, max_length)
     symbols = encoder.names
     sentencepiece = isinstance(encoder, encoders.SentencePieceEncoder)
     tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols) if sentencepiece else _gpt2(folder, symbols)

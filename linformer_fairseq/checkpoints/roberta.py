@@ -34,9 +34,9 @@ _OTHER = {
 def from_roberta(path: Path) -> Checkpoint:
     """Read a folder of Hugging Face, or a file of fairseq, of any size and year, or ours with `--attention exact`."""
     if path.is_dir():
-        from linformer_fairseq.checkpoints.hf_roberta import from_hf_roberta  # of the extra `hf`
+        from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder  # of the extra `hf`
 
-        return from_hf_roberta(path)
+        return from_hf_encoder(path)
     source = read(path)
     name = str(source.model.get("_name"))
     if name in ARCHITECTURES:
