@@ -91,7 +91,7 @@ def from_hf_encoder(folder: Path) -> Checkpoint:
         state |= new_lm_head(state[EMBEDDING])
     if tied:
         state[OUTPUT] = state[EMBEDDING]
-    note = {"conversion": "from-roberta", "form": "Hugging Face", "new masked-LM head": new_head, "left out": left_out}
+    note = {"conversion": f"from-{config['model_type']}", "new masked-LM head": new_head, "left out": left_out}
     n = longest_input(config)
     model = _settings(config) | {"max_positions": n, "untie_weights_roberta": not tied}
     return completed(Checkpoint(state, model, {"_name": "masked_lm", "tokens_per_sample": n}, notes=[note]))

@@ -62,6 +62,9 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
             raise UsageError(f"{path}: the module {kind} cannot be kept, only {known}; remove it to convert the others")
     if kinds[:1] != ["Transformer"] or not all(inside):
         raise UsageError(f"{path}: its first module must be a Transformer, and all must be in this folder")
+    for file in (file for module in modules[1:] for file in folder.joinpath(module["path"]).glob("*")):
+        if file.suffix not in (".json", ".safetensors"):
+            raise UsageError(f"{file}: only .json and .safetensors files of a module are kept; save it again so")
     return list(modules)
 
 
@@ -102,8 +105,6 @@ def keep(folder: Path, out: Path, force: bool = False) -> None:
 def _keep_modules(folder: Path, modules: list[dict[str, Any]], out: Path) -> None:
     for module in modules[1:]:
         for path in folder.joinpath(module["path"]).glob("*"):
-            if path.suffix not in (".json", ".safetensors"):
-                raise UsageError(f"{path}: only .json and .safetensors files of a module are kept; save it again so")
             (out / module["path"]).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, out / module["path"] / path.name)
     modules[0]["path"] = ""

@@ -18,6 +18,7 @@ from torch import Tensor
 from data_prep.encoders import HUGGINGFACE_FAST, load_huggingface, special_ids
 from data_prep.fairseq_dict import FILLER, PAD, SPECIALS
 from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL
+from linformer_fairseq.checkpoints.files import read_json
 from linformer_fairseq.checkpoints.names import EMBEDDING, LM_HEAD, OUTPUT, POSITIONS
 from linformer_fairseq.errors import UsageError
 
@@ -41,8 +42,10 @@ def load_auto(folder: Path) -> PreTrainedTokenizerFast:
     """Read a tokenizer without running code from its folder; UsageError if that fails, or it is not a fast one."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    ours = read_json(folder / "config.json").get("model_type") == "linformer"  # which AutoTokenizer does not know
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        kind = PreTrainedTokenizerFast if ours else AutoTokenizer
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the libraries raise nothing narrower
         raise UsageError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

@@ -92,7 +92,7 @@ def to_hf(
         if isinstance(encoder, HuggingFaceEncoder):
             restore(data, folder, longest)
         else:
-            write_tokenizer(data, folder)
+            _copy_tokenizer(data, folder)
         _copy_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
         card = model_card(out.name, about, longest, classes)
@@ -182,9 +182,13 @@ def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
     config = read_json(encoder_folder(folder) / "config.json")
     if config["model_type"] != LinformerConfig.model_type or "special" in (config.get("fairseq") or {}):
         keep(folder, target, force)
-        return
-    if not (folder / DICTIONARY).is_file():
+    elif not (folder / DICTIONARY).is_file():
         raise UsageError(f"{folder / DICTIONARY}: no such file; take it from the folder that to-hf has written")
+    else:
+        _copy_tokenizer(folder, target, force)
+
+
+def _copy_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             with replace_when_done(target / name, force) as partial:

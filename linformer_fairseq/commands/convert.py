@@ -30,7 +30,6 @@ SHARINGS = ("none", "headwise", "key-value", "layerwise")
 PROJECTIONS = ("linear", "mean-pool", "max-pool", "conv")
 INITS = ("block-mean", "svd", "random", "exact")
 METHODS = ("keep", "interpolate", "tile")
-TOKENIZER = ".tokenizer"  # the folder beside a converted checkpoint
 # Blocks that follow the length of the text leave short texts as they are.
 FROM_BERT = "adaptive" if "adaptive" in PROJECTIONS else "linear"
 
@@ -40,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     a = parser().parse_args(argv)
     made: Checkpoint | None = a.run(a)
     if made is not None:
+        tokenizer = a.target.with_suffix(".tokenizer")
+        if a.source.is_dir():
+            made.task["data"] = str(tokenizer.resolve())
         from linformer_fairseq.checkpoints.checkpoint import write
 
         write(made, a.target, a.force)
@@ -47,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         if a.target.suffix != ".safetensors":
             print(f"To train it further: fairseq-train --finetune-from-model {a.target}")
         if a.source.is_dir():
-            _write_tokenizer(a)
+            from linformer_fairseq.checkpoints.huggingface import write_tokenizer
+
+            write_tokenizer(a.source, tokenizer, a.force)
+            print(f"{tokenizer}: dict.txt and the tokenizer's files, for --data and `data_prep tokenizer --import`")
     return 0
 
 
@@ -142,7 +147,6 @@ def _from_roberta(a: argparse.Namespace) -> Checkpoint:
     shape = (a.projected_length, a.max_positions, a.projection_sharing, a.projection)
     if a.source.is_dir():
         _say_what_changed(exact.notes[-1])
-        exact.task["data"] = str(a.target.with_suffix(TOKENIZER).resolve())
     if stays_exact:
         made = longer(exact, a.max_positions)
     else:
@@ -201,11 +205,3 @@ def _read(a: argparse.Namespace) -> Checkpoint:
     from linformer_fairseq.checkpoints.checkpoint import read
 
     return read(a.source)
-
-
-def _write_tokenizer(a: argparse.Namespace) -> None:
-    from linformer_fairseq.checkpoints.huggingface import write_tokenizer
-
-    folder = a.target.with_suffix(TOKENIZER)
-    write_tokenizer(a.source, folder, a.force)
-    print(f"{folder}: dict.txt and the tokenizer's files, for --data and `data_prep tokenizer --import`")
