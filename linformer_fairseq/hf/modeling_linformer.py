@@ -95,7 +95,7 @@ class LinformerLMHead(nn.Module):
         super().__init__()
         self.activation = getattr(functional, config.hidden_act)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.layer_norm = nn.LayerNorm(config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -126,6 +126,7 @@ class EncoderConfig:
     activation: str = option(
         "gelu", "activation of the feed-forward sublayer", "activation_fn", "hidden_act", choices=ACTIVATIONS
     )
+    layer_norm_eps: float = option(1e-5, "added to the variance in every layer norm", limits=(0, math.inf))
     normalize_before: bool = option(
         False,
         "layer norm before each sublayer instead of after it (pre-LN)",
