@@ -51,8 +51,8 @@ class SelfAttention(nn.Module):
         slots = self.slots(x, values, keep, shared)
         dropout = self.cfg.attention_dropout if self.training else 0.0
         if slots is None or (self.cfg.local_window and not slots.whole):
-            tokens = (self._heads(t) for t in (self.q_proj(x), *self.keys_values(x, values)))
-            attended = attend_locally(*tokens, self.cfg.local_window, keep, slots, needed, dropout)
+            q, k, v = (self._heads(t) for t in (self.q_proj(x), *self.keys_values(x, values)))
+            attended = attend_locally(q, k, v, self.cfg.local_window, keep, slots, needed, dropout)
         else:
             attended = attend(self._heads(self.q_proj(at(x, needed))), slots.keys, slots.values, slots.mask, dropout)
         out = attended.transpose(1, 2).flatten(-2)

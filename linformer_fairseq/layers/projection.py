@@ -107,6 +107,7 @@ Projection = LinearProjection | ConvProjection | PoolProjection | AdaptiveProjec
 
 def build_projection(cfg: EncoderConfig, k: int) -> Projection:
     """One E (or F) of the configured kind for projected length k."""
+    kinds: dict[str, type[Projection]]
     kinds = {"linear": LinearProjection, "conv": ConvProjection, "adaptive": AdaptiveProjection}
     return kinds.get(cfg.projection, PoolProjection)(cfg, k)
 
