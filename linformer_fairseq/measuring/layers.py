@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import timer
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoderLayer
-from linformer_fairseq.layers.attention import build_projection
+from linformer_fairseq.layers.projection import build_projection
 from linformer_fairseq.measuring.official_example import build_official_encoder
 from linformer_fairseq.measuring.study import forget_peak, status
 from linformer_fairseq.training.memory import keep_freed_memory
