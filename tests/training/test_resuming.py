@@ -52,11 +52,12 @@ def test_goes_on_from_the_newest_whole_one(run: Path, finish: Any, train_command
     assert log.count("is damaged") == 1
 
 
-def test_without_a_whole_one_it_says_so(run: Path, finish: Any, train_command: Any) -> None:
+def test_without_a_whole_one_it_says_so(run: Path, finish: Any, train_command: Any, srun: Any) -> None:
     """Once, though both ranks end."""
     for path in run.glob("*.pt"):
         os.truncate(path, 1000)
-    log = finish(train_command(run, "--max-update", 10, "--distributed-world-size", 2), status=1)
+    launcher, environment = srun
+    log = finish(train_command(run, "--max-update", 10, launcher=launcher), status=1, **environment)
     (error,) = (line for line in log.splitlines() if line.startswith("error: "))
     assert error.endswith(f"and {run} has no other whole one: delete it to start over")
     assert "Traceback" not in log
@@ -110,16 +111,19 @@ def test_limits(limits: dict[str, float], ended: str | None) -> None:
     assert resuming.why_ended(trainer, SimpleNamespace(next_epoch_idx=3)) == ended
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_processes(
-    before: int, after: int, finish: Any, train_command: Any, parse_losses: Any, tmp_path: Path
+    before: int, after: int, finish: Any, train_command: Any, parse_losses: Any, srun: Any, tmp_path: Path
 ) -> None:
     """Batches of the epoch that were done do not come again; the rest of the state is the one that was saved."""
-    flags = ("--max-update", 6, "--save-interval-updates", 2)
-    finish(train_command(tmp_path, *flags, "--distributed-world-size", before))
+
+    def train(processes: int, *flags: object) -> str:
+        launcher, environment = srun if processes == 2 else ((), {})
+        return str(finish(train_command(tmp_path, *flags, launcher=launcher), **environment))
+
+    train(before, "--max-update", 6, "--save-interval-updates", 2)
     saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)
-    log = finish(train_command(tmp_path, "--max-update", 7, "--lr", 0, "--distributed-world-size", after))
+    log = train(after, "--max-update", 7, "--lr", 0)
     assert f"Resuming with {after} processes instead of {before}" in log
     assert f"{6 * before} batches of the epoch are done, 0 of them come again" in log
     assert parse_losses(log)[0][0] == 7
@@ -181,10 +185,11 @@ def test_resumes_with_the_fused_criterion_and_optimizer_and_back(
     ],
 )
 def test_another_criterion_or_optimizer_is_refused_in_one_sentence(
-    flag: tuple[str, str], names: str, run: Path, finish: Any, train_command: Any
+    flag: tuple[str, str], names: str, run: Path, finish: Any, train_command: Any, srun: Any
 ) -> None:
     """Once, though both ranks end."""
-    log = finish(train_command(run, *flag, "--max-update", 10, "--distributed-world-size", 2), status=1)
+    launcher, environment = srun
+    log = finish(train_command(run, *flag, "--max-update", 10, launcher=launcher), status=1, **environment)
     (error,) = (line for line in log.splitlines() if line.startswith("error: "))
     assert error.startswith(
         f"error: {run / 'checkpoint_last.pt'} was saved with {names}: choose the earlier {flag[0]} "
