@@ -128,9 +128,7 @@ def test_one_task_of_srun_hears_it_and_all_go_on(
     check_state(2, saved + 1)
 
 
-def test_one_process_goes_on(
-    start: Any, finish: Any, train_command: Any, check_state: Any, tmp_path: Path
-) -> None:
+def test_one_process_goes_on(start: Any, finish: Any, train_command: Any, check_state: Any, tmp_path: Path) -> None:
     command = train_command(tmp_path / "run", *FLAGS)
     process = start(command)
     check(process, leave(process, to_one(signal.SIGUSR1)), REQUEUE, tmp_path / "run")

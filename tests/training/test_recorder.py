@@ -70,17 +70,8 @@ def test_two_processes_and_a_model_that_is_not_ours(
     """One file for all processes, with the tokens of all; a log for each; no FLOP/s of a model we do not know."""
     launcher, environment = srun
     output = run_fairseq(
-        *(
-            *launcher,
-            "fairseq-train",
-            tiny_data,
-            "--user-dir",
-            USER_DIR,
-            "--task",
-            "masked_lm",
-            "--criterion",
-            "masked_lm",
-        ),
+        *(*launcher, "fairseq-train", tiny_data, "--user-dir", USER_DIR),
+        *("--task", "masked_lm", "--criterion", "masked_lm"),
         *("--arch", "roberta", "--encoder-layers", 1, "--encoder-embed-dim", 32, "--encoder-ffn-embed-dim", 64),
         *("--encoder-attention-heads", 2, "--tokens-per-sample", 64, "--max-positions", 64, "--batch-size", 4, "--cpu"),
         *("--optimizer", "adam", "--lr-scheduler", "fixed", "--lr", "1e-3"),
