@@ -151,9 +151,17 @@ def forked_programs(start_fairseq: Callable[..., Any], monkeypatch: pytest.Monke
 
 @pytest.fixture(scope="session")
 def srun() -> tuple[tuple[object, ...], dict[str, str]]:
-    """A launcher that starts a program for each of two ranks as srun does, and its environment."""
+    """A launcher that starts a program for each of two ranks as srun does, and its environment.
+
+    The number of the job decides at which port the ranks meet; two sessions of tests must not share it.
+    """
     environment = {
-        **{"SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "here", "SLURM_STEP_NODELIST": "here"},
+        **{
+            "SLURM_JOB_ID": f"{os.getpid()}",
+            "SLURM_STEP_ID": "0",
+            "SLURM_JOB_NODELIST": "here",
+            "SLURM_STEP_NODELIST": "here",
+        },
         **{"SLURM_NNODES": "1", "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"},
         **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
     }
