@@ -35,6 +35,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batches(train, spawn
     assert [update for update, _ in alone.losses] == [update for update, _ in spawned.losses]
 
 
+@pytest.mark.slow
 def test_torchrun_is_the_same_training(train, spawned, tmp_path):
     """And not two of them in one folder, as with fairseq alone."""
     joined = train(tmp_path / "run", *EVERY_UPDATE, launcher=TORCHRUN)
@@ -42,6 +43,7 @@ def test_torchrun_is_the_same_training(train, spawned, tmp_path):
     assert_same_training(joined, spawned)
 
 
+@pytest.mark.slow
 def test_an_address_is_the_same_training(train, spawned, tmp_path):
     """Without GPUs, fairseq would start no process, train nothing and report success."""
     rendezvous = ("--distributed-init-method", f"file://{tmp_path}/meeting")
@@ -78,6 +80,7 @@ def test_a_wrong_launch_is_answered_in_one_sentence(train, tmp_path):
     assert "Traceback" not in refused.output and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_gathers_the_logs_of_fairseq_validate(run_fairseq, spawned, tiny_data):
     """fairseq collects them with torch.cuda."""
     argv = [

@@ -80,6 +80,7 @@ def check_state(same_end: Any, whole: dict[int, Path], tmp_path: Path) -> Callab
     return check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "send", "status"),
     [
@@ -110,6 +111,7 @@ def test_saves(
     check_state(processes, saved)
 
 
+@pytest.mark.slow
 def test_one_task_of_srun_hears_it_and_all_go_on(
     start: Any,
     finish: Any,
@@ -128,6 +130,7 @@ def test_one_task_of_srun_hears_it_and_all_go_on(
     check_state(2, saved + 1)
 
 
+@pytest.mark.slow
 def test_one_process_goes_on(start: Any, finish: Any, train_command: Any, check_state: Any, tmp_path: Path) -> None:
     command = train_command(tmp_path / "run", *FLAGS)
     process = start(command)
