@@ -15,11 +15,9 @@ Each is one function, with its reason in its docstring, and changes nothing wher
 
 def apply() -> None:
     """Apply the repairs; `plugin.register` calls this once per process."""
-    from linformer_fairseq.compat import checkpoints, distributed, launch, precision, process
+    from linformer_fairseq.compat import checkpoints, distributed, precision, process
 
-    checkpoints.allow_what_fairseq_writes()
-    checkpoints.explain_refusals()
-    launch.catch_up_in_hydra()
+    checkpoints.read_safely()
     distributed.wrap_cpu_modules_without_device_ids()
     distributed.gather_without_cuda()
     precision.keep_bf16_off_tpus()
