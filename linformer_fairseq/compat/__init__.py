@@ -15,9 +15,10 @@ Each is one function, with its reason in its docstring, and changes nothing wher
 
 def apply() -> None:
     """Apply the repairs; `plugin.register` calls this once per process."""
-    from linformer_fairseq.compat import checkpoints, distributed, precision, process
+    from linformer_fairseq.compat import checkpoints, distributed, launch, precision, process
 
     checkpoints.read_safely()
+    launch.catch_up_in_hydra()
     distributed.wrap_cpu_modules_without_device_ids()
     distributed.gather_without_cuda()
     precision.keep_bf16_off_tpus()

@@ -26,8 +26,7 @@ def start(fairseq_call_main: Callable[..., object], cfg: DictConfig, main: Main,
         if cfg.common.tpu or cfg.distributed_training.pipeline_model_parallel:
             fairseq_call_main(cfg, main, **kwargs)
             return
-        gpus = 0 if precision.on_cpu(cfg) else torch.cuda.device_count()
-        peers = find_peers(cfg.distributed_training, gpus, os.environ)
+        peers = _peers(cfg)
         if peers is None:
             main(cfg, **kwargs)
             return
@@ -63,6 +62,11 @@ def _connect(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
+def _peers(cfg: DictConfig) -> Peers | None:
+    gpus = 0 if precision.on_cpu(cfg) else torch.cuda.device_count()
+    return find_peers(cfg.distributed_training, gpus, os.environ)
+
+
 def _write(peers: Peers, cfg: DictConfig) -> None:
     """Tell fairseq. It fills in the rank of a spawned process itself, and NCCL, its default, needs GPUs."""
     training = cfg.distributed_training
@@ -75,3 +79,28 @@ def _write(peers: Peers, cfg: DictConfig) -> None:
         training.device_id = peers.device_id
         if training.distributed_backend == "nccl" and precision.on_cpu(cfg):
             training.distributed_backend = "gloo"
+
+
+def catch_up_in_hydra() -> None:
+    """Do for `fairseq-hydra-train` what can still be done when it imports the user-dir.
+
+    Without this project's Hydra plugin, that happens inside `fairseq_cli.train.main`, after fairseq's own `call_main`.
+    In `add_defaults`, which `main` calls next, a process of torchrun or srun can still join the others.
+    """
+    train: Any = sys.modules.get("fairseq_cli.train")
+    if train is None:
+        return
+    fairseq_add_defaults = train.add_defaults
+
+    def add_defaults(cfg: DictConfig) -> None:
+        fairseq_add_defaults(cfg)
+        with as_one_sentence():
+            precision.refuse_fp16_on_cpu(cfg)
+            if cfg.common.tpu or torch.distributed.is_initialized():
+                return
+            peers = _peers(cfg)
+            if peers is not None and not peers.to_spawn:
+                _write(peers, cfg)
+                distributed_utils.distributed_init(cfg)
+
+    train.add_defaults = add_defaults

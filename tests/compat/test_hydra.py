@@ -1,4 +1,4 @@
-"""fairseq-hydra-train: the plugin brings the repairs before processes start."""
+"""fairseq-hydra-train: the plugin brings the repairs in time, and where it is missing, most of them still come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import fairseq_cli.train
 import pytest
+from fairseq.distributed import utils as distributed_utils
+from omegaconf import DictConfig, OmegaConf
+
+from linformer_fairseq.compat import launch
 
 USER_DIR = Path(__file__).resolve().parents[2] / "linformer_fairseq"
 
@@ -89,3 +94,53 @@ def test_the_plugin_leaves_other_programs_of_hydra_alone() -> None:
         [sys.executable, "-c", program], cwd=USER_DIR, capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.strip() == "False" and not done.stderr
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[DictConfig], None]:
+    """What `fairseq_cli.train.main` calls next when the user-dir is imported inside it, without the plugin."""
+    monkeypatch.setattr(fairseq_cli.train, "add_defaults", lambda cfg: None)
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    launch.catch_up_in_hydra()
+    add_defaults: Callable[[DictConfig], None] = fairseq_cli.train.add_defaults
+    return add_defaults
+
+
+def configuration(**common: bool) -> DictConfig:
+    """The parts of fairseq's configuration that count here, with its defaults on a machine without GPUs."""
+    training = {"init_method": None, "world_size": 1, "num_procs": 1, "rank": 0, "no_spawn": False, "port": -1}
+    return OmegaConf.create(
+        {
+            "common": {"tpu": False, "cpu": True, "fp16": False, "memory_efficient_fp16": False, **common},
+            "distributed_training": {
+                **{f"distributed_{name}": value for name, value in training.items()},
+                **{"device_id": 0, "distributed_backend": "nccl"},
+            },
+        }
+    )
+
+
+def test_without_the_plugin_a_process_still_joins_torchrun(
+    late: Callable[[DictConfig], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[DictConfig] = []
+    monkeypatch.setattr(distributed_utils, "distributed_init", joined.append)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    late(configuration())
+    (training,) = (cfg.distributed_training for cfg in joined)
+    assert (training.distributed_world_size, training.distributed_rank) == (2, 1)
+    assert (training.distributed_backend, training.distributed_init_method) == ("gloo", "env://")
+
+
+def test_without_the_plugin_one_process_stays_alone(
+    late: Callable[[DictConfig], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed_utils, "distributed_init", lambda cfg: pytest.fail("there is nobody to join"))
+    late(configuration())
+
+
+def test_without_the_plugin_fp16_is_still_refused(late: Callable[[DictConfig], None]) -> None:
+    with pytest.raises(SystemExit, match="error: --fp16"):
+        late(configuration(fp16=True))
