@@ -135,7 +135,7 @@ CONTESTANTS: dict[str, tuple[str, Callable[[Entry], nn.Module]]] = {
 }
 """Columns of the tables: what each is, and what makes the layer."""
 
-OURS = ("ours", "adaptive", "adaptive-w64")
+OURS = ("ours", "adaptive", "adaptive-w64")  # of this project
 EXACT = ("exact", "plain")
 """Those that know no k."""
 

@@ -1,7 +1,7 @@
 """The paper's Table 3 measured anew: time and memory of one encoder layer, beside exact attention and other Linformers.
 
     python recipes/reproduce/table3_efficiency.py --quick --out table3 --report REPORT     half an hour on 2 cores
-    python recipes/reproduce/table3_efficiency.py --out table3 --report REPORT             the whole grid: most of a day
+    python recipes/reproduce/table3_efficiency.py --out table3 --report REPORT             the whole grid: a day or more
     python recipes/reproduce/table3_efficiency.py --out table3 --lengths 4096 --k 256 --contestants ours exact adaptive
     python recipes/reproduce/table3_efficiency.py --out same-tokens --tokens 65536 --lengths 1024 65536 --k 256 \\
         --contestants ours --modes train                                                  the same tokens at each length

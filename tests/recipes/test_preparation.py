@@ -18,7 +18,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["".join(chance.choices("aeioulmnrst", k=chance.randint(2, 9))) for _ in range(2000)]
     folder = tmp_path_factory.mktemp("books")
     for number in range(400):
-        paragraphs = (" ".join(chance.choices(words, k=60)) for _ in range(6))
+        paragraphs = (" ".join(chance.choices(words, k=12)) for _ in range(3))
         (folder / f"{number}.txt").write_text("\n".join(paragraphs) + "\n")
     return folder
 
