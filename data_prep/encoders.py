@@ -209,8 +209,8 @@ class HuggingFaceEncoder(Encoder):
             self._to_fairseq[theirs], self._own[ours] = ours, theirs
 
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
-        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        ids, lengths = _concatenated([np.array(text.ids, dtype=np.int64) for text in encoded])
+        encoded = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
+        ids, lengths = _concatenated([np.array(text_ids, dtype=np.int64) for text_ids in encoded])
         return self._to_fairseq[ids], lengths
 
     def decode(self, ids: Sequence[int] | Ids) -> str:

@@ -28,7 +28,7 @@ HELPS = {
     **{f"linformer {name}": ["linformer", name] for name in ("demo", "train", "encode", "glue", "env")},
     **{
         f"linformer convert {name}": ["linformer", "convert", name]
-        for name in ("inspect", "from-official", "from-roberta", "extend", "to-hf", "from-hf", "to-safetensors")
+        for name in "inspect from-official from-roberta from-bert extend to-hf from-hf to-safetensors".split()
     },
     **{f"linformer finetune {name}": ["linformer", "finetune", name] for name in ("train", "predict")},
     **{

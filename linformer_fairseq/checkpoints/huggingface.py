@@ -23,7 +23,7 @@ from linformer_fairseq.checkpoints import names
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, complete_settings, encoder_config, new_lm_head
 from linformer_fairseq.checkpoints.describe import describe, model_card
 from linformer_fairseq.checkpoints.files import WEIGHTS, read_json, read_weights, save_tensors
-from linformer_fairseq.checkpoints.hf_kept import encoder_folder, keep, restore
+from linformer_fairseq.checkpoints.hf_kept import MODULES, encoder_folder, keep, restore
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
 from linformer_fairseq.checkpoints.hf_vocabulary import to_our_rows, to_their_rows
 from linformer_fairseq.errors import UsageError
@@ -95,7 +95,8 @@ def to_hf(
             _copy_tokenizer(data, folder)
         _copy_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
-        card = model_card(out.name, about, longest, classes)
+        mask, sentences = str(tokenizer.mask_token), (folder / MODULES).is_file()
+        card = model_card(out.name, about, longest, classes, mask, sentences)
         (folder / "README.md").write_text(card, encoding="utf-8")
         for path in filter(Path.is_file, folder.rglob("*")):
             with path.open("rb") as file:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from data_prep import encoders
+from data_prep.__main__ import main as data_prep
 from linformer_fairseq import cli
 from linformer_fairseq.checkpoints.checkpoint import build, digest, read
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
@@ -164,9 +165,23 @@ def test_the_encoder_of_a_converted_model(tmp_path: Path) -> None:
     assert encoder.decode([0, *ids, 2, 1]) == "lengths [MASK]"
     own = AutoTokenizer.from_pretrained(tmp_path / "a")
     assert own.convert_ids_to_tokens([int(encoder.names[i]) for i in ids[:-1]]) == own.tokenize("lengths")
-    words = [not token.startswith("##") for token in own.tokenize("secondline k")]
-    assert encoder.starts_word[encoder.encode(["secondline k"])[0]].tolist() == words and not all(words)
+    words = [not token.startswith("##") for token in own.tokenize("lengthof k")]
+    assert encoder.starts_word[encoder.encode(["lengthof k"])[0]].tolist() == words and not all(words)
     assert {"dict.txt", "huggingface/tokenizer.json", "huggingface/vocab.txt"} <= set(encoder.files)
+
+
+def test_the_tokenizer_of_a_converted_model_prepares_data(tmp_path: Path) -> None:
+    make_source("bert", tmp_path / "a")
+    add_sentence_transformers(tmp_path / "a")
+    run("from-bert", tmp_path / "a", tmp_path / "a.pt", "--attention", "exact")
+    words = ["tokenizer", "--import", str(tmp_path / "a.tokenizer"), "--out", str(tmp_path / "tokenizer")]
+    assert data_prep(words) == 0
+    for path in (tmp_path / "a.tokenizer").rglob("*"):
+        if path.is_file():
+            copy = tmp_path / "tokenizer" / path.relative_to(tmp_path / "a.tokenizer")
+            assert copy.read_bytes() == path.read_bytes()
+    run("to-hf", tmp_path / "a.pt", tmp_path / "b", "--data", tmp_path / "tokenizer")
+    assert (tmp_path / "b/1_Pooling/config.json").is_file()
 
 
 def test_what_is_new_or_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,6 +257,7 @@ def test_pooling_and_length_of_sentence_transformers_are_kept(encoder: str, tmp_
     assert (out / "1_Pooling/config.json").read_bytes() == (tmp_path / "a/1_Pooling/config.json").read_bytes()
     modules = json.loads((out / "modules.json").read_text())
     assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
+    assert 'SentenceTransformer("a-out", trust_remote_code=True)' in (out / "README.md").read_text()
     assert json.loads((out / "sentence_bert_config.json").read_text())["max_seq_length"] == 30
     run("extend", tmp_path / "a.pt", tmp_path / "b.pt", "--max-positions", 2 * N)
     run("to-hf", tmp_path / "b.pt", tmp_path / "b")
