@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, HUGGINGFACE_FAST
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS
 from linformer_fairseq.checkpoints.files import read_json
-from linformer_fairseq.checkpoints.hf_vocabulary import VOCABULARIES, load_auto, read_tokenizer, special_of, symbols_of
+from linformer_fairseq.checkpoints.hf_vocabulary import VOCABULARIES, has_tokenizer, load_auto, special_of, symbols_of
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done, write_text
 
@@ -71,10 +71,11 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
 def keep(folder: Path, out: Path, force: bool = False) -> None:
     """Write a tokenizer's folder for the model in `folder`, one of Hugging Face's or one that `to-hf` wrote."""
     source = encoder_folder(folder)
-    tokenizer = read_tokenizer(source)
-    if tokenizer is None:
+    if not has_tokenizer(source):
         raise UsageError(f"{folder}: holds no tokenizer (tokenizer.json, vocab.txt, or vocab.json and merges.txt)")
     config = read_json(source / "config.json")
+    kept = load_auto(source)
+    tokenizer = kept.backend_tokenizer
     ids = tokenizer.get_vocab()
     size = int(config.get("vocab_size") or max(ids.values()) + 1)
     symbols = symbols_of(tokenizer, special_of(folder, tokenizer, size), size)
@@ -87,9 +88,8 @@ def keep(folder: Path, out: Path, force: bool = False) -> None:
     if not force and (existing := [name for name in (*content, HUGGINGFACE) if (out / name).exists()]):
         raise UsageError(f"{out / existing[0]} exists; choose another target, or replace it with --force")
     with replace_when_done(out / HUGGINGFACE, force) as partial:
-        own = load_auto(source)
-        own.model_max_length = longest_input(config)
-        own.save_pretrained(partial)
+        kept.model_max_length = longest_input(config)
+        kept.save_pretrained(partial)
         # Other programs read the vocabulary in its older forms.
         beside = [source / name for name in (*VOCABULARIES[1:], MERGES)]
         beside += [*source.glob("sentence_*_config.json"), folder / "config_sentence_transformers.json"]

@@ -127,6 +127,23 @@ def test_vectors_logits_and_ids_are_those_of_the_original(kind: str, tmp_path: P
     assert tokenizer.model_max_length == N and list(tokenizer(TEXTS[0])) == list(INPUTS)
 
 
+@torch.no_grad()
+def test_a_bert_with_the_tokenizer_of_xlm_r(tmp_path: Path) -> None:
+    """As the multilingual MiniLM, whose configuration has another id for <pad> than its tokenizer."""
+    make_source("bert", tmp_path / "a", "Model")
+    (tmp_path / "a/vocab.txt").unlink()
+    write_tokenizer("xlm-roberta", tmp_path / "a")
+    (tmp_path / "a/tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    out = there(tmp_path / "a")
+    ids = ids_of(tmp_path / "a")
+    assert torch.equal(ids_of(out)["input_ids"], ids["input_ids"])
+    real = ids["attention_mask"].bool()
+    expected = AutoModel.from_pretrained(tmp_path / "a")(**ids).last_hidden_state
+    model = AutoModel.from_pretrained(out, **TRUST)
+    torch.testing.assert_close(model(**ids).last_hidden_state[real], expected[real], rtol=1e-5, atol=1e-5)
+    assert model.config.pad_token_id == 1 and AutoModel.from_pretrained(tmp_path / "a").config.pad_token_id == 0
+
+
 @pytest.mark.parametrize("kind", CLASSES)
 def test_back_in_fairseq_nothing_has_changed(kind: str, tmp_path: Path) -> None:
     make_source(kind, tmp_path / "a")
