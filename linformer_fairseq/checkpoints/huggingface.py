@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE, HuggingFaceEncoder
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.encoders import load as load_encoder
 from data_prep.fairseq_dict import BOS, DICTIONARY, EOS, PAD
 from linformer_fairseq import hf, layers
@@ -71,13 +71,13 @@ def to_hf(
         raise UsageError(f"--head {head}: the checkpoint has {', '.join(heads) or 'no classification head'}")
     head = head or next(iter(heads), None)
     encoder = load_encoder(data)
-    config = _config(checkpoint, head, labels, encoder.special if isinstance(encoder, HuggingFaceEncoder) else None)
+    config = _config(checkpoint, head, labels, encoder.special)
     if encoder.symbols != config.vocab_size:
         found = f"{data / DICTIONARY} makes {encoder.symbols:,} symbols and the checkpoint has {config.vocab_size:,}"
         raise UsageError(f"{found}; give the dictionary that the model was trained with (--data)")
     longest = config.max_position_embeddings
     tokenizer, state = build_tokenizer(data, longest), checkpoint.state
-    if isinstance(encoder, HuggingFaceEncoder):
+    if encoder.special is not None:
         state = to_their_rows(state, encoder.special)
     about = describe(replace(checkpoint, task=_without_folders(checkpoint.task)), out)
     with replace_when_done(out, force) as folder:
@@ -89,7 +89,7 @@ def to_hf(
         settings = folder / "tokenizer_config.json"
         saved = read_json(settings) | {"tokenizer_class": "PreTrainedTokenizerFast"}
         settings.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
-        if isinstance(encoder, HuggingFaceEncoder):
+        if encoder.special is not None:
             restore(data, folder, longest)
         else:
             _copy_tokenizer(data, folder)
@@ -104,7 +104,7 @@ def to_hf(
 
 
 def _config(
-    checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | None, special: list[int] | None
+    checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | None, special: Sequence[int] | None
 ) -> LinformerConfig:
     settings = complete_settings(checkpoint.model)
     own: dict[str, Any] = {key: getattr(settings, name) for name, key in _HEAD_SETTINGS.items()}

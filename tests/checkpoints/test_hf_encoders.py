@@ -25,8 +25,12 @@ from linformer_fairseq import cli
 from linformer_fairseq.checkpoints.checkpoint import build, digest, read
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
 from linformer_fairseq.commands import convert
+from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, finetune
 from linformer_fairseq.inference.engine import Compute, Engine
+from linformer_fairseq.inference.predict import Labels, Predictor
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
+from linformer_fairseq.plugin import register
+from linformer_fairseq.tables import Table
 
 TEXTS = ["The projected length, k = 128, isn't   n; naïve façade.", "A second line", "lengths", "n of k " * 9]
 CORPUS = [*TEXTS, "lengths and tokens of the second line", "a line of projected tokens"] * 20
@@ -295,6 +299,29 @@ def test_sentence_transformers_gives_equal_vectors(encoder: str, tmp_path: Path)
     found = library.SentenceTransformer(str(out), device="cpu", **TRUST)
     assert found.max_seq_length == 30
     np.testing.assert_allclose(found.encode(TEXTS), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_fine_tuned_bert_stays_one(tmp_path: Path) -> None:
+    make_source("bert", tmp_path / "a", "Model", hidden_dropout_prob=0.0)
+    run("from-bert", tmp_path / "a", tmp_path / "a.pt", "--attention", "exact")
+    with torch.enable_grad():
+        register()
+        source = read(tmp_path / "a.pt")
+        rows = Table(Path("rows.tsv"), [(text,) for text in TEXTS * 4], ["long", "short", "short", "long"] * 4)
+        tables = {"train": rows, "dev": rows}
+        digests = digests_of(source, None, tables)
+        labels = Labels(("long", "short"), 1)
+        task = Run("task", tmp_path, tmp_path / "a.pt", None, tables, digests, labels, ("accuracy",), 1, 1e-3, 8, 1)
+        finetune(task)
+    tuned = read(tmp_path / MODEL)
+    assert tuned.model["layer_norm_eps"] == source.model["layer_norm_eps"] == 1e-2
+    run("to-hf", tmp_path / MODEL, tmp_path / "b", "--labels", "long", "short")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "b", **TRUST)
+    found = model(**ids_of(tmp_path / "b")).logits
+    predictor = Predictor(tuned, tokenizer_of(tuned, None))
+    expected = predictor.logits(predictor.sequences([(text,) for text in TEXTS]))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def change_modules(folder: Path, **values: Any) -> None:
