@@ -23,7 +23,7 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done, write_text
 
 MODULES = "modules.json"  # of sentence-transformers: the encoder, and what follows it
-KEPT_MODULES = ("Pooling", "Normalize", "Dense")  # by the last part of their type
+KEPT_MODULES = ("Transformer", "Pooling", "Normalize", "Dense")  # of the library's own; the first is the encoder
 LONGEST = "max_seq_length"  # in sentence_bert_config.json: texts are cut there
 SETTINGS = "tokenizer_config.json"
 MERGES = "merges.txt"
@@ -52,15 +52,15 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
-        kinds = [str(module["type"]).split(".")[-1] for module in modules]
+        kinds = [str(module["type"]) for module in modules]
         inside = [folder.joinpath(module["path"]).resolve().is_relative_to(folder.resolve()) for module in modules]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{path}: not a list of modules ({type(error).__name__}: {error})") from error
-    for kind in kinds[1:]:
-        if kind not in KEPT_MODULES:
-            known = ", ".join(KEPT_MODULES)
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers.") or kind.split(".")[-1] not in KEPT_MODULES:
+            known = ", ".join(KEPT_MODULES[1:])
             raise UsageError(f"{path}: the module {kind} cannot be kept, only {known}; remove it to convert the others")
-    if kinds[:1] != ["Transformer"] or not all(inside):
+    if not kinds or not kinds[0].endswith(f".{KEPT_MODULES[0]}") or not all(inside):
         raise UsageError(f"{path}: its first module must be a Transformer, and all must be in this folder")
     for file in (file for module in modules[1:] for file in folder.joinpath(module["path"]).glob("*")):
         if file.suffix not in (".json", ".safetensors"):
@@ -89,6 +89,7 @@ def keep(folder: Path, out: Path, force: bool = False) -> None:
         raise UsageError(f"{out / existing[0]} exists; choose another target, or replace it with --force")
     with replace_when_done(out / HUGGINGFACE, force) as partial:
         kept.model_max_length = longest_input(config)
+        kept.init_kwargs.pop("auto_map", None)  # names code, which the exported folder must not
         kept.save_pretrained(partial)
         # Other programs read the vocabulary in its older forms.
         beside = [source / name for name in (*VOCABULARIES[1:], MERGES)]

@@ -340,7 +340,8 @@ def link(folder: Path) -> None:
     ("spoil", "message"),
     [
         (link, "vocab.txt: is a link out of the folder"),
-        (lambda f: change_modules(f, type="custom.CLIP"), "modules.json: the module CLIP cannot be kept"),
+        (lambda f: change_modules(f, type="sentence_transformers.models.CNN"), "module sentence.*CNN cannot be kept"),
+        (lambda f: change_modules(f, type="custom.Pooling"), "modules.json: the module custom.Pooling cannot be kept"),
         (lambda f: change_modules(f, path="../other"), "modules.json: its first module must be .* in this folder"),
         (lambda f: (f / "modules.json").write_text("{"), "modules.json: not a list of modules"),
         (lambda f: (f / "1_Pooling/pytorch_model.bin").write_text(""), "only .json and .safetensors files"),
@@ -363,6 +364,18 @@ def test_other_folders_are_refused_in_a_sentence(
     assert error.count("\n") == 1
     assert re.search(message, error), error
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("b")]
+
+
+def test_names_of_foreign_code_are_not_exported(tmp_path: Path) -> None:
+    make_source("bert", tmp_path / "a")
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "auto_map": {"AutoTokenizer": ["other--code.Slow", "other--code.Fast"]},
+    }
+    (tmp_path / "a/tokenizer_config.json").write_text(json.dumps(settings))
+    out = there(tmp_path / "a")
+    assert "other--code" in (tmp_path / "a/tokenizer_config.json").read_text()
+    assert not any(b"other--code" in path.read_bytes() for path in out.iterdir())
 
 
 def test_links_within_the_cache_of_hugging_face_are_followed(tmp_path: Path) -> None:
