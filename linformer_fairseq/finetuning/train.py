@@ -39,7 +39,7 @@ _BEST = {"matthews": "mcc", "pearson": "loss"}
 _ARCHITECTURE = (
     *("projected_length", "projection", "projection_sharing", "attention", "local_conv", "max_positions"),
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
-    *("encoder_normalize_before", "activation_fn", "untie_weights_roberta", "projection_lr_scale"),
+    *("encoder_normalize_before", "activation_fn", "layer_norm_eps", "untie_weights_roberta", "projection_lr_scale"),
 )
 
 
