@@ -28,6 +28,7 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.models import architectures, linformer_roberta
+from linformer_fairseq.models.config import TRAINED_SETTINGS
 from linformer_fairseq.models.config import encoder_config as config_of_settings
 
 PAD = 1  # fairseq's id of <pad>
@@ -191,6 +192,13 @@ def complete_settings(model: Mapping[str, Any]) -> Namespace:
     settings = Namespace(**model)
     architectures.complete(settings, 0)
     return settings
+
+
+def trained_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings that a model keeps when it is trained further; others, such as dropout, are those of a recipe."""
+    complete = vars(complete_settings(checkpoint.model))
+    names = ("_name", *TRAINED_SETTINGS, "untie_weights_roberta")
+    return {name: complete[name] for name in names if complete.get(name) is not None}
 
 
 def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
