@@ -17,8 +17,7 @@ def apply() -> None:
     """Apply the repairs; `plugin.register` calls this once per process."""
     from linformer_fairseq.compat import checkpoints, distributed, launch, precision, process
 
-    checkpoints.allow_what_fairseq_writes()
-    checkpoints.explain_refusals()
+    checkpoints.read_safely()
     launch.catch_up_in_hydra()
     distributed.wrap_cpu_modules_without_device_ids()
     distributed.gather_without_cuda()

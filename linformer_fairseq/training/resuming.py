@@ -4,14 +4,11 @@ import copy
 import logging
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 from fairseq.file_io import PathManager
-from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import open_dict
 
 from linformer_fairseq.errors import UsageError
@@ -24,8 +21,6 @@ logger = logging.getLogger(__name__)
 LAST = "checkpoint_last.pt"
 EQUIVALENT = {"criterion": {"MaskedLmLoss", "FusedMaskedLmLoss"}, "optimizer": {"FairseqAdam", "FusedAdamW"}}
 """Names of classes whose states are the same, so that each resumes from what the other has saved."""
-
-_loading: Any = None  # the trainer that is loading a checkpoint
 
 
 def prepare(cfg: Any, trainer: Any) -> Any:
@@ -93,48 +88,38 @@ def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
     return str(found)
 
 
-@contextmanager
-def accepting_equivalents(trainer: Any, filename: str) -> Iterator[None]:
-    """While `trainer` loads a checkpoint: `adopt_names` works, and what fairseq asserts is explained.
+def adopt_names(trainer: Any) -> None:
+    """Take the state of an equivalent criterion or optimizer for this run's own; fairseq compares names of classes."""
+    saved = (trainer._optim_history or [{}])[-1]
+    for kind, own in _own_names(trainer).items():
+        name = saved.get(f"{kind}_name")
+        if name != own and {name, own} <= EQUIVALENT[kind]:
+            saved[f"{kind}_name"] = own
+            logger.info(f"resuming with the {kind} {own} instead of {name}: their states are the same")
+
+
+def refuse_other_names(trainer: Any, filename: str) -> None:
+    """Explain what fairseq asserts of a checkpoint.
 
     Raises:
-        UsageError: the checkpoint was saved with a criterion or optimizer whose state this run cannot use.
+        UsageError: it was saved with a criterion or optimizer whose state this run cannot use.
+        SystemExit: likewise, in all ranks but the first.
     """
-    global _loading
-    _loading = trainer
-    try:
-        yield
-    except AssertionError:
-        saved = (getattr(trainer, "_optim_history", None) or [{}])[-1]
-        for kind, own in (("criterion", trainer.get_criterion()), ("optimizer", trainer.optimizer)):
-            name = saved.get(f"{kind}_name")
-            if name not in (None, type(own).__name__):
-                if trainer.data_parallel_rank > 0:  # the first one says so
-                    sys.exit(1)
-                raise UsageError(
-                    f"{filename} was saved with the {kind} {name}, and this run has {type(own).__name__}: choose the "
-                    f"earlier --{kind} and precision, or drop the state of the optimizer with --reset-optimizer"
-                ) from None
-        raise
-    finally:
-        _loading = None
+    saved = (trainer._optim_history or [{}])[-1]
+    for kind, own in _own_names(trainer).items():
+        name = saved.get(f"{kind}_name")
+        if name not in (None, own):
+            if trainer.data_parallel_rank > 0:
+                sys.exit(1)
+            raise UsageError(
+                f"{filename} was saved with the {kind} {name}, and this run has {own}: choose the earlier --{kind} and "
+                "precision, or drop the state of the optimizer with --reset-optimizer"
+            ) from None
 
 
-def adopt_names(state: dict[str, Any]) -> None:
-    """Write into a state that is being loaded the names of this run's criterion and optimizer, where equivalent.
-
-    fairseq resumes only if the names of the classes are those in the checkpoint.
-    """
-    if _loading is None or not state.get("optimizer_history"):
-        return
-    last = state["optimizer_history"][-1]
-    optimizer = OPTIMIZER_REGISTRY.get(getattr(_loading.cfg.optimizer, "_name", None))
-    own = {"criterion": type(_loading.get_criterion()).__name__, "optimizer": getattr(optimizer, "__name__", None)}
-    for kind, names in EQUIVALENT.items():
-        saved = last.get(f"{kind}_name")
-        if saved != own[kind] and {saved, own[kind]} <= names:
-            last[f"{kind}_name"] = own[kind]
-            logger.info(f"resuming with the {kind} {own[kind]} instead of {saved}: their states are the same")
+def _own_names(trainer: Any) -> dict[str, str]:
+    own = {"criterion": trainer.get_criterion(), "optimizer": trainer.optimizer}
+    return {kind: type(value).__name__ for kind, value in own.items()}
 
 
 def why_ended(trainer: Any, epoch_itr: Any) -> str | None:
