@@ -11,8 +11,6 @@ of them.
 Shapes: B batch, N tokens, C channels, T longest input of the teacher.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,7 @@ class DistillationConfig(FairseqDataclass):
 
     teacher: str = field(
         default=MISSING,
-        metadata={"help": "checkpoint of the exact model, such as `linformer convert from-bert --attention exact` writes"},
+        metadata={"help": "checkpoint of the exact model; `linformer convert from-bert --attention exact` writes one"},
     )
     hidden_weight: float = field(default=1.0, metadata={"help": "weight of the outputs of the layers"})
     vector_weight: float = field(default=1.0, metadata={"help": "weight of the mean vector of a text"})
@@ -57,7 +55,8 @@ class DistillationLoss(FairseqCriterion):
         checkpoint = read(Path(teacher))
         symbols, known = checkpoint.state[EMBEDDING].size(0), len(task.source_dictionary)
         if symbols != known:
-            raise UsageError(f"--teacher {teacher}: has {symbols} symbols and DATA {known}; use the teacher's tokenizer")
+            found = f"{symbols} symbols and DATA {known}"
+            raise UsageError(f"--teacher {teacher}: has {found}; binarise DATA with the teacher's tokenizer")
         # In a list, so that it is neither trained nor written into the checkpoints of the run.
         self._teacher = [teacher_encoder(checkpoint)]
 
@@ -76,8 +75,10 @@ class DistillationLoss(FairseqCriterion):
             found = f"{len(theirs)} layers of {known.size(-1)} channels, the model {len(ours)} of {features.size(-1)}"
             raise UsageError(f"--teacher has {found}: convert the model from this teacher")
         rows = compared.unsqueeze(-1)
-        hidden = torch.stack([_relative_error(h * rows, t * rows) for h, t in zip(ours, theirs, strict=True)]).mean(0).sum()
-        cosine = functional.cosine_similarity(*((x.float() * rows).sum(1) for x in (features, known))).sum()
+        errors = [_relative_error(h * rows, t * rows) for h, t in zip(ours, theirs, strict=True)]
+        hidden = torch.stack(errors).mean(0).sum()
+        vector, wanted = ((x.float() * rows).sum(1) for x in (features, known))
+        cosine = functional.cosine_similarity(vector, wanted).sum()
         loss = self.weights[0] * hidden + self.weights[1] * (len(tokens) - cosine)
         logged = {"loss": loss.detach(), "hidden": hidden.detach(), "cosine": cosine.detach()}
         sizes = {"ntokens": sample["ntokens"], "nsentences": len(tokens), "sample_size": len(tokens)}
@@ -85,7 +86,7 @@ class DistillationLoss(FairseqCriterion):
 
     @torch.no_grad()
     def _targets(self, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, list[Tensor], Tensor]:
-        """The teacher's features (B, N, C) of tokens (B, N), its layers' outputs, and which tokens to compare (B, N)."""
+        """For tokens (B, N): the teacher's features (B, N, C), its layers' outputs, and which tokens count (B, N)."""
         teacher = self._teacher[0].to(tokens.device, dtype)
         real = tokens.ne(self.padding_idx)
         if tokens.size(1) <= teacher.cfg.max_positions:
