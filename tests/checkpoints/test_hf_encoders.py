@@ -129,6 +129,13 @@ def test_vectors_logits_and_ids_are_those_of_the_original(kind: str, tmp_path: P
     tokenizer = AutoTokenizer.from_pretrained(out, **TRUST)
     assert AutoModel.from_pretrained(out, **TRUST).config.pad_token_id == tokenizer.pad_token_id
     assert tokenizer.model_max_length == N and list(tokenizer(TEXTS[0])) == list(INPUTS)
+    # In fairseq, of every token of the first text the score of the token itself: the columns are ours.
+    checkpoint = read(tmp_path / "a.pt")
+    ours = torch.from_numpy(encode([(TEXTS[0],)], tokenizer_of(checkpoint, None), N).ids[0])
+    theirs = ids["input_ids"][0][real[0]]
+    scores, wanted = build(checkpoint)(ours[None])[0][0], model(**ids).logits[0][real[0]]
+    own, expected = scores.gather(1, ours[:, None]), wanted.gather(1, theirs[:, None])
+    torch.testing.assert_close(own, expected, rtol=1e-5, atol=2e-5)
 
 
 @torch.no_grad()
