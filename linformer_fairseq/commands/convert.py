@@ -39,11 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     a = parser().parse_args(argv)
     made: Checkpoint | None = a.run(a)
     if made is not None:
+        from linformer_fairseq.checkpoints.checkpoint import write
+
         tokenizer = a.target.with_suffix(".tokenizer")
         if a.source.is_dir():
             made.task["data"] = str(tokenizer.resolve())
-        from linformer_fairseq.checkpoints.checkpoint import write
-
         write(made, a.target, a.force)
         print(f"{a.target}: written")
         if a.target.suffix != ".safetensors":
