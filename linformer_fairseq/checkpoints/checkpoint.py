@@ -195,8 +195,8 @@ def complete_settings(model: Mapping[str, Any]) -> Namespace:
 
 def untrained(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     """A new fairseq model of these settings, without classification heads; UsageError as `encoder_config`."""
+    dictionary = symbols(encoder_config(checkpoint).vocab_size)  # refuses settings that cannot be completed
     settings = complete_settings(checkpoint.model)
-    dictionary = symbols(encoder_config(checkpoint).vocab_size)
     encoder = linformer_roberta.LinformerRobertaEncoder(settings, dictionary)
     return linformer_roberta.LinformerRobertaModel(settings, encoder)
 
