@@ -200,16 +200,21 @@ def trained_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: complete[name] for name in names if complete.get(name) is not None}
 
 
+def untrained(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
+    """A new fairseq model of these settings, without classification heads; UsageError as `encoder_config`."""
+    dictionary = symbols(encoder_config(checkpoint).vocab_size)  # refuses settings that cannot be completed
+    settings = complete_settings(checkpoint.model)
+    encoder = linformer_roberta.LinformerRobertaEncoder(settings, dictionary)
+    return linformer_roberta.LinformerRobertaModel(settings, encoder)
+
+
 def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     """The fairseq model, with its classification heads, in evaluation mode.
 
     Raises:
         UsageError: as `encoder_config`, or parameters are missing, superfluous or of the wrong shape.
     """
-    config = encoder_config(checkpoint)
-    settings = complete_settings(checkpoint.model)
-    encoder = linformer_roberta.LinformerRobertaEncoder(settings, symbols(config.vocab_size))
-    model = linformer_roberta.LinformerRobertaModel(settings, encoder)
+    model = untrained(checkpoint)
     state = {key: value for key, value in checkpoint.state.items() if not key.endswith(".version")}
     for name in checkpoint.heads:
         head = f"{HEADS}{name}."

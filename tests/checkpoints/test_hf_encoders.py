@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import sentencepiece
 import tokenizers
@@ -26,8 +27,7 @@ from linformer_fairseq.checkpoints.checkpoint import build, digest, read
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
 from linformer_fairseq.commands import convert
 from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, finetune
-from linformer_fairseq.inference.engine import Compute, Engine
-from linformer_fairseq.inference.predict import Labels, Predictor
+from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
 from linformer_fairseq.plugin import register
 from linformer_fairseq.tables import Table
@@ -106,8 +106,8 @@ def there(folder: Path, *words: str) -> Path:
     return out
 
 
-def ids_of(folder: Path) -> dict[str, Tensor]:
-    found = AutoTokenizer.from_pretrained(folder, **TRUST)(TEXTS, padding=True, return_tensors="pt")
+def ids_of(folder: Path, texts: list[str] = TEXTS) -> dict[str, Tensor]:
+    found = AutoTokenizer.from_pretrained(folder, **TRUST)(texts, padding=True, return_tensors="pt")
     return {name: found[name] for name in INPUTS}
 
 
@@ -129,6 +129,13 @@ def test_vectors_logits_and_ids_are_those_of_the_original(kind: str, tmp_path: P
     tokenizer = AutoTokenizer.from_pretrained(out, **TRUST)
     assert AutoModel.from_pretrained(out, **TRUST).config.pad_token_id == tokenizer.pad_token_id
     assert tokenizer.model_max_length == N and list(tokenizer(TEXTS[0])) == list(INPUTS)
+    # In fairseq, of every token of the first text the score of the token itself: the columns are ours.
+    checkpoint = read(tmp_path / "a.pt")
+    ours = torch.from_numpy(encode([(TEXTS[0],)], tokenizer_of(checkpoint, None), N).ids[0])
+    theirs = ids["input_ids"][0][real[0]]
+    scores, wanted = build(checkpoint)(ours[None])[0][0], model(**ids).logits[0][real[0]]
+    own, expected = scores.gather(1, ours[:, None]), wanted.gather(1, theirs[:, None])
+    torch.testing.assert_close(own, expected, rtol=1e-5, atol=2e-5)
 
 
 @torch.no_grad()
@@ -165,12 +172,12 @@ def test_back_in_fairseq_nothing_has_changed(kind: str, tmp_path: Path) -> None:
 def test_vectors_of_encode_are_the_same_means(kind: str, tmp_path: Path) -> None:
     make_source(kind, tmp_path / "a", "Model")
     run("from-bert", tmp_path / "a", tmp_path / "a.pt", "--attention", "exact")
-    checkpoint = read(tmp_path / "a.pt")
-    encoder = tokenizer_of(checkpoint, None)
-    assert encoder.symbols == 400
-    sequences = encode([(text,) for text in TEXTS], encoder, N)
-    found = Engine(checkpoint, "mean", Compute("cpu")).run(sequences.ids)
-    ids = ids_of(tmp_path / "a")
+    texts = [" ".join(text.split()) for text in TEXTS]  # as `encode` reads them
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = ["--checkpoint", tmp_path / "a.pt", "--input", tmp_path / "texts.jsonl", "--text-column", "text"]
+    assert cli.main(["encode", *map(str, words), "--out", str(tmp_path / "out.parquet"), "--device", "cpu"]) == 0
+    found = np.array(parquet.read_table(tmp_path / "out.parquet")["vector"].to_pylist())
+    ids = ids_of(tmp_path / "a", texts)
     mask = ids["attention_mask"].unsqueeze(-1)
     hidden = AutoModel.from_pretrained(tmp_path / "a")(**ids).last_hidden_state
     expected = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
@@ -318,10 +325,9 @@ def test_a_fine_tuned_bert_stays_one(tmp_path: Path) -> None:
     assert tuned.model["layer_norm_eps"] == source.model["layer_norm_eps"] == 1e-2
     run("to-hf", tmp_path / MODEL, tmp_path / "b", "--labels", "long", "short")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "b", **TRUST)
-    found = model(**ids_of(tmp_path / "b")).logits
-    predictor = Predictor(tuned, tokenizer_of(tuned, None))
-    expected = predictor.logits(predictor.sequences([(text,) for text in TEXTS]))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    own = torch.from_numpy(encode([(TEXTS[0],)], tokenizer_of(tuned, None), N).ids[0])[None]
+    expected = build(tuned)(own, features_only=True, classification_head_name=tuned.heads[0])[0]
+    torch.testing.assert_close(model(**ids_of(tmp_path / "b")).logits[:1], expected, rtol=1e-5, atol=1e-5)
 
 
 def change_modules(folder: Path, **values: Any) -> None:
