@@ -32,9 +32,9 @@ def to_linformer(
     max_positions: int | None = None,
     sharing: str = "layerwise",
     kind: str = "linear",
-    window: int = 0,
     init: str = "block-mean",
     sample: Iterable[Tensor] | None = None,
+    window: int = 0,
 ) -> Checkpoint:
     """The Linformer with all parameters of a model with exact attention.
 

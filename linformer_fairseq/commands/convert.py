@@ -30,7 +30,6 @@ SHARINGS = ("none", "headwise", "key-value", "layerwise")
 PROJECTIONS = ("linear", "mean-pool", "max-pool", "conv", "adaptive")
 INITS = ("block-mean", "svd", "random", "exact")
 METHODS = ("keep", "interpolate", "tile")
-# Blocks that follow the length of the text leave short texts as they are.
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -145,14 +144,14 @@ def _from_roberta(a: argparse.Namespace) -> Checkpoint:
     if needs_text and a.sample is None:
         raise UsageError("--init svd and --transfer look at the model's attention on text: name it with --sample")
     exact = from_roberta(a.source)
-    shape = (a.projected_length, a.max_positions, a.projection_sharing, a.projection, a.local_window)
+    shape = (a.projected_length, a.max_positions, a.projection_sharing, a.projection)
     if a.source.is_dir():
         _say_what_changed(exact.notes[-1])
     if stays_exact:
         made = longer(exact, a.max_positions)
     else:
         batches = sample_batches(a.sample, exact, min(a.transfer, 64)) if needs_text else ()
-        made = to_linformer(exact, *shape, a.init, batches)
+        made = to_linformer(exact, *shape, a.init, batches, a.local_window)
         if a.transfer:
             made, losses = transfer(exact, made, batches, a.transfer)
             print(f"attention transfer: relative error {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
