@@ -37,7 +37,7 @@ def test_one_exported_graph_serves_all_lengths(sharing: str, kind: str) -> None:
         torch.testing.assert_close(graph(tokens)[0][real], model(tokens)[0][real], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("attention, kind", [("linformer", "linear"), ("linformer", "max-pool"), ("exact", "linear")])
+@pytest.mark.parametrize("attention, kind", [("linformer", "linear"), ("linformer", "adaptive"), ("exact", "linear")])
 @torch.no_grad()
 def test_compiled_without_a_break(attention: str, kind: str) -> None:
     torch.compiler.reset()
@@ -49,7 +49,7 @@ def test_compiled_without_a_break(attention: str, kind: str) -> None:
         torch.testing.assert_close(compiled(tokens)[0][real], model(tokens)[0][real], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("sharing, kind", [("layerwise", "linear"), ("none", "linear"), ("layerwise", "max-pool")])
+@pytest.mark.parametrize("sharing, kind", [("layerwise", "linear"), ("none", "linear"), ("layerwise", "adaptive")])
 def test_more_lengths_compile_nothing_more(sharing: str, kind: str) -> None:
     torch.compiler.reset()
     model = encoder(num_layers=3, sharing=sharing, projection=kind)
