@@ -7,7 +7,7 @@ multiply-add counts as two operations. Forward, per input:
 
     queries, output projection     4 N C²
     E x and F x                    2 K N C, twice where E is not F      linear, paper equation 7
-                                   2 N C, likewise                      conv; adaptive, if N > K; others multiply nothing
+                                   2 N C, likewise                      conv; adaptive, if N > K; pooling has none
     keys and values                4 K C²                               of what E and F have compressed
                                    4 N C²                               sharing `none` (before E and F), exact attention
     … beside a local window        4 N C² more                          with sharing `none` 2 N C²: it has the values
@@ -34,7 +34,7 @@ import math
 from linformer_fairseq.layers.config import EncoderConfig
 from linformer_fairseq.layers.window import ROWS
 
-_FORWARD_AND_BACKWARD = 3
+FORWARD_AND_BACKWARD = 3
 
 
 def encoder_flops(cfg: EncoderConfig, batch: int, tokens: int, used: float | None = None) -> float:
@@ -46,7 +46,7 @@ def encoder_flops(cfg: EncoderConfig, batch: int, tokens: int, used: float | Non
 
 def head_flops(cfg: EncoderConfig, predicted: float) -> float:
     """Operations of the masked-LM head, forward and backward, for `predicted` masked tokens."""
-    return _FORWARD_AND_BACKWARD * predicted * 2 * cfg.embed_dim * (cfg.embed_dim + cfg.vocab_size)
+    return FORWARD_AND_BACKWARD * predicted * 2 * cfg.embed_dim * (cfg.embed_dim + cfg.vocab_size)
 
 
 def _layer(cfg: EncoderConfig, k: int, n: int, m: float) -> float:
@@ -54,9 +54,9 @@ def _layer(cfg: EncoderConfig, k: int, n: int, m: float) -> float:
     c, window = cfg.embed_dim, cfg.local_window
     usual = 2 * m * c * c + 4 * m * c * cfg.ffn_dim + 2 * n * cfg.local_conv * c  # W_o, feed forward, convolution
     if cfg.attention == "none":
-        return _FORWARD_AND_BACKWARD * (usual + 2 * n * c * c)
+        return FORWARD_AND_BACKWARD * (usual + 2 * n * c * c)
     if cfg.attention == "exact":
-        return _FORWARD_AND_BACKWARD * (usual + 2 * m * c * c + 4 * n * c * c + 4 * m * n * c)
+        return FORWARD_AND_BACKWARD * (usual + 2 * m * c * c + 4 * n * c * c + 4 * m * n * c)
     projection = {"linear": 2 * k * n * c, "conv": 2 * n * c, "adaptive": 2 * n * c}.get(cfg.projection, 0)
     projection *= 1 + cfg.separate_e_and_f
     if cfg.attention == "local":
@@ -71,7 +71,7 @@ def _layer(cfg: EncoderConfig, k: int, n: int, m: float) -> float:
     else:
         usual += 4 * k * c * c + (4 if window else 2 if cfg.local_conv else 0) * n * c * c
     frozen = cfg.freeze_projection and cfg.learns_projection
-    return _FORWARD_AND_BACKWARD * usual + (_FORWARD_AND_BACKWARD - frozen) * projection
+    return FORWARD_AND_BACKWARD * usual + (FORWARD_AND_BACKWARD - frozen) * projection
 
 
 def _scores(k: int, window: int, n: int, m: float) -> float:
