@@ -5,7 +5,7 @@
 
 MODEL is a BERT or RoBERTa of Hugging Face, a RoBERTa of fairseq, or a checkpoint of this project's. Its exact attention
 is compared with the adaptive projection, untrained: each layer gets the input that it has in the exact model, and the
-error is ||exact output - output|| / ||exact output|| of its attention sublayer. Training makes up for some of it.
+error is ||exact output - output|| / ||exact output|| of its attention sublayer.
 """
 
 from __future__ import annotations
