@@ -24,13 +24,8 @@ from linformer_fairseq.io.files import write_text
 
 DOCS = Path(__file__).resolve().parent
 SUBCOMMANDS = {
-<<<<<<< HEAD
-    "": "demo train encode glue env",
+    "": "demo train distill encode choose-k glue env",
     " convert": "inspect from-official from-roberta from-bert extend to-hf from-hf to-safetensors",
-=======
-    "": "demo train encode choose-k glue env",
-    " convert": "inspect from-official from-roberta extend to-hf from-hf to-safetensors",
->>>>>>> spectrum
     " finetune": "train predict",
     " launch": "pretrain finetune prepare status logs cancel",
     " prepare": "run download extract clean dedup decontaminate split tokenizer binarize inspect",
