@@ -5,7 +5,7 @@ Each is one function, with its reason in its docstring, and changes nothing wher
     checkpoints.py   load what fairseq writes, and nothing that could run code
     launch.py        start or join the processes of one training run (peers.py says which), with or without GPUs
     distributed.py   what these processes need on CPUs: the default DDP, gathering of logs
-    precision.py     --bf16 and --amp on a CPU, --bf16 on CUDA, an error for --fp16 on a CPU
+    precision.py     --bf16 and --amp on a CPU and on CUDA, an error for --fp16 on a CPU and for an unserved GPU
     process.py       exit status 0 after success, no warnings that bury a log, a name that NumPy has removed
 
 `call_main` and `Trainer.__init__` are replaced in `training/hooks.py`, which calls launch.py and precision.py there.
@@ -23,6 +23,7 @@ def apply() -> None:
     distributed.wrap_cpu_modules_without_device_ids()
     distributed.gather_without_cuda()
     precision.keep_bf16_off_tpus()
+    precision.scale_amp_once()
     process.restore_removed_numpy_names()
     process.stop_loading_before_exit()
     process.silence_known_warnings()

@@ -6,6 +6,7 @@ Shapes: T masked tokens of the batch, C channels, V vocabulary.
 from typing import Any
 
 import torch
+import torch.nn.functional as functional
 from fairseq.criterions import register_criterion
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, 
 CHUNK_BYTES = 64 * 2**20
 # Probabilities below 2^-24 are zero in float16, so their gradients are computed times this.
 FP16_SCALE = 32.0
+
+# Tensor cores take dimensions that are multiples of this at full speed.
+TILE = 64
 
 
 @register_criterion("fused_masked_lm", dataclass=MaskedLmConfig)
@@ -87,15 +91,36 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
     return loss
 
 
+def pad_symbols(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (V', C) and bias (V',) with V rounded up to a multiple of 64 by symbols of probability zero."""
+    missing = -len(bias) % TILE
+    return functional.pad(weight, (0, 0, 0, missing)), functional.pad(bias, (0, missing), value=-torch.inf)
+
+
+def _add_product_in_32_bit(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """total + a b. A sum over rows of a frequent symbol does not fit float16, whatever the scale of the loss."""
+    if a.dtype != torch.float32 and a.device.type in ("cuda", "meta"):
+        if total is None:
+            return torch.mm(a, b, out_dtype=torch.float32)
+        return torch.addmm(total, a, b, out_dtype=torch.float32)
+    if a.dtype == torch.float16:  # on a CPU, which has no such product
+        a, b = a.float(), b.float()
+    return add_product(total, a, b)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
         scale = FP16_SCALE if dtype == torch.float16 else 1.0
+        symbols = len(bias)
+        rows = max(1, CHUNK_BYTES // (4 * symbols))
+        if x.is_cuda or dtype == torch.float16:
+            weight, bias = pad_symbols(weight, bias)
+            rows = -(-rows // TILE) * TILE
         loss = torch.zeros((), device=x.device)
         grad_x = torch.empty(x.shape, dtype=torch.float32, device=x.device)
         grad_weight, grad_bias = None, torch.zeros(bias.shape, device=x.device)
-        rows = max(1, CHUNK_BYTES // (4 * weight.size(0)))
         chunks = (torch.split(t, rows) for t in (x, targets.unsqueeze(1), grad_x))
         for x_RC, target, grad_x_RC in zip(*chunks, strict=True):
             logits = torch.addmm(bias, x_RC, weight.t())
@@ -106,12 +131,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_bias += gradient.sum(0)
             low = gradient.mul_(scale).to(dtype) if scale != 1.0 else gradient.to(dtype)
             grad_x_RC.copy_(low @ weight)
-            grad_weight = add_product(grad_weight, low.t(), x_RC)
+            grad_weight = _add_product_in_32_bit(grad_weight, low.t(), x_RC)
         assert grad_weight is not None  # split yields at least one chunk, if need be an empty one
         if scale != 1.0:
             grad_x /= scale
-            grad_weight = grad_weight.float() / scale
-        ctx.gradients = grad_x, grad_weight, grad_bias
+            grad_weight /= scale
+        ctx.gradients = grad_x, grad_weight[:symbols], grad_bias[:symbols]
         return loss
 
     @staticmethod
