@@ -100,9 +100,8 @@ def pad_symbols(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 def _add_product_in_32_bit(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """total + a b. A sum over rows of a frequent symbol does not fit float16, whatever the scale of the loss."""
     if a.dtype != torch.float32 and a.device.type in ("cuda", "meta"):
-        if total is None:
-            return torch.mm(a, b, out_dtype=torch.float32)
-        return torch.addmm(total, a, b, out_dtype=torch.float32)
+        product = torch.mm(a, b, out_dtype=torch.float32)
+        return product if total is None else total.add_(product)
     if a.dtype == torch.float16:  # on a CPU, which has no such product
         a, b = a.float(), b.float()
     return add_product(total, a, b)
@@ -118,9 +117,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if x.is_cuda or dtype == torch.float16:
             weight, bias = pad_symbols(weight, bias)
             rows = -(-rows // TILE) * TILE
-        loss = torch.zeros((), device=x.device)
+        loss = torch.zeros((), dtype=torch.float32, device=x.device)
         grad_x = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-        grad_weight, grad_bias = None, torch.zeros(bias.shape, device=x.device)
+        grad_weight, grad_bias = None, torch.zeros(bias.shape, dtype=torch.float32, device=x.device)
         chunks = (torch.split(t, rows) for t in (x, targets.unsqueeze(1), grad_x))
         for x_RC, target, grad_x_RC in zip(*chunks, strict=True):
             logits = torch.addmm(bias, x_RC, weight.t())
