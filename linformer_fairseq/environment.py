@@ -27,7 +27,7 @@ FAIRSEQ = "ve-fairseq==0.12.3"
 
 REQUIRED = ("torch", "numpy", "sentencepiece", "pyarrow")
 CUDA_126 = "https://download.pytorch.org/whl/cu126"
-"""The builds of torch with code for Volta (capability 7.0) and older GPUs: to 2.14, and planned not to go on with 2.15."""
+"""Builds of torch with code for Volta (capability 7.0) and older: up to 2.14, by PyTorch's plan for 2.15."""
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # in /proc/cpuinfo; the last one is Arm's
 # What FusedAdam and FusedLayerNorm import; a Python-only build lacks the last two, its CUDA extensions.
 APEX_MODULES = ("apex.optimizers", "apex.normalization", "amp_C", "fused_layer_norm_cuda")

@@ -6,6 +6,7 @@ Each is one function, with its reason in its docstring, and changes nothing wher
     launch.py        start or join the processes of one training run (peers.py says which), with or without GPUs
     distributed.py   what these processes need on CPUs: the default DDP, gathering of logs
     precision.py     --bf16 and --amp on a CPU and on CUDA, an error for --fp16 on a CPU and for an unserved GPU
+    saved_precision.py   what 16-bit training saves, and resuming in another precision
     process.py       exit status 0 after success, no warnings that bury a log, a name that NumPy has removed
 
 `call_main` and `Trainer.__init__` are replaced in `training/hooks.py`, which calls launch.py and precision.py there.
@@ -15,7 +16,7 @@ Each is one function, with its reason in its docstring, and changes nothing wher
 
 def apply() -> None:
     """Apply the repairs; `plugin.register` calls this once per process."""
-    from linformer_fairseq.compat import checkpoints, distributed, launch, precision, process
+    from linformer_fairseq.compat import checkpoints, distributed, launch, precision, process, saved_precision
 
     checkpoints.allow_what_fairseq_writes()
     checkpoints.explain_refusals()
@@ -24,6 +25,7 @@ def apply() -> None:
     distributed.gather_without_cuda()
     precision.keep_bf16_off_tpus()
     precision.scale_amp_once()
+    saved_precision.keep_loss_scalers()
     process.restore_removed_numpy_names()
     process.stop_loading_before_exit()
     process.silence_known_warnings()

@@ -87,8 +87,8 @@ def autocast_on_cpu(cfg: DictConfig, criterion: nn.Module) -> None:
 def scale_amp_once() -> None:
     """Let `--amp` on CUDA divide the gradients by the scale of the loss once.
 
-    A gradient scaler remembers by the optimizer object whether that is done. fairseq unscales `optimizer` and steps with
-    `fp32_optimizer`, which holds it, so that `step` divides again. Here both are `fp32_optimizer`.
+    A gradient scaler remembers by the optimizer object whether that is done. fairseq unscales `optimizer` and steps
+    with `fp32_optimizer`, which holds it, so that `step` divides again. Here both are `fp32_optimizer`.
     """
 
     def clip_grad_norm(amp: Any, max_norm: float, aggregate_norm_fn: Any = None) -> torch.Tensor:

@@ -31,8 +31,8 @@ PEAK_TFLOPS: dict[str, dict[str, float]] = {
 }
 """10^12 FLOP/s of matrix products without sparsity, from NVIDIA's data sheets, by a pattern in the device's name.
 
-fp16 and bf16 are those of the tensor cores. The first entry that matches counts. A precision is missing where the device
-does not compute it in hardware, or we have no figure.
+fp16 and bf16 are those of the tensor cores. The first entry that matches counts. A precision is missing where the
+device does not compute it in hardware, or we have no figure.
 """
 
 _LARGE, _SMALL = 1024, 256  # sides of the matrices that are multiplied to measure a CPU

@@ -25,7 +25,7 @@ from fairseq.logging import progress_bar
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
-from linformer_fairseq.compat import launch, precision
+from linformer_fairseq.compat import launch, precision, saved_precision
 from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.training import divergence, files, interrupt, logs, memory, resuming, saving, signals
 from linformer_fairseq.training.recorder import Recorder
@@ -134,7 +134,7 @@ def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -
 @replaces(Trainer, "load_checkpoint")
 def load_state(fairseq: Function, trainer: Any, filename: str, *arguments: Any, **named: Any) -> Any:
     """Load the state of an equivalent criterion or optimizer, or of another number of processes."""
-    with resuming.accepting_equivalents(trainer, filename):
+    with resuming.accepting_equivalents(trainer, filename), saved_precision.master_weights_restored(trainer):
         extra_state = fairseq(trainer, filename, *arguments, **named)
     resuming.share_among(trainer.data_parallel_world_size, extra_state)
     return extra_state

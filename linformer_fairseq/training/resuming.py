@@ -4,16 +4,16 @@ import copy
 import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 from fairseq.file_io import PathManager
-from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import open_dict
 
+from linformer_fairseq.compat import saved_precision
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io import locks
 from linformer_fairseq.io.files import digest
@@ -22,8 +22,8 @@ from linformer_fairseq.training import files
 logger = logging.getLogger(__name__)
 
 LAST = "checkpoint_last.pt"
-EQUIVALENT = {"criterion": {"MaskedLmLoss", "FusedMaskedLmLoss"}, "optimizer": {"FairseqAdam", "FusedAdamW"}}
-"""Names of classes whose states are the same, so that each resumes from what the other has saved."""
+EQUIVALENT = {"MaskedLmLoss", "FusedMaskedLmLoss"}
+"""Names of criteria whose states are the same, so that each resumes from what the other has saved."""
 
 _loading: Any = None  # the trainer that is loading a checkpoint
 
@@ -128,13 +128,19 @@ def adopt_names(state: dict[str, Any]) -> None:
     if _loading is None or not state.get("optimizer_history"):
         return
     last = state["optimizer_history"][-1]
-    optimizer = OPTIMIZER_REGISTRY.get(getattr(_loading.cfg.optimizer, "_name", None))
-    own = {"criterion": type(_loading.get_criterion()).__name__, "optimizer": getattr(optimizer, "__name__", None)}
-    for kind, names in EQUIVALENT.items():
-        saved = last.get(f"{kind}_name")
-        if saved != own[kind] and {saved, own[kind]} <= names:
-            last[f"{kind}_name"] = own[kind]
-            logger.info(f"resuming with the {kind} {own[kind]} instead of {saved}: their states are the same")
+    before = (state.get("cfg") or {}).get("optimizer") or {}
+    optimizers = {before.get("_name") if isinstance(before, Mapping) else None, _loading.cfg.optimizer._name}
+    same_optimizer = len(optimizers) == 1 or optimizers <= set(saved_precision.ADAM)
+    criteria = {last.get("criterion_name"), type(_loading.get_criterion()).__name__}
+    if same_optimizer:
+        saved_precision.adapt_optimizer_state(state, _loading)
+    for kind, own, same in (
+        ("criterion", type(_loading.get_criterion()).__name__, criteria <= EQUIVALENT),
+        ("optimizer", saved_precision.optimizer_class(_loading.cfg), same_optimizer),
+    ):
+        if same and last.get(f"{kind}_name") != own:
+            logger.info(f"resuming with the {kind} {own} instead of {last[f'{kind}_name']}: their states are the same")
+            last[f"{kind}_name"] = own
 
 
 def why_ended(trainer: Any, epoch_itr: Any) -> str | None:

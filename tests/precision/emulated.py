@@ -1,7 +1,7 @@
 """`fairseq-train` in 16 bit on a CPU as it runs on a GPU: a server whose runs are forks of one process.
 
-It changes no more than `as_on_a_gpu` says: the refusal, CUDA's names for what PyTorch has on CPUs too, and the choice of
-the plain operations of a layer. Parameters, gradients, loss scaling, optimizers, checkpoints and resuming are the real ones.
+It changes no more than `as_on_a_gpu` says: the refusal, CUDA's names for what PyTorch has on CPUs too, and the choice
+of the plain operations of a layer. Parameters, gradients, loss scaling, optimizers, checkpoints are the real ones.
 """
 
 from __future__ import annotations

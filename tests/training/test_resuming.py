@@ -131,13 +131,18 @@ def test_another_number_of_processes(
     assert position == 6 * before // after + 1
 
 
-def loaded_by(criterion: str, optimizer: str, saved: tuple[str, str]) -> dict[str, str]:
-    """The names in a checkpoint with those `saved`, once a trainer with these of its own has loaded it."""
+def loaded_by(criterion: str, saved: tuple[str, str, str]) -> dict[str, str]:
+    """The names in a checkpoint with those `saved`, once a trainer with this criterion has loaded it."""
     criterion_class = type(criterion, (), {})
+    modes = ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16", "fp16_no_flatten_grads")
     trainer = SimpleNamespace(
-        get_criterion=lambda: criterion_class(), cfg=SimpleNamespace(optimizer=SimpleNamespace(_name=optimizer))
+        get_criterion=lambda: criterion_class(),
+        cfg=OmegaConf.create({"optimizer": {"_name": "fused_adamw"}, "common": dict.fromkeys(modes, False)}),
     )
-    state = {"optimizer_history": [{}, {"criterion_name": saved[0], "optimizer_name": saved[1]}]}
+    state = {
+        "cfg": {"optimizer": {"_name": saved[2]}},
+        "optimizer_history": [{}, {"criterion_name": saved[0], "optimizer_name": saved[1]}],
+    }
     with resuming.accepting_equivalents(trainer, "checkpoint.pt"):
         resuming.adopt_names(state)
     names: dict[str, str] = state["optimizer_history"][-1]
@@ -147,17 +152,17 @@ def loaded_by(criterion: str, optimizer: str, saved: tuple[str, str]) -> dict[st
 @pytest.mark.parametrize(
     ("saved", "criterion", "adopted"),
     [
-        (("MaskedLmLoss", "FairseqAdam"), "FusedMaskedLmLoss", ("FusedMaskedLmLoss", "FusedAdamW")),
-        (("FusedMaskedLmLoss", "FusedAdamW"), "FusedMaskedLmLoss", ("FusedMaskedLmLoss", "FusedAdamW")),
-        (("FusedMaskedLmLoss", "FP16Optimizer"), "MaskedLmLoss", ("MaskedLmLoss", "FP16Optimizer")),
-        (("CrossEntropyCriterion", "FairseqSGD"), "MaskedLmLoss", ("CrossEntropyCriterion", "FairseqSGD")),
+        (("MaskedLmLoss", "FairseqAdam", "adam"), "FusedMaskedLmLoss", ("FusedMaskedLmLoss", "FusedAdamW")),
+        (("FusedMaskedLmLoss", "FusedAdamW", "fused_adamw"), "FusedMaskedLmLoss", ("FusedMaskedLmLoss", "FusedAdamW")),
+        (("FusedMaskedLmLoss", "FP16Optimizer", "adam"), "MaskedLmLoss", ("MaskedLmLoss", "FusedAdamW")),
+        (("MaskedLmLoss", "FP16Optimizer", "lamb"), "MaskedLmLoss", ("MaskedLmLoss", "FP16Optimizer")),
+        (("CrossEntropyCriterion", "FairseqSGD", "sgd"), "MaskedLmLoss", ("CrossEntropyCriterion", "FairseqSGD")),
     ],
 )
 def test_equivalent_classes_adopt_each_others_state(
-    saved: tuple[str, str], criterion: str, adopted: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    saved: tuple[str, str, str], criterion: str, adopted: tuple[str, str]
 ) -> None:
-    monkeypatch.setitem(resuming.OPTIMIZER_REGISTRY, "fused_adamw", type("FusedAdamW", (), {}))
-    names = loaded_by(criterion, "fused_adamw", saved)
+    names = loaded_by(criterion, saved)
     assert (names["criterion_name"], names["optimizer_name"]) == adopted
 
 
