@@ -55,7 +55,7 @@ def master_weights(trainer: Any) -> dict[str, Tensor]:
     masters = optimizer.fp32_params
     if optimizer.has_flat_params:
         [flat] = masters.values()
-        masters = flat.detach().split([parameter.numel() for parameter in optimizer.fp16_params])
+        masters = torch.split(flat.detach(), [parameter.numel() for parameter in optimizer.fp16_params])
     of = {id(low): high.detach().view_as(low) for low, high in zip(optimizer.fp16_params, masters, strict=True)}
     named = trainer.get_model().named_parameters(remove_duplicate=False)
     return {name: of[id(parameter)] for name, parameter in named if id(parameter) in of}
@@ -126,7 +126,7 @@ def _joined(states: Sequence[dict[str, Any]], shapes: Sequence[Size]) -> dict[st
 def _split(whole: dict[str, Any], shapes: Sequence[Size]) -> list[dict[str, Any]]:
     """The state of each parameter, from one of all in a row."""
     sizes = [shape.numel() for shape in shapes]
-    parts = {key: value.split(sizes) for key, value in whole.items() if isinstance(value, Tensor)}
+    parts = {key: torch.split(value, sizes) for key, value in whole.items() if isinstance(value, Tensor)}
     return [
         {key: parts[key][number].view(shape) if key in parts else value for key, value in whole.items()}
         for number, shape in enumerate(shapes)

@@ -196,7 +196,7 @@ class LearnedProjection(nn.Module):
 
     def _apply(self, *args: Any, **kwargs: Any) -> LearnedProjection:
         """As nn.Module's, but lr_scale stays in float32: rounded to 16 bit, it would change the effective matrix."""
-        super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.lr_scale = torch.tensor(self._lr_scale, dtype=torch.float32, device=self.lr_scale.device)
         return self
 

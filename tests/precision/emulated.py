@@ -28,7 +28,7 @@ from linformer_fairseq.plugin import register
 def as_on_a_gpu() -> None:
     precision.refuse_fp16_on_cpu = lambda cfg: None
     precision.autocast_on_cpu = lambda cfg, criterion: None  # --bf16 and --amp mean what they mean on CUDA
-    torch.cuda.current_device = lambda: None  # fairseq's key for flat parameters, `parameter.device.index`
+    torch.cuda.current_device = lambda: None  # type: ignore[return-value]  # fairseq's key for flat parameters, `parameter.device.index`
     torch.Tensor.cuda = lambda tensor, *arguments, **named: tensor
     torch.cuda.amp.GradScaler = partial(torch.amp.GradScaler, "cpu")
     torch.cuda.amp.autocast = partial(torch.autocast, "cpu", dtype=torch.float16)
