@@ -27,10 +27,8 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
 
     With one shard they are in `out`. With more, each `out/shardNN` has its share of train, and the first also has valid
     and test, where fairseq looks for them. The files of the corpus go to the shards in turn, so that each shard, which
-    is an epoch for fairseq, has something of every source.
-
-    Returns:
-        The record of the stage: documents, items and tokens of each split, and the histogram of document lengths.
+    is an epoch for fairseq, has something of every source. Returns the record of the stage: documents, items and tokens
+    of each split, and the histogram of document lengths.
     """
     if config.max_item_tokens < 4:
         raise UsageError(f"--max-item-tokens {config.max_item_tokens}: must be at least 4")
@@ -52,8 +50,7 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
         "tokenizer": {name: fingerprint(tokenizer / name) for name in encoder.files},
     }
     record = out / "binarize.json"
-    finished = begun(record, settings)
-    if finished is not None:
+    if finished := begun(record, settings):
         return finished
 
     # Each file is encoded for itself; then the encoded files of a split are joined.

@@ -6,10 +6,11 @@ rely on that form, so each source passes its text through `tidy`.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import fingerprint, replace_when_done
 
 Counts = Counter[str]  # of `documents` and `characters`
+Text = TypeVar("Text", bound=Sized)
 
 COLUMNS = ("id", "source", "title", "text", "sha256")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
@@ -35,6 +37,9 @@ class Document:
     title: str
     text: str
 
+    def __len__(self) -> int:
+        return len(self.text)
+
     @property
     def sha256(self) -> str:
         """Hash of the text alone, so that equal texts of two sources have equal hashes."""
@@ -48,13 +53,7 @@ def tidy(lines: Iterable[str]) -> str:
 
 def join_wrapped(lines: Iterable[str]) -> Iterator[str]:
     """Join hard-wrapped lines: a paragraph ends at an empty line."""
-    paragraph: list[str] = []
-    for line in chain(lines, [""]):
-        if line.strip():
-            paragraph.append(line)
-        elif paragraph:
-            yield " ".join(paragraph)
-            paragraph = []
+    return (" ".join(group) for has_text, group in groupby(lines, lambda line: bool(line.strip())) if has_text)
 
 
 def write_file(documents: Iterable[Document], path: Path) -> Counts:
@@ -62,10 +61,10 @@ def write_file(documents: Iterable[Document], path: Path) -> Counts:
     counts: Counts = Counter(documents=0, characters=0)
     stream = iter(documents)
     with replace_when_done(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-        while group := list(_take(stream, ROW_GROUP_CHARACTERS)):
+        while group := list(take(stream, ROW_GROUP_CHARACTERS)):
             rows = [{**vars(document), "sha256": document.sha256} for document in group]
             writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-            counts.update(documents=len(group), characters=sum(len(d.text) for d in group))
+            counts.update(documents=len(group), characters=sum(map(len, group)))
     return counts
 
 
@@ -76,15 +75,15 @@ def write_files(documents: Iterable[Document], out: Path, prefix: str, character
     stream = iter(documents)
     for first in stream:
         paths.append(out / f"{prefix}-{len(paths):03d}.parquet")
-        counts.update(write_file(chain([first], _take(stream, characters - len(first.text))), paths[-1]))
+        counts.update(write_file(chain([first], take(stream, characters - len(first))), paths[-1]))
     return counts, paths
 
 
-def _take(documents: Iterator[Document], characters: int) -> Iterator[Document]:
-    """The next documents until they have `characters`; none is consumed beyond these."""
-    while characters > 0 and (document := next(documents, None)) is not None:
-        characters -= len(document.text)
-        yield document
+def take(texts: Iterator[Text], characters: int) -> Iterator[Text]:
+    """The next documents or strings until they have `characters`; none is consumed beyond these."""
+    while characters > 0 and (text := next(texts, None)) is not None:
+        characters -= len(text)
+        yield text
 
 
 def corpus_files(corpus: Path) -> list[Path]:

@@ -7,11 +7,10 @@ from typing import Any
 from data_prep.config import DecontaminateConfig
 from data_prep.corpus import Document
 from data_prep.filters import Dropped, filter_corpus, filter_file
-from data_prep.read_errors import ReadErrors
 from data_prep.text.benchmarks import benchmark_examples
 from data_prep.text.ngrams import NgramIndex
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import fingerprint, replace_when_done
+from linformer_fairseq.io.files import fingerprint
 from linformer_fairseq.io.records import WORK
 from linformer_fairseq.io.shards import Done
 
@@ -29,13 +28,12 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
     index = out / WORK / "ngrams.npz"
 
     def build_index() -> None:
-        if index.exists():
+        if index.exists():  # of another task
             return
-        texts = [text for folder in folders for _, text in benchmark_examples(folder, ReadErrors())]
+        texts = [text for folder in folders for text in benchmark_examples(folder)]
         if not texts:
             raise UsageError(f"--benchmarks: no dev or test examples of 8 words or more in {folders[0]}")
-        with replace_when_done(index) as partial_index:
-            NgramIndex.build(texts).save(partial_index)
+        NgramIndex.build(texts).save(index)
 
     function = partial(_decontaminate_file, index=index)
     return filter_corpus("decontaminate", corpus, out, settings, function, workers, build_index)

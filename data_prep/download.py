@@ -50,16 +50,15 @@ def download(language: str, out: Path, config: DownloadConfig) -> Path:
     if target.exists() and _verified(target, sha1):
         print(f"download: {target} is complete already")
         return target
-    with _partial(target) as (file, path, state):
+    with _partial(target) as (file, path):
         for last in (False, True):
             try:
-                fetch(f"{folder}/{name.split('-')[1]}/{name}", file, state)
+                fetch(f"{folder}/{name.split('-')[1]}/{name}", file)
             except NotFound as error:
                 raise UsageError(f"{error}: listed, but not on this server; choose another --mirror") from error
             if _verified(path, sha1):
                 break
             file.truncate(0)
-            state.unlink(missing_ok=True)
             found = f"{name}: arrived damaged (its SHA-1 is not {sha1})"
             if last:
                 path.unlink()
@@ -69,7 +68,6 @@ def download(language: str, out: Path, config: DownloadConfig) -> Path:
             if name_now != name:
                 raise UsageError(f"{name}: the server has just replaced it by {name_now}; run the same command again")
         os.replace(path, target)
-        state.unlink(missing_ok=True)
     print(f"download: {target} is complete, and its checksum is right")
     return target
 
@@ -93,8 +91,8 @@ def _listed(folder: str, wiki: str, date: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _partial(target: Path) -> Iterator[tuple[io.FileIO, Path, Path]]:
-    """The unfinished file, open for appending by this process alone; its path; and that of its validator."""
+def _partial(target: Path) -> Iterator[tuple[io.FileIO, Path]]:
+    """The unfinished file, open for appending by this process alone, and its path."""
     path = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +108,7 @@ def _partial(target: Path) -> Iterator[tuple[io.FileIO, Path, Path]]:
             pass  # a file system without locks
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise UsageError(f"{target}: another process has just finished it; run the same command again")
-        yield file, path, path.with_name(f"{path.name}.validator")
+        yield file, path
 
 
 def _verified(path: Path, sha1: str) -> bool:

@@ -11,13 +11,15 @@ takes longer to import than ten megabytes take to encode.
 
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.corpus import take
 from data_prep.encoders import Encoder, Ids, Lengths, Mask, smallest_dtype
 from data_prep.fairseq_dict import EOS
 from linformer_fairseq.errors import UsageError
@@ -33,15 +35,10 @@ _DTYPE_CODES: dict[type, int] = {np.uint16: 8, np.uint32: 9}
 
 @dataclass(frozen=True)
 class EncodedDocuments:
-    """The documents of one file of a corpus as arrays.
+    """The documents of one file of a corpus as arrays."""
 
-    Attributes:
-        tokens: (T,), in the type that fairseq chooses for the vocabulary.
-        sizes: of the items, (I,), int32; an item of one token ends a document.
-    """
-
-    tokens: Ids
-    sizes: npt.NDArray[np.int32]
+    tokens: Ids  # (T,), in the type that fairseq chooses for the vocabulary
+    sizes: npt.NDArray[np.int32]  # of the items, (I,); an item of one token ends a document
 
     def write(self, prefix: Path) -> None:
         """Write `prefix.tokens` and `prefix.sizes`."""
@@ -53,7 +50,8 @@ class EncodedDocuments:
 def encode_documents(texts: Iterable[str], encoder: Encoder, max_item_tokens: int) -> EncodedDocuments:
     """Encode texts, each paragraphs, one per line, into items of at most `max_item_tokens`, which is at least 4."""
     documents = [text.split("\n") for text in texts]
-    encoded = [encoder.encode(batch) for batch in _batches([line for lines in documents for line in lines])]
+    lines = chain.from_iterable(documents)
+    encoded = [encoder.encode(batch) for batch in iter(lambda: list(take(lines, BATCH_CHARACTERS)), [])]
     dtype = smallest_dtype(encoder.symbols)
     ids: Ids = np.concatenate([np.zeros(0, dtype), *(some for some, _ in encoded)], dtype=dtype, casting="unsafe")
     lengths = np.concatenate([np.zeros(0, np.int64), *(some for _, some in encoded)])
@@ -63,15 +61,6 @@ def encode_documents(texts: Iterable[str], encoder: Encoder, max_item_tokens: in
     paragraphs = np.bincount(owner[lengths > 0], minlength=len(documents)).astype(np.int64)
     stream, sizes = join_paragraphs(ids, lengths[lengths > 0], paragraphs[paragraphs > 0])
     return EncodedDocuments(stream, item_sizes(stream, sizes, encoder.starts_word, max_item_tokens).astype(np.int32))
-
-
-def _batches(lines: list[str]) -> Iterator[list[str]]:
-    begin = size = 0
-    for position, line in enumerate(lines, start=1):
-        size += len(line)
-        if size >= BATCH_CHARACTERS or position == len(lines):
-            yield lines[begin:position]
-            begin, size = position, 0
 
 
 def join_paragraphs(ids: Ids, lengths: Lengths, paragraphs: Lengths) -> tuple[Ids, Lengths]:

@@ -1,8 +1,9 @@
 """From text to fairseq's ids and back, with any tokenizer that fairseq supports at fine-tuning time.
 
-A tokenizer folder holds `dict.txt` and either `sentencepiece.model`, or GPT-2's `encoder.json` and `vocab.bpe`. The ids
-are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by its dictionary, but without its detour through
-strings: an array maps the ids of the model to those of fairseq.
+A tokenizer folder holds `dict.txt` and either `sentencepiece.model`, or GPT-2's `encoder.json` and `vocab.bpe`, or in
+`huggingface/` the tokenizer of a converted model. The ids are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2`
+followed by its dictionary, but without its detour through strings: an array maps the ids of the model to those of
+fairseq.
 """
 
 import json
@@ -22,6 +23,8 @@ SENTENCEPIECE = "sentencepiece.model"
 GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
 SPACE_PIECE, SPACE_BYTE = "\u2581", "\u0120"  # how the two models write the space before a word
 END_OF_TEXT = "<|endoftext|>"
+HUGGINGFACE = "huggingface"  # the folder, in a tokenizer folder, of a tokenizer that Hugging Face's libraries read
+HUGGINGFACE_FAST = "tokenizer.json"
 _OTHER_MODEL = "give the dictionary that was made with this model, or delete it and import the model alone"
 
 Ids = npt.NDArray[np.integer]
@@ -30,27 +33,19 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Encoder(ABC):
-    """Text to fairseq's ids and back.
+    """Text to fairseq's ids and back."""
 
-    Attributes:
-        files: names of the tokenizer's files, to be copied beside the data.
-        names: of the symbols of fairseq's dictionary, `<mask>` included, in the order of their ids.
-        symbols: their number.
-        starts_word: for each id, whether it begins a word in the sense of `--mask-whole-words`; (symbols,).
-    """
-
-    files: tuple[str, ...]
-    names: Sequence[str]
-    symbols: int
-    starts_word: Mask
+    files: tuple[str, ...]  # names of the tokenizer's files, to be copied beside the data
+    names: Sequence[str]  # of the symbols of fairseq's dictionary, `<mask>` included, in the order of their ids
+    symbols: int  # their number
+    starts_word: Mask  # (symbols,): whether an id begins a word in the sense of `--mask-whole-words`
 
     def _set_symbols(
         self, model: Path, tokens: Mapping[int, str], produced: Sequence[str], begins: Callable[[str], bool]
     ) -> None:
-        """Map the ids of a model to fairseq's, by the dict.txt beside it.
+        """Map the ids of a model to fairseq's, by the dict.txt beside it, where the ids have the names in `tokens`.
 
-        `tokens` are the model's ids and their names in dict.txt; `produced`, the names that encoding can produce;
-        `begins` tells whether a token begins a word.
+        `produced` are the names that encoding can produce; `begins` tells whether a token begins a word.
         """
         path = model.with_name(DICTIONARY)
         self.names = read_dictionary(path)
@@ -86,6 +81,8 @@ def load(folder: Path) -> Encoder:
     """The encoder of a tokenizer folder; UsageError if a file is missing or broken, or dict.txt of another model."""
     if (folder / SENTENCEPIECE).is_file():
         return SentencePieceEncoder(folder)
+    if (folder / HUGGINGFACE / HUGGINGFACE_FAST).is_file():
+        return HuggingFaceEncoder(folder)
     if (folder / GPT2_VOCABULARY).is_file():
         return Gpt2Encoder(folder)
     raise UsageError(
@@ -169,6 +166,72 @@ class Gpt2Encoder(Encoder):
         return str(self._decoder.decode([self._tokens.get(name, name) for name in self._shown(ids)]))
 
 
+class HuggingFaceEncoder(Encoder):
+    """A tokenizer of the library `tokenizers`; the symbols of dict.txt are its ids, in any order.
+
+    As there, the names of special tokens in a text, such as [MASK], are read as these tokens.
+
+    Attributes:
+        special: its ids of what fairseq calls <s>, <pad>, </s>, <unk> and <mask>.
+    """
+
+    special: list[int]
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / HUGGINGFACE
+        kept = [str(found.relative_to(folder)) for found in sorted(path.rglob("*")) if found.is_file()]
+        beside = [name for name in (GPT2_VOCABULARY, GPT2_MERGES) if (folder / name).is_file()]
+        self.files = (*kept, *beside, DICTIONARY)
+        self._tokenizer = load_huggingface(path / HUGGINGFACE_FAST)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.special = special_ids(path / HUGGINGFACE_FAST, self._tokenizer)
+        names = {i: name for name, i in self._tokenizer.get_vocab().items()}
+        inner = getattr(self._tokenizer.model, "continuing_subword_prefix", None)  # of WordPiece
+        space = (SPACE_PIECE, SPACE_BYTE)
+
+        def begins(name: str) -> bool:
+            token = names[int(name)] if name.isdecimal() else name
+            return not token.startswith(inner) if inner else token.startswith(space)
+
+        ordinary = [str(i) for i in sorted(names) if i not in self.special]
+        self._set_symbols(path, {i: str(i) for i in names}, ordinary, begins)
+        self._own = {self._index[name]: int(name) for name in ordinary}
+        for ours, theirs in zip((*range(len(SPECIALS)), self.symbols - 1), self.special, strict=True):
+            self._to_fairseq[theirs], self._own[ours] = ours, theirs
+
+    def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
+        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        ids, lengths = _concatenated([np.array(text.ids, dtype=np.int64) for text in encoded])
+        return self._to_fairseq[ids], lengths
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        own = [self._own[int(i)] for i in ids if i >= UNK and int(i) in self._own]
+        return str(self._tokenizer.decode(own, skip_special_tokens=False))
+
+
+def load_huggingface(path: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a tokenizer.json; UsageError if the file is not one."""
+    from tokenizers import Tokenizer  # an optional dependency
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise UsageError(f"{path}: not a tokenizer of Hugging Face ({error}); download it again") from error
+
+
+def special_ids(path: Path, tokenizer: Any) -> list[int]:
+    """Ids in a Hugging Face tokenizer of what fairseq calls <s>, <pad>, </s>, <unk> and <mask>, in this order."""
+    for names in ((*SPECIALS, MASK), ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")):
+        found = [tokenizer.token_to_id(name) for name in names]
+        missing = [name for name, i in zip(names, found, strict=True) if i is None]
+        if not missing:
+            return found
+        if len(missing) < len(names) - 1:
+            break
+    raise UsageError(f"{path}: the tokenizer has no {', '.join(missing)}, which a masked language model needs")
+
+
 def load_model(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Load a sentencepiece model; UsageError if the file is not one."""
     try:
@@ -178,11 +241,7 @@ def load_model(path: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def pieces(processor: sentencepiece.SentencePieceProcessor, path: Path) -> list[str]:
-    """The pieces that encoding with the model in `path` can produce, in its order.
-
-    Raises:
-        UsageError: fairseq would read a piece as something else.
-    """
+    """The pieces that encoding with a model can produce, in its order; UsageError if fairseq would misread one."""
     ids = [i for i in range(len(processor)) if not (processor.is_control(i) or processor.is_unknown(i))]
     for i in ids:
         piece = processor.id_to_piece(i)

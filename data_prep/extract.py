@@ -10,8 +10,7 @@ from typing import Any
 
 from data_prep.config import SOURCES, ReadingConfig, SourceConfig
 from data_prep.corpus import Document, write_files
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece, books, doc, docstrings, jsonl, tables, text, wikipedia
+from data_prep.sources import Piece, ReadErrors, books, doc, docstrings, jsonl, tables, text, wikipedia
 from data_prep.sources.files import STDIN, input_files
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, fingerprint, write_text
@@ -55,8 +54,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         else [[path.name, "stdin" if path == STDIN else fingerprint(path)] for path in paths],
     }
     record = out / f"extract-{name}.json"
-    finished = begun(record, settings)
-    if finished is not None:
+    if finished := begun(record, settings):
         return finished
     shards = _shards(name, (piece for path in paths for piece in READERS[source].pieces(path)))
     function = partial(extract_shard, out=out, config=config, reading=reading)

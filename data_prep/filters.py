@@ -57,42 +57,31 @@ def filter_corpus(
     settings: Mapping[str, Any],
     function: Callable[..., Done],
     workers: int,
-    prepare: Callable[[], None] | None = None,
+    prepare: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run a stage; returns its record.
 
-    Args:
-        stage: its name.
-        corpus, out: folders.
-        settings: everything besides the corpus that the result depends on.
-        function: called with an input file and an output file; returns what `filter_file` returns.
-        workers: processes.
-        prepare: makes what `function` needs; not called if the stage is finished.
+    `settings` are all that the result depends on besides the corpus. `function` gets an input file and an output file,
+    and returns what `filter_file` returns. `prepare` makes what it needs; it is not called if the stage is finished.
     """
     paths = corpus_files(corpus)
     if corpus.resolve() == out.resolve():
         raise UsageError(f"--out {out}: is the corpus itself; choose another folder")
     settings = {**settings, "corpus": corpus_fingerprint(corpus)}
     record = out / f"{stage}.json"
-    finished = begun(record, settings)
-    if finished is not None:
+    if finished := begun(record, settings):
         return finished
-    if prepare is not None:
-        prepare()
+    prepare()
     shards = [Shard(path.stem, (path, out / path.name), path.stat().st_size) for path in paths]
     done = run_shards(out, shards, function, workers, stage, unit="B")
-    result = _total([shard["result"] for shard in done.values()])
+    results = [shard["result"] for shard in done.values()]
+    result: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
+    for key in ("dropped", "removed_lines"):
+        result[key] = dict(sum((Counter(result[key]) for result in results), Counter()))
+    examples: dict[str, list[str]] = {}
+    for reason, named in (item for result in results for item in result["examples"].items()):
+        examples.setdefault(reason, []).extend(named)
+    result["examples"] = {reason: named[: 4 * EXAMPLES] for reason, named in examples.items()}
     if not result["documents"]:
         raise UsageError(f"{stage}: drops all documents ({result['dropped']}); loosen its rules")
     return finish(record, settings, result, done.values())
-
-
-def _total(results: list[dict[str, Any]]) -> dict[str, Any]:
-    total: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
-    for key in ("dropped", "removed_lines"):
-        total[key] = dict(sum((Counter(result[key]) for result in results), Counter()))
-    examples: dict[str, list[str]] = {}
-    for result in results:
-        for reason, named in result["examples"].items():
-            examples.setdefault(reason, []).extend(named)
-    return {**total, "examples": {reason: named[: 4 * EXAMPLES] for reason, named in examples.items()}}

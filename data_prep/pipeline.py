@@ -33,18 +33,10 @@ class PipelineConfig(stages.ReadingConfig):
 
 
 def load_config(config: str, changes: Sequence[str] = (), section: str | None = None) -> Any:
-    """Read a configuration.
+    """Read a `PipelineConfig` from a YAML file, or by a name in `bundled()`, and apply changes `KEY=VALUE` in order.
 
-    Args:
-        config: path of a YAML file, or a name in `bundled()`.
-        changes: `KEY=VALUE`, applied in order.
-        section: of one stage; the others need not be complete.
-
-    Returns:
-        The `PipelineConfig`, or what its `section` holds.
-
-    Raises:
-        UsageError: no such file, a key or value that does not belong in it, or the section is null.
+    With `section`, return the settings of that stage alone; the other sections need not be complete. Raises UsageError
+    if there is no such file, a key or value does not belong in it, or the section is null.
     """
     path = stages.CONFIGS / f"{config}.yaml" if config in stages.bundled() else Path(config)
     if not path.is_file():

@@ -58,8 +58,8 @@ def run(config: str, changes: Sequence[str], out: Path, workers: int = 1, redo: 
     what each stage did; for programs, with hashes, in manifest.json
 python -m data_prep inspect {data}
     random blocks of the data, decoded
-fairseq-train {":".join(map(str, data_folders(data, settings.binarize.shards)))} --user-dir linformer_fairseq …
-    see recipes/pretrain""")
+linformer train RECIPE {":".join(map(str, data_folders(data, settings.binarize.shards)))} --save-dir RUN
+    RECIPE is a YAML file, or a name that `linformer train --list` prints""")
 
 
 def _run_stages(settings: PipelineConfig, folders: Mapping[str, Path], workers: int) -> dict[str, Record]:
@@ -74,8 +74,7 @@ def _run_stages(settings: PipelineConfig, folders: Mapping[str, Path], workers: 
         records[f"extract {name}"] = extract(source, corpus, reading, workers)
     functions: tuple[Callable[..., Record], ...] = (clean, dedup, decontaminate, split)
     for stage, function in zip(STAGES[1:5], functions, strict=True):
-        config = getattr(settings, stage)
-        if config is not None:
+        if (config := getattr(settings, stage)) is not None:
             records[stage] = function(corpus, folders[stage], config, workers)
             corpus = folders[stage]
     tokenizer = folders["tokenizer"]
@@ -113,9 +112,7 @@ def _table(records: Mapping[str, Record]) -> str:
     for name, record in records.items():
         result = record["result"]
         # The splits have keys such as train_documents.
-        sums = [
-            sum(n for k, n in result.items() if k.split("_")[-1] == c) for c in ("documents", "characters", "tokens")
-        ]
+        sums = [sum(n for key, n in result.items() if key.split("_")[-1] == counted) for counted in COUNTED]
         why = {**result.get("left_out", {}), **result.get("dropped", {})}
         if result.get("skipped"):
             why["could not be read"] = len(result["skipped"])

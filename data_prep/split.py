@@ -26,8 +26,7 @@ def split(corpus: Path, out: Path, config: SplitConfig, workers: int = 1) -> dic
     paths = corpus_files(corpus)
     settings = {**vars(config), "corpus": corpus_fingerprint(corpus)}
     record = out / "split.json"
-    finished = begun(record, settings)
-    if finished is not None:
+    if finished := begun(record, settings):
         return finished
     shards = [Shard(path.stem, (path, out), path.stat().st_size) for path in paths]
     done = run_shards(out, shards, partial(split_file, config=config), workers, "split", unit="B")

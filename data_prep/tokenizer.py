@@ -58,8 +58,7 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
         settings = {"vocab_size": size, "model": config.model, "corpus": corpus_fingerprint(corpus)}
         shard, function = Shard("train", (corpus_files(corpus), out, config)), train
     record = out / "tokenizer.json"
-    finished = begun(record, settings)
-    if finished is not None:
+    if finished := begun(record, settings):
         return finished
     done = run_shards(out, [shard], function, 1, "tokenizer")
     return finish(record, settings, done[shard.name]["result"], done.values())

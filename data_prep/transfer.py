@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import requests
 from requests.exceptions import InvalidSchema, InvalidURL, TooManyRedirects
@@ -16,7 +16,6 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.util import Retry
 
 from linformer_fairseq.errors import AGAIN, UsageError
-from linformer_fairseq.io.files import write_text
 
 ATTEMPTS = 7  # in a row without a byte of progress: two minutes
 BACKOFF = 2.0  # the waits between them are 0, 4, 8, 16, … seconds
@@ -28,8 +27,6 @@ LARGEST_PAGE = 16 << 20  # a server could send a page without end
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses of a server that will answer later
 _UNSATISFIABLE = 416  # there is nothing after the start of the range
 
-T = TypeVar("T")
-
 
 class NotFound(Exception):
     """The server has nothing at that address."""
@@ -40,23 +37,21 @@ def read_page(url: str) -> str:
 
     def attempt() -> str:
         with _get(url, {}) as response:
-            page: bytes = response.raw.read(LARGEST_PAGE)
-            return page.decode("utf-8", "replace")
+            return str(response.raw.read(LARGEST_PAGE), "utf-8", "replace")
 
-    return _with_retries(attempt, url, lambda: 0)
+    return str(_with_retries(attempt, url, lambda: 0))
 
 
-def fetch(url: str, file: io.FileIO, validator: Path) -> None:
+def fetch(url: str, file: io.FileIO) -> None:
     """Append to ``file`` what it lacks of the content of ``url``; the caller verifies the result.
 
-    The file ``validator`` keeps the server's ETag or date of the content between calls, so that what has changed on
-    the server is fetched from its start. Raises NotFound if there is no such file, UsageError if the disk is full,
-    the server refuses, or the connection fails repeatedly.
+    Raises NotFound if there is no such file, UsageError if the disk is full, the server refuses, or the connection
+    fails repeatedly.
     """
-    _with_retries(lambda: _fetch_rest(url, file, validator), url, lambda: _size(file))
+    _with_retries(lambda: _fetch_rest(url, file), url, lambda: _size(file))
 
 
-def _with_retries(attempt: Callable[[], T], url: str, progress: Callable[[], int]) -> T:
+def _with_retries(attempt: Callable[[], Any], url: str, progress: Callable[[], int]) -> Any:
     """Call ``attempt`` until it succeeds; ``progress`` counts the bytes that have arrived."""
     new = Retry(ATTEMPTS - 1, backoff_factor=BACKOFF, backoff_max=LONGEST_WAIT, retry_after_max=LONGEST_WAIT)
     retries, furthest = new, progress()
@@ -110,11 +105,9 @@ def _get(url: str, headers: dict[str, str]) -> requests.Response:
     return response
 
 
-def _fetch_rest(url: str, file: io.FileIO, validator: Path) -> None:
-    known = validator.read_text(encoding="utf-8") if validator.exists() else ""
+def _fetch_rest(url: str, file: io.FileIO) -> None:
     have = _size(file)
-    resume = {"Range": f"bytes={have}-"} | ({"If-Range": known} if known else {})
-    with _get(url, resume if have else {}) as response:
+    with _get(url, {"Range": f"bytes={have}-"} if have else {}) as response:
         size: str = response.headers.get("Content-Length", "")
         if response.status_code == _UNSATISFIABLE:
             return
@@ -124,19 +117,14 @@ def _fetch_rest(url: str, file: io.FileIO, validator: Path) -> None:
                 file.truncate(0)
                 raise ConnectionError("the server does not send the part of the file that was requested")
             size = found[2]
-        else:
-            if have:
-                tqdm.write("download: the file has changed, or the server cannot resume: downloading from the start")
+        elif have:
+            tqdm.write("download: the server cannot resume: downloading from the start")
             file.truncate(0)
-            # A weak ETag does not vouch for the bytes, so HTTP does not allow it here (RFC 9110, 13.1.5).
-            etag = response.headers.get("ETag", "")
-            strong = etag and not etag.startswith("W/")
-            write_text(validator, etag if strong else response.headers.get("Last-Modified", ""))
-        _copy(response, file, int(size) if size.isdecimal() else None, validator.parent)
+        _copy(response, file, int(size) if size.isdecimal() else None)
 
 
-def _copy(response: requests.Response, file: io.FileIO, size: int | None, folder: Path) -> None:
-    have = _size(file)
+def _copy(response: requests.Response, file: io.FileIO, size: int | None) -> None:
+    have, folder = _size(file), Path(file.name).parent
     free = shutil.disk_usage(folder).free
     if size is not None and size - have > free:
         raise UsageError(f"{folder}: {size - have:,} bytes needed, {free:,} free; make room or choose another --out")

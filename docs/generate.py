@@ -23,43 +23,29 @@ from rich.text import Text
 from linformer_fairseq.io.files import write_text
 
 DOCS = Path(__file__).resolve().parent
-HELPS = {
-    "linformer": ["linformer"],
-    **{f"linformer {name}": ["linformer", name] for name in ("demo", "train", "encode", "glue", "env")},
-    **{
-        f"linformer convert {name}": ["linformer", "convert", name]
-        for name in ("inspect", "from-official", "from-roberta", "extend", "to-hf", "from-hf", "to-safetensors")
-    },
-    **{f"linformer finetune {name}": ["linformer", "finetune", name] for name in ("train", "predict")},
-    **{
-        f"linformer launch {name}": ["linformer", "launch", name]
-        for name in ("pretrain", "finetune", "prepare", "status", "logs", "cancel")
-    },
-    "linformer prepare": ["linformer", "prepare"],
-    **{
-        f"linformer prepare {name}": ["linformer", "prepare", name]
-        for name in "run download extract clean dedup decontaminate split tokenizer binarize inspect".split()
-    },
+SUBCOMMANDS = {
+    "": "demo train encode glue env",
+    " convert": "inspect from-official from-roberta extend to-hf from-hf to-safetensors",
+    " finetune": "train predict",
+    " launch": "pretrain finetune prepare status logs cancel",
+    " prepare": "run download extract clean dedup decontaminate split tokenizer binarize inspect",
 }
+HELPS = ["linformer", *(f"linformer{of} {name}" for of, names in SUBCOMMANDS.items() for name in names.split())]
+HELPS.insert(HELPS.index("linformer prepare run"), "linformer prepare")
 
 
-def help_of(command: list[str]) -> str:
+def help_of(command: str) -> str:
     """What a command prints with --help, at a width of 100 columns."""
+    words = [sys.executable, "-m", "linformer_fairseq", *command.split()[1:], "--help"]
     environment = {**os.environ, "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
-    ran = subprocess.run(
-        [sys.executable, "-m", "linformer_fairseq", *command[1:], "--help"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-    )
+    ran = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
     return ran.stdout.rstrip() + "\n"
 
 
 def commands_page() -> str:
     """All of `HELPS`."""
     parts = ["# Commands\n\n`linformer prepare` is the same as `python -m data_prep`.\n"]
-    parts += [f"## {name}\n\n```text\n{help_of(command)}```\n" for name, command in HELPS.items()]
+    parts += [f"## {name}\n\n```text\n{help_of(name)}```\n" for name in HELPS]
     return "\n".join(parts)
 
 
@@ -95,12 +81,8 @@ def settings_page() -> str:
     """The sections of a configuration of data preparation."""
     from data_prep.pipeline import PipelineConfig
 
-    parts = [
-        "# Settings of data preparation\n",
-        "Of a YAML file for `linformer prepare run`, or `KEY=VALUE` behind it.\n",
-        table(PipelineConfig, flags=False),
-    ]
-    return "\n".join(parts)
+    about = "Of a YAML file for `linformer prepare run`, or `KEY=VALUE` behind it."
+    return f"# Settings of data preparation\n\n{about}\n\n{table(PipelineConfig, flags=False)}"
 
 
 def table(config: Any, flags: bool) -> str:
@@ -145,7 +127,7 @@ def picture(command: str) -> str:
     """A terminal with a command and what it prints, as SVG."""
     console = Console(record=True, width=100, file=open(os.devnull, "w"))
     console.print(Text(f"$ {command} --help"))
-    console.print(Text(help_of(command.split())))
+    console.print(Text(help_of(command)))
     return console.export_svg(title=command, unique_id="terminal")
 
 

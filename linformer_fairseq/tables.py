@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def read_table(
     quoted: bool = False,
     skip_broken: bool = False,
 ) -> Table:
-    """Read a table into memory.
+    """Read a table into memory; UsageError for a file, column or row that is missing, broken, empty or not UTF-8.
 
     Args:
         path: the suffix tells the format.
@@ -68,9 +69,6 @@ def read_table(
         header: column names of a TSV or CSV file without a header line.
         quoted: whether `"` encloses fields of a TSV file; in those of GLUE it is an ordinary character.
         skip_broken: leave out rows with a wrong number of columns and list them, instead of stopping.
-
-    Raises:
-        UsageError: no such file or column, not UTF-8, a broken row, or a row without text or label.
     """
     table = Table(path, labels=None if label is None else [])
     columns = [*text, *([] if label is None else [label])]
@@ -106,6 +104,18 @@ def read_rows(
     rows = enumerate(whole(path, columns), 1) if whole else _delimited_rows(path, columns, header, quoted, broken)
     for number, row in rows:
         yield number, {name: _as_text(row[name]) for name in columns}
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of any size; UsageError if it is not one or is damaged, at any time while it is open."""
+    try:
+        # Without the buffer, all pages of a column of a row group are read at once, however large that is.
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        remedy = "make it again, or name another file"
+        raise UsageError(f"{path}: not a Parquet file, or damaged ({error}); {remedy}") from error
 
 
 def check_columns(where: Path | str, found: Sequence[str], wanted: Sequence[str]) -> None:
@@ -165,13 +175,10 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    try:
-        with pq.ParquetFile(path) as file:
-            check_columns(path, file.schema_arrow.names, columns)
-            for batch in file.iter_batches(columns=list(columns)):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path}: not a Parquet file ({error})") from error
+    with open_parquet(path) as file:
+        check_columns(path, file.schema_arrow.names, columns)
+        for batch in file.iter_batches(columns=list(columns)):
+            yield from batch.to_pylist()
 
 
 def _as_text(value: object) -> str:

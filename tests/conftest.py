@@ -7,15 +7,19 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 import torch
 from hypothesis import settings
 
+from linformer_fairseq.training import progress
 from linformer_fairseq.training.progress import parse_line
+from tests.forked import READ_BY_IMPORTS, Command, Server
 
 # A busy machine is no failure.
 settings.register_profile("without a clock", deadline=None)
@@ -45,9 +49,8 @@ def english_like_lines(count: int, seed: int) -> list[str]:
 
 def fairseq_command(*argv: object) -> list[str]:
     """`argv` as strings, its programs (fairseq's and torchrun) with the folder of the running Python."""
-    words = [str(word) for word in argv]
     scripts = Path(sys.executable).parent
-    return [str(scripts / word) if word.startswith(("fairseq-", "torchrun")) else word for word in words]
+    return [f"{scripts / word}" if word.startswith(("fairseq-", "torchrun")) else word for word in map(str, argv)]
 
 
 def fairseq_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -88,37 +91,81 @@ def parse_losses() -> Callable[..., Losses]:
 
 
 @pytest.fixture(scope="session")
-def fairseq_popen() -> tuple[Callable[..., list[str]], Callable[..., dict[str, str]]]:
-    """`fairseq_command` and `fairseq_environment`, for a test that does not wait for its command to end."""
-    return fairseq_command, fairseq_environment
+def start_fairseq(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Command | subprocess.Popen[str]]:
+    """Start a command such as `start_fairseq("fairseq-train", data, "--arch", "roberta")`, its output in `stdout`.
 
-
-@pytest.fixture(scope="session")
-def run_fairseq(tmp_path_factory: pytest.TempPathFactory) -> RunFairseq:
-    """Run a command such as `run_fairseq("fairseq-train", data, "--arch", "roberta")` to its end.
-
-    `env` adds environment variables; `cwd` is an empty folder unless given. The result has `returncode` and, in
-    `stdout`, all that was printed. With `check` (the default) a command that fails also fails the test.
+    It is forked from a process that has imported fairseq (`tests/forked.py`), unless `env`, the environment variables
+    that are added, changes what its imports read. `cwd` is an empty folder unless given.
     """
     empty_folder = tmp_path_factory.mktemp("cwd")
+    server = cache(lambda: Server(fairseq_environment()))
 
-    def run(
-        *argv: object, env: Mapping[str, str] | None = None, cwd: Path | None = None, check: bool = True
-    ) -> CompletedProcess[str]:
-        done = subprocess.run(
-            fairseq_command(*argv),
-            cwd=cwd or empty_folder,
-            env=fairseq_environment(env),
+    def start(
+        *argv: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> Command | subprocess.Popen[str]:
+        command, environment, folder = fairseq_command(*argv), fairseq_environment(env), cwd or empty_folder
+        if not any(name.startswith(READ_BY_IMPORTS) for name in env or ()):
+            return server().start(command, environment, folder)
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            start_new_session=True,
         )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_fairseq(start_fairseq: Callable[..., Command | subprocess.Popen[str]]) -> RunFairseq:
+    """Run a command of `start_fairseq` to its end: `returncode` and, in `stdout`, all that was printed.
+
+    With `check` (the default) a command that fails also fails the test.
+    """
+
+    def run(*argv: object, check: bool = True, **options: Any) -> CompletedProcess[str]:
+        process = start_fairseq(*argv, **options)
+        output, _ = process.communicate(timeout=300)
         if check:
-            assert done.returncode == 0, f"{argv[0]} ended with {done.returncode}:\n{done.stdout[-5000:]}"
-        return done
+            assert process.returncode == 0, f"{argv[0]} ended with {process.returncode}:\n{output[-5000:]}"
+        return CompletedProcess([*map(str, argv)], process.returncode, output)
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def forked_programs(start_fairseq: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork also the programs of fairseq that the code under test runs."""
+    scripts = Path(sys.executable).parent
+
+    def popen(command: list[str], **options: Any) -> Any:
+        if Path(command[0]).parent == scripts:
+            return start_fairseq(*command, cwd=Path.cwd())
+        return subprocess.Popen(command, **options)
+
+    monkeypatch.setattr(progress, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": popen}))
+
+
+@pytest.fixture(scope="session")
+def srun() -> tuple[tuple[object, ...], dict[str, str]]:
+    """A launcher that starts a program for each of two ranks as srun does, and its environment.
+
+    The number of the job decides at which port the ranks meet; two sessions of tests must not share it.
+    """
+    environment = {
+        **{
+            "SLURM_JOB_ID": f"{os.getpid()}",
+            "SLURM_STEP_ID": "0",
+            "SLURM_JOB_NODELIST": "here",
+            "SLURM_STEP_NODELIST": "here",
+        },
+        **{"SLURM_NNODES": "1", "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"},
+        **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
+    }
+    return (REPOSITORY / "tests/two_ranks.py",), environment
 
 
 @pytest.fixture(scope="session")
@@ -168,10 +215,11 @@ def checkpoint(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def same_end() -> Callable[[Path, Path], None]:
-    """Assert that two trainings have ended in the same state, bit by bit."""
+    """Assert that two trainings have ended in the same state, bit by bit; or that two checkpoints have it."""
 
-    def compare(one: Path, other: Path) -> None:
-        ones, others = (torch.load(folder / "checkpoint_last.pt", weights_only=False) for folder in (one, other))
+    def compare(*places: Path) -> None:
+        paths = [place / "checkpoint_last.pt" if place.is_dir() else place for place in places]
+        ones, others = (torch.load(path, weights_only=False) for path in paths)
         for part in ("model", "last_optimizer_state"):
             assert_same(ones[part], others[part], part)
         assert ones["extra_state"]["train_iterator"] == others["extra_state"]["train_iterator"]

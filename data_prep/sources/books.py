@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from data_prep.corpus import Document, join_wrapped, tidy
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.epub import read_epub
 from data_prep.sources.files import LARGEST_DOCUMENT, TARS, files_in, kind, stem, whole
 from data_prep.sources.lines import Lines

@@ -5,8 +5,7 @@ import re
 from collections.abc import Iterator
 
 from data_prep.corpus import Document, tidy
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.files import LARGEST_DOCUMENT, whole
 from data_prep.sources.lines import Lines, line_files
 

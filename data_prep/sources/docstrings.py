@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.corpus import Document, join_wrapped, tidy
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 
 SHORTEST = 40  # characters; "Return self." teaches nothing
 _NOT_DOCUMENTATION = {"test", "tests", "site-packages", "dist-packages"}

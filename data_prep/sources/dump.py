@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.dump_bytes import Chunk, chunks
 
 PAGE_BYTES = 16 << 20  # MediaWiki's own limit is 2 MiB of wikitext, up to six times as much when escaped
@@ -74,23 +73,20 @@ def pages(piece: Piece, names: Mapping[int, str], problems: ReadErrors) -> Itera
     """Yield the pages of a piece; old dumps do not number their namespaces, but ``names`` gives the numbers."""
     for where, element in _elements(piece, problems):
         try:
-            yield _page(ElementTree.fromstring(element), names)
+            root = ElementTree.fromstring(element)
+            title, number, namespace = (root.findtext(tag) for tag in ("title", "id", "ns"))
+            if not title or not number:
+                raise ValueError("the page has no <title> or no <id>")
+            if namespace is None:
+                prefix = title.partition(":")[0]
+                namespace = next((str(key) for key, name in names.items() if name and name == prefix), "0")
+            text = root.findtext("revision[last()]/text", "")
+            wikitext = root.findtext("revision[last()]/model", "wikitext") == "wikitext"
+            yield Page(number, title, int(namespace), root.find("redirect") is not None, wikitext, text)
         except ElementTree.ParseError as error:
             problems.report(where, f"broken XML ({_fault(element, error)})")
         except ValueError as error:
             problems.report(where, str(error))
-
-
-def _page(root: ElementTree.Element, names: Mapping[int, str]) -> Page:
-    title, number, namespace = (root.findtext(tag) for tag in ("title", "id", "ns"))
-    if not title or not number:
-        raise ValueError("the page has no <title> or no <id>")
-    if namespace is None:
-        prefix = title.partition(":")[0]
-        namespace = next((str(key) for key, name in names.items() if name and name == prefix), "0")
-    text = root.findtext("revision[last()]/text", "")
-    wikitext = root.findtext("revision[last()]/model", "wikitext") == "wikitext"
-    return Page(number, title, int(namespace), root.find("redirect") is not None, wikitext, text)
 
 
 def _fault(xml: bytes, error: ElementTree.ParseError) -> str:

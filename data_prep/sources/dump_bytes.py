@@ -10,8 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.files import BZ2_STREAM, READ_ERRORS, opened, packing, read_block, size_of
 
 PLAIN_PIECE = 128 << 20  # bytes

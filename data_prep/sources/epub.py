@@ -17,7 +17,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from data_prep.read_errors import ReadErrors
+from data_prep.sources import ReadErrors
 from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS
 
 LARGEST_FILE = 4 * LARGEST_DOCUMENT  # bytes of an EPUB in an archive; most of it is pictures

@@ -15,8 +15,7 @@ from typing import Any, BinaryIO, Self, cast
 
 import pyarrow as pa
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from linformer_fairseq.errors import UsageError
 
 STDIN = Path("-")

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.corpus import Document, tidy
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.files import TARS, stem
 from data_prep.sources.lines import line_files, line_pieces
 
@@ -51,16 +50,16 @@ def _document(line: str, column: str, name: str) -> Document:
     if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
         key = name
     title = title if isinstance(title, str) else ""
-    return checked(Document(str(key), "jsonl", title, tidy((text or "").splitlines())))
+    return row_document("jsonl", str(key), title, text or "")
 
 
-def checked(document: Document) -> Document:
-    r"""The document; raises ValueError if it has characters that only JSON's ``\u…`` or binary data can have."""
-    everything = f"{document.id}{document.title}{document.text}"
+def row_document(source: str, name: str, title: str, text: str) -> Document:
+    r"""The document of a row; raises ValueError for characters that only JSON's ``\u…`` or binary data can have."""
+    everything = f"{name}{title}{text}"
     if "\0" in everything:
         raise ValueError("has a NUL character, so it is not text")
     try:
         everything.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"has half a character ({everything[error.start]!r})") from error
-    return document
+    return Document(name, source, title, tidy(text.splitlines()))

@@ -6,8 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.files import (
     LARGEST_DOCUMENT,
     READ_ERRORS,

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.corpus import Document, tidy
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.corpus import Document
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.files import LARGEST_DOCUMENT, printable, size_of, stem
-from data_prep.sources.jsonl import checked
+from data_prep.sources.jsonl import row_document
 
 SUFFIXES = frozenset({".parquet", ".arrow", ".feather", ".ipc"})
 
@@ -158,7 +157,7 @@ def _document(name: str, key: bytes | int | None, title: bytes | None, text: byt
     """The document of one row, called ``name`` if it has no id; raises ValueError if it cannot be used."""
     if len(text or b"") > LARGEST_DOCUMENT:
         raise ValueError(f"longer than {LARGEST_DOCUMENT >> 20} MB")
-    return checked(Document(_text(key) or name, "parquet", _text(title), tidy(_text(text).splitlines())))
+    return row_document("parquet", _text(key) or name, _text(title), _text(text))
 
 
 def _text(value: bytes | int | None) -> str:

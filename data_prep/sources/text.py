@@ -6,8 +6,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from data_prep.corpus import Document, tidy
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece
+from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.files import STDIN, TARS, stem
 from data_prep.sources.lines import line_files, line_pieces
 

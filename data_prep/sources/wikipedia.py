@@ -8,12 +8,9 @@ import re
 from collections.abc import Iterator
 
 from data_prep.corpus import Document
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece, dump
-from data_prep.sources.dump_bytes import pieces
+from data_prep.sources import Piece, ReadErrors, dump
+from data_prep.sources.dump_bytes import pieces as pieces
 from data_prep.sources.wikitext import dropped_namespaces, prose
-
-__all__ = ["SUFFIXES", "documents", "pieces"]
 
 SUFFIXES = None  # dumps in parts have names such as …-articles1.xml-p1p41242.bz2
 

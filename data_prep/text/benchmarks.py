@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.read_errors import ReadErrors
 from linformer_fairseq.errors import UsageError
 
 KINDS = (".tsv", ".csv", ".jsonl", ".parquet")
@@ -20,56 +19,46 @@ SHORTEST_EXAMPLE = 8  # words
 _HELD_OUT = {"dev", "valid", "validation", "val", "test", "eval"}
 
 
-def benchmark_examples(folder: Path, problems: ReadErrors) -> Iterator[tuple[str, str]]:
-    """Yield (file and row, text) of every cell of eight words or more, in files of dev and test examples.
+def benchmark_examples(folder: Path) -> Iterator[str]:
+    """Yield every cell of eight words or more of the dev and test files anywhere below a folder, with their headers.
 
-    Reads .tsv (no quoting, as in GLUE), .csv, .jsonl and .parquet, anywhere below the folder, with or without header.
-    Raises UsageError if the folder holds no such file.
+    Reads .tsv (no quoting, as in GLUE), .csv, .jsonl and .parquet. Raises UsageError if there is no such file, or one
+    that cannot be read.
     """
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in KINDS and path.is_file()]
-    held_out = [path for path in paths if _is_held_out(path.relative_to(folder))]
+    parts = {path: set(re.split(r"[-_./]", str(path.relative_to(folder)).lower())) for path in paths}
+    held_out = [path for path in paths if parts[path] & _HELD_OUT and "train" not in parts[path]]
     if not held_out:
         raise UsageError(
             f"{folder}: no dev or test files here ({', '.join(KINDS)}); unpack the benchmark into this folder, "
             "with dev, valid or test in the files' names"
         )
     for path in held_out:
+        row = 1
         try:
-            for row, cells in _rows(path, problems):
-                yield from ((f"{path}:{row}", cell) for cell in cells if len(cell.split()) >= SHORTEST_EXAMPLE)
-        except (UnicodeDecodeError, csv.Error, pa.ArrowException, OSError) as error:
-            problems.report(str(path), f"cannot be read to its end ({error})")
+            for record in _records(path):
+                yield from (text for text in _strings(record) if len(text.split()) >= SHORTEST_EXAMPLE)
+                row += 1
+        except (ValueError, RecursionError, csv.Error, pa.ArrowException, OSError) as error:
+            raise UsageError(f"{path}:{row}: cannot be read ({error}); repair or remove the file") from error
 
 
-def _is_held_out(path: Path) -> bool:
-    words = set(re.split(r"[-_./]", str(path).lower()))
-    return bool(words & _HELD_OUT) and "train" not in words
-
-
-def _rows(path: Path, problems: ReadErrors) -> Iterator[tuple[int, list[str]]]:
+def _records(path: Path) -> Iterator[object]:
+    """The rows of a table, each a value that holds strings."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
         csv.field_size_limit(sys.maxsize)
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
-            for cells in rows:
-                yield rows.line_num, cells
+            yield from csv.reader(file)
     elif suffix == ".parquet":
         with pq.ParquetFile(path) as table:
-            records = (record for batch in table.iter_batches(1024) for record in batch.to_pylist())
-            for number, record in enumerate(records, 1):
-                yield number, list(_strings(record))
+            yield from (record for batch in table.iter_batches(1024) for record in batch.to_pylist())
     else:
         with path.open("rb") as lines:
-            for number, raw in enumerate(lines, 1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                    if suffix == ".tsv":
-                        yield number, line.split("\t")  # quotes are part of the text in GLUE's files
-                    else:
-                        yield number, list(_strings(json.loads(line.strip() or "null")))
-                except (ValueError, RecursionError) as error:
-                    problems.report(f"{path}:{number}", f"not UTF-8 or not JSON ({error})")
+            for number, raw in enumerate(lines):
+                line = raw.decode("utf-8" if number else "utf-8-sig").rstrip("\r\n")
+                # Quotes are part of the text in GLUE's .tsv files.
+                yield line.split("\t") if suffix == ".tsv" else json.loads(line.strip() or "null")
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -58,14 +58,11 @@ class NgramIndex:
         for n, table in self._tables.items():
             for place, examples in table.find(ngram_hashes(found.hashes, n)):
                 for number in examples:
-                    example = self._example(number)
+                    start, end = self._arrays["bounds"][number : number + 2]
+                    example = self._arrays["texts"][start:end].tobytes().decode("utf-8", "surrogatepass")
                     if _agree(found, place, words(example)):
                         return example
         return None
-
-    def _example(self, number: int) -> str:
-        start, end = self._arrays["bounds"][number : number + 2]
-        return self._arrays["texts"][start:end].tobytes().decode("utf-8", "surrogatepass")
 
     def save(self, path: Path) -> None:
         """Write the index to one .npz file, atomically; the same examples give the same bytes."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from linformer_fairseq.checkpoints.files import read_tensors, save_tensors
 from linformer_fairseq.checkpoints.names import EMBEDDING, HEADS, LM_HEAD
-from linformer_fairseq.compat.checkpoints import allow_what_fairseq_writes, load
+from linformer_fairseq.compat.checkpoints import load
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.layers import EncoderConfig
@@ -73,7 +73,6 @@ def read(path: Path) -> Checkpoint:
         raise UsageError(f"{path}: no such file; give a checkpoint of fairseq, such as checkpoint_best.pt")
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
-    allow_what_fairseq_writes()
     with path.open("rb") as file:
         content = load(file, map_location="cpu")
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):

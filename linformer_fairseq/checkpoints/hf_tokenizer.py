@@ -1,8 +1,9 @@
 """A fast tokenizer for transformers whose ids are those that the model was trained on.
 
-Its ids are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary. As in Hugging Face's
-tokenizers, special symbols in a text, such as `<mask>`, are read as symbols, and what follows `<mask>` starts a new
-word only after a space.
+That of a converted model is the one that it came with, and has its own ids (see `hf_vocabulary.py`). The others have
+the ids of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary. As in Hugging Face's tokenizers,
+special symbols in a text, such as `<mask>`, are read as symbols, and what follows `<mask>` starts a new word only after
+a space.
 
 Ids can differ where two segmentations are equally probable, such as 00+0 and 0+00: sentencepiece chooses by its
 rounding (about one line of tables in 4,000). For models that data_prep did not train, also for rare characters under a
@@ -20,27 +21,27 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from data_prep import encoders
-from data_prep.encoders import END_OF_TEXT, GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.encoders import SPACE_PIECE as SPACE
-from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, UNK, read_dictionary
+from data_prep.fairseq_dict import MASK, SPECIALS, UNK
+from linformer_fairseq.checkpoints.hf_kept import kept_tokenizer
 from linformer_fairseq.errors import UsageError
 
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
 def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder with dict.txt, and sentencepiece.model or GPT-2's encoder.json and vocab.bpe.
+    """The tokenizer of a folder that `data_prep.encoders.load` reads.
 
     `max_length` is the longest input of the model in tokens, `<s>` and `</s>` included. A UsageError refuses a missing
     file, the dictionary of another model, and a kind of model that has no fast tokenizer.
     """
-    symbols = read_dictionary(folder / DICTIONARY)
-    if (folder / SENTENCEPIECE).is_file():
-        tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols)
-    elif (folder / GPT2_VOCABULARY).is_file():
-        tokenizer = _gpt2(folder, symbols)
-    else:
-        raise UsageError(f"{folder} holds neither {SENTENCEPIECE} nor {GPT2_VOCABULARY}; give the model's data folder")
+    encoder = encoders.load(folder)  # refuses files that do not fit together
+    if isinstance(encoder, encoders.HuggingFaceEncoder):
+        return kept_tokenizer(folder, max_length)
+    symbols = encoder.names
+    sentencepiece = isinstance(encoder, encoders.SentencePieceEncoder)
+    tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols) if sentencepiece else _gpt2(folder, symbols)
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
@@ -72,7 +73,6 @@ def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == piece.NORMAL}
     own = [piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED]
     produced = {*scores, *own, *(BYTES if trainer.byte_fallback else ())}
-    _check(path, symbols, produced)
     # What encoding never produces gets a name that no text has, since spaces have been replaced.
     names = [name if name in produced or name in (*SPECIALS, MASK) else f" {name}" for name in symbols]
     if trainer.model_type == trainer.BPE:
@@ -117,25 +117,9 @@ def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
 
 def _gpt2(folder: Path, symbols: Sequence[str]) -> Tokenizer:
     """GPT-2's byte-level BPE; the symbols of dict.txt are its ids, in any order."""
-    path = folder / GPT2_VOCABULARY
-    own = encoders.read_gpt2_vocabulary(path)
+    own, merges = models.BPE.read_file(str(folder / GPT2_VOCABULARY), str(folder / GPT2_MERGES))
     tokens = {str(i): token for token, i in own.items()}
-    try:
-        lines = (folder / GPT2_MERGES).read_text(encoding="utf-8").split("\n")[1:-1]
-        merges = [(left, right) for left, right in map(str.split, lines)]
-        models.BPE(own, merges)
-    except Exception as error:  # the library raises nothing narrower
-        raise UsageError(f"{path} cannot be used with its {GPT2_MERGES} ({error}); download both again") from error
-    _check(path, symbols, {name for name, token in tokens.items() if token != END_OF_TEXT})
     tokenizer = Tokenizer(models.BPE({tokens.get(name, name): i for i, name in enumerate(symbols)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-def _check(path: Path, symbols: Sequence[str], produced: set[str]) -> None:
-    if missing := produced.difference(symbols):
-        raise UsageError(
-            f"{path.with_name(DICTIONARY)} lacks {len(missing)} tokens of {path.name}, such as {min(missing)!r}; "
-            "give the dictionary that was made with this model"
-        )

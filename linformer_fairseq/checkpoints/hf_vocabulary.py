@@ -1,88 +1,96 @@
-"""The tokenizer of a Hugging Face RoBERTa as fairseq has it: encoder.json, vocab.bpe and dict.txt.
+"""The ids of a Hugging Face model and ours: which row of its tables is which of ours.
 
 fairseq numbers <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines of dict.txt, and its task masked_lm adds <mask> at the
-end. That is the order of the published RoBERTas, but a tokenizer trained with the library `tokenizers` often has
-<mask> at 4: `id_order` maps our ids to the rows of the Hugging Face tables.
+end. That is the order of the published RoBERTas, but not of others: BERT has [PAD] at 0 and [CLS] at 101. Our ids are
+theirs with these five moved, and to-hf moves them back. Five numbers say all: `special`, the Hugging Face ids of <s>,
+<pad>, </s>, <unk> and <mask>, which BERT calls [CLS], [PAD], [SEP], [UNK] and [MASK].
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY
-from data_prep.fairseq_dict import DICTIONARY, FILLER, MASK, SPECIALS
+import torch
+from torch import Tensor
+
+from data_prep.encoders import HUGGINGFACE_FAST, load_huggingface, special_ids
+from data_prep.fairseq_dict import FILLER, PAD, SPECIALS
+from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL
 from linformer_fairseq.checkpoints.files import read_json
+from linformer_fairseq.checkpoints.names import EMBEDDING, LM_HEAD, OUTPUT, POSITIONS
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Any of them makes a tokenizer.
+VOCABULARIES = (HUGGINGFACE_FAST, "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """A tokenizer's tokens."""
+def read_tokenizer(folder: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a model's folder, made from older files if need be; None if there are none."""
+    if (folder / HUGGINGFACE_FAST).is_file():
+        return load_huggingface(folder / HUGGINGFACE_FAST)
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        return None
+    return load_auto(folder).backend_tokenizer
 
-    ids: dict[str, int]  # of all tokens, special ones included
-    merges: list[str] | None  # of byte-level BPE, each "left right", most frequent first; None for other tokenizers
 
+def load_auto(folder: Path) -> PreTrainedTokenizerFast:
+    """Read a tokenizer without running code from its folder; UsageError if that fails, or it is not a fast one."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """The tokenizer in a model's folder: tokenizer.json, or vocab.json and merges.txt; None if there is none."""
-    fast, slow, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
+    ours = read_json(folder / "config.json").get("model_type") == "linformer"  # which AutoTokenizer does not know
     try:
-        if fast.is_file():
-            return _fast(read_json(fast))
-        if not (slow.is_file() and merges.is_file()):
-            return None
-        added = folder / "added_tokens.json"
-        ids = read_json(slow) | (read_json(added) if added.is_file() else {})
-        lines = merges.read_text(encoding="utf-8").split("\n")
-        return Vocabulary(ids, [line for line in lines if line and not line.startswith("#version")])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{folder}: its tokenizer is in no known form ({type(error).__name__}: {error})") from error
+        kind = PreTrainedTokenizerFast if ours else AutoTokenizer
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the libraries raise nothing narrower
+        raise UsageError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error})") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UsageError(f"{folder}: its tokenizer has no fast form; save it once with tokenizers' tokenizer.json")
+    return tokenizer
 
 
-def _fast(content: dict[str, Any]) -> Vocabulary:
-    model = content["model"]
-    given = model["vocab"]
-    ids = dict(given) if isinstance(given, dict) else {token: i for i, (token, _) in enumerate(given)}
-    ids |= {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-    if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
-        return Vocabulary(ids, None)
-    return Vocabulary(ids, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+def special_of(folder: Path, tokenizer: Any, size: int) -> list[int]:
+    """The five ids of special symbols; UsageError if one is missing or the model has only `size` embeddings."""
+    if (last := max(tokenizer.get_vocab().values())) >= size:
+        found = f"the tokenizer has id {last} and the model {size} embeddings"
+        raise UsageError(f"{folder}: {found}; they do not belong together")
+    return special_ids(folder, tokenizer)
 
 
-def id_order(vocabulary: Vocabulary | None, size: int) -> list[int]:
-    """The Hugging Face id of each of our `size` ids; without a vocabulary the same ids."""
-    if vocabulary is None:
-        return list(range(size))
-    missing = [token for token in (*SPECIALS, MASK) if token not in vocabulary.ids]
-    if missing:
-        raise UsageError(f"the tokenizer has no {', '.join(missing)}, which a masked language model of fairseq needs")
-    if (last := max(vocabulary.ids.values())) >= size:
-        raise UsageError(f"the tokenizer has id {last} and the model {size} embeddings; they do not belong together")
-    first, mask = [vocabulary.ids[token] for token in SPECIALS], vocabulary.ids[MASK]
+def id_order(special: Sequence[int], size: int) -> list[int]:
+    """The Hugging Face id of each of our `size` ids."""
+    first, mask = special[: len(SPECIALS)], special[-1]
     return [*first, *(i for i in range(size) if i not in (*first, mask)), mask]
 
 
-def tokenizer_files(folder: Path, out: Path, force: bool = False) -> None:
-    """Write encoder.json, vocab.bpe and dict.txt, with which `--bpe gpt2` gives the ids of a converted model."""
-    vocabulary = read_vocabulary(folder)
-    if vocabulary is None or vocabulary.merges is None:
-        raise UsageError(f"{folder}: holds no byte-level BPE tokenizer (tokenizer.json, or vocab.json and merges.txt)")
-    size = int(read_json(folder / "config.json").get("vocab_size") or max(vocabulary.ids.values()) + 1)
-    order = id_order(vocabulary, size)
-    known = set(vocabulary.ids.values())
-    encoder = {token: i for token, i in vocabulary.ids.items() if token not in (*SPECIALS, MASK)}
-    # Rows without a token only fill the table up, as fairseq's own made-up words do.
-    symbols = [str(i) if i in known else f"{FILLER}{i:05d}" for i in order[len(SPECIALS) : -1]]
-    content = {
-        GPT2_VOCABULARY: json.dumps(encoder, ensure_ascii=False),
-        GPT2_MERGES: "\n".join(["#version: 0.2", *vocabulary.merges, ""]),
-        DICTIONARY: "".join(f"{symbol} 1\n" for symbol in symbols),
-    }
-    if not force and (existing := [name for name in content if (out / name).exists()]):
-        raise UsageError(f"{out / existing[0]} exists; choose another target, or replace it with --force")
-    for name, text in content.items():
-        write_text(out / name, text)
+def symbols_of(tokenizer: Any, special: Sequence[int], size: int) -> list[str]:
+    """The lines of dict.txt: Hugging Face's ids. Rows without a token fill the table up, like fairseq's own fillers."""
+    known = set(tokenizer.get_vocab().values())
+    return [str(i) if i in known else f"{FILLER}{i:05d}" for i in id_order(special, size)[len(SPECIALS) : -1]]
+
+
+def to_our_rows(state: Mapping[str, Tensor], special: Sequence[int], before: int) -> dict[str, Tensor]:
+    """Parameters by our names and with our rows, from those with Hugging Face's.
+
+    `before` is the number of rows in their position table before the first position; ours are zero.
+    """
+    order = torch.tensor(id_order(special, state[EMBEDDING].size(0)))
+    return _moved(state, order, before, MAX_SPECIAL)
+
+
+def to_their_rows(state: Mapping[str, Tensor], special: Sequence[int]) -> dict[str, Tensor]:
+    """The inverse, for a model that numbers positions from the id of its <pad> + 1 on, as ours does."""
+    order = torch.tensor(id_order(special, state[EMBEDDING].size(0))).argsort()
+    return _moved(state, order, MAX_SPECIAL, special[PAD] + 1)
+
+
+def _moved(state: Mapping[str, Tensor], order: Tensor, before: int, after: int) -> dict[str, Tensor]:
+    """The same with the rows of `order`, and `after` rows instead of `before` in front of the positions."""
+    rows = {key: state[key][order] for key in (EMBEDDING, OUTPUT, f"{LM_HEAD}bias") if key in state}
+    learned = state[POSITIONS][before:]
+    rows[POSITIONS] = torch.cat([learned.new_zeros(after, learned.size(1)), learned])
+    return {**state, **rows}

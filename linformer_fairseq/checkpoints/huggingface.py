@@ -1,7 +1,8 @@
 """A checkpoint as a folder for Hugging Face transformers, and back.
 
 The folder needs neither fairseq nor this package: it holds the encoder's own files, the models around it, a fast
-tokenizer, and all parameters, those of every head included. Whoever loads it chooses the head.
+tokenizer, and all parameters, those of every head included. Whoever loads it chooses the head. A model that came from
+Hugging Face has its own ids, tokenizer and pooling there again, see `hf_kept.py`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
-from data_prep.fairseq_dict import DICTIONARY
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE, HuggingFaceEncoder
+from data_prep.encoders import load as load_encoder
+from data_prep.fairseq_dict import BOS, DICTIONARY, EOS, PAD
 from linformer_fairseq import hf, layers
 from linformer_fairseq.checkpoints import names
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, complete_settings, encoder_config, new_lm_head
 from linformer_fairseq.checkpoints.describe import describe, model_card
 from linformer_fairseq.checkpoints.files import WEIGHTS, read_json, read_weights, save_tensors
+from linformer_fairseq.checkpoints.hf_kept import encoder_folder, keep, restore
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
+from linformer_fairseq.checkpoints.hf_vocabulary import to_our_rows, to_their_rows
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 from linformer_fairseq.io.files import replace_when_done
@@ -66,32 +70,41 @@ def to_hf(
     if head is not None and head not in heads:
         raise UsageError(f"--head {head}: the checkpoint has {', '.join(heads) or 'no classification head'}")
     head = head or next(iter(heads), None)
-    config = _config(checkpoint, head, labels)
-    tokenizer = build_tokenizer(data, config.max_position_embeddings)
-    if len(tokenizer) != config.vocab_size:
-        found = f"{data / DICTIONARY} makes {len(tokenizer):,} symbols and the checkpoint has {config.vocab_size:,}"
+    encoder = load_encoder(data)
+    config = _config(checkpoint, head, labels, encoder.special if isinstance(encoder, HuggingFaceEncoder) else None)
+    if encoder.symbols != config.vocab_size:
+        found = f"{data / DICTIONARY} makes {encoder.symbols:,} symbols and the checkpoint has {config.vocab_size:,}"
         raise UsageError(f"{found}; give the dictionary that the model was trained with (--data)")
+    longest = config.max_position_embeddings
+    tokenizer, state = build_tokenizer(data, longest), checkpoint.state
+    if isinstance(encoder, HuggingFaceEncoder):
+        state = to_their_rows(state, encoder.special)
     about = describe(replace(checkpoint, task=_without_folders(checkpoint.task)), out)
     with replace_when_done(out, force) as folder:
         folder.mkdir()
         config.save_pretrained(folder)
-        save_tensors(names.to_hf_names(checkpoint.state, head, config.tie_word_embeddings), folder / WEIGHTS[0], {})
+        save_tensors(names.to_hf_names(state, head, config.tie_word_embeddings), folder / WEIGHTS[0], {})
         tokenizer.save_pretrained(folder)
         # The class by the name that every version of transformers knows.
         settings = folder / "tokenizer_config.json"
         saved = read_json(settings) | {"tokenizer_class": "PreTrainedTokenizerFast"}
         settings.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
-        write_tokenizer(data, folder)
+        if isinstance(encoder, HuggingFaceEncoder):
+            restore(data, folder, longest)
+        else:
+            _copy_tokenizer(data, folder)
         _copy_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
-        card = model_card(out.name, about, config.max_position_embeddings, classes)
+        card = model_card(out.name, about, longest, classes)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        for path in folder.iterdir():
+        for path in filter(Path.is_file, folder.rglob("*")):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 
 
-def _config(checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | None) -> LinformerConfig:
+def _config(
+    checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | None, special: list[int] | None
+) -> LinformerConfig:
     settings = complete_settings(checkpoint.model)
     own: dict[str, Any] = {key: getattr(settings, name) for name, key in _HEAD_SETTINGS.items()}
     own["classifier_act"] = str(own["classifier_act"])  # fairseq may have made it a member of an enumeration
@@ -110,12 +123,17 @@ def _config(checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | No
             own["problem_type"] = "regression"
     elif labels:
         raise UsageError("--labels: the checkpoint has no classification head")
+    record = {**checkpoint.about(), "head": head}
+    encoder = encoder_config(checkpoint)
+    if special is not None:
+        own |= {"bos_token_id": special[BOS], "eos_token_id": special[EOS]}
+        encoder, record["special"] = replace(encoder, pad_index=special[PAD]), special
     return LinformerConfig.of_encoder(
-        encoder_config(checkpoint),
+        encoder,
         dtype=checkpoint.state[names.EMBEDDING].dtype,
         architectures=[f"LinformerFor{'MaskedLM' if head is None else 'SequenceClassification'}"],
         auto_map=AUTO_MAP,
-        fairseq=_without_folders(json.loads(json.dumps({**checkpoint.about(), "head": head}, default=str))),
+        fairseq=_without_folders(json.loads(json.dumps(record, default=str))),
         **own,
     )
 
@@ -146,6 +164,9 @@ def from_hf(folder: Path) -> Checkpoint:
     config = _read_config(folder)
     record: dict[str, Any] = dict(getattr(config, "fairseq", None) or {})
     state = names.to_fairseq_names(read_weights(folder), record.pop("head", None) or names.DEFAULT_HEAD)
+    special = record.pop("special", None)
+    if special is not None and {names.EMBEDDING, names.POSITIONS} <= state.keys():
+        state = to_our_rows(state, special, special[PAD] + 1)
     checkpoint = Checkpoint(state, **{**record, "model": _fairseq_settings(config, record.get("model", {}))})
     if names.EMBEDDING in state and f"{names.LM_HEAD}dense.weight" not in state:
         state |= new_lm_head(state[names.EMBEDDING], config.tie_word_embeddings)
@@ -157,9 +178,17 @@ def from_hf(folder: Path) -> Checkpoint:
 
 
 def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
-    """Copy dict.txt and the tokenizer's files, which fairseq needs beside a model, out of an exported folder."""
-    if not (folder / DICTIONARY).is_file():
+    """Write dict.txt and the tokenizer's files, which fairseq needs beside a model, from a folder of transformers."""
+    config = read_json(encoder_folder(folder) / "config.json")
+    if config["model_type"] != LinformerConfig.model_type or "special" in (config.get("fairseq") or {}):
+        keep(folder, target, force)
+    elif not (folder / DICTIONARY).is_file():
         raise UsageError(f"{folder / DICTIONARY}: no such file; take it from the folder that to-hf has written")
+    else:
+        _copy_tokenizer(folder, target, force)
+
+
+def _copy_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             with replace_when_done(target / name, force) as partial:

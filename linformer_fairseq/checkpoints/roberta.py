@@ -11,7 +11,6 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, Checkpoint, completed, read
-from linformer_fairseq.checkpoints.hf_roberta import from_hf_roberta
 from linformer_fairseq.checkpoints.names import EMBEDDING, ENCODER, OUTPUT, POSITIONS, modern_names
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers.config import ACTIVATIONS
@@ -35,7 +34,9 @@ _OTHER = {
 def from_roberta(path: Path) -> Checkpoint:
     """Read a folder of Hugging Face, or a file of fairseq, of any size and year, or ours with `--attention exact`."""
     if path.is_dir():
-        return from_hf_roberta(path)
+        from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder  # of the extra `hf`
+
+        return from_hf_encoder(path)
     source = read(path)
     name = str(source.model.get("_name"))
     if name in ARCHITECTURES:

@@ -21,7 +21,7 @@ from torch import Tensor
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import EncoderConfig, SelfAttention
-from linformer_fairseq.layers.attention import block_mean_matrix
+from linformer_fairseq.layers.projection import block_mean_matrix
 
 # Weight of averages of neighbours beside the attention itself: they decide what the sample leaves open.
 PRIOR = 1e-4

@@ -20,7 +20,7 @@ from linformer_fairseq.checkpoints.names import ENCODER, POSITIONS
 from linformer_fairseq.checkpoints.spectral import attention_grams, spectral_matrix
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import EncoderConfig
-from linformer_fairseq.layers.attention import block_mean_matrix
+from linformer_fairseq.layers.projection import block_mean_matrix
 
 INITS = ("block-mean", "svd", "random")
 
@@ -46,7 +46,7 @@ def to_linformer(
         raise UsageError(f"--init {init}: must be one of {', '.join(INITS)}")
     if init == "svd" and sample is None:
         raise UsageError("--init svd looks at the model's attention on text: give binarised data with --sample")
-    if init != "block-mean" and kind.endswith("pool") or init == "svd" and kind != "linear":
+    if init != "block-mean" and kind not in ("linear", "conv") or init == "svd" and kind != "linear":
         raise UsageError(f"--init {init} is not for --projection {kind}; leave it out")
     source = longer(exact, max_positions)
     shape = {"projected_length": projected_length, "projection": kind, "projection_sharing": sharing}

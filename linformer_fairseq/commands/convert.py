@@ -3,6 +3,7 @@
     linformer convert inspect checkpoint_best.pt
     linformer convert to-hf checkpoint_best.pt my-linformer --data data-run/data
     linformer convert from-roberta roberta.base/model.pt linformer.pt --projected-length 256
+    linformer convert from-bert all-MiniLM-L6-v2 linformer.pt --max-positions 4096
     linformer convert extend checkpoint_best.pt longer.pt --max-positions 4096
 
 No command changes what it reads, runs code from a file, or overwrites a target without --force. SRC is a .pt file of
@@ -16,7 +17,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
@@ -29,6 +30,8 @@ SHARINGS = ("none", "headwise", "key-value", "layerwise")
 PROJECTIONS = ("linear", "mean-pool", "max-pool", "conv")
 INITS = ("block-mean", "svd", "random", "exact")
 METHODS = ("keep", "interpolate", "tile")
+# Blocks that follow the length of the text leave short texts as they are.
+FROM_BERT = "adaptive" if "adaptive" in PROJECTIONS else "linear"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     a = parser().parse_args(argv)
     made: Checkpoint | None = a.run(a)
     if made is not None:
+        tokenizer = a.target.with_suffix(".tokenizer")
+        if a.source.is_dir():
+            made.task["data"] = str(tokenizer.resolve())
         from linformer_fairseq.checkpoints.checkpoint import write
 
         write(made, a.target, a.force)
@@ -43,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         if a.target.suffix != ".safetensors":
             print(f"To train it further: fairseq-train --finetune-from-model {a.target}")
         if a.source.is_dir():
-            _write_tokenizer(a)
+            from linformer_fairseq.checkpoints.huggingface import write_tokenizer
+
+            write_tokenizer(a.source, tokenizer, a.force)
+            print(f"{tokenizer}: dict.txt and the tokenizer's files, for --data and `data_prep tokenizer --import`")
     return 0
 
 
@@ -68,18 +77,10 @@ def parser() -> argparse.ArgumentParser:
 
     command("from-official", _from_official, "a checkpoint of fairseq's examples/linformer becomes one of ours")
 
-    add = command("from-roberta", _from_roberta, "a RoBERTa of fairseq (.pt) or Hugging Face (folder) becomes ours")
-    add("--projected-length", default="256", metavar="K", help="k, as for training (default: 256)")
-    add("--max-positions", type=int, metavar="N", help="longest input (default: that of the RoBERTa)")
-    add("--projection-sharing", default="layerwise", choices=SHARINGS, help="sharing of E and F (default: layerwise)")
-    add("--projection", default="linear", choices=PROJECTIONS, help="kind of E and F (default: linear)")
-    init = "averages of n/k neighbours, the leading directions of the model's own attention on --sample, or N(0, 1/k)"
-    init = f"initial E and F: {init}; exact keeps RoBERTa's attention (default: block-mean)"
-    add("--init", default="block-mean", choices=INITS, help=init)
-    sample = "binarised data: for svd and --transfer, and to print the perplexity before and after"
-    add("--sample", type=Path, metavar="DIR", help=sample)
-    transfer = "N steps of fitting each layer's output to that of exact attention"
-    add("--transfer", type=int, default=0, metavar="N", help=transfer)
+    text = "a RoBERTa of fairseq (.pt), or any of the models of from-bert, becomes ours"
+    _add_shape(command("from-roberta", _from_roberta, text), "linear")
+    text = "a BERT, RoBERTa, XLM-R, CamemBERT or MiniLM of Hugging Face or sentence-transformers (folder) becomes ours"
+    _add_shape(command("from-bert", _from_roberta, text), FROM_BERT)
 
     add = command("extend", _extend, "longer inputs, or another projected length")
     add("--max-positions", type=int, metavar="N", help="new longest input in tokens")
@@ -96,6 +97,24 @@ def parser() -> argparse.ArgumentParser:
     command("to-safetensors", _copy, "one file of tensors and text, read by all commands here", "DST")
     command("from-safetensors", _copy, "such a file becomes a fairseq checkpoint again")
     return top
+
+
+def _add_shape(add: Callable[..., argparse.Action], projection: str) -> None:
+    """Add what says how exact attention becomes that of a Linformer."""
+    add("--projected-length", default="256", metavar="K", help="k, as for training (default: 256)")
+    positions = "longest input (default: that of the model); positions beyond its own repeat them"
+    add("--max-positions", type=int, metavar="N", help=positions)
+    add("--projection-sharing", default="layerwise", choices=SHARINGS, help="sharing of E and F (default: layerwise)")
+    add("--projection", default=projection, choices=PROJECTIONS, help="kind of E and F (default: %(default)s)")
+    init = "averages of n/k neighbours, the leading directions of the model's own attention on --sample, or N(0, 1/k)"
+    init = f"initial E and F: {init}; exact is --attention exact (default: block-mean)"
+    add("--init", default="block-mean", choices=INITS, help=init)
+    attention = "exact keeps the attention of the model, without E and F (default: linformer)"
+    add("--attention", default="linformer", choices=("linformer", "exact"), help=attention)
+    sample = "binarised data: for svd and --transfer, and to print the perplexity before and after"
+    add("--sample", type=Path, metavar="DIR", help=sample)
+    transfer = "N steps of fitting each layer's output to that of exact attention"
+    add("--transfer", type=int, default=0, metavar="N", help=transfer)
 
 
 def _inspect(a: argparse.Namespace) -> None:
@@ -118,12 +137,17 @@ def _from_roberta(a: argparse.Namespace) -> Checkpoint:
     from linformer_fairseq.checkpoints.transfer import transfer
     from linformer_fairseq.checkpoints.warm_start import longer, to_linformer
 
-    needs_text = a.init == "svd" or (a.transfer and a.init != "exact")
+    if a.command == "from-bert" and not a.source.is_dir():
+        raise UsageError(f"{a.source}: no such folder; give that of a Hugging Face model, with its config.json")
+    stays_exact = "exact" in (a.init, a.attention)
+    needs_text = not stays_exact and (a.init == "svd" or a.transfer)
     if needs_text and a.sample is None:
         raise UsageError("--init svd and --transfer look at the model's attention on text: name it with --sample")
     exact = from_roberta(a.source)
     shape = (a.projected_length, a.max_positions, a.projection_sharing, a.projection)
-    if a.init == "exact":
+    if a.source.is_dir():
+        _say_what_changed(exact.notes[-1])
+    if stays_exact:
         made = longer(exact, a.max_positions)
     else:
         batches = sample_batches(a.sample, exact, min(a.transfer, 64)) if needs_text else ()
@@ -133,10 +157,17 @@ def _from_roberta(a: argparse.Namespace) -> Checkpoint:
             print(f"attention transfer: relative error {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
     if a.sample:
         models = {"the RoBERTa": exact, "converted": made}
-        if a.init != "exact" and a.projection in ("linear", "conv"):
+        if not stays_exact and a.projection in ("linear", "conv"):
             models["with random E and F"] = to_linformer(exact, *shape, "random")
         print(compare(a.sample, models))
     return made
+
+
+def _say_what_changed(note: dict[str, Any]) -> None:
+    if note["left out"]:
+        print(f"left out, since no Linformer has it: {' and '.join(note['left out'])}")
+    if note["new masked-LM head"]:
+        print("the folder has no masked-LM head: a new one, whose output matrix is the embedding, is untrained")
 
 
 def _extend(a: argparse.Namespace) -> Checkpoint:
@@ -174,16 +205,3 @@ def _read(a: argparse.Namespace) -> Checkpoint:
     from linformer_fairseq.checkpoints.checkpoint import read
 
     return read(a.source)
-
-
-def _write_tokenizer(a: argparse.Namespace) -> None:
-    folder = a.target.with_suffix(".tokenizer")
-    if a.command == "from-hf":
-        from linformer_fairseq.checkpoints.huggingface import write_tokenizer
-
-        write_tokenizer(a.source, folder, a.force)
-    else:
-        from linformer_fairseq.checkpoints.hf_vocabulary import tokenizer_files
-
-        tokenizer_files(a.source, folder, a.force)
-    print(f"{folder}: dict.txt and the tokenizer's files, for --data and `data_prep tokenizer --import`")

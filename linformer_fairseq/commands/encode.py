@@ -85,8 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     print(f"{a.checkpoint} on {device}, {a.dtype}{', 8-bit integers' if a.quantize else ''}")
     threads = a.threads or max(1, torch.get_num_threads() // a.workers)
-    job = EncodingJob(a.checkpoint, a.data, documents, a.predict, a.pooling, a.keep, a.vectors, compute, threads)
-    counts = encode_documents(job, a.out, settings, a.window, a.workers, a.force)
+    what = a.predict, a.pooling, a.keep, a.vectors
+    job = EncodingJob(a.checkpoint, a.data, documents, *what, compute, threads, a.window, a.workers)
+    counts = encode_documents(job, a.out, settings, a.force)
     words = [f"{counts['documents']:,} documents", f"{counts['tokens']:,} tokens"]
     if counts["without_text"]:
         words.append(f"{counts['without_text']:,} without text (null)")

@@ -106,7 +106,7 @@ def _predict(a: argparse.Namespace) -> None:
     text = text_columns(a)
 
     from linformer_fairseq.checkpoints.checkpoint import read
-    from linformer_fairseq.inference.predict import Predictor, labels_of
+    from linformer_fairseq.inference.predict import labels_of, predict
     from linformer_fairseq.inference.sequences import tokenizer_of
     from linformer_fairseq.io.files import replace_when_done
     from linformer_fairseq.tables import read_table
@@ -115,6 +115,6 @@ def _predict(a: argparse.Namespace) -> None:
         checkpoint = read(a.checkpoint)
         labels_of(checkpoint, len(text))
         table = read_table(a.input, text, quoted=a.quoted)
-        found = Predictor(checkpoint, tokenizer_of(checkpoint, a.data)).predict(table.texts)
+        found = predict(checkpoint, tokenizer_of(checkpoint, a.data), table.texts)
         partial.write_text("prediction\n" + "".join(f"{value}\n" for value in found), encoding="utf-8")
     print(f"{a.out}: {len(found):,} predictions")

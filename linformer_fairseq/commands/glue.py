@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from linformer_fairseq.finetuning.grid import run_grid
     from linformer_fairseq.finetuning.report import read_rows, write_table
     from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, targets
-    from linformer_fairseq.inference.predict import Labels, Predictor
+    from linformer_fairseq.inference.predict import Labels, predict
     from linformer_fairseq.inference.sequences import tokenizer_of
 
     tasks = [find_task(name) for name in (a.tasks.split(",") if a.tasks else TASKS)]
@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if a.test:
         answers: dict[str, list[str] | list[float]] = {}
         for name, (_, run) in chosen.items():
-            predictor = Predictor(read(run.out / MODEL), tokenizer)
-            answers |= {file: predictor.predict(table.texts) for file, table in tests[name].items()}
+            tuned = read(run.out / MODEL)
+            answers |= {file: predict(tuned, tokenizer, table.texts) for file, table in tests[name].items()}
         missing = write_submission(answers, a.out / "submission.zip")
         print(f"{a.out / 'submission.zip'}" + (f": the server also wants {', '.join(missing)}" if missing else ""))
     return 0

@@ -1,4 +1,8 @@
-"""Checkpoints: load what fairseq wrote and nothing that could run code."""
+"""Checkpoints: load what fairseq writes, and nothing that could run code.
+
+Since PyTorch 2.6 `torch.load` unpickles only tensors and plain values unless told otherwise, and fairseq stores an
+`argparse.Namespace` in almost every checkpoint.
+"""
 
 import pickle
 import re
@@ -38,18 +42,10 @@ _ALLOWED: list[Any] = [
 ]
 
 
-def allow_what_fairseq_writes() -> None:
-    """Tell PyTorch which classes fairseq's own checkpoints hold, also those that one process receives from another.
-
-    Since PyTorch 2.6 `torch.load` unpickles only tensors and plain values unless told otherwise, and fairseq stores an
-    `argparse.Namespace` in almost every checkpoint.
-    """
-    torch.serialization.add_safe_globals(_ALLOWED)
-
-
-def explain_refusals() -> None:
-    """Let fairseq read checkpoint files through `load`: always safely, and with errors that a person understands."""
+def read_safely() -> None:
+    """Let fairseq read files through `load`, and with `torch.load` what one process receives from another."""
     checkpoint_utils.torch = SimpleNamespace(**vars(torch) | {"load": load})
+    torch.serialization.add_safe_globals(_ALLOWED)
 
 
 def load(file: IO[bytes], **options: Any) -> Any:

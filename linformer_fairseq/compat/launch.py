@@ -104,6 +104,8 @@ def catch_up_in_hydra() -> None:
             peers = _peers(cfg)
             if peers is not None and not peers.to_spawn:
                 _write(peers, cfg)
+                if not precision.on_cpu(cfg):  # as fairseq's `distributed_main`, or NCCL puts all ranks on the first
+                    torch.cuda.set_device(peers.device_id)
                 distributed_utils.distributed_init(cfg)
 
     train.add_defaults = add_defaults

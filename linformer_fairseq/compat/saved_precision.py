@@ -10,18 +10,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from fairseq.optim import OPTIMIZER_REGISTRY
+from fairseq.optim import FairseqOptimizer
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, MemoryEfficientFP16Optimizer
-from omegaconf import DictConfig
 from torch import Size, Tensor
 
-ADAM = ("adam", "fused_adamw")
-"""Names of optimizers whose states are the same, so that each resumes from what the other has saved."""
+WRAPPERS = ("FP16Optimizer", "MemoryEfficientFP16Optimizer", "AMPOptimizer")
+"""Names of fairseq's classes around an optimizer, whose state each of them loads and so does the optimizer alone."""
 
 
-def keep_loss_scalers() -> None:
-    """Save and load all of a loss scaler; fairseq keeps the scale of `--fp16`, and nothing of `--amp`."""
+def keep_what_fairseq_forgets() -> None:
+    """Save and load all of a loss scaler (fairseq: its scale with `--fp16`), and load the state of any precision."""
+    fairseq_load_state_dict = FairseqOptimizer.load_state_dict
+
+    def load_state_dict(self: Any, state: dict[str, Any], optimizer_overrides: Any = None) -> None:
+        _fit_parameters(state, [parameter.shape for parameter in self.params], flat=False)
+        fairseq_load_state_dict(self, state, optimizer_overrides)
+
+    FairseqOptimizer.load_state_dict = load_state_dict
     for wrapper in (FP16Optimizer, MemoryEfficientFP16Optimizer, AMPOptimizer):
         _keep_loss_scaler(wrapper, wrapper.state_dict, wrapper.load_state_dict)
 
@@ -37,11 +43,13 @@ def _keep_loss_scaler(wrapper: Any, fairseq_state_dict: Any, fairseq_load_state_
 
     def load_state_dict(self: Any, state: dict[str, Any], optimizer_overrides: Any = None) -> None:
         counters = state.get("loss_scaler", {})
-        amp = "scale" in counters  # saved with --amp
-        if isinstance(self, AMPOptimizer) and amp:
+        of_amp = "scale" in counters
+        if isinstance(self, AMPOptimizer) and of_amp:
             self.scaler.load_state_dict(counters)
-        elif isinstance(self, FP16Optimizer | MemoryEfficientFP16Optimizer) and self.scaler is not None and not amp:
+        elif not isinstance(self, AMPOptimizer) and self.scaler is not None and not of_amp:
             vars(self.scaler).update(counters)
+        if isinstance(self, FP16Optimizer) and self.has_flat_params:
+            _fit_parameters(state, [parameter.shape for parameter in self.fp16_params], flat=True)
         fairseq_load_state_dict(self, state, optimizer_overrides)
 
     wrapper.state_dict, wrapper.load_state_dict = state_dict, load_state_dict
@@ -81,33 +89,15 @@ def master_weights_restored(trainer: Any) -> Iterator[None]:
                 master.copy_(saved)
 
 
-def optimizer_class(cfg: DictConfig) -> str:
-    """The name of the class with which fairseq's trainer will optimize; it resumes from no other one."""
-    common = cfg.common
-    if common.fp16 or common.bf16 or common.amp:
-        if common.memory_efficient_fp16 or common.memory_efficient_bf16:
-            return "MemoryEfficientFP16Optimizer"
-        return "AMPOptimizer" if common.amp else "FP16Optimizer"
-    return str(OPTIMIZER_REGISTRY[cfg.optimizer._name].__name__)
-
-
-def adapt_optimizer_state(state: dict[str, Any], trainer: Any) -> None:
-    """Bring the optimizer's state of a checkpoint into the form of this run's precision, in place.
-
-    `--fp16` alone has one state for all parameters in a row (unless `--fp16-no-flatten-grads`).
-    """
-    saved, common = state.get("last_optimizer_state"), trainer.cfg.common
-    if not saved or len(saved.get("param_groups", ())) != 1:
+def _fit_parameters(state: dict[str, Any], shapes: Sequence[Size], flat: bool) -> None:
+    """Bring an optimizer's state into the form of its parameters, in place: one for each, or one `flat` for all."""
+    if len(state["param_groups"]) != 1 or len(shapes) < 2:
         return
-    memory_efficient = common.memory_efficient_fp16 or common.memory_efficient_bf16
-    flat = common.fp16 and not memory_efficient and not common.fp16_no_flatten_grads
-    modules = (trainer.get_model(), trainer.get_criterion())  # not yet wrapped, which all ranks do together
-    shapes = [parameter.shape for module in modules for parameter in module.parameters() if parameter.requires_grad]
-    [group] = saved["param_groups"]
-    if (len(group["params"]) == 1) != flat and len(shapes) > 1:
-        states = [saved["state"].get(number, {}) for number in group["params"]]
+    [group] = state["param_groups"]
+    if (len(group["params"]) == 1) != flat:
+        states = [state["state"].get(number, {}) for number in group["params"]]
         states = [_joined(states, shapes)] if flat else _split(states[0], shapes)
-        saved["state"] = {number: one for number, one in enumerate(states) if one}
+        state["state"] = {number: one for number, one in enumerate(states) if one}
         group["params"] = list(range(len(states)))
 
 

@@ -89,8 +89,7 @@ def read_tests(folder: Path, task: Task) -> dict[str, Table]:
 def write_submission(predictions: Mapping[str, Sequence[str | float]], path: Path) -> list[str]:
     """Write the zip that GLUE's server takes: a TSV file for each test set, with columns `index` and `prediction`.
 
-    Returns:
-        The files that are still missing; the server scores a zip only if all are in it.
+    Returns the files that are still missing; the server scores a zip only if all are in it.
     """
     with replace_when_done(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, found in sorted(predictions.items()):
@@ -107,8 +106,7 @@ Values = Sequence[int] | Sequence[float]
 def score(name: str, labels: Values, predictions: Values) -> float:
     """One of `METRICS` in percent, of class ids or scores; correlations times 100, as on GLUE's leaderboard.
 
-    Raises:
-        ValueError: different numbers of labels and predictions.
+    ValueError for different numbers of labels and predictions.
     """
     check_consistent_length(labels, predictions)
     return 100 * float(METRICS[name](labels, predictions))

@@ -18,8 +18,7 @@ from linformer_fairseq.io.shards import Done, Shard, record_of, run_shards
 def run_grid(runs: Sequence[Run], out: Path, processes: int = 1) -> dict[str, tuple[Row, Run]]:
     """Finish all runs, together with all commands that have the same `out`, and return what `best` does.
 
-    Raises:
-        UsageError: a run failed, or its folder, which is below `out`, holds one of other settings.
+    UsageError if a run failed, or its folder, which is below `out`, holds one of other settings.
     """
     shards = []
     for run in runs:

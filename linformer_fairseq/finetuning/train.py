@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, digest, encoder_config, read, write
+from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from linformer_fairseq.finetuning.data import write_data
 from linformer_fairseq.finetuning.glue import score
-from linformer_fairseq.inference.predict import Labels, Predictor
+from linformer_fairseq.inference.engine import Engine
+from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import dictionary_digest, encode, tokenizer_of
 from linformer_fairseq.io.files import write_json, write_text
 from linformer_fairseq.io.records import begun, changed_settings
@@ -91,11 +93,7 @@ def classes_of(table: Table) -> tuple[str, ...]:
 
 
 def targets(table: Table, labels: Labels) -> list[float]:
-    """Class ids or scores of a table's labels.
-
-    Raises:
-        UsageError: a table without labels, an unknown class, or a score that is not a number.
-    """
+    """Class ids or scores of a table's labels; UsageError without labels, or for one that is no class or no number."""
     if table.labels is None:
         raise UsageError(f"{table.path}: has no labels to train or score with")
     if labels.classes:
@@ -114,21 +112,17 @@ def targets(table: Table, labels: Labels) -> list[float]:
 def finetune(run: Run) -> Result:
     """Train or resume, score each evaluation, and write `model.pt`, `result.json`, and predictions to `NAME.tsv`.
 
-    Returns:
-        The content of `result.json`: `settings`; `scores`, by evaluation and metric; `constant`, the same if the
-        majority class of the training rows (or the mean of their scores) is always predicted; numbers of `rows`, of
-        `broken` rows that were left out, and of rows `longer` than the model reads.
-
-    Raises:
-        UsageError: the folder holds a run of other settings, or the training failed.
+    Returns the content of `result.json`: `settings`; `scores`, by evaluation and metric; `constant`, the same if the
+    majority class of the training rows (or the mean of their scores) is always predicted; numbers of `rows`, of
+    `broken` rows that were left out, and of rows `longer` than the model reads. UsageError if the folder holds a run of
+    other settings, or the training failed.
     """
     if (done := read_result(run)) is not None:
         return done
     source = read(run.checkpoint)
     tokenizer = tokenizer_of(source, run.data)
     begun(run.out / "finetune.json", run.settings())
-    folder = run.data or source.data
-    longest = encoder_config(source).max_positions
+    longest, folder = encoder_config(source).max_positions, run.data or source.data
     rows = {name: encode(table.texts, tokenizer, longest, run.labels.keep) for name, table in run.tables.items()}
     wanted = {name: targets(table, run.labels) for name, table in run.tables.items()}
     evaluations = [name for name in run.tables if name != "train"]
@@ -138,11 +132,11 @@ def finetune(run: Run) -> Result:
     tuned = read(run.out / "checkpoints/checkpoint_best.pt")
     tuned.notes = [*source.notes, run.labels.note(folder)]
     tuned.task = {**tuned.task, "data": str(folder)}
-    predictor = Predictor(tuned, tokenizer)
+    engine = Engine(tuned, DEFAULT_HEAD)
     answer = statistics.mode(wanted["train"]) if run.labels.classes else statistics.mean(wanted["train"])
     scores, constant = {}, {}
     for name in evaluations:
-        found = predictor.values(rows[name])
+        found = run.labels.values(engine.rows(rows[name]))
         pairs = zip(run.tables[name].labels or (), run.labels.names(found), strict=True)
         lines = [f"{label}\t{prediction}\n" for label, prediction in pairs]
         write_text(run.out / f"{name}.tsv", "".join(["label\tprediction\n", *lines]))

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from ..layers.attention import ConvProjection, LinearProjection
 from ..layers.encoder import LinformerEncoder
+from ..layers.projection import ConvProjection, LinearProjection
 from .configuration_linformer import LinformerConfig
 
 
@@ -95,7 +95,7 @@ class LinformerLMHead(nn.Module):
         super().__init__()
         self.activation = getattr(functional, config.hidden_act)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.layer_norm = nn.LayerNorm(config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, features: Tensor) -> Tensor:

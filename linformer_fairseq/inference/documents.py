@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.io.shards import Done
-from linformer_fairseq.tables import SUFFIXES, check_columns, read_rows
+from linformer_fairseq.tables import SUFFIXES, check_columns, open_parquet, read_rows
 
 BATCH_ROWS = 1024  # read at a time
+TEXT = (pa.string(), pa.large_string(), pa.string_view())
 WINDOW_CHARACTERS = 4 << 20  # at most, unless a single document is longer
 
 
@@ -32,46 +33,41 @@ class Documents:
     def schema(self) -> pa.Schema:
         """The columns that are read and their types; those that are only text become large strings.
 
-        Raises:
-            UsageError: a missing column in a Parquet file, a text column of another type, or files whose types differ.
+        UsageError for a missing column in a Parquet file, a text column of another type, or files whose types differ.
         """
         columns = list(dict.fromkeys((*self.text, *self.keep)))
         first: list[pa.DataType] = []
         for path in self.files:
             types = dict.fromkeys(columns, pa.string())
             if path.suffix == ".parquet":
-                with _parquet(path) as file:
+                with open_parquet(path) as file:
                     schema = file.schema_arrow
                 check_columns(path, schema.names, columns)
                 types = {name: schema.field(name).type for name in columns}
             for name in self.text:
-                if not _is_text(types[name]):
-                    raise UsageError(
-                        f"{path}: column {name} has the type {types[name]}, not text; --text-column must name a "
-                        "column of strings"
-                    )
+                kind = types[name]
+                if (kind.value_type if pa.types.is_dictionary(kind) else kind) not in TEXT:
+                    remedy = "--text-column must name a column of strings"
+                    raise UsageError(f"{path}: column {name} has the type {kind}, not text; {remedy}")
             kept = [types[name] for name in self.keep]
             first = first or kept
             if kept != first:
-                raise UsageError(
-                    f"{path}: the columns to keep have other types than in {self.files[0]} "
-                    f"({', '.join(map(str, kept))}, not {', '.join(map(str, first))}); convert them, or leave them out "
-                    "of --keep-columns"
-                )
+                types_of = f"{', '.join(map(str, kept))}, not {', '.join(map(str, first))}"
+                wrong = f"the columns to keep have other types than in {self.files[0]} ({types_of})"
+                raise UsageError(f"{path}: {wrong}; convert them, or leave them out of --keep-columns")
         return pa.schema(dict.fromkeys(columns, pa.large_string()) | dict(zip(self.keep, first, strict=True)))
 
 
 def find_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     """Files, and the Parquet files below folders, in the order of their names; hidden ones are left out.
 
-    Raises:
-        UsageError: no such file, none in a folder, or one of another format.
+    UsageError where there is no such file, none in a folder, or one of another format.
     """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = {p: p.relative_to(path).parts for p in sorted(path.rglob("*.parquet"))}
-            found = [p for p, parts in below.items() if not any(part.startswith(".") for part in parts)]
+            below = [file.relative_to(path) for file in sorted(path.rglob("*.parquet"))]
+            found = [path / file for file in below if not any(part.startswith(".") for part in file.parts)]
             if not found:
                 raise UsageError(f"--input {path}: no .parquet files in this folder; name the files themselves")
             files += found
@@ -92,11 +88,7 @@ def window_file(folder: Path, number: int) -> Path:
 def cut_windows(documents: Documents, rows: int, folder: Path) -> Done:
     """Copy the columns of documents to a Parquet file for each window, of at most `rows` and `WINDOW_CHARACTERS`.
 
-    Returns:
-        `windows`, the number of rows of each.
-
-    Raises:
-        UsageError: content that cannot be read, or no rows.
+    The result has `windows`, the number of rows of each. UsageError for content that cannot be read, or no rows.
     """
     schema = documents.schema()
     batches = (batch for path in documents.files for batch in _batches(documents, path, schema))
@@ -113,8 +105,7 @@ def cut_windows(documents: Documents, rows: int, folder: Path) -> Done:
 def texts_of(rows: pa.Table, columns: Sequence[str]) -> list[tuple[str, ...] | None]:
     """The texts of each row, each run of white space as one space; None for a row that lacks one.
 
-    Raises:
-        UsageError: a text that is not UTF-8.
+    UsageError for a text that is not UTF-8.
     """
     found = []
     for name in columns:
@@ -132,20 +123,16 @@ def _batches(documents: Documents, path: Path, schema: pa.Schema) -> Iterator[pa
         while held := list(islice(rows, BATCH_ROWS)):
             yield pa.RecordBatch.from_pylist(held, schema)
         return
-    with _parquet(path) as file:
-        try:
-            for batch in file.iter_batches(BATCH_ROWS, columns=schema.names, use_threads=False):
-                columns = [_cast(batch.column(field.name), field.type) for field in schema]
-                yield pa.RecordBatch.from_arrays(columns, schema=schema)
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{path}: damaged ({error}); make it again") from error
+    with open_parquet(path) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=schema.names, use_threads=False):
+            yield batch.select(schema.names).cast(schema)
 
 
 def _windows(batches: Iterator[pa.RecordBatch], text: Sequence[str], rows: int) -> Iterator[pa.Table]:
     held: list[pa.RecordBatch] = []
     count = size = 0
     for batch in batches:
-        lengths = [pc.fill_null(pc.utf8_length(_cast(batch.column(name), pa.large_string())), 0) for name in text]
+        lengths = [pc.fill_null(pc.utf8_length(batch.column(name).cast(pa.large_string())), 0) for name in text]
         start = 0
         for row, characters in enumerate(map(sum, zip(*(column.to_pylist() for column in lengths), strict=True))):
             if count == rows or (count and size + characters > WINDOW_CHARACTERS):
@@ -155,22 +142,3 @@ def _windows(batches: Iterator[pa.RecordBatch], text: Sequence[str], rows: int) 
         held.append(batch.slice(start))
     if count:
         yield pa.Table.from_batches(held)
-
-
-def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    if column.type == kind:
-        return column
-    return (column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).cast(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner))
-
-
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        # Without the buffer, all pages of a column of a row group are read at once, however large that is.
-        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path}: not a Parquet file ({error}); name another --input") from error

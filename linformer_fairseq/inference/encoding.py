@@ -28,7 +28,7 @@ from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.documents import Documents, cut_windows, texts_of, window_file
-from linformer_fairseq.inference.engine import Compute, Engine, of_rows
+from linformer_fairseq.inference.engine import Compute, Engine
 from linformer_fairseq.inference.predict import labels_of
 from linformer_fairseq.inference.sequences import Sequences, encode, tokenizer_of
 from linformer_fairseq.io.files import remove, replace_when_done
@@ -56,27 +56,21 @@ class EncodingJob:
     vectors: str = "float32"  # type in which they are stored, one of `VECTOR_DTYPES`
     compute: Compute = Compute()
     threads: int = 1  # of PyTorch, in each process
+    window: int = 4096  # rows, at most, that are batched and written together
+    workers: int = 1  # processes
 
 
-def encode_documents(
-    job: EncodingJob, out: Path, settings: Mapping[str, Any], rows: int = 4096, workers: int = 1, force: bool = False
-) -> dict[str, int]:
+def encode_documents(job: EncodingJob, out: Path, settings: Mapping[str, Any], force: bool = False) -> dict[str, int]:
     """Write the output, or what is missing of it, and return its `COUNTS`.
 
-    Args:
-        settings: all that the values depend on, in JSON's types.
-        rows: of a window, at most.
-        workers: number of processes.
-        force: replace an output, or unfinished work, of other settings.
-
-    Raises:
-        UsageError: the output exists with other settings, and not `force`; or the input cannot be read.
+    `settings` are all that the values depend on, in JSON's types. `force` replaces an output, or unfinished work, of
+    other settings, which is a UsageError otherwise, as is an input that cannot be read.
     """
     folder = out.with_name(f".{out.name}.parts")
     try:
         if (counts := _finished_counts(out, settings, force)) is None:
             _begin(folder, out, settings, force)
-            counts = _encode_windows(job, folder, rows, workers)
+            counts = _encode_windows(job, folder)
             about = {"settings": settings, "counts": counts}
             run_shards(folder, [Shard("join", (folder, out, about))], join, 0, "join")
     except FileNotFoundError:  # another process has joined the parts and removed them
@@ -116,9 +110,9 @@ def _begin(folder: Path, out: Path, settings: Mapping[str, Any], force: bool) ->
         begun(folder / "encode.json", settings)
 
 
-def _encode_windows(job: EncodingJob, folder: Path, rows: int, workers: int) -> dict[str, int]:
+def _encode_windows(job: EncodingJob, folder: Path) -> dict[str, int]:
     try:
-        cut = run_shards(folder, [Shard("windows", (job.documents, rows, folder))], cut_windows, 0, "read")
+        cut = run_shards(folder, [Shard("windows", (job.documents, job.window, folder))], cut_windows, 0, "read")
     except UsageError:
         remove(folder)  # nothing is computed yet, and a repaired input is another setting
         raise
@@ -126,12 +120,10 @@ def _encode_windows(job: EncodingJob, folder: Path, rows: int, workers: int) -> 
     # In the order of `run_shards`, so that the window that is tokenised in advance is the one that comes next.
     windows = sorted(range(len(sizes)), key=lambda number: -sizes[number])
     left = [number for number in windows if not _part(folder, number).exists()]
-    following = dict(zip(left, left[workers:], strict=False))
-    shards = [
-        Shard(_part(folder, number).stem, (job, folder, number, following.get(number)), sizes[number])
-        for number in windows
-    ]
-    done = run_shards(folder, shards, encode_window, workers if workers > 1 else 0, "encode", " documents").values()
+    following = dict(zip(left, left[job.workers :], strict=False))
+    shards = [Shard(_part(folder, i).stem, (job, folder, i, following.get(i)), sizes[i]) for i in windows]
+    processes = job.workers if job.workers > 1 else 0
+    done = run_shards(folder, shards, encode_window, processes, "encode", " documents").values()
     counts = {name: sum(shard["result"][name] for shard in done) for name in COUNTS}
     seconds = sum(shard["seconds"] for shard in done)
     speed = [f"{counts[name] / seconds:,.1f} {name}/s" for name in ("documents", "tokens")]
@@ -211,13 +203,11 @@ class DocumentEncoder:
 
     def columns(self, present: Present, sequences: Sequences) -> dict[str, pa.Array]:
         """`vector`; or `label` and `scores`, the probability of each class; or `score`. Null for rows without text."""
-        lengths = np.array([len(ids) for ids in sequences.ids], dtype=np.float32)
         # Processes of a pool leave the terminal to their parent.
         hidden = parent_process() is not None
-        with tqdm(total=int(lengths.sum()), unit=" tokens", unit_scale=True, leave=False, disable=hidden) as bar:
-            values = self._engine.run(sequences.ids, bar.update)
-        weights = None if self._job.predict else lengths
-        values = of_rows(values, sequences.owners, weights, largest=self._job.pooling == "max")
+        tokens = sum(map(len, sequences.ids))
+        with tqdm(total=tokens, unit=" tokens", unit_scale=True, leave=False, disable=hidden) as bar:
+            values = self._engine.rows(sequences, bar.update)
         if not self._job.predict:
             found = {"vector": _lists(values.astype(self._job.vectors))}
         elif self._classes:

@@ -16,7 +16,7 @@ from linformer_fairseq.checkpoints.checkpoint import PAD, Checkpoint, build
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference import POOLINGS
 from linformer_fairseq.inference.quantize import quantize
-from linformer_fairseq.inference.sequences import Ids, like_length
+from linformer_fairseq.inference.sequences import Ids, Sequences, like_length
 from linformer_fairseq.models.linformer_roberta import require_compiler
 
 # Larger batches are no faster: on a CPU, the activations no longer fit into its cache.
@@ -41,8 +41,7 @@ class Compute:
 class Engine:
     """A model in evaluation mode; `output` is one of `POOLINGS`, or the name of a classification head.
 
-    Raises:
-        UsageError: no such head, or a device that is not available or does not support `compute`.
+    UsageError if there is no such head, or the device is not available or does not support `compute`.
     """
 
     def __init__(self, checkpoint: Checkpoint, output: str, compute: Compute | None = None) -> None:
@@ -79,6 +78,20 @@ class Engine:
                 tick(sum(lengths[i] for i in batch))
         return found
 
+    def rows(self, rows: Sequences, tick: Callable[[int], object] = lambda tokens: None) -> Values:
+        """(rows, C) vectors or (rows, classes) logits: the mean over each row's sequences, weighted by tokens if they
+        are vectors; or their largest values, with the pooling `max`.
+        """
+        values = self.run(rows.ids, tick)
+        starts = np.flatnonzero(np.diff(rows.owners, prepend=-1))
+        if len(starts) == len(values):
+            return values
+        if self._pooling == "max":
+            return np.maximum.reduceat(values, starts)
+        weights = np.array([len(ids) if self._head is None else 1 for ids in rows.ids], dtype=np.float32)
+        sums: Values = np.add.reduceat(values * weights[:, None], starts)
+        return np.divide(sums, np.add.reduceat(weights, starts)[:, None], dtype=np.float32)
+
     def _values(self, tokens: Tensor) -> Tensor:
         """(B, N) ids to (B, C) vectors or (B, classes) logits."""
         features: Tensor = self._encoder(tokens)[0]
@@ -92,22 +105,6 @@ class Engine:
             return features.masked_fill(~real.unsqueeze(-1), -torch.inf).amax(1)
         # A product with the mask, not a sum over a copy: what it writes is B x C.
         return torch.bmm(real.float().unsqueeze(1), features).squeeze(1) / real.sum(1, keepdim=True)
-
-
-def of_rows(values: Values, owners: Ids, weights: Values | None = None, largest: bool = False) -> Values:
-    """(sequences, D) to (rows, D): the mean over each row's sequences, or their largest values.
-
-    `owners` has the row of each sequence, ascending, every row at least once; the `weights` of the mean are equal by
-    default.
-    """
-    starts = np.flatnonzero(np.diff(owners, prepend=-1))
-    if len(starts) == len(values):
-        return values
-    if largest:
-        return np.maximum.reduceat(values, starts)
-    weights = np.ones(len(values), dtype=np.float32) if weights is None else weights
-    sums: Values = np.add.reduceat(values * weights[:, None], starts)
-    return np.divide(sums, np.add.reduceat(weights, starts)[:, None], dtype=np.float32)
 
 
 def check_compute(compute: Compute) -> torch.device:

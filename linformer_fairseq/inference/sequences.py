@@ -30,8 +30,7 @@ class Sequences:
 def tokenizer_of(checkpoint: Checkpoint, data: Path | None) -> encoders.Encoder:
     """The tokenizer in `data`, by default the one that the checkpoint was trained with.
 
-    Raises:
-        UsageError: no tokenizer there, or not the checkpoint's.
+    UsageError if there is none, or it is not the checkpoint's.
     """
     folder = data or checkpoint.data
     try:
@@ -40,10 +39,8 @@ def tokenizer_of(checkpoint: Checkpoint, data: Path | None) -> encoders.Encoder:
         raise UsageError(f"{error}; --data names the folder that the checkpoint was pretrained on") from error
     size = encoder_config(checkpoint).vocab_size
     if encoder.symbols != size:
-        raise UsageError(
-            f"{folder}: its dictionary has {encoder.symbols} symbols and the checkpoint {size}; --data must name the "
-            "folder that the checkpoint was pretrained on"
-        )
+        found = f"its dictionary has {encoder.symbols} symbols and the checkpoint {size}"
+        raise UsageError(f"{folder}: {found}; --data must name the folder that the checkpoint was pretrained on")
     for note in checkpoint.notes:
         if note.get("dictionary", own := dictionary_digest(folder)) != own:
             raise UsageError(f"{folder}: dict.txt is not the one of the fine-tuning; --data must name its folder")
@@ -56,15 +53,12 @@ def dictionary_digest(tokenizer: Path) -> str:
 
 
 def encode(texts: Sequence[tuple[str, ...]], encoder: encoders.Encoder, longest: int, keep: str = "head") -> Sequences:
-    """Tokenise rows, all of one text or all of two.
+    """Tokenise rows, all of one text or all of two; UsageError for chunks of two texts.
 
     Args:
         longest: number of tokens that the model reads. Of two texts, the longer one is shortened first.
         keep: what is read of longer rows: `head`; `head-tail`, a quarter from the beginning and the rest from the end
             (Sun et al. 2019 take 128 and 382 of 510 tokens); or `chunks`, all of it, as sequences of equal length.
-
-    Raises:
-        UsageError: chunks of two texts.
     """
     if keep == "chunks" and texts and len(texts[0]) > 1:
         raise UsageError("--keep chunks is for one text a row; with two, choose head or head-tail")
@@ -84,7 +78,10 @@ def encode(texts: Sequence[tuple[str, ...]], encoder: encoders.Encoder, longest:
             sequences = [[chunk] for chunk in np.array_split(row[0], -(-len(row[0]) // room))]
         else:
             sequences = [[_shorten(text, length, keep) for text, length in zip(row, kept, strict=True)]]
-        ids += map(_with_special_symbols, sequences)
+        for sequence in sequences:
+            parts = [part for text in sequence for part in ([EOS], text, [EOS])]
+            ids.append(np.concatenate(parts).astype(np.int64))
+            ids[-1][0] = BOS
         owners += [number] * len(sequences)
     return Sequences(ids, np.array(owners, dtype=np.int64), longer)
 
@@ -102,12 +99,6 @@ def fit(lengths: Sequence[int], room: int) -> list[int]:
 def _shorten(ids: Ids, length: int, keep: str) -> Ids:
     head = length // 4 if keep == "head-tail" and length < len(ids) else length
     return np.concatenate([ids[:head], ids[len(ids) - (length - head) :]])
-
-
-def _with_special_symbols(texts: Sequence[Ids]) -> Ids:
-    ids = np.concatenate([part for text in texts for part in ([EOS], text, [EOS])]).astype(np.int64)
-    ids[0] = BOS
-    return ids
 
 
 def like_length(lengths: Sequence[int], batch_tokens: int, overhead: int = 64) -> list[Ids]:

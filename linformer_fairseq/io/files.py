@@ -23,8 +23,7 @@ _HOST = socket.gethostname().split(".")[0]
 def replace_when_done(path: Path, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file or folder written there is renamed to `path` on success.
 
-    Raises:
-        UsageError: `path` exists and `force` is false.
+    UsageError if `path` exists and `force` is false.
     """
     if not force and path.exists():
         raise UsageError(f"{path} exists; choose another target, or replace it with --force")

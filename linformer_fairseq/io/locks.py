@@ -24,12 +24,8 @@ def hold(path: Path, what: str, patience: float = 20.0) -> ExitStack:
     The kernel holds the lock, so a killed process leaves none behind. Forked children do not inherit it, because a data
     loader may outlive its killed parent by some seconds.
 
-    Args:
-        path: a folder, which is locked by `.lock` in it, or the lock file itself.
-        what: the kind of work that needs it, for messages: "training run".
-
-    Raises:
-        UsageError: another process still holds it after `patience` seconds.
+    `path` is a folder, which is locked by `.lock` in it, or the lock file itself; `what` is the kind of work that needs
+    it, such as "training run". UsageError if another process still holds it after `patience` seconds.
     """
     lock = ExitStack()
     file = (path / NAME if path.is_dir() else path).resolve()

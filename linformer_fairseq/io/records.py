@@ -20,24 +20,16 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 
 def begun(record: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Start or resume work in the folder of `record`.
+    """Start or resume work in the folder of `record`; its content if the work is finished, else None.
 
-    Args:
-        record: `<stage>.json` in the output folder, to be written by `finish`.
-        settings: everything that the result depends on, including the input; JSON values.
-
-    Returns:
-        The content of the record if the work is finished, else None.
-
-    Raises:
-        UsageError: the folder holds the result, or unfinished work, of other settings or other input.
+    `record` is `<stage>.json` in the output folder, to be written by `finish`. `settings` are everything that the
+    result depends on, including the input, in JSON's types. UsageError if the folder holds work of other settings.
     """
     notes = record.parent / WORK / f"{record.stem}.settings"
     for path in (record, notes):
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
-            changed = changed_settings(content["settings"], settings)
-            if changed:
+            if changed := changed_settings(content["settings"], settings):
                 raise UsageError(
                     f"{record.parent} holds the {'result' if path == record else 'unfinished work'} of other settings "
                     f"({', '.join(changed)} changed, see {path.name}); delete that folder or choose another --out"
@@ -53,12 +45,9 @@ def begun(record: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 def finish(
     record: Path, settings: Mapping[str, Any], result: Mapping[str, Any], done: Iterable[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Record that the work is finished, print its result, and return the content of the record.
+    """Record that the work is finished, print its result, the counts of the whole, and return the record's content.
 
-    Args:
-        record, settings: as for `begun`.
-        result: the counts of the whole.
-        done: what `run_shards` returned for each shard; their files and seconds are added up.
+    `done` is what `run_shards` returned for each shard, whose files and seconds are added up; others as for `begun`.
     """
     done = list(done)
     content: dict[str, Any] = {

@@ -24,12 +24,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -48,17 +46,11 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shard:
-    """One unit of work: the call `function(*arguments)`.
+    """One unit of work: the call `function(*arguments)`."""
 
-    Attributes:
-        name: unique in the output folder; a valid file name.
-        arguments: picklable; they must not depend on the machine or the number of processes.
-        size: of the work, in any unit, for the progress bar. Large shards run first.
-    """
-
-    name: str
-    arguments: tuple[Any, ...]
-    size: int = 1
+    name: str  # unique in the output folder; a valid file name
+    arguments: tuple[Any, ...]  # picklable; they must not depend on the machine or the number of processes
+    size: int = 1  # of the work, in any unit, for the progress bar; large shards run first
 
 
 @dataclass(frozen=True)
@@ -82,12 +74,8 @@ def run_shards(
         label: text of the progress bar.
         unit: of `Shard.size`; `B` for bytes.
 
-    Returns:
-        For each shard, in the given order: `result` and `files` (name below `out` -> SHA-256) of its `Done`, and the
-        `seconds` that it took.
-
-    Raises:
-        Exception: whatever `function` raises. Finished shards stay finished, claims are released.
+    Returns, for each shard in the given order, `result` and `files` (name below `out` -> SHA-256) of its `Done`, and
+    the `seconds` that it took. Raises whatever `function` raises; finished shards stay finished, claims are released.
     """
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
@@ -95,7 +83,8 @@ def run_shards(
     waiting.sort(key=lambda shard: -shard.size)  # with the small ones last, processes end together
     total, left = sum(s.size for s in shards), sum(s.size for s in waiting)
     bar = tqdm(total=total, initial=total - left, desc=label, unit=unit, unit_scale=unit == "B", disable=not waiting)
-    pool_of = process_pool(min(workers, max(1, len(waiting))), _module(function)) if workers else Inline()
+    module = getattr(function, "func", function).__module__
+    pool_of = process_pool(min(workers, max(1, len(waiting))), module) if workers else Inline()
     with bar, Claims(work) as claims, pool_of as pool:
         running: dict[Future[tuple[Done, float]], Shard] = {}
         while waiting or running:
@@ -115,8 +104,10 @@ def run_shards(
                 time.sleep(POLL_SECONDS if waiting else 0)
                 continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                shard = running.pop(future)
-                _record(work, shard.name, *future.result(), out)
+                shard, (done, seconds) = running.pop(future), future.result()
+                files = {str(path.relative_to(out)): digest(path) for path in done.files}
+                content = {"result": done.result, "files": files, "seconds": seconds}
+                write_text(record_of(work, shard.name), json.dumps(content, sort_keys=True))
                 claims.drop(shard.name)
                 bar.update(shard.size)
     return {shard.name: json.loads(record_of(work, shard.name).read_text(encoding="utf-8")) for shard in shards}
@@ -127,19 +118,9 @@ def record_of(work: Path, name: str) -> Path:
     return work / f"{name}.json"
 
 
-def _module(function: Callable[..., Done]) -> str:
-    return function.func.__module__ if isinstance(function, partial) else function.__module__
-
-
 def _timed(function: Callable[..., Done], arguments: tuple[Any, ...]) -> tuple[Done, float]:
     start = time.monotonic()
     return function(*arguments), round(time.monotonic() - start, 3)
-
-
-def _record(work: Path, name: str, done: Done, seconds: float, out: Path) -> None:
-    files = {str(path.relative_to(out)): digest(path) for path in done.files}
-    content = {"result": done.result, "files": files, "seconds": seconds}
-    write_text(record_of(work, name), json.dumps(content, sort_keys=True))
 
 
 class Claims:
@@ -156,9 +137,7 @@ class Claims:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
         for path in self._held:
@@ -187,7 +166,8 @@ class Claims:
 
     def _create(self, path: Path) -> bool:
         # A hard link to a complete file: whoever sees the claim can read its owner.
-        self._own.write_text(json.dumps(_identity()), encoding="utf-8")
+        identity = {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
+        self._own.write_text(json.dumps(identity), encoding="utf-8")
         try:
             os.link(self._own, path)
         except FileExistsError:
@@ -219,10 +199,6 @@ class Claims:
                     os.utime(path)
                 except FileNotFoundError:
                     pass  # dropped, or taken over while this task was suspended; both tasks write the same bytes
-
-
-def _identity() -> Mapping[str, Any]:
-    return {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
 
 
 def _started(process: int) -> str | None:

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-ATTENTIONS = ("linformer", "exact", "none")
-PROJECTIONS = ("linear", "mean-pool", "max-pool", "conv")
+ATTENTIONS = ("linformer", "exact", "local", "none")
+PROJECTIONS = ("linear", "mean-pool", "max-pool", "conv", "adaptive")
 SHARINGS = ("none", "headwise", "key-value", "layerwise")
 INITS = ("block-mean", "normal")
 ACTIVATIONS = ("gelu", "relu")
@@ -72,8 +72,9 @@ class EncoderConfig:
     )
     projection: str = option(
         "linear",
-        "kind of E and F: a learned k x n matrix (linear), or a pooling or depthwise convolution over blocks of n/k "
-        "tokens (mean-pool, max-pool, conv)",
+        "kind of E and F: a learned k x n matrix (linear); a pooling or depthwise convolution over blocks of n/k "
+        "tokens (mean-pool, max-pool, conv); or weighted means over blocks that follow the length of the text, so that "
+        "attention is exact up to k tokens (adaptive)",
         label="projection",
         choices=PROJECTIONS,
     )
@@ -100,9 +101,17 @@ class EncoderConfig:
     freeze_projection: bool = option(False, "keep the initial E and F")
     attention: str = option(
         "linformer",
-        "linformer, or a control with everything else equal: exact (softmax over all tokens) or none",
+        "linformer, or a control with everything else equal: exact (softmax over all tokens), local (only the "
+        "neighbours of --local-window) or none",
         label="attention",
         choices=ATTENTIONS,
+    )
+    local_window: int = option(
+        0,
+        "W: each token attends exactly to itself and to its W neighbours on each side, beside the projected slots of "
+        "the rest, in one softmax; 0 for none, as in the paper",
+        label="local window",
+        limits=(0, math.inf),
     )
     local_conv: int = option(
         0,
@@ -117,6 +126,7 @@ class EncoderConfig:
     activation: str = option(
         "gelu", "activation of the feed-forward sublayer", "activation_fn", "hidden_act", choices=ACTIVATIONS
     )
+    layer_norm_eps: float = option(1e-5, "added to the variance in every layer norm", limits=(0, math.inf))
     normalize_before: bool = option(
         False,
         "layer norm before each sublayer instead of after it (pre-LN)",
@@ -152,6 +162,11 @@ class EncoderConfig:
         if self.local_conv < 0 or (self.local_conv and self.local_conv % 2 == 0):
             remedy = "its width must be odd, so that it is centred on a token, or 0 for no convolution"
             raise ValueError(f"--local-conv is {self.local_conv}; {remedy}")
+        if bool(self.local_window) not in {"linformer": (False, True), "local": (True,)}.get(self.attention, (False,)):
+            raise ValueError(
+                f"--local-window {self.local_window} does not go with --attention {self.attention}: linformer takes "
+                "any window, local one of at least 1, exact and none have none"
+            )
         if self.attention == "linformer":
             self._check_lengths()
 
@@ -164,7 +179,12 @@ class EncoderConfig:
         for k in lengths:
             if not 1 <= k <= n:
                 raise ValueError(f"--projected-length {k} does not lie between 1 and --max-positions {n}")
-            if self.projection != "linear" and n % k:
+            if self.projection == "adaptive" and k < 3:
+                raise ValueError(
+                    f"--projected-length {k} is too small for --projection adaptive, which keeps a slot each for the "
+                    "first and the last token; give at least 3"
+                )
+            if self.projection not in ("linear", "adaptive") and n % k:
                 raise ValueError(
                     f"--projection {self.projection} pools blocks of n/k tokens, and --max-positions {n} is not a "
                     f"multiple of --projected-length {k}; choose a divisor of {n}"
@@ -188,7 +208,7 @@ class EncoderConfig:
     @property
     def learns_projection(self) -> bool:
         """Whether E and F have parameters; pooling has none, so that sharing means nothing for it."""
-        return self.attention == "linformer" and self.projection in ("linear", "conv")
+        return self.attention == "linformer" and self.projection in ("linear", "conv", "adaptive")
 
     @property
     def one_for_all_layers(self) -> bool:

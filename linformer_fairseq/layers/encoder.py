@@ -8,9 +8,10 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import LinformerSelfAttention, NoAttention, Projection, SelfAttention, at, build_projection
+from .attention import LinformerSelfAttention, LocalSelfAttention, NoAttention, SelfAttention, at
 from .config import EncoderConfig
 from .fused import add_dropped, dropout, feed_forward
+from .projection import Projection, build_projection
 
 try:  # NVIDIA's apex; PyPI's `apex` is another project without this module
     from apex.normalization import FusedLayerNorm
@@ -26,10 +27,10 @@ class LinformerEncoderLayer(nn.Module):
         self.normalize_before = cfg.normalize_before
         self.activation = cfg.activation
         self.self_attn = build_attention(cfg, index)
-        self.self_attn_layer_norm = layer_norm(cfg.embed_dim)
+        self.self_attn_layer_norm = layer_norm(cfg.embed_dim, cfg.layer_norm_eps)
         self.fc1 = nn.Linear(cfg.embed_dim, cfg.ffn_dim)
         self.fc2 = nn.Linear(cfg.ffn_dim, cfg.embed_dim)
-        self.final_layer_norm = layer_norm(cfg.embed_dim)
+        self.final_layer_norm = layer_norm(cfg.embed_dim, cfg.layer_norm_eps)
         self.dropout, self.activation_dropout = cfg.dropout, cfg.activation_dropout
 
     def forward(
@@ -63,10 +64,10 @@ class LinformerEncoder(nn.Module):
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.embed_dim, cfg.pad_index)
         # fairseq numbers positions from pad_index + 1 on, so its table has that many rows more.
         self.embed_positions = nn.Embedding(cfg.max_positions + cfg.pad_index + 1, cfg.embed_dim, cfg.pad_index)
-        self.layernorm_embedding = layer_norm(cfg.embed_dim)
+        self.layernorm_embedding = layer_norm(cfg.embed_dim, cfg.layer_norm_eps)
         self.E = build_projection(cfg, cfg.lengths[0]) if cfg.one_for_all_layers else None
         self.layers = nn.ModuleList(LinformerEncoderLayer(cfg, i) for i in range(cfg.num_layers))
-        self.layer_norm = layer_norm(cfg.embed_dim) if cfg.normalize_before else None
+        self.layer_norm = layer_norm(cfg.embed_dim, cfg.layer_norm_eps) if cfg.normalize_before else None
 
     def compile_layers(self, **options: Any) -> None:
         """Compiles the layers with torch.compile; each graph serves all layers of the same k.
@@ -130,19 +131,19 @@ class LinformerEncoder(nn.Module):
         return out
 
 
-def layer_norm(dim: int) -> nn.Module:
+def layer_norm(dim: int, eps: float) -> nn.Module:
     """A layer norm over the last `dim` channels: apex's fused one if it is installed and there is a GPU."""
     if FusedLayerNorm is not None and torch.cuda.is_available():
-        norm: nn.Module = FusedLayerNorm(dim)
+        norm: nn.Module = FusedLayerNorm(dim, eps)
         return norm
-    return nn.LayerNorm(dim)
+    return nn.LayerNorm(dim, eps)
 
 
 def build_attention(cfg: EncoderConfig, index: int) -> nn.Module:
     """The attention sublayer of layer `index`."""
     if cfg.attention == "linformer":
         return LinformerSelfAttention(cfg, cfg.lengths[index])
-    return SelfAttention(cfg) if cfg.attention == "exact" else NoAttention(cfg)
+    return {"exact": SelfAttention, "local": LocalSelfAttention, "none": NoAttention}[cfg.attention](cfg)
 
 
 def touch(x: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:

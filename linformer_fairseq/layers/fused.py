@@ -81,7 +81,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Te
     PyTorch's CPU kernel has no dropout; with dropout, PyTorch keeps N x K weights, their softmax and a mask for the
     backward pass. In bfloat16 its kernel is no faster than in float32. Here the weights are computed block by block,
     again in the backward pass; scores are rounded to the type of q, as under autocast without a kernel. In float32
-    without dropout PyTorch's kernel is faster, and is used. mask: (B, 1, 1, K), True where a key may be attended to.
+    without dropout PyTorch's kernel is faster, and is used. mask: (B, 1, 1, K) or (B, 1, N, K), each B
+    perhaps 1, True where a key may be attended to.
     """
     q, k, v = _autocast(q, k, v)
     own = q.device.type == "cpu" and not torch.compiler.is_compiling() and (p > 0 or q.dtype == torch.bfloat16)
@@ -241,6 +242,8 @@ def _blocks(
             if mask is None:
                 weights = torch.softmax(scores, -1)
             else:  # 0 where nothing may be attended to
-                weights = torch._safe_softmax(scores.masked_fill_(~mask[b], -torch.inf), -1)
+                seen = mask[b if mask.size(0) > 1 else 0]
+                seen = seen[:, rows] if seen.size(1) > 1 else seen
+                weights = torch._safe_softmax(scores.masked_fill_(~seen, -torch.inf), -1)
             keep = keep_mask(scores.shape, p, q.dtype, generator).mul_(_scale(p)) if p else None
             yield b, rows, weights, keep

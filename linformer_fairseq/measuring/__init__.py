@@ -4,5 +4,5 @@ study.py             flags, cells that are kept, machine and versions, results.j
 plots.py             lines over updates, tokens or lengths
 trainings.py         short trainings of the tiny recipe, and their perplexity
 official_example.py  fairseq's own Linformer
-layers.py, layer_cost.py, timed_train.py, anatomy.py     parts of table3_efficiency.py and update_speed.py
+layers.py            what one layer costs, ours and others, for table3_efficiency.py
 """

@@ -1,10 +1,11 @@
-"""How much memory of a GPU a pretraining run needs, from its model on the meta device: nothing is allocated or measured.
+"""How much memory of a GPU a pretraining run needs, from its model on the meta device: nothing is allocated.
 
     python -m linformer_fairseq.measuring.gpu_memory base_n4096_k256
 
 Counted are what `--fp16` with one flat copy keeps for each parameter, what the forward pass of one batch keeps for the
-backward pass (each storage once, with PyTorch's memory-efficient attention, which V100 has too), and the largest tensors
-of the loss. CUDA's own memory and what the allocator cannot use are allowed for by constants. CUDA: not yet run.
+backward pass (each storage once, with PyTorch's memory-efficient attention, which V100 has too), and the largest
+tensors of the loss. CUDA's own memory and what the allocator cannot use are allowed for by constants.
+CUDA: not yet run.
 """
 
 from __future__ import annotations

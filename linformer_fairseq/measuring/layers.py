@@ -1,44 +1,58 @@
-"""The encoder layers that table3_efficiency.py measures: ours, fairseq's, and others in plain PyTorch.
+"""Time and memory of the encoder layers of table3_efficiency.py: ours, fairseq's, and others in plain PyTorch.
 
 All are post-LN encoder layers from (B, N, C) to (B, N, C), fairseq's from (N, B, C) to (N, B, C).
 Shapes: B batch, N tokens, K projected length, H heads, D head dimension, C = H·D channels.
 """
 
-from __future__ import annotations
-
+import ctypes
+import gc
 import math
+import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-import fairseq.data
 import torch
 import torch.nn.functional as functional
+from fairseq.data import Dictionary
 from torch import Tensor, nn
+from torch.utils.benchmark import timer
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoderLayer
-from linformer_fairseq.layers.attention import build_projection
+from linformer_fairseq.layers.projection import build_projection
 from linformer_fairseq.measuring.official_example import build_official_encoder
+from linformer_fairseq.measuring.study import forget_peak, status
+from linformer_fairseq.training.memory import keep_freed_memory
+
+ROUND_SECONDS = 0.5  # the least that is timed at once
+# Options of glibc's mallopt (malloc.h) -> values, so that the resident set is what lives.
+GIVE_BACK = {-4: 65536, -3: 2**16, -1: 0}
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes of one layer: n tokens, k projected length."""
+class Entry:
+    """One contestant at one size, with tokens/n inputs of n tokens in a step."""
 
+    kind: str  # time, or memory: see `cost`
+    contestant: str
     n: int
     k: int
-    embed_dim: int = 768
-    heads: int = 12
-    ffn_dim: int = 3072
-    dropout: float = 0.1
+    tokens: int
+    mode: str  # train, forward and backward with dropout; or forward
+    dtype: str  # fp32; or bf16, which is autocast
+    embed_dim: int
+    heads: int
+    ffn_dim: int
+    dropout: float
 
 
 class Layer(nn.Module):
     """Attention and feed-forward sublayer, each with dropout, residual and layer norm."""
 
-    def __init__(self, sizes: Sizes, attention: nn.Module) -> None:
+    def __init__(self, sizes: Entry, attention: nn.Module) -> None:
         super().__init__()
         self.attention = attention
         self.attention_norm = nn.LayerNorm(sizes.embed_dim)
@@ -56,7 +70,7 @@ class Layer(nn.Module):
 class ExactAttention(nn.Module):
     """Softmax attention to all tokens: by `scaled_dot_product_attention`, or with the N x N matrices in memory."""
 
-    def __init__(self, sizes: Sizes, in_memory: bool = False) -> None:
+    def __init__(self, sizes: Entry, in_memory: bool = False) -> None:
         super().__init__()
         self.heads, self.in_memory = sizes.heads, in_memory
         self.q, self.k, self.v, self.out = (nn.Linear(sizes.embed_dim, sizes.embed_dim) for _ in range(4))
@@ -86,13 +100,12 @@ class _NoCore(torch.autograd.Function):
         return grad, grad[:, : ctx.k], grad[:, : ctx.k]
 
 
-class BoundAttention(nn.Module):
+class BoundAttention(ExactAttention):
     """Ours (layerwise sharing) without its core: E x, then q from N rows, k and v from K rows, and the output."""
 
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
+    def __init__(self, sizes: Entry) -> None:
+        super().__init__(sizes)
         self.E = nn.Parameter(torch.randn(sizes.k, sizes.n) / math.sqrt(sizes.k))
-        self.q, self.k, self.v, self.out = (nn.Linear(sizes.embed_dim, sizes.embed_dim) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         compressed = torch.bmm(self.E[:, : x.size(1)].expand(x.size(0), -1, -1), x)
@@ -102,87 +115,54 @@ class BoundAttention(nn.Module):
 
 
 class WithArguments(nn.Module):
-    """A layer that takes more than its input; modules among `others` are trained with it."""
+    """A layer that takes a mask, here None, and perhaps the encoder's one E, which is trained with it."""
 
-    def __init__(self, layer: nn.Module, *others: nn.Module | None) -> None:
+    def __init__(self, layer: nn.Module, *shared: nn.Module) -> None:
         super().__init__()
-        self.layer, self.others = layer, others
-        self.trained = nn.ModuleList(other for other in others if other is not None)
+        self.layer, self.shared = layer, nn.ModuleList(shared)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layer(x, *self.others)
+        out: Tensor = self.layer(x, None, *self.shared)
         return out
 
 
-def ours(sizes: Sizes, attention: str = "linformer") -> nn.Module:
-    """This project's layer; with layerwise sharing it is handed the encoder's one E."""
-    cfg = EncoderConfig(
-        vocab_size=100,
-        max_positions=sizes.n,
-        embed_dim=sizes.embed_dim,
-        ffn_dim=sizes.ffn_dim,
-        num_heads=sizes.heads,
-        num_layers=1,
-        projected_length=sizes.k,
-        projection_init="normal",  # has no part in the speed, and is built without the memory of block means
-        attention=attention,
-        dropout=sizes.dropout,
-        attention_dropout=0.0,
-    )
-    E = build_projection(cfg, sizes.k) if cfg.one_for_all_layers else None
-    return WithArguments(LinformerEncoderLayer(cfg, 0), None, E)
+def ours(s: Entry) -> nn.Module:
+    """This project's layer with layerwise sharing."""
+    same: Any = {"embed_dim": s.embed_dim, "ffn_dim": s.ffn_dim, "num_heads": s.heads, "dropout": s.dropout}
+    # The start of E has no part in the speed, and this one is built without the memory of block means.
+    same |= {"attention_dropout": 0.0, "projection_init": "normal"}
+    cfg = EncoderConfig(max_positions=s.n, projected_length=s.k, num_layers=1, **same)
+    return WithArguments(LinformerEncoderLayer(cfg, 0), build_projection(cfg, s.k))
 
 
-def compiled(sizes: Sizes) -> nn.Module:
-    layer = ours(sizes)
-    layer.compile()
-    return layer
-
-
-def official(s: Sizes, sharing: str) -> nn.Module:
+def official(s: Entry) -> nn.Module:
     """The layer of fairseq's example."""
     sizes = {"embed_dim": s.embed_dim, "ffn_embed_dim": s.ffn_dim, "attention_heads": s.heads, "layers": 1}
     named = {f"encoder_{name}": value for name, value in sizes.items()}
-    encoder: Any = build_official_encoder(fairseq.data.Dictionary(), sharing, s.n, s.k, dropout=s.dropout, **named)
-    return WithArguments(encoder.layers[0], None)
+    encoder: Any = build_official_encoder(Dictionary(), "headwise", s.n, s.k, dropout=s.dropout, **named)
+    return WithArguments(encoder.layers[0])
 
 
-def lucidrains(sizes: Sizes) -> nn.Module:
+def lucidrains(sizes: Entry) -> nn.Module:
     module = import_module("linformer")
     return Layer(sizes, module.LinformerSelfAttention(sizes.embed_dim, sizes.n, k=sizes.k, heads=sizes.heads))
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One column of the tables.
-
-    Attributes:
-        about: what it is, for the report.
-        build: makes the layer.
-        kind: exact, plain (exact with N x N matrices in memory), fairseq, ours (its trainings keep freed memory), bound
-            (it has no attention core) or other.
-    """
-
-    about: str
-    build: Callable[[Sizes], nn.Module]
-    kind: str
 
 
 PLAIN = "exact attention with the n x n softmax in memory, the paper's baseline"
 FAIRSEQ = "fairseq's examples/linformer, its default sharing (headwise); drops attention weights by --dropout"
 BOUND = "ours without its attention core, in plain PyTorch"
-CONTESTANTS = {
-    "ours": Contestant("this project's layer, layerwise sharing", ours, "ours"),
-    "exact": Contestant("exact attention by SDPA in plain PyTorch", lambda s: Layer(s, ExactAttention(s)), "exact"),
-    "exact-ours": Contestant("this project's layer with `--attention exact`", lambda s: ours(s, "exact"), "exact"),
-    "plain": Contestant(PLAIN, lambda s: Layer(s, ExactAttention(s, in_memory=True)), "plain"),
-    "fairseq": Contestant(FAIRSEQ, lambda s: official(s, "headwise"), "fairseq"),
-    "fairseq-shared": Contestant("the same with layerwise sharing", lambda s: official(s, "layerwise"), "fairseq"),
-    "lucidrains": Contestant("attention of the package linformer 0.2.3 in the plain layer", lucidrains, "other"),
-    "bound": Contestant(BOUND, lambda s: Layer(s, BoundAttention(s)), "bound"),
-    "ours-compiled": Contestant("this project's layer through torch.compile", compiled, "ours"),
+CONTESTANTS: dict[str, tuple[str, Callable[[Entry], nn.Module]]] = {
+    "ours": ("this project's layer, layerwise sharing", ours),
+    "exact": ("exact attention by SDPA in plain PyTorch", lambda s: Layer(s, ExactAttention(s))),
+    "plain": (PLAIN, lambda s: Layer(s, ExactAttention(s, in_memory=True))),
+    "fairseq": (FAIRSEQ, official),
+    "lucidrains": ("attention of the package linformer 0.2.3 in the plain layer", lucidrains),
+    "bound": (BOUND, lambda s: Layer(s, BoundAttention(s))),
 }
-DEFAULT = tuple(name for name in CONTESTANTS if name != "ours-compiled")
+"""Columns of the tables: what each is, and what makes the layer."""
+
+EXACT = ("exact", "plain")
+"""Those that know no k."""
 
 
 def missing(name: str) -> str | None:
@@ -190,3 +170,98 @@ def missing(name: str) -> str | None:
     if name == "lucidrains" and find_spec("linformer") is None:
         return "not installed: pip install --no-deps linformer==0.2.3"
     return None
+
+
+class Runner:
+    """One entry, ready to take steps."""
+
+    def __init__(self, entry: Entry, device: str) -> None:
+        torch.manual_seed(0)
+        self.entry, self.device, self.train = entry, device, entry.mode == "train"
+        self.layer = CONTESTANTS[entry.contestant][1](entry).to(device).train(self.train)
+        n, batch = entry.n, entry.tokens // entry.n
+        shape = (*((n, batch) if entry.contestant == "fairseq" else (batch, n)), entry.embed_dim)
+        self.x = torch.randn(shape, device=device, requires_grad=self.train)
+        self.grad = torch.randn(shape, device=device)
+
+    def step(self, small: bool = False) -> None:
+        """Forward, and in training backward from a random gradient of the output.
+
+        A small step has one input of k tokens: everything is loaded then, and the parameters have gradients.
+        """
+        x, grad = self.x, self.grad
+        if small:
+            one, few = slice(1), slice(max(1, self.entry.k))
+            part = (few, one) if self.entry.contestant == "fairseq" else (one, few)
+            x, grad = x.detach()[part].clone().requires_grad_(self.train), grad[part]
+        autocast = torch.autocast(self.device, torch.bfloat16) if self.entry.dtype == "bf16" else nullcontext()
+        with torch.set_grad_enabled(self.train), autocast:
+            out = self.layer(x)
+        if self.train:
+            out.backward(grad.to(out.dtype))
+
+    def seconds(self, steps: int = 1) -> float:
+        """Mean seconds of a step; all gradients are forgotten after each."""
+        start = timer()
+        for _ in range(steps):
+            self.step()
+            self.x.grad = None
+            self.layer.zero_grad(set_to_none=True)
+        took: float = timer() - start
+        return took / steps
+
+    def growth(self) -> int:
+        """Bytes at the peak of a step beyond what was there before it."""
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.step()
+            return torch.cuda.max_memory_allocated() - before
+        forget_peak()
+        before = status("VmRSS")
+        self.step()
+        return status("VmHWM") - before
+
+
+def cost(entry: Entry, device: str, threads: int, budget: float) -> dict[str, Any]:
+    """The entry with `seconds` of a step or `bytes` at its peak, or why it was `skipped`.
+
+    It is measured in this process, in which nothing has been computed before. Bytes are the growth of the resident set
+    (on a GPU: of what the allocator has given out) from when layer, gradients of its parameters and input exist, to the
+    peak within a step. The first step is for warming up, and counts if it takes more than half the budget (seconds).
+    """
+    torch.set_num_threads(threads)
+    found, reason = asdict(entry), too_large(entry, device)
+    if reason is not None:
+        return found | {"skipped": reason}
+    if entry.kind == "memory" and platform.libc_ver()[0] == "glibc":
+        for name, value in GIVE_BACK.items():
+            ctypes.CDLL(None).mallopt(name, value)
+    elif entry.contestant == "ours":
+        keep_freed_memory()  # as its users find it: a tenth of the time of a layer on a CPU
+    try:
+        runner = Runner(entry, device)
+        runner.step(small=True)
+        if entry.kind == "memory":
+            return found | {"bytes": runner.growth()}
+        first = runner.seconds()
+        if first > budget / 2:
+            return found | {"seconds": first}
+        # The first step still sets kernels up; where it is short, the second one says how long a step takes.
+        steps = math.ceil(ROUND_SECONDS / (first if first > 1 else runner.seconds()))
+        return found | {"seconds": runner.seconds(steps)}
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        return found | {"skipped": "out of memory"}
+
+
+def too_large(entry: Entry, device: str) -> str | None:
+    """Why an entry that holds n x n matrices is not run, if so."""
+    if entry.contestant != "plain":
+        return None
+    # fp32: scores and weights; in training weights and two gradients.
+    needed = (12 if entry.mode == "train" else 8) * entry.heads * entry.tokens * entry.n
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else status("MemAvailable", "meminfo")
+    return f"needs about {needed / 2**30:,.0f} GiB, {free / 2**30:,.0f} GiB are free" if needed > 0.9 * free else None

@@ -1,7 +1,5 @@
 """fairseq's own Linformer (examples/linformer, shipped in its wheel), to be measured beside ours."""
 
-from __future__ import annotations
-
 import sys
 from argparse import Namespace
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Lines as pictures, all in one style."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +23,8 @@ class Panel:
     scale: str = "linear"
 
 
-def plot_lines(
-    path: Path, ylabel: str, panels: Sequence[Panel], style: Callable[[str], str] = lambda label: "o-"
-) -> None:
-    """Draw panels side by side to a PNG, with one logarithmic y axis and one colour for a label.
-
-    Args:
-        style: of a line by its label, as matplotlib writes it.
-    """
+def plot_lines(path: Path, ylabel: str, panels: Sequence[Panel], style: Callable[[str], str]) -> None:
+    """Draw panels side by side to a PNG, with one logarithmic y axis, and a colour and a `style` ("o-") for a label."""
     labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.2 * len(panels) + 3, 4.4), dpi=110, sharey=True, squeeze=False, layout="constrained"
@@ -46,21 +38,14 @@ def plot_lines(
         axis.set_title(panel.title, fontsize=8)
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel(ylabel)
-    handles = {
-        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
+    lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside right upper", fontsize=8)
     figure.savefig(path)
     plt.close(figure)
 
 
 def plot_curve(metrics: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw perplexity over updates, training and validation, to a PNG.
-
-    Args:
-        metrics: lines as `training.metrics.read_metrics` returns them.
-        title: what was trained on what.
-    """
+    """Draw perplexity over updates, training and validation, to a PNG; `metrics` are those of `read_metrics`."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for figures in metrics:
         lines.setdefault(figures["split"], []).append((figures["update"], figures["perplexity"]))

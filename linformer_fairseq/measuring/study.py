@@ -4,8 +4,6 @@ A script is a `Measurement`: it adds its flags, runs named cells, and makes Mark
 function whose result is kept in OUT/cells as soon as it is finished, so the same command resumes where it was stopped.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging
@@ -38,27 +36,21 @@ Results = dict[str, Any]
 FRAME = {"out", "report", "results", "quick", "rounds"}
 
 
+@dataclass
 class Cells:
     """The cells of a folder, each in a file of its own, so that several commands may add to them."""
 
-    def __init__(self, folder: Path, command: str) -> None:
-        self.folder = folder
-        self.command = command
-        self.failed: list[str] = []
+    folder: Path
+    command: str
+    failed: list[str] = field(default_factory=list)
 
-    def run(
-        self, work: Mapping[str, Work], sizes: Mapping[str, float] | None = None, parallel: int = 1, again: bool = False
-    ) -> None:
+    def run(self, work: Mapping[str, Work], parallel: int = 1, again: bool = False) -> None:
         """Run the cells that are not finished, in the order given, or all `again`; `parallel` of them at a time.
 
-        Args:
-            work: by the name of the cell; the result must be JSON.
-            sizes: about how long each takes, in any unit, for the remaining time.
+        `work` is by the name of the cell, and its result must be JSON.
         """
-        sizes = sizes or dict.fromkeys(work, 1.0)
         left = [name for name in work if again or not self._file(name).exists()]
-        style = "{desc} {percentage:3.0f}% |{bar:20}| {elapsed} < {remaining}"
-        with tqdm(total=sum(sizes[name] for name in left), bar_format=style, disable=not left, smoothing=0) as bar:
+        with tqdm(total=len(left), unit=" cells", disable=not left, smoothing=0) as bar:
 
             def one(name: str) -> None:
                 bar.set_description(name)
@@ -70,7 +62,7 @@ class Cells:
                     number = len(list(self.folder.glob("*.json")))
                     content = {"name": name, "number": number, "command": self.command, "result": result}
                     write_json(self._file(name), content)
-                bar.update(sizes[name])
+                bar.update()
 
             with ThreadPoolExecutor(parallel) as pool:
                 list(pool.map(one, left) if parallel > 1 else map(one, left))
@@ -90,8 +82,8 @@ class Cells:
 
 def rounds_of(cells: Mapping[str, Any], name: str) -> list[Any]:
     """Results of a contestant of `Cells.turns`, by round."""
-    numbers = range(sum(other.startswith(f"{name}, round ") for other in cells))
-    return [cells[f"{name}, round {number}"] for number in numbers]
+    rounds = (f"{name}, round {number}" for number in range(len(cells)))
+    return [cells[one] for one in rounds if one in cells]
 
 
 def in_a_process(function: Callable[..., Any], *arguments: Any) -> Work:
@@ -106,40 +98,29 @@ def in_a_process(function: Callable[..., Any], *arguments: Any) -> Work:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One script.
+    """One script."""
 
-    Attributes:
-        file: its `__file__`.
-        about: its docstring, the text of --help.
-        flags: adds its arguments to the parser.
-        measure: runs the cells that the options ask for.
-        table: Markdown of the results.
-        pictures: name of a PNG file -> what draws it.
-        quick: defaults of --quick, which tries the script in little time.
-        choices: options that choose cells and change none of them.
-    """
-
-    file: str
-    about: str | None
-    flags: Callable[[argparse.ArgumentParser], None]
-    measure: Callable[[argparse.Namespace, Cells], None]
-    table: Callable[[Results], str]
-    pictures: Mapping[str, Callable[[Results, Path], None]] = field(default_factory=dict)
-    quick: Mapping[str, Any] = field(default_factory=dict)
-    choices: Sequence[str] = ()
+    file: str  # its `__file__`
+    about: str | None  # its docstring, the text of --help
+    flags: Callable[[argparse.ArgumentParser], None]  # adds its arguments to the parser
+    measure: Callable[[argparse.Namespace, Cells], None]  # runs the cells that the options ask for
+    table: Callable[[Results], str]  # Markdown of the results
+    pictures: Mapping[str, Callable[[Results, Path], None]] = field(default_factory=dict)  # by name of the PNG file
+    quick: Mapping[str, Any] = field(default_factory=dict)  # defaults of --quick
+    choices: Sequence[str] = ()  # options that choose cells and change none of them
 
     def main(self, words: Sequence[str] | None = None) -> int:
         """The command line; returns the exit status."""
         words = sys.argv[1:] if words is None else words
         logging.basicConfig(level=logging.WARNING, force=True)  # importing fairseq has set it to tell everything
-        return exit_status(self._program(), lambda: self._run(words))
+        return exit_status(as_typed(self.file, []), lambda: self._run(words))
 
     def _run(self, words: Sequence[str]) -> int:
         frame = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         frame.add_argument("--out", type=Path, metavar="DIR", help="folder of the finished cells (required)")
         frame.add_argument("--report", type=Path, metavar="PATH", help="folder or .md file to report to (default: OUT)")
         frame.add_argument("--results", type=Path, metavar="JSON", help="measure nothing: report on this results.json")
-        quick = ", ".join(f"{name} = {value}" for name, value in self.quick.items()).replace("%", "%%")
+        quick = ", ".join(f"{name} = {value}" for name, value in self.quick.items())
         frame.add_argument("--quick", action="store_true", help=f"try it in little time: {quick}")
         known, _ = frame.parse_known_args(words)
         if known.results is not None:
@@ -148,27 +129,21 @@ class Measurement:
             self._report(json.loads(known.results.read_text(encoding="utf-8")), known.report)
             return 0
         raw = argparse.RawDescriptionHelpFormatter
-        parser = argparse.ArgumentParser(self._program(), None, self.about, parents=[frame], formatter_class=raw)
+        parser = argparse.ArgumentParser(
+            as_typed(self.file, []), None, self.about, parents=[frame], formatter_class=raw
+        )
         self.flags(parser)
-        if known.quick:
-            parser.set_defaults(**self.quick)
+        parser.set_defaults(**self.quick if known.quick else {})
         options = parser.parse_args(words)
         if options.out is None:
             parser.error("--out DIR is required, except with --results")
         if getattr(options, "rounds", 1) < 1:
             parser.error(f"--rounds {options.rounds}: must be at least 1")
-        results, failed = self._measured(options, as_typed(self.file, words))
-        self._report(results, options.report or options.out)
-        if failed:
-            raise UsageError(f"{'; '.join(failed)}: the process was killed, for lack of memory?")
-        return 0
-
-    def _measured(self, options: argparse.Namespace, command: str) -> tuple[Results, list[str]]:
         own = {name: value for name, value in vars(options).items() if name not in {*FRAME, *self.choices}}
         settings = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
         here = machine(getattr(options, "device", None))
         begun(options.out / "cells.json", settings | {"machine": here})
-        cells = Cells(options.out / "cells", command)
+        cells = Cells(options.out / "cells", as_typed(self.file, words))
         self.measure(options, cells)
         found = cells.finished()
         results = {
@@ -177,24 +152,24 @@ class Measurement:
             "settings": {name: value for name, value in settings.items() if "/" not in str(value)},  # no folders
             "cells": {name: content["result"] for name, content in found.items()},
         }
-        return results, cells.failed
+        self._report(results, options.report or options.out)
+        if cells.failed:
+            raise UsageError(f"{'; '.join(cells.failed)}: the process was killed, for lack of memory?")
+        return 0
 
     def _report(self, results: Results, path: Path | None) -> None:
-        text = self.table(results)
-        if "note" in results:  # a remark that was added to results.json
-            text += f"\n{results['note']}\n"
+        """Print the table, and write it with its results and pictures if there is a path."""
+        note = f"\n{results['note']}\n" if "note" in results else ""  # a remark that was added to results.json
+        text = self.table(results) + note
         print(text)
-        if path is None:
-            return
-        markdown = path if path.suffix == ".md" else path / "table.md"
-        markdown.parent.mkdir(parents=True, exist_ok=True)
-        for name, draw in self.pictures.items():
-            draw(results, markdown.with_name(name))
-        write_text(markdown, text.rstrip("\n") + "\n")
-        write_json(path.with_suffix(".json") if path.suffix == ".md" else path / "results.json", results)
-
-    def _program(self) -> str:
-        return as_typed(self.file, [])
+        if path is not None:
+            single = path.suffix == ".md"
+            markdown = path if single else path / "table.md"
+            markdown.parent.mkdir(parents=True, exist_ok=True)
+            for name, draw in self.pictures.items():
+                draw(results, markdown.with_name(name))
+            write_text(markdown, text.rstrip("\n") + "\n")
+            write_json(path.with_suffix(".json") if single else path / "results.json", results)
 
 
 def as_typed(file: str, words: Sequence[str]) -> str:
@@ -251,9 +226,8 @@ def comparison(title: str, about: str = "", relative: str = "") -> Callable[[Res
 def _field(values: Sequence[Any]) -> str:
     if not all(isinstance(value, int | float) for value in values):
         return "" if values[0] is None else str(values[0])
-    shown = [
-        f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in (median(values), min(values), max(values))
-    ]
+    found = (median(values), min(values), max(values))
+    shown = [f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in found]
     return shown[0] if len(values) == 1 else f"{shown[0]} ({shown[1]}-{shown[2]})"
 
 
@@ -264,9 +238,9 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]], left: int 
     return "".join(f"| {line} |\n" for line in fields)
 
 
-def status(key: str) -> int:
-    """Bytes of a line of /proc/self/status, such as VmRSS (resident), VmHWM (its peak) or RssAnon (no file's)."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+def status(key: str, file: str = "self/status") -> int:
+    """Bytes of a line of a file in /proc: of this process VmRSS (resident), VmHWM (its peak), RssAnon (no file's)."""
+    lines = Path("/proc", file).read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:"))
 
 

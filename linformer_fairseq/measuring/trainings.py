@@ -1,19 +1,27 @@
 """Short trainings of the recipe `tiny_n512_k128` by the real fairseq-train, and perplexity by fairseq-validate."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from linformer_fairseq.checkpoints.checkpoint import complete_settings, symbols
+from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
 from linformer_fairseq.paths import RECIPES, USER_DIR
 from linformer_fairseq.training.metrics import read_metrics
 from linformer_fairseq.training.progress import parse_line, run_logged
 from linformer_fairseq.training.recipe import fairseq_train_argv
 
 RECIPE = RECIPES / "pretrain/tiny_n512_k128.yaml"
-TOKENS = 8 * 512
-"""Of an update."""
+TOKENS = 8 * 512  # of an update
+
+
+def untrained(model: Mapping[str, Any], vocabulary: int) -> LinformerRobertaModel:
+    """A model with these settings and random parameters, always the same."""
+    settings = complete_settings(model)
+    torch.manual_seed(1)
+    return LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(vocabulary)))
 
 
 def schedule(updates: int, validations: int = 10) -> dict[str, Any]:
@@ -33,30 +41,22 @@ def longer(tokens: int) -> dict[str, Any]:
     return {"task.tokens_per_sample": tokens, "dataset.batch_size": max(1, TOKENS // tokens)}
 
 
-def train(
-    data: Path, run: Path, settings: Mapping[str, Any], label: str, start: Path | None = None
-) -> list[dict[str, Any]]:
-    """Train, or resume; the lines of its metrics.jsonl. Checkpoints are in RUN/checkpoints.
+Metrics = list[dict[str, Any]]
 
-    Args:
-        run: folder of the run.
-        settings: changes to the recipe.
-        label: text of the progress line.
-        start: checkpoint whose parameters it starts from.
+
+def train(data: Path, run: Path, settings: Mapping[str, Any], label: str, start: Path | None = None) -> Metrics:
+    """Train with these changes to the recipe, or resume; the lines of RUN/checkpoints/metrics.jsonl.
+
+    The parameters are those of the checkpoint `start`, if there is one. `label` is the text of the progress line.
     """
     argv = fairseq_train_argv(RECIPE, data, run / "checkpoints", settings)
     if start is not None and not (run / "checkpoints/checkpoint_last.pt").exists():
         argv += ["--restore-file", str(start)]
     run_logged(argv, run / "train.log", range(settings["optimization.max_update"]), label)
-    return metrics_of(run)
-
-
-def metrics_of(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl of a training."""
     return read_metrics(run / "checkpoints")
 
 
-def curve(metrics: list[dict[str, Any]]) -> list[tuple[int, float]]:
+def curve(metrics: Metrics) -> list[tuple[int, float]]:
     """Updates and validation perplexities."""
     return [(line["update"], line["perplexity"]) for line in metrics if line["split"] == "valid"]
 

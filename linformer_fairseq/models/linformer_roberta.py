@@ -71,6 +71,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
             self.cfg.activation,
             weight=None if cfg.untie_weights_roberta else self.sentence_encoder.embed_tokens.weight,
         )
+        self.lm_head.layer_norm.eps = self.cfg.layer_norm_eps
 
     def forward(
         self,

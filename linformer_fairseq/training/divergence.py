@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -176,9 +177,7 @@ class Watch:
         """
         trainer = self.trainer
         together = not alone and trainer.data_parallel_world_size > 1
-        batches = list(self._batches())
-        if together:
-            batches = self._gather(batches)
+        batches = self._gather(list(self._batches())) if together else list(self._batches())
         if trainer.data_parallel_rank == 0:
             with suppress(Exception):  # an earlier save that failed has been reported, or will be
                 saving.finish()
@@ -209,13 +208,12 @@ class Watch:
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         """This rank's batches of the last update. Waits for the device."""
-        for number, sample in enumerate(self._samples):
-            loss = self._losses[number] if number < len(self._losses) else None
-            loss = None if loss is None else float(torch.as_tensor(loss).sum())
-            finite = None if loss is None else math.isfinite(loss)
-            loss = str(loss) if finite is False else loss
-            rank = int(self.trainer.data_parallel_rank)
-            yield {"rank": rank, "ids": _ids(sample), "loss_is_finite": finite, "loss_sum": loss}
+        rank = int(self.trainer.data_parallel_rank)
+        for sample, loss in zip_longest(self._samples, self._losses[: len(self._samples)]):
+            total = None if loss is None else float(torch.as_tensor(loss).sum())
+            finite = None if total is None else math.isfinite(total)
+            total_or_text = str(total) if finite is False else total  # JSON has no nan
+            yield {"rank": rank, "ids": _ids(sample), "loss_is_finite": finite, "loss_sum": total_or_text}
 
     def _gather(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The batches of all ranks; of this one alone if another is gone."""

@@ -12,8 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, EINVAL, ENOSPC
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -33,10 +34,9 @@ def checksum_file(path: Path) -> Path:
 
 def write(content: Any, path: Path) -> None:
     """Write what `torch.save` can write, and its checksum; a full disk raises a UsageError and changes nothing."""
-    with _replacing(path) as (partial, checksum), partial.open("wb", buffering=0) as raw:
-        file = _HashedFile(raw)
+    with _replacing(path) as (partial, checksum), _HashedFile(partial, "w") as file:
         try:
-            torch.save(content, file)  # type: ignore[arg-type]
+            torch.save(content, file)
         except Exception:
             if file.failure is not None:  # PyTorch raises something else in its place
                 raise file.failure from None
@@ -111,13 +111,17 @@ def remove_lone_checksums(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-class _HashedFile:
-    """Where `torch.save` writes to: keeps the checksum, and the error of the disk."""
+class _HashedFile(FileIO):
+    """Keeps the checksum of what is written, and the error of the disk.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
+    Nothing is buffered: a forked process would write a buffer a second time.
+    """
+
+    failure: OSError | None = None
+
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode)
         self.sha256 = hashlib.sha256()
-        self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
@@ -125,14 +129,11 @@ class _HashedFile:
         written = 0
         try:
             while written < len(view):
-                written += self.file.write(view[written:])
+                written += super().write(view[written:])
         except OSError as error:
             self.failure = error
             raise
         return written
-
-    def flush(self) -> None:
-        """Nothing is buffered: a forked process would write a buffer a second time."""
 
 
 @contextmanager

@@ -133,19 +133,22 @@ def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -
 
 @replaces(Trainer, "load_checkpoint")
 def load_state(fairseq: Function, trainer: Any, filename: str, *arguments: Any, **named: Any) -> Any:
-    """Load the state of an equivalent criterion or optimizer, or of another number of processes."""
-    with resuming.accepting_equivalents(trainer, filename), saved_precision.master_weights_restored(trainer):
-        extra_state = fairseq(trainer, filename, *arguments, **named)
+    """Load the state that any number of processes has saved."""
+    try:
+        with saved_precision.master_weights_restored(trainer):
+            extra_state = fairseq(trainer, filename, *arguments, **named)
+    except AssertionError:
+        resuming.refuse_other_names(trainer, filename)
+        raise
     resuming.share_among(trainer.data_parallel_world_size, extra_state)
     return extra_state
 
 
-@replaces(checkpoint_utils, "load_checkpoint_to_cpu")
-def read_checkpoint(fairseq: Function, *arguments: Any, **named: Any) -> Any:
-    """The content of the file, in the first rank, which passes it on to the others."""
-    state = fairseq(*arguments, **named)
-    resuming.adopt_names(state)
-    return state
+@replaces(Trainer, "_build_optimizer")
+def build_optimizer(fairseq: Function, trainer: Any) -> None:
+    """The model has its parameters; the state of the optimizer comes next, and may be an equivalent one's."""
+    fairseq(trainer)
+    resuming.adopt_names(trainer)
 
 
 @replaces(Trainer, "begin_epoch")

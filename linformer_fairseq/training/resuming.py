@@ -4,8 +4,6 @@ import copy
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch.distributed
 from fairseq.file_io import PathManager
 from omegaconf import open_dict
 
-from linformer_fairseq.compat import saved_precision
+from linformer_fairseq.compat.saved_precision import WRAPPERS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io import locks
 from linformer_fairseq.io.files import digest
@@ -22,10 +20,8 @@ from linformer_fairseq.training import files
 logger = logging.getLogger(__name__)
 
 LAST = "checkpoint_last.pt"
-EQUIVALENT = {"MaskedLmLoss", "FusedMaskedLmLoss"}
-"""Names of criteria whose states are the same, so that each resumes from what the other has saved."""
-
-_loading: Any = None  # the trainer that is loading a checkpoint
+EQUIVALENT = {"criterion": {"MaskedLmLoss", "FusedMaskedLmLoss"}, "optimizer": {"FairseqAdam", "FusedAdamW", *WRAPPERS}}
+"""Names of classes whose states are the same, so that each resumes from what the other has saved."""
 
 
 def prepare(cfg: Any, trainer: Any) -> Any:
@@ -93,54 +89,38 @@ def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
     return str(found)
 
 
-@contextmanager
-def accepting_equivalents(trainer: Any, filename: str) -> Iterator[None]:
-    """While `trainer` loads a checkpoint: `adopt_names` works, and what fairseq asserts is explained.
+def adopt_names(trainer: Any) -> None:
+    """Take the state of an equivalent criterion or optimizer for this run's own; fairseq compares names of classes."""
+    saved = (trainer._optim_history or [{}])[-1]
+    for kind, own in _own_names(trainer).items():
+        name = saved.get(f"{kind}_name")
+        if name != own and {name, own} <= EQUIVALENT[kind]:
+            saved[f"{kind}_name"] = own
+            logger.info(f"resuming with the {kind} {own} instead of {name}: their states are the same")
+
+
+def refuse_other_names(trainer: Any, filename: str) -> None:
+    """Explain what fairseq asserts of a checkpoint.
 
     Raises:
-        UsageError: the checkpoint was saved with a criterion or optimizer whose state this run cannot use.
+        UsageError: it was saved with a criterion or optimizer whose state this run cannot use.
+        SystemExit: likewise, in all ranks but the first.
     """
-    global _loading
-    _loading = trainer
-    try:
-        yield
-    except AssertionError:
-        saved = (getattr(trainer, "_optim_history", None) or [{}])[-1]
-        for kind, own in (("criterion", trainer.get_criterion()), ("optimizer", trainer.optimizer)):
-            name = saved.get(f"{kind}_name")
-            if name not in (None, type(own).__name__):
-                if trainer.data_parallel_rank > 0:  # the first one says so
-                    sys.exit(1)
-                raise UsageError(
-                    f"{filename} was saved with the {kind} {name}, and this run has {type(own).__name__}: choose the "
-                    f"earlier --{kind} and precision, or drop the state of the optimizer with --reset-optimizer"
-                ) from None
-        raise
-    finally:
-        _loading = None
+    saved = (trainer._optim_history or [{}])[-1]
+    for kind, own in _own_names(trainer).items():
+        name = saved.get(f"{kind}_name")
+        if name not in (None, own):
+            if trainer.data_parallel_rank > 0:
+                sys.exit(1)
+            raise UsageError(
+                f"{filename} was saved with the {kind} {name}, and this run has {own}: choose the earlier --{kind} and "
+                "precision, or drop the state of the optimizer with --reset-optimizer"
+            ) from None
 
 
-def adopt_names(state: dict[str, Any]) -> None:
-    """Write into a state that is being loaded the names of this run's criterion and optimizer, where equivalent.
-
-    fairseq resumes only if the names of the classes are those in the checkpoint.
-    """
-    if _loading is None or not state.get("optimizer_history"):
-        return
-    last = state["optimizer_history"][-1]
-    before = (state.get("cfg") or {}).get("optimizer") or {}
-    optimizers = {before.get("_name") if isinstance(before, Mapping) else None, _loading.cfg.optimizer._name}
-    same_optimizer = len(optimizers) == 1 or optimizers <= set(saved_precision.ADAM)
-    criteria = {last.get("criterion_name"), type(_loading.get_criterion()).__name__}
-    if same_optimizer:
-        saved_precision.adapt_optimizer_state(state, _loading)
-    for kind, own, same in (
-        ("criterion", type(_loading.get_criterion()).__name__, criteria <= EQUIVALENT),
-        ("optimizer", saved_precision.optimizer_class(_loading.cfg), same_optimizer),
-    ):
-        if same and last.get(f"{kind}_name") != own:
-            logger.info(f"resuming with the {kind} {own} instead of {last[f'{kind}_name']}: their states are the same")
-            last[f"{kind}_name"] = own
+def _own_names(trainer: Any) -> dict[str, str]:
+    own = {"criterion": trainer.get_criterion(), "optimizer": trainer.optimizer}
+    return {kind: type(value).__name__ for kind, value in own.items()}
 
 
 def why_ended(trainer: Any, epoch_itr: Any) -> str | None:

@@ -6,8 +6,6 @@ The checkpoint is that of a base model with Adam's state, saved as `checkpoint_1
 fairseq does at --save-interval-updates. It is written to OUT: give a folder on the disk that is to be measured.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile
@@ -17,9 +15,8 @@ from pathlib import Path
 import torch
 from fairseq import checkpoint_utils, file_io
 
-from linformer_fairseq.checkpoints import checkpoint
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
-from linformer_fairseq.models import linformer_roberta
+from linformer_fairseq.measuring.trainings import untrained
 from linformer_fairseq.training import files
 from linformer_fairseq.training.saving import snapshot
 
@@ -46,24 +43,22 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
 
 def save(way: str, arch: str, out: Path) -> dict[str, float]:
     """Seconds of the pause and until all is written, while nothing else is computed, and the size."""
-    settings = checkpoint.complete_settings({"_name": arch, "max_positions": 512})
-    encoder = linformer_roberta.LinformerRobertaEncoder(settings, checkpoint.symbols(VOCABULARY))
-    model = linformer_roberta.LinformerRobertaModel(settings, encoder)
-    parameters = list(model.parameters())
-    adam = [{name: torch.rand_like(p) for name in ("exp_avg", "exp_avg_sq")} for p in parameters]
+    model = untrained({"_name": arch, "max_positions": 512}, VOCABULARY)
+    adam = [{name: torch.rand_like(p) for name in ("exp_avg", "exp_avg_sq")} for p in model.parameters()]
     optimizer = {"state": dict(enumerate(adam))}
     state = {"model": model.state_dict(), "last_optimizer_state": optimizer, "extra_state": {}}
     with tempfile.TemporaryDirectory(dir=out) as folder:
         first, last = Path(folder, "checkpoint_1_1.pt"), Path(folder, "checkpoint_last.pt")
         start = time.perf_counter()
+        if way == BACKGROUND:
+            state = snapshot(state)
+        pause = time.perf_counter() - start
         if way == THEIRS:
             # fairseq's own functions: this process has not registered the project, which replaces them.
             checkpoint_utils.torch_persistent_save(state, str(first))
             file_io.PathManager.copy(str(first), str(last), overwrite=True)
         else:
-            copied = snapshot(state) if way == BACKGROUND else state
-            pause = time.perf_counter() - start
-            files.write(copied, first)
+            files.write(state, first)
             files.copy(first, last)
         written = time.perf_counter() - start
         size = first.stat().st_size / 1e9
@@ -71,8 +66,9 @@ def save(way: str, arch: str, out: Path) -> dict[str, float]:
 
 
 TABLE = comparison("Time to write a checkpoint", NOTE, relative=PAUSE)
-QUICK = {"arch": "linformer_roberta_tiny", "rounds": 1}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK)
+MEASUREMENT = Measurement(
+    *(__file__, __doc__, flags, measure, TABLE), quick={"arch": "linformer_roberta_tiny", "rounds": 1}
+)
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

@@ -7,32 +7,29 @@ A Linformer beside the same model with exact attention, both with random weights
 float32, bfloat16 (autocast) and, on a CPU, 8-bit integers. Lengths are drawn log-uniformly. All ways take turns.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
 import time
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols
-from linformer_fairseq.inference.engine import OVERHEAD, Batching, Compute, Engine
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint
+from linformer_fairseq.inference.engine import Batching, Compute, Engine
 from linformer_fairseq.inference.sequences import BOS, EOS, Ids, as_they_come, like_length
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
-from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
+from linformer_fairseq.measuring.trainings import untrained
 
 VOCABULARY = 1000  # the embedding takes no time
-ALONE, BUCKETS = "one at a time", "length-bucketed"
+BUCKETS = "length-bucketed"
 WAYS: dict[str, Batching] = {
-    ALONE: lambda lengths, *_: as_they_come(lengths, 1),
+    "one at a time": lambda lengths, *_: as_they_come(lengths, 1),
     "in order, padded": as_they_come,
     BUCKETS: like_length,
 }
-EXACT, LINFORMER = ATTENTIONS = ("exact", "linformer")
+ATTENTIONS = ("exact", "linformer")
 PRECISIONS = ("float32", "bfloat16", "int8")
 
 
@@ -54,8 +51,8 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
     cells.turns(ways, options.rounds)
 
 
-def encode(options: argparse.Namespace, attention: str, precision: str, way: str) -> dict[str, Any]:
-    """Speed of encoding all documents, after a few for warming up; pads beside their tokens; cosine.
+def encode(options: argparse.Namespace, attention: str, precision: str, way: str) -> dict[str, float]:
+    """Speed of encoding all documents, after a few for warming up; cosine to the vectors in float32.
 
     Vectors of a model are nearly parallel: it is their differences from the mean that tell the documents apart.
     """
@@ -64,14 +61,12 @@ def encode(options: argparse.Namespace, attention: str, precision: str, way: str
     start = time.perf_counter()
     vectors = torch.from_numpy(made.run(ids, batching=WAYS[way]))
     seconds = time.perf_counter() - start
-    exact = torch.from_numpy(engine(options, attention, PRECISIONS[0]).run(ids)) if way == BUCKETS else vectors
-    centre = exact.mean(0)
-    lengths = [len(part) for part in ids]
-    batches = WAYS[way](lengths, made.batch_tokens, OVERHEAD.get(made.device.type, 64))
-    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    cosine = float(torch.cosine_similarity(vectors - centre, exact - centre).min())
-    speed = {"documents/s": len(ids) / seconds, "tokens/s": sum(lengths) / seconds}
-    return {**speed, "pads": f"{padded / sum(lengths) - 1:.0%}", **({"cosine": cosine} if way == BUCKETS else {})}
+    found = {"documents/s": len(ids) / seconds, "tokens/s": sum(map(len, ids)) / seconds}
+    if way == BUCKETS:
+        exact = torch.from_numpy(engine(options, attention, PRECISIONS[0]).run(ids))
+        centre = exact.mean(0)
+        found["cosine"] = float(torch.cosine_similarity(vectors - centre, exact - centre).min())
+    return found
 
 
 def documents(count: int, longest: int) -> list[Ids]:
@@ -84,13 +79,11 @@ def documents(count: int, longest: int) -> list[Ids]:
 def engine(options: argparse.Namespace, attention: str, precision: str) -> Engine:
     """The model with one kind of attention, its weights random but the same for all precisions."""
     torch.set_num_threads(options.threads)
-    model: dict[str, Any] = {"_name": options.arch, "max_positions": options.n, "projected_length": str(options.k)}
-    settings = complete_settings(model | {"attention": attention})
-    torch.manual_seed(1)
-    state = LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(VOCABULARY))).state_dict()
+    model = {"_name": options.arch, "max_positions": options.n, "projected_length": str(options.k)}
+    model["attention"] = attention
     dtype = "bfloat16" if precision == "bfloat16" else "float32"
     how = Compute(options.device, dtype, quantize=precision == "int8", batch_tokens=options.batch_tokens)
-    return Engine(Checkpoint(state, model | {"attention": attention}), "mean", how)
+    return Engine(Checkpoint(untrained(model, VOCABULARY).state_dict(), model), "mean", how)
 
 
 ABOUT = """Random weights; lengths log-uniform from 16 to n. Cosine: with the vectors in float32, less their mean, the

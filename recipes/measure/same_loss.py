@@ -6,8 +6,6 @@ Trains `linformer_roberta_tiny` without dropout on DATA, a folder of binarised t
 masks and start, and validates.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from functools import partial
@@ -15,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison
-from linformer_fairseq.measuring.trainings import curve, metrics_of, schedule, train
+from linformer_fairseq.measuring.trainings import curve, schedule, train
+from linformer_fairseq.training.metrics import read_metrics
 
 OURS = {"criterion._name": "fused_masked_lm", "optimizer._name": "fused_adamw"}
 # Name in the report -> what the training has of its own.
@@ -24,7 +23,6 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "fused_masked_lm and fused_adamw": OURS,
     "fused_masked_lm and fused_adamw, --bf16": OURS | {"common.bf16": True},
 }
-FIRST = next(iter(TRAININGS))
 COMPARED = 100  # updates
 
 
@@ -41,9 +39,10 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
 def measure_one(options: argparse.Namespace, name: str) -> dict[str, float]:
     """Losses in bits, the largest difference from the curve of the first training, and the validation perplexity."""
     rows = {"dataset.batch_size": options.batch_size, "dataset.num_workers": 0, "common.log_interval": 1}
-    runs = {other: options.out / f"run-{number}" for number, other in enumerate(TRAININGS)}
-    metrics = train(options.data, runs[name], {**schedule(options.updates, 1), **rows, **TRAININGS[name]}, name)
-    losses, firsts = (losses_of(found) for found in (metrics, metrics_of(runs[FIRST])))
+    run = options.out / f"run-{list(TRAININGS).index(name)}"
+    metrics = train(options.data, run, {**schedule(options.updates, 1), **rows, **TRAININGS[name]}, name)
+    both = (read_metrics(options.out / "run-0/checkpoints"), metrics)
+    firsts, losses = ([line["loss"] for line in found if line["split"] == "train"] for found in both)
     pairs = list(zip(firsts, losses, strict=False))[:COMPARED]
     return {
         "loss at update 1": losses[0],
@@ -53,13 +52,8 @@ def measure_one(options: argparse.Namespace, name: str) -> dict[str, float]:
     }
 
 
-def losses_of(metrics: list[dict[str, Any]]) -> list[float]:
-    return [line["loss"] for line in metrics if line["split"] == "train"]
-
-
 TABLE = comparison("The same loss", "`linformer_roberta_tiny`, n = 512, k = 128, no dropout; losses in bits.")
-QUICK = {"updates": 5, "batch_size": 2}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK)
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick={"updates": 5, "batch_size": 2})
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())

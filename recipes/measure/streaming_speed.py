@@ -8,8 +8,6 @@ one process without workers, and its figures count from when Python has imported
 `masked_lm`, with a smaller corpus, because its arrays and its reading of the whole file grow with it.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import shutil
@@ -17,7 +15,7 @@ import struct
 import sys
 import time
 from functools import partial
-from itertools import product
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +30,6 @@ SENTENCE = 500  # tokens
 SYMBOLS = 32_000
 SKIPPED = 50  # batches before the position that is saved and resumed from
 STREAMING, THEIRS = "streaming_masked_lm", "masked_lm"
-LARGE, FOR_FAIRSEQ, RANDOM = "large", "for fairseq", "random"
-LINES = [
-    *product((LARGE,), (STREAMING,), ("none", "complete")),
-    *product((FOR_FAIRSEQ,), (STREAMING, THEIRS), ("none",)),
-    *product((RANDOM,), (STREAMING, THEIRS), ("none", "complete")),
-]
-"""Corpus, task, blocks."""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -50,26 +41,24 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
-    folder = options.out / "corpora"
-
-    def resumed(corpus: str) -> dict[str, str]:
-        asked = (STREAMING, folder / corpus, "none", options)
-        straight = in_a_process(batches_after, *asked, None)()
-        same = straight["digest"] == in_a_process(batches_after, *asked, straight["state"])()["digest"]
-        return {"resumed": "the same" if same else "NOT the same"}
-
-    tokens = {LARGE: options.tokens, FOR_FAIRSEQ: options.fairseq_tokens, RANDOM: min(options.tokens, 2e7)}
-    names = {corpus: f"{many:,.0f} tokens{'' if corpus == RANDOM else ', sparse'}" for corpus, many in tokens.items()}
-    shutil.rmtree(folder, ignore_errors=True)
+    sizes = {"large": options.tokens, "middle": options.fairseq_tokens, "random": min(options.tokens, 2e7)}
+    corpora = {name: options.out / "corpora" / name for name in sizes}
+    names = {name: f"{many:,.0f} tokens{'' if name == 'random' else ', sparse'}" for name, many in sizes.items()}
+    lines = [("large", STREAMING, "none"), ("large", STREAMING, "complete")]
+    lines += [(name, task, "none") for name in ("middle", "random") for task in (STREAMING, THEIRS)]
+    lines += [("random", task, "complete") for task in (STREAMING, THEIRS)]
+    work = {
+        f"{names[name]}, {task}, {blocks}": in_a_process(iterate, task, corpora[name], blocks, options)
+        for name, task, blocks in lines
+    }
+    work |= {f"{names[name]}, resumed": partial(resumed, corpora[name], options) for name in ("large", "random")}
+    shutil.rmtree(options.out / "corpora", ignore_errors=True)
     try:
-        for corpus, many in tokens.items():
-            make_corpus(folder / corpus, int(many), sparse=corpus != RANDOM)
-        work: dict[str, Any] = {}
-        for corpus, task, blocks in LINES:
-            work[f"{names[corpus]}, {task}, {blocks}"] = in_a_process(iterate, task, folder / corpus, blocks, options)
-        cells.run(work | {f"{names[corpus]}, resumed": partial(resumed, corpus) for corpus in (LARGE, RANDOM)})
+        for name, many in sizes.items():
+            make_corpus(corpora[name], int(many), sparse=name != "random")
+        cells.run(work)
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(options.out / "corpora")
 
 
 def make_corpus(folder: Path, tokens: int, sparse: bool) -> None:
@@ -107,23 +96,28 @@ def iterate(name: str, data: Path, blocks: str, options: argparse.Namespace) -> 
     return {"first batch, s": first, **{name: value / 1e6 for name, value in memory.items()}, "tokens/s": speed}
 
 
-def batches_after(
-    name: str, data: Path, blocks: str, options: argparse.Namespace, state: dict[str, Any] | None
-) -> dict[str, Any]:
+def resumed(data: Path, options: argparse.Namespace) -> dict[str, str]:
+    """Whether a process that resumes has the same batches as one that went on."""
+    state, straight = in_a_process(batches_after, data, options, None)()
+    same = in_a_process(batches_after, data, options, state)() == (state, straight)
+    return {"resumed": "the same" if same else "NOT the same"}
+
+
+def batches_after(data: Path, options: argparse.Namespace, state: Any) -> tuple[Any, str]:
     """The state after `SKIPPED` batches, or the one that is given, and a digest of the ten batches that follow."""
     register()
-    batches = iterator_of(name, data, blocks, options)
+    batches = iterator_of(STREAMING, data, "none", options)
     if state is not None:
         batches.load_state_dict(state)
     running = batches.next_epoch_itr()
-    for _ in range(0 if state else SKIPPED):
-        next(running)
-    state = state or batches.state_dict()
+    if state is None:
+        list(islice(running, SKIPPED))
+        state = batches.state_dict()
     digest = hashlib.sha256()
-    for batch in (next(running) for _ in range(10)):
+    for batch in islice(running, 10):
         for tensor in (batch["id"], batch["net_input"]["src_tokens"], batch["target"]):
             digest.update(tensor.numpy().tobytes())
-    return {"state": state, "digest": digest.hexdigest()}
+    return state, digest.hexdigest()
 
 
 def iterator_of(name: str, data: Path, blocks: str, options: argparse.Namespace) -> Any:

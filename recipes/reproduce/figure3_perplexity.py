@@ -7,8 +7,6 @@ the same data, order, masks and seed. Minutes are processor minutes of one core,
 be compared.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import resource
@@ -48,9 +46,8 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
     work = {
         name: in_a_process(train_variant, name, options.data, options.out / f"run-{number}", options.updates)
         for number, name in enumerate(VARIANTS)
-        if name in options.variants
     }
-    cells.run(work, parallel=options.parallel)
+    cells.run({name: work[name] for name in options.variants}, parallel=options.parallel)
 
 
 def train_variant(variant: str, data: Path, run: Path, updates: int) -> Curve:

@@ -11,8 +11,6 @@ by a model that learns from the rest; of IMDB a tenth of the train set chooses t
 The report is of all trainings that are finished.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -61,12 +59,8 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
 def pretrain(options: argparse.Namespace, attention: str) -> dict[str, Any]:
     """Pretrains, or what is left of it, and says what it took."""
     run, updates = options.out / "pretrain" / attention, options.updates
-    settings = {
-        **schedule(updates),
-        "common.log_interval": max(1, min(10, updates // 10)),
-        "model.attention": attention,
-    }
-    metrics = train(options.data, run, settings, attention)
+    changes = {"common.log_interval": max(1, min(10, updates // 10)), "model.attention": attention}
+    metrics = train(options.data, run, schedule(updates) | changes, attention)
     best = read(run / "checkpoints/checkpoint_best.pt")
     return {
         "attention": encoder_config(best).attention,

@@ -1,21 +1,20 @@
 """The paper's Table 3 measured anew: time and memory of one encoder layer, beside exact attention and other Linformers.
 
-    python recipes/reproduce/table3_efficiency.py --quick --out table3 --report REPORT     about 20 minutes on 2 cores
+    python recipes/reproduce/table3_efficiency.py --quick --out table3 --report REPORT     half an hour on 2 cores
     python recipes/reproduce/table3_efficiency.py --out table3 --report REPORT             the whole grid: most of a day
     python recipes/reproduce/table3_efficiency.py --out table3 --lengths 4096 --k 256 --contestants ours exact bound
+    python recipes/reproduce/table3_efficiency.py --out same-tokens --tokens 65536 --lengths 1024 65536 --k 256 \\
+        --contestants ours --modes train                                                  the same tokens at each length
 
-Every cell (n, k, dtype, mode) is a process in which its contestants take turns; each memory figure is a process of
-its own. The report is of all cells that are finished. `ours-compiled` is only measured if named.
+Every figure is of a process of its own, and contestants take turns: name those to be compared in one command. The
+report is of all cells that are finished.
 """
 
-from __future__ import annotations
-
 import argparse
-import hashlib
+import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -23,11 +22,9 @@ from typing import Any
 
 import torch
 
-import linformer_fairseq.layers
-from linformer_fairseq.measuring.layer_cost import Conditions, Entry, measure
-from linformer_fairseq.measuring.layers import CONTESTANTS, DEFAULT, Sizes, missing
+from linformer_fairseq.measuring.layers import CONTESTANTS, EXACT, Entry, cost, missing
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
 
 # Table 3 of the paper (Wang et al. 2020, arXiv 2006.04768), against n x n softmax on a V100 of 16 GB, inference:
 # n -> times as fast, and how many times as many inputs fit into memory, for each k below n.
@@ -42,7 +39,7 @@ PAPER = {
     32768: ((13, 12, 11, 8.8, 5.0), (56, 48, 36, 18, 16)),
     65536: ((20, 18, 16, 14, 7.9), (60, 52, 40, 20, 18)),
 }
-TIME, MEMORY = range(2)
+KINDS = {"time": "Tokens per second", "memory": "Peak memory"}
 # What --quick measures: n, k, contestants.
 QUICK = (
     (512, 256, ("ours", "exact", "plain", "fairseq", "lucidrains", "bound")),
@@ -56,14 +53,15 @@ QUICK = (
 ABOUT = """{threads} threads. d = {embed_dim}, {heads} heads, ffn {ffn_dim}, post-LN, GELU, dropout {dropout:g}, none
 of attention weights; {tokens:,} tokens a step, or n if that is more; bf16 is autocast. On a CPU freed memory is kept
 for ours, as in its trainings, and given back for others, as glibc does."""
-NOTES = """The contestants of a cell take turns in one process. Tokens per second are medians over its rounds; a number
-in brackets is how many times as fast ours is: the median of the ratios within the rounds. Memory is the growth from
-layer, gradients of the parameters and input to the peak within one step, each in a fresh process; on a CPU that of the
-resident set, with an allocator that gives back at once. In brackets, how many times as much as ours. The paper's memory
-is how many times as many inputs fit, which this comes near to."""
-MIB, KIB = 2**20, 2**10
-Found = Mapping[str, Any]
-"""What one entry has given: contestant, sizes, tokens, and seconds or bytes."""
+NOTES = """Tokens per second are medians over rounds, in which the contestants take turns; in brackets, how many times
+as fast ours is: the median of the ratios within the rounds. Memory is the growth from layer, gradients of the
+parameters and input to the peak within one step, each in a fresh process; on a CPU that of the resident set, with an
+allocator that gives back at once. In brackets, how many times as much as ours. The paper's memory is how many times as
+many inputs fit, which this comes near to."""
+MODES = {"train": "forward and backward", "forward": "forward"}
+DTYPES = ("fp32", "bf16")
+Found = Mapping[tuple[str, int, int], Mapping[str, Any]]
+"""By contestant, n, and k (0 for who knows none): an entry with the `amounts` of its rounds, seconds or bytes."""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +69,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add("--lengths", type=int, nargs="+", default=list(PAPER), metavar="N", help="default: the paper's")
     add("--k", type=int, nargs="+", default=list(KS), metavar="K", help="default: the paper's, below n")
     names = ", ".join(CONTESTANTS)
-    add("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(DEFAULT), metavar="NAME", help=names)
-    add("--dtypes", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"], help="bf16 is autocast")
-    add("--modes", nargs="+", choices=["train", "forward"], default=["train", "forward"], help="default: both")
-    kinds = ["time", "memory", "linear"]
-    add("--kinds", nargs="+", choices=kinds, default=kinds, help="linear: ours at all lengths with the same tokens")
-    add("--linear-lengths", type=int, nargs="+", default=[1024, 65536], metavar="N", help="of kind linear")
-    add("--linear-k", type=int, default=256, metavar="K", help="of kind linear (default: %(default)s)")
+    add("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS), metavar="NAME", help=names)
+    add("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
+    add("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="default: both")
+    add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="default: both")
     add("--dropout", type=float, default=0.1, help="default: %(default)s")
     add("--rounds", type=int, default=5, help="after one for warming up (default: %(default)s)")
     add("--budget", type=float, default=60.0, metavar="SECONDS", help="of a contestant in a cell, then it drops out")
@@ -94,222 +89,113 @@ def run(o: argparse.Namespace, cells: Cells) -> None:
     for name in o.contestants:
         if (reason := missing(name)) is not None:
             print(f"{name}: {reason}; its column stays empty", file=sys.stderr)
-    folder = Path(linformer_fairseq.layers.__path__[0])
-    sources = b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))
-    layers = hashlib.sha256(sources).hexdigest()[:12]  # the state of this project's layers
-    finished = cells.finished()
-    work, sizes = {}, {}
-    for name, (kind, dtype, mode, entries) in grid(o).items():
-        kept = finished[name]["result"]["entries"] if name in finished else {}
-        if entries.keys() <= kept.keys() and not o.again:
-            continue
-        # A contestant that comes later needs the others in the same rounds.
-        before = {label: Entry(e["contestant"], Sizes(**e["sizes"]), e["tokens"]) for label, e in kept.items()}
-        how = Conditions(mode, dtype, o.device, o.threads, o.rounds, o.budget)
-        measured = in_a_process(measure, kind, before | entries, how)
-        about = {"kind": kind, "dtype": dtype, "mode": mode, "layers": layers}
-        work[name] = lambda about=about, measured=measured: about | {"entries": measured()}
-        seconds = sum(map(cost, (before | entries).values())) * (3 if mode == "train" else 1)
-        sizes[name] = seconds * (1 if kind == "memory" else o.rounds + 1)
-    cells.run(work, sizes, again=True)
+    entries = grid(o)
+    for number in range(o.rounds):
+        results = {name: content["result"] for name, content in cells.finished().items()}
+        left = {}
+        for name, entry in entries.items():
+            earlier = rounds_of(results, name)[:number]
+            spent = sum(found.get("seconds", math.inf) for found in earlier)  # memory is measured once
+            if len(earlier) == number and spent < o.budget:
+                left[f"{name}, round {number}"] = in_a_process(cost, entry, o.device, o.threads, o.budget)
+        cells.run(left, again=o.again)
 
 
-def cost(entry: Entry) -> float:
-    """About how long a forward pass takes, in no particular unit."""
-    s = entry.sizes
-    columns = s.n if entry.kind in ("exact", "plain") else s.k
-    return entry.tokens * s.embed_dim * (2 * s.embed_dim + 2 * s.ffn_dim + 2 * columns)
-
-
-def grid(o: argparse.Namespace) -> dict[str, tuple[str, str, str, dict[str, Entry]]]:
-    """The cells that the options ask for: name -> kind, dtype, mode, entries by label; k < n as in the paper."""
-    options = Sizes(0, 0, o.embed_dim, o.heads, o.ffn_dim, o.dropout)
+def grid(o: argparse.Namespace) -> dict[str, Entry]:
+    """The entries that the options ask for, by their names; k < n as in the paper."""
     sizes = QUICK if o.quick else [(n, k, tuple(o.contestants)) for n in o.lengths for k in o.k if k < n]
-    found: dict[str, tuple[str, str, str, dict[str, Entry]]] = {}
-
-    def add(kind: str, where: str, dtype: str, mode: str, entries: dict[str, Entry]) -> None:
-        there = {label: entry for label, entry in entries.items() if missing(entry.contestant) is None}
-        if there:
-            found.setdefault(f"{kind}-{where}-{dtype}-{mode}", (kind, dtype, mode, there))
-
-    def weigh(entry: Entry, dtype: str, mode: str) -> None:
-        k = "" if entry.kind in ("exact", "plain") else f"-k{entry.sizes.k}"
-        where = f"{entry.contestant}-n{entry.sizes.n}{k}-{entry.tokens}-tokens"
-        add("memory", where, dtype, mode, {entry.contestant: entry})
-
+    found = []
     for mode, dtype in product(o.modes, o.dtypes):
+        about = (mode, dtype, o.embed_dim, o.heads, o.ffn_dim, o.dropout)
         for n, k, names in sizes:
-            entries = {c: Entry(c, replace(options, n=n, k=k), max(o.tokens, n) // n * n) for c in names}
-            if "time" in o.kinds:
-                add("time", f"n{n}-k{k}", dtype, mode, entries)
-            for entry in entries.values() if "memory" in o.kinds else ():
-                if not (o.quick and (entry.kind == "bound" or (entry.kind == "exact" and n > 16384))):
-                    weigh(entry, dtype, mode)
-    for dtype in o.dtypes if "linear" in o.kinds else ():
-        k, tokens = o.linear_k, max(o.linear_lengths)
-        ours = {str(n): Entry("ours", replace(options, n=n, k=k), tokens // n * n) for n in o.linear_lengths if k < n}
-        add("linear", f"k{k}-{tokens}-tokens", dtype, "train", ours)
-        for entry in ours.values():
-            weigh(entry, dtype, "train")
-    return found
+            memory = [c for c in names if not o.quick or (c != "bound" and (c != "exact" or n <= 16384))]
+            found += [Entry("time", c, n, k, step(o.tokens, n), *about) for c in names]
+            found += [Entry("memory", c, n, 0 if c in EXACT else k, step(o.tokens, n), *about) for c in memory]
+    chosen = [e for e in found if e.kind in o.kinds and missing(e.contestant) is None]
+    name = "{kind}, {contestant}, n = {n}, k = {k}, {tokens} tokens, {dtype}, {mode}"
+    return {name.format(**vars(entry)): entry for entry in chosen}
+
+
+def step(tokens: int, n: int) -> int:
+    """Tokens of a step with inputs of n tokens: at least one of them."""
+    return max(tokens, n) // n * n
 
 
 def table(results: Results) -> str:
-    """Time, memory and linearity for each mode and dtype."""
-    parts = [_head(results)]
-    for conditions, cells in _by_conditions(results).items():
-        tables = {
-            "Tokens per second": _time_table(cells),
-            "Peak memory": _memory_table(cells, results["settings"]["tokens"]),
-            "The same number of tokens at each length": _linear_table(cells),
-        }
-        parts += [f"\n## {title}: {conditions}\n\n{body}" for title, body in tables.items() if body]
+    """Time and memory for each mode and dtype."""
+    there = {cell["contestant"] for cell in results["cells"].values()}
+    lines = [f"- {name}: {about}" for name, (about, _) in CONTESTANTS.items() if name in there]
+    head = heading("One encoder layer: time and memory", results, ABOUT.format(**results["settings"]))
+    parts = [head, "\n".join([*lines, "", NOTES, ""])]
+    parts += [f"\n## {title}\n\n{grid_table(found)}" for title, found in by_title(results).items()]
     return "".join(parts)
 
 
-def _by_conditions(results: Results) -> dict[str, list[Found]]:
-    """Cells by mode and dtype: training first, fp32 first."""
-    cells = results["cells"].values()
-    passes = {"train": "forward and backward", "forward": "forward"}
-    found = {
-        f"{passes[mode]}, {dtype}": [cell for cell in cells if (cell["mode"], cell["dtype"]) == (mode, dtype)]
-        for mode, dtype in product(passes, ("fp32", "bf16"))
-    }
-    return {conditions: cells for conditions, cells in found.items() if cells}
+def by_title(results: Results) -> Mapping[str, Found]:
+    """Entries by the title of their table: training first, fp32 first."""
+    title = "{}: {}, {}".format
+    keys = [title(KINDS[kind], MODES[mode], dtype) for mode, dtype, kind in product(MODES, DTYPES, KINDS)]
+    titles: dict[str, dict[tuple[str, int, int], dict[str, Any]]] = {key: {} for key in keys}
+    for name in dict.fromkeys(name.rpartition(", round ")[0] for name in results["cells"]):
+        rounds = rounds_of(results["cells"], name)
+        amounts = [one[unit] for one in rounds for unit in ("seconds", "bytes") if unit in one]
+        e = rounds[0]
+        found = titles[title(KINDS[e["kind"]], MODES[e["mode"]], e["dtype"])]
+        found[e["contestant"], e["n"], e["k"]] = {**e, "amounts": amounts}
+    return {title: found for title, found in titles.items() if found}
 
 
-def _head(results: Results) -> str:
-    cells = results["cells"].values()
-    states = {cell["layers"] for cell in cells}
-    found = {entry["contestant"] for cell in cells for entry in cell["entries"].values()}
-    lines = [f"- {name}: {its.about}" for name, its in CONTESTANTS.items() if name in found]
-    if len(states) > 1:
-        lines = [f"**These cells were measured with {len(states)} states of linformer_fairseq/layers.**\n", *lines]
-    head = heading("One encoder layer: time and memory", results, ABOUT.format(**results["settings"]))
-    return head + "\n".join([*lines, "", NOTES, ""])
-
-
-def _time_rows(cells: list[Found]) -> list[tuple[int, int, dict[str, Found]]]:
-    """n, k and the entries by contestant."""
-    found = [(next(iter(cell["entries"].values()))["sizes"], cell) for cell in cells if cell["kind"] == "time"]
-    return sorted(((s["n"], s["k"], cell["entries"]) for s, cell in found), key=lambda row: row[:2])
-
-
-def _time_table(cells: list[Found]) -> str:
-    found = _time_rows(cells)
-    others = [name for name in CONTESTANTS if name != "ours" and any(name in entries for _, _, entries in found)]
-    rows = []
-    for n, k, entries in found:
-        mine = entries.get("ours", {})
-        took, tokens = seconds(mine), mine.get("tokens", 0)
-        spread = f"{speed(mine):,.0f} ({tokens / max(took):,.0f}–{tokens / min(took):,.0f})" if took else ""
-        row = [f"{n:,}", f"{k:,}", spread]
-        for name in others:
-            entry = entries.get(name, {})
-            row.append(_figure(speed(entry), time_ratio(mine, entry), _paper(TIME, name, n, k)))
-        rows.append([*row, len(took)])
-    names = [(f"{name} at n = {n:,}", entry) for n, _, entries in found for name, entry in entries.items()]
-    return _table(["n", "k", "ours (least–greatest)", *others, "rounds"], rows, names)
-
-
-def _memory(cells: list[Found]) -> dict[tuple[str, int, int, int], Found]:
-    """Entries by contestant, n, k (0 for who knows none) and tokens."""
-    found = {}
-    for entry in (entry for cell in cells if cell["kind"] == "memory" for entry in cell["entries"].values()):
-        exact = CONTESTANTS[entry["contestant"]].kind in ("exact", "plain")
-        found[entry["contestant"], entry["sizes"]["n"], 0 if exact else entry["sizes"]["k"], entry["tokens"]] = entry
-    return found
-
-
-def _memory_table(cells: list[Found], tokens: int) -> str:
-    found = {k[:3]: entry for k, entry in _memory(cells).items() if k[3] == max(tokens, k[1]) // k[1] * k[1]}
+def grid_table(found: Found) -> str:
+    """Tokens per second or MiB over n and k, beside ours and the paper's, and why fields are empty."""
+    kind = next(iter(found.values()))["kind"]
     others = [name for name in CONTESTANTS if name != "ours" and any(name == key[0] for key in found)]
     rows = []
     for n, k in sorted({(n, k) for _, n, k in found if k}):
-        mine = found.get(("ours", n, k), {})
-        size = mine.get("bytes")
-        mib, kib = (f"{size / MIB:,.0f}", f"{size / mine['tokens'] / KIB:.1f}") if size else ("", "")
-        row = [f"{n:,}", f"{k:,}", mib, kib]
+        mine = found.get(("ours", n, k), {"amounts": []})
+        amounts = mine["amounts"]
+        row = [f"{n:,}", f"{k:,}", f"{figure(mine):,.0f}" if amounts else ""]
+        if kind == "memory":
+            row.append(f"{amounts[0] / mine['tokens'] / 2**10:.1f}" if amounts else "")
+        elif amounts:
+            row[-1] += f" ({mine['tokens'] / max(amounts):,.0f}–{mine['tokens'] / min(amounts):,.0f})"
         for name in others:
-            other = found.get((name, n, k), found.get((name, n, 0), {})).get("bytes")
-            ratio = other / size if other and size else None
-            row.append(_figure(other and other / MIB, ratio, _paper(MEMORY, name, n, k)))
-        rows.append(row)
-    names = [(f"{name} at n = {n:,}", entry) for (name, n, _), entry in found.items()]
-    return _table(["n", "k", "ours, MiB", "KiB a token", *(f"{name}, MiB" for name in others)], rows, names)
+            other = found.get((name, n, k), found.get((name, n, 0), {"amounts": []}))
+            ratios = [theirs / ours for ours, theirs in zip(amounts, other["amounts"], strict=False)]
+            beside = [f"{median(ratios):.2f}"] if ratios else []
+            beside += [f"paper {papers:g}"] if name == "plain" and (papers := of_paper(kind, n, k)) else []
+            shown = f" ({'; '.join(beside)})" if beside else ""
+            row.append(f"{figure(other):,.0f}{shown}" if other["amounts"] else "")
+        rows.append([*row, len(amounts)] if kind == "time" else row)
+    header = ["n", "k", "ours (least–greatest)", *others, "rounds"]
+    if kind == "memory":
+        header = ["n", "k", "ours, MiB", "KiB a token", *(f"{name}, MiB" for name in others)]
+    reasons = {f"{name} at n = {n:,}: {e['skipped']}." for (name, n, _), e in found.items() if "skipped" in e}
+    return markdown(header, rows, left=0) + (f"\n{' '.join(sorted(reasons))}\n" if reasons else "")
 
 
-def _linear_table(cells: list[Found]) -> str:
-    rows = []
-    for entries in (cell["entries"] for cell in cells if cell["kind"] == "linear"):
-        ordered = sorted(entries.values(), key=lambda entry: int(entry["sizes"]["n"]))
-        for entry in ordered:
-            (kib, first), n = (_kib_a_token(cells, found) for found in (entry, ordered[0])), entry["sizes"]["n"]
-            fast, share = speed(entry), time_ratio(entry, ordered[0])
-            row = [f"{n:,}", f"{entry['sizes']['k']:,}", f"{entry['tokens']:,}", fast and f"{fast:,.0f}"]
-            rows.append([*row, share and f"{share:.3f}", kib and f"{kib:.1f}", kib and first and f"{kib / first:.3f}"])
-    return _table(["n", "k", "tokens a step", "tokens/s", "share", "KiB a token", "share"], rows, [])
+def figure(entry: Mapping[str, Any]) -> float:
+    """Median tokens per second, or MiB."""
+    amount = float(median(entry["amounts"]))
+    return float(entry["tokens"]) / amount if entry["kind"] == "time" else amount / 2**20
 
 
-def _kib_a_token(cells: list[Found], entry: Found) -> float | None:
-    key = ("ours", entry["sizes"]["n"], entry["sizes"]["k"], entry["tokens"])
-    size = _memory(cells).get(key, {}).get("bytes")
-    return size and float(size) / entry["tokens"] / KIB
-
-
-def _table(header: list[str], rows: list[list[Any]], names: list[tuple[str, Found]]) -> str:
-    """The table, and why fields are empty."""
-    if not rows:
-        return ""
-    reasons = sorted({f"{name}: {entry['skipped']}." for name, entry in names if "skipped" in entry})
-    return markdown(header, rows, left=0) + (f"\n{' '.join(reasons)}\n" if reasons else "")
-
-
-def _figure(value: float | None, ratio: float | None, papers: float | None) -> str:
-    """ "1,234 (2.10; paper 1.9)"."""
-    if value is None:
-        return ""
-    beside = [] if ratio is None else [f"{ratio:.2f}"]
-    beside += [] if papers is None else [f"paper {papers:g}"]
-    return f"{value:,.0f}" + (f" ({'; '.join(beside)})" if beside else "")
-
-
-def _paper(what: int, name: str, n: int, k: int) -> float | None:
+def of_paper(kind: str, n: int, k: int) -> float | None:
     """The paper's figure for n and k beside its own baseline, if it has one."""
-    figures = PAPER[n][what] if name == "plain" and n in PAPER else ()
+    figures = PAPER[n][list(KINDS).index(kind)] if n in PAPER else ()
     return dict(zip(KS, figures, strict=False)).get(k)
-
-
-def seconds(entry: Found) -> list[float]:
-    """Of a step, in the rounds that it took part in."""
-    return [value for value in entry.get("seconds", []) if value is not None]
-
-
-def speed(entry: Found) -> float | None:
-    """Tokens per second, median; None if not measured."""
-    found = seconds(entry)
-    return entry["tokens"] / median(found) if found else None
-
-
-def time_ratio(one: Found, other: Found) -> float | None:
-    """Tokens per second of one, relative to the other: the median over the rounds in which both took part."""
-    pairs = zip(one.get("seconds", []), other.get("seconds", []), strict=False)
-    found = [(one["tokens"] / mine) / (other["tokens"] / theirs) for mine, theirs in pairs if mine and theirs]
-    return median(found) if found else None
 
 
 def plot(results: Results, path: Path) -> None:
     """Tokens per second over n, a panel for each mode and dtype, for k = 256 or else the least k."""
     panels = []
-    for conditions, cells in _by_conditions(results).items():
-        if rows := _time_rows(cells):
-            k = 256 if any(row[1] == 256 for row in rows) else min(row[1] for row in rows)
-            points = {
-                name: [(n, fast) for n, at, found in rows if at == k and (fast := speed(found.get(name, {})))]
-                for name in CONTESTANTS
-            }
-            lines = {name: found for name, found in points.items() if found}
-            panels.append(Panel("n", lines, f"{conditions}, k = {k}", "log"))
+    for title, found in by_title(results).items():
+        name, _, conditions = title.partition(": ")
+        if name == KINDS["time"]:
+            k = min((at for _, _, at in found), key=lambda at: (at != 256, at))
+            of = {c: sorted(n for name, n, at in found if (name, at) == (c, k)) for c in CONTESTANTS}
+            entries = {c: [found[c, n, k] for n in ns] for c, ns in of.items()}
+            lines = {c: [(e["n"], figure(e)) for e in line if e["amounts"]] for c, line in entries.items()}
+            panels.append(Panel("n", {c: line for c, line in lines.items() if line}, f"{conditions}, k = {k}", "log"))
     if panels:
         plot_lines(path, "tokens per second", panels, lambda name: "o--" if name == "bound" else "o-")
 
@@ -318,7 +204,7 @@ MEASUREMENT = Measurement(
     *(__file__, __doc__, flags, run, table),
     pictures={"speed.png": plot},
     quick={"rounds": 3, "budget": 20.0, "modes": ["train"]},
-    choices="lengths k contestants dtypes modes kinds linear_lengths linear_k budget again".split(),
+    choices="lengths k contestants dtypes modes kinds budget again".split(),
 )
 
 if __name__ == "__main__":

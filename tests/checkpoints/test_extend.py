@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, digest, encoder_config
 from linformer_fairseq.checkpoints.extend import extend, resize_matrix, resize_positions, resize_taps
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.layers.attention import block_mean_matrix
+from linformer_fairseq.layers.projection import block_mean_matrix
 
 MakeCheckpoint = Callable[..., Checkpoint]
 VOCABULARY = 40

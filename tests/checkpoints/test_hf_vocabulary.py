@@ -15,8 +15,8 @@ from torch import Tensor
 
 from data_prep.fairseq_dict import MASK, SPECIALS
 from linformer_fairseq.checkpoints.checkpoint import build
-from linformer_fairseq.checkpoints.hf_roberta import from_hf_roberta
-from linformer_fairseq.checkpoints.hf_vocabulary import tokenizer_files
+from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
+from linformer_fairseq.checkpoints.hf_kept import keep
 from linformer_fairseq.checkpoints.names import EMBEDDING
 from linformer_fairseq.errors import UsageError
 
@@ -65,11 +65,11 @@ def fairseq_ids(folder: Path, text: str) -> tuple[Tensor, Dictionary]:
 @pytest.mark.parametrize("order", ORDERS)
 def test_text_has_equal_logits_by_both_tokenizers(order: str, form: str, tmp_path: Path) -> None:
     trained, model = make_folder(tmp_path / "hf", order, form)
-    tokenizer_files(tmp_path / "hf", tmp_path / "out")
+    keep(tmp_path / "hf", tmp_path / "out")
     ours, dictionary = fairseq_ids(tmp_path / "out", TEXT)
     ids = trained.get_vocab()
     theirs = torch.tensor([ids["<s>"], *trained.encode(TEXT).ids, ids["</s>"]])
-    converted = from_hf_roberta(tmp_path / "hf")
+    converted = from_hf_encoder(tmp_path / "hf")
     assert len(ours) == len(theirs) and len(dictionary) == converted.state[EMBEDDING].size(0)
     assert torch.equal(ours, theirs) is (order == "published")
     assert torch.equal(converted.state[EMBEDDING][ours], model.roberta.embeddings.word_embeddings.weight[theirs])
@@ -83,7 +83,7 @@ def test_text_has_equal_logits_by_both_tokenizers(order: str, form: str, tmp_pat
 
 def test_the_published_order_stays_as_it_is(tmp_path: Path) -> None:
     trained, _ = make_folder(tmp_path, "published", "fast", spare=0)
-    tokenizer_files(tmp_path, tmp_path / "out")
+    keep(tmp_path, tmp_path / "out")
     ours, _ = fairseq_ids(tmp_path / "out", TEXT)
     assert ours.tolist() == [0, *trained.encode(TEXT).ids, 2]
 
@@ -92,18 +92,17 @@ def test_files_that_exist_are_kept(tmp_path: Path) -> None:
     make_folder(tmp_path, "published", "fast")
     (tmp_path / "dict.txt").write_text("mine")
     with pytest.raises(UsageError, match="dict.txt exists"):
-        tokenizer_files(tmp_path, tmp_path)
+        keep(tmp_path, tmp_path)
     assert not (tmp_path / "encoder.json").exists() and (tmp_path / "dict.txt").read_text() == "mine"
-    tokenizer_files(tmp_path, tmp_path, force=True)
+    keep(tmp_path, tmp_path, force=True)
     assert (tmp_path / "dict.txt").read_text() != "mine"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content["model"].update(type="WordPiece"), "no byte-level BPE tokenizer"),
-        (lambda content: content.update(model=3), "in no known form"),
-        (lambda content: content["added_tokens"].append({"content": "x", "id": 999}), "do not belong together"),
+        (lambda content: content.update(model=3), "tokenizer.json: not a tokenizer of Hugging Face"),
+        (lambda content: content["model"]["vocab"].update(x=999), "do not belong together"),
     ],
 )
 def test_other_tokenizers_are_refused(change: Any, message: str, tmp_path: Path) -> None:
@@ -112,7 +111,7 @@ def test_other_tokenizers_are_refused(change: Any, message: str, tmp_path: Path)
     change(content)
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(UsageError, match=message):
-        tokenizer_files(tmp_path, tmp_path / "out")
+        keep(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -121,4 +120,4 @@ def test_a_tokenizer_without_a_mask_is_refused(tmp_path: Path) -> None:
     text = (tmp_path / "tokenizer.json").read_text().replace(MASK, "[MASK]")
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(UsageError, match="has no <mask>"):
-        from_hf_roberta(tmp_path)
+        from_hf_encoder(tmp_path)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.spectral import spectral_matrix
-from linformer_fairseq.layers.attention import block_mean_matrix
+from linformer_fairseq.layers.projection import block_mean_matrix
 
 
 def gram(n: int, seed: int) -> Tensor:

@@ -13,8 +13,8 @@ from linformer_fairseq.checkpoints.names import EMBEDDING, POSITIONS
 from linformer_fairseq.checkpoints.spectral import attention_grams
 from linformer_fairseq.checkpoints.warm_start import projection_names, to_linformer
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.layers.attention import block_mean_matrix
 from linformer_fairseq.layers.config import SHARINGS
+from linformer_fairseq.layers.projection import block_mean_matrix
 
 N, K, VOCABULARY = 32, 8, 40
 SHAPES = {"none": (2, K, N), "headwise": (K, N), "key-value": (K, N), "layerwise": (K, N)}

@@ -20,8 +20,10 @@ import torch
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.cli import main
+from linformer_fairseq.inference import sequences
 from linformer_fairseq.inference.encoding import DocumentEncoder
-from linformer_fairseq.inference.predict import Labels, Predictor
+from linformer_fairseq.inference.engine import Engine
+from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import tokenizer_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -176,7 +178,7 @@ def test_unfinished_work_of_other_settings_is_replaced_by_force(command: list[st
     assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 50
 
 
-def test_predictions_are_those_of_the_predictor(
+def test_predictions_are_those_of_the_engine(
     command: list[str], checkpoint: Path, documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = read(checkpoint)
@@ -192,8 +194,8 @@ def test_predictions_are_those_of_the_predictor(
     assert found.column_names == ["id", "n", "label", "scores"]
     texts = pq.read_table(documents).column("text").to_pylist()
     some = [i for i in range(50) if i not in EMPTY]
-    predictor = Predictor(tuned, tokenizer_of(tuned, None))
-    logits = predictor.logits(predictor.sequences([(texts[i],) for i in some]))
+    rows = sequences.encode([(texts[i],) for i in some], tokenizer_of(tuned, None), 64, "chunks")
+    logits = Engine(tuned, DEFAULT_HEAD).rows(rows)
     wanted = [labels.classes[i] for i in logits.argmax(1)]
     assert [found["label"][i].as_py() for i in some] == wanted and found["label"].null_count == len(EMPTY)
     scores = np.array([found["scores"][i].as_py() for i in some])

@@ -65,12 +65,9 @@ def arguments(checkpoint: Path, glue: Path, out: Path) -> list[str]:
 def test_a_killed_grid_ends_with_the_same_table_and_is_done_once(
     checkpoint: Path, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_glue(arguments(checkpoint, glue, tmp_path / "whole")) == 0
-    command = [
-        sys.executable,
-        str(ROOT / "recipes/finetune_glue.py"),
-        *arguments(checkpoint, glue, tmp_path / "killed"),
-    ]
+    whole, killed = ([*arguments(checkpoint, glue, tmp_path / out), "--seeds", "1"] for out in ("whole", "killed"))
+    assert run_glue(whole) == 0
+    command = [sys.executable, str(ROOT / "recipes/finetune_glue.py"), *killed]
     first = tmp_path / "killed/RTE/lr0.001-batch16-seed1/result.json"
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not first.exists() and process.poll() is None:
@@ -78,7 +75,7 @@ def test_a_killed_grid_ends_with_the_same_table_and_is_done_once(
         process.send_signal(signal.SIGKILL)
     stamp = first.stat().st_mtime_ns
     assert not (tmp_path / "killed/results.md").exists()
-    assert run_glue(arguments(checkpoint, glue, tmp_path / "killed")) == 0
+    assert run_glue(killed) == 0
     assert first.stat().st_mtime_ns == stamp
     for name in ("results.md", "results.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -95,7 +92,7 @@ def test_a_killed_grid_ends_with_the_same_table_and_is_done_once(
     assert len(scores) == 21 and all(0 <= value <= 5 for value in scores)
 
     monkeypatch.setattr("linformer_fairseq.finetuning.train.run_logged", None)  # a finished grid runs nothing
-    assert run_glue(arguments(checkpoint, glue, tmp_path / "whole")) == 0
+    assert run_glue(whole) == 0
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """One training of two processes, however it is started; always the same one."""
 
-import sys
-
 import pytest
 import torch
 
@@ -37,6 +35,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batches(train, spawn
     assert [update for update, _ in alone.losses] == [update for update, _ in spawned.losses]
 
 
+@pytest.mark.slow
 def test_torchrun_is_the_same_training(train, spawned, tmp_path):
     """And not two of them in one folder, as with fairseq alone."""
     joined = train(tmp_path / "run", *EVERY_UPDATE, launcher=TORCHRUN)
@@ -44,6 +43,7 @@ def test_torchrun_is_the_same_training(train, spawned, tmp_path):
     assert_same_training(joined, spawned)
 
 
+@pytest.mark.slow
 def test_an_address_is_the_same_training(train, spawned, tmp_path):
     """Without GPUs, fairseq would start no process, train nothing and report success."""
     rendezvous = ("--distributed-init-method", f"file://{tmp_path}/meeting")
@@ -51,28 +51,9 @@ def test_an_address_is_the_same_training(train, spawned, tmp_path):
     assert_same_training(met, spawned)
 
 
-def srun_environment(rank: int) -> dict[str, str]:
-    return {
-        **{"SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "here", "SLURM_STEP_NODELIST": "here"},
-        **{"SLURM_NNODES": "1", "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"},
-        **{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0"},
-    }
-
-
-# Starts its arguments once for each of two ranks, as srun would; `{rank}` in an argument is the rank.
-LIKE_SRUN = """
-import os, subprocess, sys
-environ = [{**os.environ, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in (0, 1)]
-tasks = [
-    subprocess.Popen([word.replace("{rank}", str(rank)) for word in sys.argv[1:]], env=environ[rank]) for rank in (0, 1)
-]
-sys.exit(max(abs(task.wait()) for task in tasks))
-"""
-
-
-def test_srun_is_the_same_training(train, spawned, tmp_path):
-    launcher = (sys.executable, "-c", LIKE_SRUN)
-    joined = train(tmp_path / "run", *EVERY_UPDATE, launcher=launcher, env=srun_environment(0))
+def test_srun_is_the_same_training(train, spawned, srun, tmp_path):
+    launcher, environment = srun
+    joined = train(tmp_path / "run", *EVERY_UPDATE, launcher=launcher, env=environment)
     assert joined.output.count("training on 2 devices") == 1
     assert_same_training(joined, spawned)
 
@@ -82,11 +63,12 @@ def test_the_log_of_two_processes_has_no_warnings(spawned):
     assert "Warning" not in spawned.output
 
 
-def test_a_dead_process_is_noticed(run_fairseq, tiny_roberta, tmp_path):
+def test_a_dead_process_is_noticed(run_fairseq, tiny_roberta, srun, tmp_path):
     """Rank 1 finds no data. Rank 0 would wait half an hour for it, and run_fairseq waits for five minutes."""
     (tmp_path / "data0").symlink_to(tiny_roberta[0])
     argv = ("fairseq-train", tmp_path / "data{rank}", *tiny_roberta[1:], "--save-dir", tmp_path / "run")
-    ended = run_fairseq(sys.executable, "-c", LIKE_SRUN, *argv, *EVERY_UPDATE, env=srun_environment(0), check=False)
+    launcher, environment = srun
+    ended = run_fairseq(*launcher, *argv, *EVERY_UPDATE, env=environment, check=False)
     assert ended.returncode == 1
     assert "data1/dict.txt" in ended.stdout and "Connection closed by peer" in ended.stdout
 
@@ -98,6 +80,7 @@ def test_a_wrong_launch_is_answered_in_one_sentence(train, tmp_path):
     assert "Traceback" not in refused.output and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_gathers_the_logs_of_fairseq_validate(run_fairseq, spawned, tiny_data):
     """fairseq collects them with torch.cuda."""
     argv = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,10 @@ LINFORMER = ["--arch", "linformer_roberta_tiny", "--projected-length", 16, "--dr
 FLAGS = [*LINFORMER, "--max-update", 14, "--save-interval-updates", 3, "--disable-validation"]  # into epoch 2
 
 
-def kill_after_update(update: int, argv: list[str], env: dict[str, str]) -> str:
-    """Run a training, kill all its processes once it has logged `update`; return its log."""
+def kill_after_update(update: int, process: Any) -> str:
+    """Kill all processes of a training once it has logged `update`; return its log."""
     log = ""
-    with subprocess.Popen(
-        argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
+    with process:
         for line in process.stdout:
             log += line
             if f'"num_updates": "{update}"' in line:
@@ -38,7 +34,7 @@ def test_a_killed_training_ends_where_it_would_have_ended(
     processes: int,
     train: Callable[..., Any],
     tiny_roberta: list[object],
-    fairseq_popen: tuple[Callable[..., list[str]], Callable[[], dict[str, str]]],
+    start_fairseq: Callable[..., Any],
     same_end: Callable[[Path, Path], None],
     tmp_path: Path,
 ) -> None:
@@ -46,9 +42,8 @@ def test_a_killed_training_ends_where_it_would_have_ended(
     whole = train(tmp_path / "whole", *flags)
     assert len(whole.losses) == 14
 
-    command, environment = fairseq_popen
     killed = tmp_path / "killed"
-    log = kill_after_update(8, command("fairseq-train", *tiny_roberta, *flags, "--save-dir", killed), environment())
+    log = kill_after_update(8, start_fairseq("fairseq-train", *tiny_roberta, *flags, "--save-dir", killed))
     assert "checkpoint_1_6.pt" in log  # saved, and two updates more are lost
 
     resumed = train(killed, *flags)

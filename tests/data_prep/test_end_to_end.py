@@ -36,7 +36,7 @@ def test_fairseq_trains_on_the_shards_of_a_corpus(
     out = tmp_path / "data"
     command = ["binarize", str(splits), "--tokenizer", str(tokenizer), "--out", str(out)]
     assert main([*command, "--shards", "2", "--max-item-tokens", "126"]) == 0
-    output = train(run_fairseq, f"{out}/shard00:{out}/shard01", break_mode, 8, tmp_path / "run")
+    output = train(run_fairseq, f"{out}/shard00:{out}/shard01", break_mode, 64, tmp_path / "run")
     for shard in ("shard00", "shard01"):
         assert f"{out}/{shard}/train" in output
     assert "end of epoch 2" in output

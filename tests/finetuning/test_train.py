@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score
 from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.train import MODEL, Run, classes_of, digests_of, finetune, targets
-from linformer_fairseq.inference.predict import Labels, Predictor
+from linformer_fairseq.inference.predict import Labels, predict
 from linformer_fairseq.inference.sequences import tokenizer_of
 from linformer_fairseq.plugin import register
 from linformer_fairseq.tables import Table
@@ -32,6 +32,7 @@ def table(name: str, rows: int, seed: int) -> Table:
     return found
 
 
+@pytest.mark.slow
 def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +47,7 @@ def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
     for name, rows in tables.items():
         if name == "train":
             continue
-        predicted = Predictor(tuned, tokenizer_of(tuned, None)).predict(rows.texts)
+        predicted = predict(tuned, tokenizer_of(tuned, None), rows.texts)
         assert rows.labels is not None and len(predicted) == len(rows)
         accuracy = 100 * accuracy_score(rows.labels, predicted)
         assert result["scores"][name]["accuracy"] == pytest.approx(accuracy) and accuracy > 90

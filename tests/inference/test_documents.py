@@ -89,6 +89,7 @@ def test_rows_without_text_have_none() -> None:
     [
         ({"body": ["a"]}, "no column text; it has body"),
         ({"text": [1]}, "column text has the type int64, not text; --text-column must name a column of strings"),
+        ({"text": [["a"]]}, "has the type list<.*>, not text"),
         ({"text": []}, "has the type null, not text"),
         ({"text": pa.array([], pa.string())}, "no rows; there is nothing to encode"),
     ],
@@ -132,5 +133,5 @@ def test_a_broken_row_is_found_before_anything_is_computed(tmp_path: Path) -> No
 def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, "parquet")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UsageError, match="docs.parquet: not a Parquet file .*; name another --input"):
+    with pytest.raises(UsageError, match="docs.parquet: not a Parquet file, .*; make it again, or name another file"):
         Documents((path,), ("text",)).schema()

@@ -12,7 +12,7 @@ import torch
 
 from linformer_fairseq.checkpoints.checkpoint import PAD, build, read
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.inference.engine import POOLINGS, Compute, Engine, of_rows
+from linformer_fairseq.inference.engine import POOLINGS, Compute, Engine
 from linformer_fairseq.inference.sequences import Ids, Sequences, encode, tokenizer_of
 
 
@@ -79,12 +79,16 @@ def test_few_graphs_serve_all_lengths(checkpoint: Path, rows: Sequences) -> None
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 6 < len(shapes)
 
 
-def test_chunks_become_rows() -> None:
-    values = np.array([[1, 5], [2, 4], [4, 2], [8, 0]], dtype=np.float32)
-    owners, weights = np.array([0, 1, 1, 2]), np.array([9, 1, 3, 9], dtype=np.float32)
-    np.testing.assert_allclose(of_rows(values, owners), [[1, 5], [3, 3], [8, 0]])
-    np.testing.assert_allclose(of_rows(values, owners, weights), [[1, 5], [3.5, 2.5], [8, 0]])
-    np.testing.assert_allclose(of_rows(values, owners, weights, largest=True), [[1, 5], [4, 4], [8, 0]])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_chunks_become_rows(checkpoint: Path, rows: Sequences, pooling: str) -> None:
+    engine = Engine(read(checkpoint), pooling, Compute("cpu"))
+    each, found = engine.run(rows.ids), engine.rows(rows)
+    assert len(found) == 60 < len(each)
+    for row, vector in enumerate(found):
+        own = np.flatnonzero(rows.owners == row)
+        tokens = [len(rows.ids[i]) for i in own]
+        wanted = each[own].max(0) if pooling == "max" else np.average(each[own], axis=0, weights=tokens)
+        np.testing.assert_allclose(vector, wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import torch
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.inference.engine import Compute
-from linformer_fairseq.inference.predict import Labels, Predictor, labels_of
-from linformer_fairseq.inference.sequences import Sequences, tokenizer_of
+from linformer_fairseq.inference.engine import Compute, Engine
+from linformer_fairseq.inference.predict import Labels, labels_of, predict
+from linformer_fairseq.inference.sequences import encode, tokenizer_of
 
 LABELS = Labels(("no", "yes"), 1)
 
@@ -37,25 +37,22 @@ def test_batches_order_and_padding_change_nothing(tuned: Checkpoint) -> None:
     texts = [
         (" ".join(chance.choices("river garden child book city".split(), k=chance.randint(1, 80))),) for _ in "x" * 60
     ]
-    predictor = Predictor(tuned, tokenizer_of(tuned, None))
-    rows = predictor.sequences(texts)
+    tokenizer = tokenizer_of(tuned, None)
+    rows, engine = encode(texts, tokenizer, 64), Engine(tuned, DEFAULT_HEAD)
     assert 0 < rows.longer < 60
-    single = Predictor(tuned, predictor.encoder, compute=Compute(batch_tokens=1))
-    together, alone = predictor.logits(rows), single.logits(rows)
+    single = Engine(tuned, DEFAULT_HEAD, Compute(batch_tokens=1))
+    together, alone = engine.rows(rows), single.rows(rows)
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
     order = chance.sample(range(60), 60)
-    shuffled = predictor.logits(predictor.sequences([texts[i] for i in order]))
+    shuffled = engine.rows(encode([texts[i] for i in order], tokenizer, 64))
     np.testing.assert_allclose(shuffled, together[order], rtol=0, atol=1e-5)
-    names = predictor.predict(texts)
-    assert names == [LABELS.classes[i] for i in together.argmax(1)]
+    assert predict(tuned, tokenizer, texts) == [LABELS.classes[i] for i in together.argmax(1)]
 
 
 def test_the_answer_to_a_text_in_chunks_is_the_mean_of_theirs(tuned: Checkpoint) -> None:
-    predictor = Predictor(tuned, tokenizer_of(tuned, None))
-    predictor.labels = Labels(("no", "yes"), 1, "chunks")
-    rows = predictor.sequences([("river",), (" ".join(["garden book city"] * 60),), ("winter",)])
-    single = Sequences(rows.ids, np.arange(len(rows.ids)), 0)
-    each, pooled = predictor.logits(single), predictor.logits(rows)
+    texts = [("river",), (" ".join(["garden book city"] * 60),), ("winter",)]
+    rows, engine = encode(texts, tokenizer_of(tuned, None), 64, "chunks"), Engine(tuned, DEFAULT_HEAD)
+    each, pooled = engine.run(rows.ids), engine.rows(rows)
     assert len(pooled) == 3 and len(each) > 4
     np.testing.assert_allclose(pooled, [each[0], each[1:-1].mean(0), each[-1]], rtol=0, atol=1e-6)
 

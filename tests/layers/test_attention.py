@@ -17,7 +17,8 @@ from linformer_fairseq.layers import (
     NoAttention,
     SelfAttention,
 )
-from linformer_fairseq.layers.attention import LinearProjection, LocalConv, build_projection
+from linformer_fairseq.layers.attention import LocalConv
+from linformer_fairseq.layers.projection import LinearProjection, build_projection
 from tests.faults.padding import at_trained_scale, largest_change, ours
 
 SHARINGS = ("none", "headwise", "key-value", "layerwise")
@@ -109,11 +110,12 @@ def test_compressing_before_or_after_projecting_is_the_same(sharing: str) -> Non
     cfg = config(sharing=sharing)
     attention = at_trained_scale(LinformerSelfAttention(cfg, 128))
     x = torch.randn(2, 100, 64)
-    keys, values, _ = attention.keys_values(x, None, None, None)
-    for result, projection, linear in (
-        (keys, attention.E, attention.k_proj),
-        (values, attention.F, attention.v_proj),
+    slots = attention.slots(x, None, None, None)
+    for heads, projection, linear in (
+        (slots.keys, attention.E, attention.k_proj),
+        (slots.values, attention.F, attention.v_proj),
     ):
+        result = heads.transpose(1, 2).flatten(-2)
         heads = (x @ linear.weight.T).unflatten(-1, (4, 16)).transpose(1, 2)
         expected = (projection.matrix()[..., :100] @ heads).transpose(1, 2).flatten(-2) + linear.bias
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder, LinformerEncoderLayer, fused
-from linformer_fairseq.layers.attention import build_projection
+from linformer_fairseq.layers.projection import build_projection
 
 SIZES: dict[str, Any] = {"vocab_size": 50, "embed_dim": 32, "ffn_dim": 64, "num_heads": 4, "num_layers": 2}
 

@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
 
-KINDS = ("linear", "mean-pool", "max-pool", "conv")
+KINDS = ("linear", "mean-pool", "max-pool", "conv", "adaptive")
 
 
 def encoder(**kwargs: object) -> LinformerEncoder:

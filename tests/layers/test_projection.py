@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linformer_fairseq.layers import EncoderConfig
-from linformer_fairseq.layers.attention import (
+from linformer_fairseq.layers.projection import (
     LinearProjection,
     block_mean_matrix,
     build_projection,

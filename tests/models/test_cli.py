@@ -16,12 +16,12 @@ from linformer_fairseq.models import LinformerRobertaModel
 ROOT = Path(__file__).parents[2]
 USER_DIR = str(ROOT / "linformer_fairseq")
 RunFairseq = Callable[..., CompletedProcess[str]]
+Srun = tuple[tuple[object, ...], dict[str, str]]
 
 SMALL = ["--user-dir", USER_DIR, "--arch", "linformer_roberta_tiny", "--max-positions", "64"]
 SMALL += ["--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "64", "--projected-length", "16"]
 PRETRAIN = ["--task", "masked_lm", "--criterion", "masked_lm", "--tokens-per-sample", "64", "--batch-size", "4"]
 OPTIMIZER = ["--optimizer", "adam", "--lr", "1e-3", "--log-format", "json", "--log-interval", "1"]
-TWO_PROCESSES = ["--cpu", "--distributed-world-size", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,6 @@ def test_validate_resume_and_fill_a_mask(
         hub.extract_features(torch.full((65,), words.nspecial))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -68,10 +67,11 @@ def test_validate_resume_and_fill_a_mask(
     ids=["layerdrop-untied-checkpointed", "conv-per-head"],
 )
 def test_default_ddp_meets_no_idle_parameter(
-    flags: list[str], tiny_data: Path, tmp_path: Path, run_fairseq: RunFairseq
+    flags: list[str], tiny_data: Path, tmp_path: Path, run_fairseq: RunFairseq, srun: Srun
 ) -> None:
-    command = [*SMALL, *PRETRAIN, *OPTIMIZER, *TWO_PROCESSES, *flags, "--max-update", "6", "--disable-validation"]
-    trained = run_fairseq("fairseq-train", tiny_data, *command, "--no-save", "--save-dir", tmp_path)
+    launcher, environment = srun
+    command = [*SMALL, *PRETRAIN, *OPTIMIZER, *flags, "--max-update", "6", "--disable-validation", "--no-save"]
+    trained = run_fairseq(*launcher, "fairseq-train", tiny_data, *command, "--save-dir", tmp_path, env=environment)
     assert trained.stdout.count("| train_inner |") == 6
 
 
@@ -92,20 +92,23 @@ def labelled_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, run
     return binarised
 
 
-@pytest.mark.parametrize("processes", [[], TWO_PROCESSES], ids=["one-process", "two-processes"])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_fine_tuning_a_classifier(
-    processes: list[str],
+    processes: int,
     pretrained: tuple[Path, CompletedProcess[str]],
     labelled_data: Path,
     tmp_path: Path,
     run_fairseq: RunFairseq,
+    srun: Srun,
 ) -> None:
-    flags = [*SMALL, *OPTIMIZER, *processes, "--task", "sentence_prediction", "--criterion", "sentence_prediction"]
+    launcher, environment = srun if processes == 2 else ((), {})
+    flags = [*SMALL, *OPTIMIZER, "--task", "sentence_prediction", "--criterion", "sentence_prediction"]
     flags += ["--num-classes", "2", "--init-token", "0", "--batch-size", "4", "--required-batch-size-multiple", "1"]
     flags += ["--restore-file", pretrained[0], "--reset-optimizer", "--reset-dataloader", "--reset-meters"]
     flags += ["--max-update", "4", "--save-dir", tmp_path, "--best-checkpoint-metric", "accuracy"]
-    tuned = run_fairseq("fairseq-train", labelled_data, *flags, "--maximize-best-checkpoint-metric")
-    assert '"valid_accuracy"' in tuned.stdout
+    flags += ["--maximize-best-checkpoint-metric"]
+    tuned = run_fairseq(*launcher, "fairseq-train", labelled_data, *flags, env=environment)
+    assert tuned.stdout.count(f"training on {processes} devices") == 1 and '"valid_accuracy"' in tuned.stdout
     assert (tmp_path / "checkpoint_best.pt").exists()
 
 
@@ -155,6 +158,7 @@ def test_compiled_training_gives_the_same_and_loads_without_compiling(
     tiny_data: Path, tmp_path: Path, run_fairseq: RunFairseq
 ) -> None:
     flags = [*SMALL, *PRETRAIN, *OPTIMIZER, "--max-update", "2", "--dropout", "0", "--attention-dropout", "0"]
+    flags += ["--encoder-layers", "1", "--disable-validation"]
     for name, more in (("eager", []), ("compiled", ["--compile"])):
         run_fairseq("fairseq-train", tiny_data, *flags, *more, "--save-dir", tmp_path / name)
     eager, compiled = (

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import torch
 
 from linformer_fairseq.paths import USER_DIR
 
+PROGRAM = Path(__file__).with_name("emulated.py")
 MODES = {
     "fp32": (),
     "fp16": ("--fp16",),
@@ -55,46 +53,35 @@ class Run:
 
 
 class Emulator:
-    """Starts runs. The fixtures below say what they train."""
+    """Starts runs, whose flags say which model trains how."""
 
-    def __init__(self, server: subprocess.Popen[str], data: Path, parse: Any) -> None:
-        self.server, self.data, self.parse = server, data, parse
-        self.numbers = count()
-
-    def _ask(self, question: object) -> int:
-        self.server.stdin.write(json.dumps(question) + "\n")
-        self.server.stdin.flush()
-        line = next(line for line in self.server.stdout if line.startswith("answer"))  # imports write lines as well
-        return int(line.split()[1])
+    def __init__(self, data: Path, start: Any, parse: Any) -> None:
+        self.data, self.popen, self.parse = data, start, parse
 
     def start(
-        self, save_dir: Path, *flags: object, gradients: Mapping[int, float] | None = None, **env: str
-    ) -> tuple[int, Path]:
-        """Start a run in its folder; returns its process id and log. `gradients`: see `emulated.inject`."""
-        save_dir.mkdir(parents=True, exist_ok=True)
-        log = save_dir / f"{next(self.numbers)}.log"
-        argv = [str(word) for word in (self.data, *TINY, "--save-dir", save_dir, *flags)]
-        return self._ask({"argv": argv, "log": str(log), "env": env, "gradients": gradients or {}}), log
-
-    def wait(self, process: int, log: Path, status: int | None = 0) -> Run:
-        """Wait for a run, which has to end with `status` unless that is None."""
-        ended, output = self._ask(process), log.read_text()
-        assert status is None or ended == status, output[-5000:]
-        return Run(log.parent, ended, output, self.parse(output))
+        self,
+        save_dir: Path,
+        *flags: object,
+        gradients: Mapping[int, object] | None = None,
+        launcher: tuple[object, ...] = (),
+        **env: str,
+    ) -> Any:
+        """Start a run in its folder; `gradients`: see emulated.py."""
+        env = {"EMULATED_GRADIENTS": json.dumps(gradients or {}), **env}
+        return self.popen(*launcher, PROGRAM, self.data, *TINY, "--save-dir", save_dir, *flags, env=env)
 
     def run(self, save_dir: Path, *flags: object, status: int | None = 0, **options: Any) -> Run:
-        """A run from its start to its end."""
-        return self.wait(*self.start(save_dir, *flags, **options), status=status)
+        """A run from its start to its end, with that exit status unless it is None."""
+        process = self.start(save_dir, *flags, **options)
+        output, _ = process.communicate()
+        assert status is None or process.returncode == status, output[-5000:]
+        return Run(save_dir, process.returncode, output, self.parse(output))
 
 
 @pytest.fixture(scope="session")
-def emulator(tiny_data: Path, parse_losses: Any, fairseq_popen: Any) -> Iterator[Emulator]:
-    """One server for all tests of a worker."""
-    command = [sys.executable, Path(__file__).with_name("emulated.py")]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=fairseq_popen[1](), stdin=pipe, stdout=pipe, text=True) as server:
-        yield Emulator(server, tiny_data, parse_losses)
-        server.stdin.close()
+def emulator(tiny_data: Path, start_fairseq: Any, parse_losses: Any) -> Emulator:
+    """What starts the runs of these tests."""
+    return Emulator(tiny_data, start_fairseq, parse_losses)
 
 
 @pytest.fixture(scope="session")

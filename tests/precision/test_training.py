@@ -115,25 +115,31 @@ def test_a_checkpoint_of_fairseqs_own_loads(mode: str, emulator: Any, modes: Any
 
 @pytest.mark.parametrize("mode", ["fp16", "amp"])
 def test_two_ranks_save_on_a_signal_and_resume(
-    mode: str, emulator: Any, modes: Any, pairs: Any, tmp_path: Path, same_end: Any
+    mode: str, emulator: Any, modes: Any, pairs: Any, srun: Any, tmp_path: Path, same_end: Any
 ) -> None:
+    launcher, environment = srun
     flags = (*pairs["the fused pair"], *modes[mode], "--distributed-world-size", 2, "--find-unused-parameters")
-    address = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-
-    def both(folder: Path, port: int, updates: int, stop: bool = False) -> list[Any]:
-        ranks = []
-        for rank in ("0", "1"):
-            env = {**address, "MASTER_PORT": str(port), "RANK": rank, "LOCAL_RANK": rank}
-            ranks.append(emulator.start(folder, *flags, "--max-update", updates, **env))
-        if stop:
-            while '"num_updates"' not in ranks[0][1].read_text():
-                os.sched_yield()
-            os.kill(ranks[0][0], signal.SIGUSR1)
-        return [emulator.wait(*rank, status=REQUEUE if stop else 0) for rank in ranks]
-
-    port = 20000 + os.getpid() % 20000
-    both(tmp_path / "whole", port, 12)
-    stopped = both(tmp_path / "parts", port + 1, 12, stop=True)
-    assert "SIGUSR1: saving after this update" in stopped[0].output
-    both(tmp_path / "parts", port + 2, 12)
+    start = {"launcher": launcher, **environment}
+    emulator.run(tmp_path / "whole", *flags, "--max-update", 12, **start)
+    process = emulator.start(tmp_path / "parts", *flags, "--max-update", 12, **start)
+    for line in process.stdout:
+        if '"num_updates": "1"' in line:
+            os.killpg(process.pid, signal.SIGUSR1)
+            break
+    output, _ = process.communicate()
+    assert process.returncode == REQUEUE, output[-5000:]
+    assert "SIGUSR1: saving after this update" in output
+    emulator.run(tmp_path / "parts", *flags, "--max-update", 12, **start)
     same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_rank_that_hangs_is_ended_within_the_heartbeat_timeout(
+    emulator: Any, pairs: Any, srun: Any, tmp_path: Path
+) -> None:
+    """With the stacks of its threads; without the flag, or if our handlers took its signal, it would end with 3."""
+    launcher, environment = srun
+    flags = (*pairs["the fused pair"], "--distributed-world-size", 2, "--heartbeat-timeout", 4, "--max-update", 12)
+    run = emulator.run(tmp_path, *flags, gradients={3: "hang"}, launcher=launcher, **environment, status=None)
+    assert run.status == signal.SIGABRT, run.output[-3000:]
+    assert "Killing job for not making progress in 4 seconds" in run.output
+    assert "Fatal Python error: Aborted" in run.output and "in counted" in run.output

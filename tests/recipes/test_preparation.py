@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.measure import binarize_speed, checkpoint_time, extraction_speed, preparation_memory
+from recipes.measure import checkpoint_time, preparation
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_binarize_beside_the_pipeline_through_pieces(books: Path, tmp_path: Path) -> None:
-    words = [str(books), "--quick", "--out", str(tmp_path), "--report", str(tmp_path / "a.md")]
-    assert binarize_speed.MEASUREMENT.main(words) == 0
+    words = ["binarizing", str(books), "--quick", "--out", str(tmp_path), "--report", str(tmp_path / "a.md")]
+    assert preparation.MEASUREMENT.main(words) == 0
     text = (tmp_path / "a.md").read_text()
     rows = {line.split("|")[1].strip(): line.split("|") for line in text.splitlines() if line.startswith("| ")}
     assert list(rows)[2:] == [
@@ -39,8 +39,8 @@ def test_binarize_beside_the_pipeline_through_pieces(books: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_the_peak_of_every_stage(books: Path, tmp_path: Path) -> None:
-    words = [str(books), "--quick", "--out", str(tmp_path), "--report", str(tmp_path / "a.md")]
-    assert preparation_memory.MEASUREMENT.main(words) == 0
+    words = ["memory", str(books), "--quick", "--out", str(tmp_path), "--report", str(tmp_path / "a.md")]
+    assert preparation.MEASUREMENT.main(words) == 0
     lines = [line.split("|")[1:-1] for line in (tmp_path / "a.md").read_text().splitlines() if line.startswith("| ")]
     header, _, *rows = [[cell.strip() for cell in line] for line in lines]
     assert header == ["", "extract", "clean", "dedup", "split", "tokenizer", "binarize"]
@@ -51,7 +51,8 @@ def test_the_peak_of_every_stage(books: Path, tmp_path: Path) -> None:
 def test_the_peak_is_that_of_the_largest_descendant() -> None:
     """Even of one whose parent has ended before it."""
     code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'x = b\"x\" * 10**8'])"
-    assert 100e6 < preparation_memory.peak_of(sys.executable, "-c", code) < 300e6
+    seconds, peak = preparation.run(sys.executable, "-c", code)
+    assert seconds > 0 and 100e6 < peak < 300e6
 
 
 def test_extraction_beside_mwparserfromhell(tmp_path: Path) -> None:
@@ -59,11 +60,12 @@ def test_extraction_beside_mwparserfromhell(tmp_path: Path) -> None:
     pages = "".join(page.format(number) + "</revision></page>" for number in range(3))
     dump = '<mediawiki xml:lang="en"><siteinfo><namespaces><namespace key="0" /></namespaces></siteinfo>'
     (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(f"{dump}{pages}</mediawiki>".encode()))
-    words = [str(tmp_path / "dump.xml.bz2"), "--quick", "--out", str(tmp_path / "run")]
-    assert extraction_speed.MEASUREMENT.main(words) == 0
+    words = ["extraction", str(tmp_path / "dump.xml.bz2"), "--quick", "--out", str(tmp_path / "run")]
+    assert preparation.MEASUREMENT.main(words) == 0
     text = (tmp_path / "run/table.md").read_text()
     assert "| data_prep (prose) | 2 | " in text and "| mwparserfromhell (parse, strip_code) | 2 | " in text
-    assert extraction_speed.MEASUREMENT.main([str(tmp_path / "none.xml"), "--out", str(tmp_path / "other")]) == 1
+    words = ["extraction", str(tmp_path / "none.xml"), "--out", str(tmp_path / "other")]
+    assert preparation.MEASUREMENT.main(words) == 1
 
 
 def test_every_way_of_writing_a_checkpoint(tmp_path: Path) -> None:

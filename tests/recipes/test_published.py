@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.measuring.study import Measurement
-from recipes.measure import update_speed, warm_start
+from recipes.measure import conversion, update_speed
 from recipes.reproduce import figure3_perplexity, table2_downstream, table3_efficiency
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
@@ -18,9 +18,10 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
     ("measurement", "file"),
     [
         (table3_efficiency.MEASUREMENT, "table3/table.md"),
+        (table3_efficiency.MEASUREMENT, "table3/same_tokens/table.md"),
         (figure3_perplexity.MEASUREMENT, "figure3/table.md"),
         (table2_downstream.MEASUREMENT, "downstream/results.md"),
-        (warm_start.MEASUREMENT, "warm_start/table.md"),
+        (conversion.MEASUREMENT, "warm_start/table.md"),
         (update_speed.MEASUREMENT, "updates/results.md"),
     ],
 )

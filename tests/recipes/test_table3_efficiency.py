@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from linformer_fairseq.measuring import layer_cost, layers
-from linformer_fairseq.measuring.layer_cost import Conditions, Entry, Runner
-from linformer_fairseq.measuring.layers import Sizes
+from linformer_fairseq.measuring import layers
+from linformer_fairseq.measuring.layers import Entry, Runner
+from linformer_fairseq.measuring.study import rounds_of
 from recipes.reproduce import table3_efficiency as table3
 
 TINY = "--embed-dim 32 --heads 4 --ffn-dim 64 --tokens 128 --threads 1 --device cpu --rounds 2 --dtypes fp32".split()
-GRID = "--lengths 64 --k 16 --linear-lengths 32 64 --linear-k 16 --modes train".split()
-SIZES = Sizes(64, 16, 32, 4, 64)
-HOW = Conditions("train", "bf16", "cpu", 1, 1, 60.0)
+GRID = "--lengths 64 --k 16 --modes train".split()
 
 
 def results_of(out: Path, *words: str) -> dict[str, Any]:
@@ -39,12 +36,11 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def test_every_cell_has_its_figures(measured: tuple[Path, dict[str, Any]]) -> None:
     out, results = measured
     cells = results["cells"]
-    entries = cells["time-n64-k16-fp32-train"]["entries"]
-    assert list(entries) == ["ours", "exact", "fairseq"]
-    assert all(len(table3.seconds(entry)) == 2 for entry in entries.values())
-    assert list(cells["linear-k16-64-tokens-fp32-train"]["entries"]) == ["32", "64"]
+    for name in ("ours", "exact", "fairseq"):
+        rounds = rounds_of(cells, f"time, {name}, n = 64, k = 16, 128 tokens, fp32, train")
+        assert len(rounds) == 2 and all(found["seconds"] > 0 for found in rounds)
     if sys.platform == "linux":
-        assert cells["memory-exact-n64-128-tokens-fp32-train"]["entries"]["exact"]["bytes"] > 0
+        assert cells["memory, exact, n = 64, k = 0, 128 tokens, fp32, train, round 0"]["bytes"] > 0
     lines = (out / "table.md").read_text().splitlines()
     header = "| n | k | ours (least–greatest) | exact | fairseq | rounds |"
     assert lines[lines.index(header) + 2].startswith("| 64 | 16 | ")
@@ -52,18 +48,15 @@ def test_every_cell_has_its_figures(measured: tuple[Path, dict[str, Any]]) -> No
     assert (out / "speed.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_cell_is_measured_again_with_all_its_contestants_for_a_new_one(
-    measured: tuple[Path, dict[str, Any]],
-) -> None:
+@pytest.mark.slow
+def test_a_contestant_may_come_later(measured: tuple[Path, dict[str, Any]]) -> None:
     out = measured[0]
     before = {path: path.stat().st_mtime_ns for path in out.glob("cells/*.json")}
-    results_of(out, "--contestants", "ours", "exact")
-    assert {path: path.stat().st_mtime_ns for path in out.glob("cells/*.json")} == before
-    results = results_of(out, "--contestants", "plain", "--kinds", "time")
-    changed = {path.stem for path in out.glob("cells/*.json") if path.stat().st_mtime_ns != before.get(path)}
-    assert changed == {"time-n64-k16-fp32-train"}
-    entries = results["cells"]["time-n64-k16-fp32-train"]["entries"]
-    assert set(entries) == {"plain", "ours", "exact", "fairseq"}
+    results_of(out, "--contestants", "ours", "plain", "--kinds", "time", "--budget", "0.000001")
+    after = {path.stem: path.stat().st_mtime_ns == before.get(path) for path in out.glob("cells/*.json")}
+    assert [name for name, kept in after.items() if not kept] == [
+        "time-plain-n-64-k-16-128-tokens-fp32-train-round-0"  # and no other round: its budget is spent
+    ]
 
 
 def options(*words: str) -> argparse.Namespace:
@@ -73,45 +66,50 @@ def options(*words: str) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def test_quick_has_the_cells_that_the_readme_shows() -> None:
+def test_quick_has_the_cells_that_the_site_shows() -> None:
     names = list(table3.grid(options("--quick", "--modes", "train", "--tokens", "4096")))
     for dtype in ("fp32", "bf16"):
-        assert f"linear-k256-65536-tokens-{dtype}-train" in names
-        assert f"memory-exact-n16384-16384-tokens-{dtype}-train" in names
-        assert f"time-n32768-k256-{dtype}-train" in names
+        assert f"memory, exact, n = 16384, k = 0, 16384 tokens, {dtype}, train" in names
+        assert f"time, exact, n = 32768, k = 256, 32768 tokens, {dtype}, train" in names
+        assert f"memory, exact, n = 32768, k = 0, 32768 tokens, {dtype}, train" not in names
 
 
 def test_the_grid_is_the_papers() -> None:
     cells = table3.grid(options("--dtypes", "fp32", "--modes", "forward", "--kinds", "time", "--contestants", "ours"))
-    found = [(entries["ours"].sizes.n, entries["ours"].sizes.k) for _, _, _, entries in cells.values()]
+    found = [(entry.n, entry.k) for entry in cells.values()]
     assert found == [(n, k) for n, (times, _) in table3.PAPER.items() for k in table3.KS[: len(times)]]
-    assert table3._paper(table3.MEMORY, "plain", 4096, 256) == 13
-    assert table3._paper(table3.TIME, "plain", 512, 512) is None
+    assert table3.of_paper("memory", 4096, 256) == 13
+    assert table3.of_paper("time", 512, 512) is None
 
 
-@pytest.mark.parametrize("name", layers.DEFAULT)
+def entry_of(name: str) -> Entry:
+    return Entry("time", name, 64, 16, 128, "train", "bf16", 32, 4, 64, 0.1)
+
+
+@pytest.mark.parametrize("name", layers.CONTESTANTS)
 def test_each_contestant_gives_gradients_to_its_input_and_parameters(name: str) -> None:
     if layers.missing(name):
         pytest.skip(f"{name}: {layers.missing(name)}")
-    runner = Runner(Entry(name, SIZES, 128), HOW, (torch.randn(128 * 32), torch.randn(128 * 32)))
+    runner = Runner(entry_of(name), "cpu")
     runner.step()
     assert runner.x.grad is not None and runner.x.grad.shape == runner.x.shape
-    # fairseq's shared matrix has a bias that its forward never uses.
-    lacking = [key for key, parameter in runner.layer.named_parameters() if parameter.grad is None]
-    assert lacking == (["layer.self_attn.compress_k.bias"] if name == "fairseq-shared" else [])
+    assert all(parameter.grad is not None for parameter in runner.layer.parameters())
 
 
-def test_what_does_not_fit_or_is_not_installed_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(layer_cost, "free_bytes", lambda device: 1000)
-    found = layer_cost.measure("time", {name: Entry(name, SIZES, 128) for name in ("ours", "plain")}, HOW)
-    assert found["ours"]["seconds"][0] > 0 and found["plain"]["skipped"].startswith("needs about")
+def test_what_does_not_fit_or_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "status", lambda *_: 1000)
+    skipped = layers.cost(entry_of("plain"), "cpu", 1, 60.0)
+    assert skipped["skipped"].startswith("needs about") and skipped["contestant"] == "plain"
+    assert layers.too_large(entry_of("ours"), "cpu") is None
     monkeypatch.setattr(layers, "find_spec", lambda name: None)
     assert layers.missing("lucidrains") == "not installed: pip install --no-deps linformer==0.2.3"
     assert not any("lucidrains" in name for name in table3.grid(options("--contestants", "lucidrains")))
 
 
 def test_ratios_are_of_the_same_round() -> None:
-    ours, exact = ({"tokens": 4096, "seconds": seconds} for seconds in ([1.0, 2.0, 4.0], [3.0, 4.0, None]))
-    assert table3.time_ratio(ours, exact) == 2.5
+    about = {"kind": "time", "tokens": 4096}
+    found = {
+        ("ours", 512, 128): {**about, "amounts": [1.0, 2.0, 4.0]},
+        ("exact", 512, 128): {**about, "amounts": [3.0, 4.0]},
+    }
+    assert "| 512 | 128 | 2,048 (1,024–4,096) | 1,170 (2.50) | 3 |" in table3.grid_table(found)

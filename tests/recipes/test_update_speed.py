@@ -11,9 +11,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from linformer_fairseq.layers import fused
-from linformer_fairseq.measuring.timed_train import CORE_FUNCTIONS, GROUPS, sort
 from recipes.measure import update_speed
-from recipes.measure.update_speed import CONTESTANTS, with_symbols
+from recipes.measure.update_speed import CONTESTANTS, CORE_FUNCTIONS, GROUPS, sort, with_symbols
 
 
 def test_pads_a_dictionary_but_not_the_text(tiny_data: Path, tmp_path: Path) -> None:

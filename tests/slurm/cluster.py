@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+PATIENCE = 240  # seconds for whatever takes a while on a busy machine
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
@@ -49,7 +50,7 @@ StateSaveLocation={folder}/state
 SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd.%n.log
 KillWait=5
-SlurmdTimeout=10
+SlurmdTimeout=20
 MessageTimeout=10
 CompleteWait=0
 MinJobAge=3600

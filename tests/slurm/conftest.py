@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from linformer_fairseq.io.files import write_text
 from linformer_fairseq.training.progress import parse_line
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cluster import Cluster, missing, wait_for  # noqa: E402
+from cluster import PATIENCE, Cluster, missing, wait_for  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 # For --user-dir: the project, with a trainer that waits before each update that the file HOLD does not allow yet. The
-# process with the rank FAIL fails there.
+# process with the rank FAIL fails in its second update.
 HOLDING = """
 import os, time
 from linformer_fairseq.plugin import register
@@ -30,21 +31,20 @@ train_step = Trainer.train_step
 def hold_then_step(self, *args, **kwargs):
     while self.get_num_updates() >= int(open(os.environ["HOLD"]).read()):
         time.sleep(0.05)
-    if os.environ.get("FAIL") == os.environ["SLURM_PROCID"]:
+    if os.environ.get("FAIL") == os.environ["SLURM_PROCID"] and self.get_num_updates():
         raise RuntimeError("this process fails")
     return train_step(self, *args, **kwargs)
 
 Trainer.train_step = hold_then_step
 """
 TINY = [
-    *("--batch-size", "2", "--tokens-per-sample", "64", "--encoder-layers", "1", "--projected-length", "16"),
+    *("--batch-size", "4", "--tokens-per-sample", "64", "--encoder-layers", "1", "--projected-length", "16"),
     *("--num-workers", "1", "--log-interval", "1", "--save-interval-updates", "5", "--disable-validation"),
     # With these, random numbers must resume, too. Without the last, DDP sorts its buckets anew after the first update
     # of each start, and sums over more than two processes round differently.
     *("--dropout", "0.1", "--attention-dropout", "0.1", "--find-unused-parameters"),
 ]
 LIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
-PATIENCE = 240  # seconds for whatever takes a while on a busy machine
 
 
 @dataclass
@@ -58,9 +58,7 @@ class Job:
 
     def hold_at(self, update: int) -> None:
         """Let the training continue up to this update."""
-        hold = self.save_dir.with_suffix(".hold")
-        hold.with_suffix(".new").write_text(str(update))
-        hold.with_suffix(".new").replace(hold)
+        write_text(self.save_dir.with_suffix(".hold"), str(update))
 
     def output(self, rank: int = 0) -> str:
         """What a process has printed, in all starts."""
@@ -89,6 +87,10 @@ class Job:
         """What Slurm knows of it."""
         return self.cluster.job(self.id)
 
+    def nodes(self) -> list[str]:
+        """The names of its nodes."""
+        return self.cluster.run("scontrol", "show", "hostnames", self.state()["NodeList"]).split()
+
     def __str__(self) -> str:
         log = self.log.read_text()[-3000:] if self.log.exists() else ""
         return f"{self.state()['JobState']}\n{log}\n{self.output()[-3000:]}"
@@ -101,23 +103,23 @@ class Job:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Three nodes with two GPUs each, which a few jobs share."""
+    """Eight nodes with two GPUs each, so that several jobs can run at the same time."""
     if reason := missing():
         pytest.skip(reason)
-    running = Cluster(nodes=3, gpus=2)
+    running = Cluster(nodes=8, gpus=2)
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="session")
 def job_environment(tiny_data: Path) -> Callable[[Path], dict[str, str]]:
-    """The environment of a tiny training on two nodes with two processes each, for its save_dir."""
+    """The environment of a tiny training on two nodes of its own with a process each, for its save_dir."""
 
     def environment(save_dir: Path) -> dict[str, str]:
         return {
             **{"RECIPE": "tiny_n512_k128", "DATA": str(tiny_data), "SAVE_DIR": str(save_dir), "FREE_GB": "0.1"},
-            **{"NODES": "2", "GPUS": "2", "PYTHON": sys.executable, "SITE": "none", "OMP_NUM_THREADS": "1"},
-            **{"PYTHONPATH": str(ROOT), "SBATCH_OUTPUT": f"{save_dir}.log"},
+            **{"NODES": "2", "GPUS": "1", "PYTHON": sys.executable, "SITE": "none", "OMP_NUM_THREADS": "1"},
+            **{"PYTHONPATH": str(ROOT), "SBATCH_OUTPUT": f"{save_dir}.log", "SBATCH_EXCLUSIVE": "exclusive"},
         }
 
     return environment
@@ -132,7 +134,7 @@ def tiny_flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*TINY, "--user-dir", str(user_dir)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pretrain(
     cluster: Cluster, job_environment: Callable[[Path], dict[str, str]], tiny_flags: list[str]
 ) -> Iterator[Callable[..., Job]]:

@@ -27,7 +27,7 @@ def test_64_processes_train(
     run = tmp_path / "run"
     (tmp_path / "hold").write_text("5")
     environ = {**job_environment(run), "HOLD": str(tmp_path / "hold")}
-    del environ["NODES"], environ["GPUS"]
+    del environ["NODES"], environ["GPUS"], environ["SBATCH_EXCLUSIVE"]
     # not --num-workers 1: that would be 64 processes more
     flags = [*tiny_flags, "--max-update", "5", "--num-workers", "0", "--batch-size", "1"]
     cluster = Cluster(nodes=8, gpus=8)

@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import subprocess
 
 import pytest
 from omegaconf import OmegaConf
@@ -56,17 +55,13 @@ COMPLETE = (
 
 
 def test_stopped_and_interrupted_it_ends_where_it_would_have_ended(
-    run_fairseq, fairseq_popen, shards, whole, same_end, tmp_path
+    run_fairseq, start_fairseq, shards, whole, same_end, tmp_path
 ):
     """Stopped by --max-update, then by SIGTERM, each time resumed with other workers."""
     train = ("fairseq-train", shards, *TASK, *TINY, *COMPLETE, "--save-dir", tmp_path)
     run_fairseq(*train, "--max-update", 4, "--num-workers", 2, "--save-interval-updates", 2)
     assert (tmp_path / "checkpoint_1_2.pt").exists()
-    argv, environment = fairseq_popen
-    command = argv(*train, "--num-workers", 1, "--save-interval-updates", 3)
-    with subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as run:
+    with start_fairseq(*train, "--num-workers", 1, "--save-interval-updates", 3) as run:
         log = ""
         for line in run.stdout:
             log += line
@@ -79,11 +74,13 @@ def test_stopped_and_interrupted_it_ends_where_it_would_have_ended(
 
 
 @pytest.mark.slow
-def test_two_processes_end_where_they_would_have_ended(run_fairseq, parse_losses, shards, same_end, tmp_path):
-    train = ("fairseq-train", shards, *TASK, *TINY, "--max-update", 16, "--distributed-world-size", 2)
-    straight = run_fairseq(*train, "--save-dir", tmp_path / "straight")
-    run_fairseq(*train, "--save-dir", tmp_path / "stopped", "--max-update", 6, "--num-workers", 2)
-    rest = run_fairseq(*train, "--save-dir", tmp_path / "stopped", "--num-workers", 0)
+def test_two_processes_end_where_they_would_have_ended(run_fairseq, parse_losses, shards, same_end, srun, tmp_path):
+    launcher, environment = srun
+    train = (*launcher, "fairseq-train", shards, *TASK, *TINY, "--max-update", 16)
+    straight = run_fairseq(*train, "--save-dir", tmp_path / "straight", env=environment)
+    stopped = (*train, "--save-dir", tmp_path / "stopped")
+    run_fairseq(*stopped, "--max-update", 6, "--num-workers", 2, env=environment)
+    rest = run_fairseq(*stopped, "--num-workers", 0, env=environment)
     assert parse_losses(straight.stdout)[6:] == parse_losses(rest.stdout)
     same_end(tmp_path / "straight", tmp_path / "stopped")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from linformer_fairseq.training import divergence
 from linformer_fairseq.training.metrics import read_metrics
 
-# Spawned processes read this file again, and so have the poison too.
 POISONED = """
 import json, os
 import torch
@@ -38,9 +36,8 @@ def poisoned(self, model, sample, reduce=True):
 
 MaskedLmLoss.forward = poisoned
 
-if __name__ == "__main__":
-    from fairseq_cli.train import cli_main
-    cli_main()
+from fairseq_cli.train import cli_main
+cli_main()
 """
 
 
@@ -48,10 +45,12 @@ if __name__ == "__main__":
 def finish_poisoned(finish: Callable[..., str], tmp_path: Path) -> Callable[..., str]:
     """As `finish`, with losses of nan on `rank` from its `batch`-th batch on, or in validation; status 1."""
 
-    def run(command: list[str], **where: object) -> str:
-        (tmp_path / "train.py").write_text(POISONED)
-        command = [sys.executable, str(tmp_path / "train.py"), *command[1:]]
-        return finish(command, status=1, POISON=json.dumps({"training": True, "rank": 0, **where}))
+    def run(command: list[object], environment: dict[str, str] | None = None, **where: object) -> str:
+        script = tmp_path / "train.py"
+        script.write_text(POISONED)
+        command = [script if word == "fairseq-train" else word for word in command]
+        poison = json.dumps({"training": True, "rank": 0, **where})
+        return finish(command, status=1, POISON=poison, **(environment or {}))
 
     return run
 
@@ -70,12 +69,14 @@ def parameters_are_finite(checkpoint: Path) -> bool:
 
 @pytest.mark.slow
 def test_nan_in_one_batch_of_one_rank(
-    finish_poisoned: Callable[..., str], train_command: Callable[..., list[str]], tmp_path: Path
+    finish_poisoned: Callable[..., str], train_command: Callable[..., list[str]], srun: Any, tmp_path: Path
 ) -> None:
     """Rank 1's first batch of update 3, which is its fifth; update 2 was saved."""
     run = tmp_path / "run"
-    flags = ("--distributed-world-size", 2, "--update-freq", 2, "--batch-size", 4, "--save-interval-updates", 2)
-    output = finish_poisoned(train_command(run, *flags, "--max-update", 9), rank=1, batch=5)
+    launcher, environment = srun
+    flags = ("--update-freq", 2, "--batch-size", 4, "--save-interval-updates", 2)
+    command = train_command(run, *flags, "--max-update", 9, launcher=launcher)
+    output = finish_poisoned(command, environment, rank=1, batch=5)
     poisoned = json.loads(re.findall(r"POISONED (.*)", output)[0])
     ids = ", ".join(map(str, poisoned))
     reason = "stops at update 3 (epoch 1): the gradient is nan or infinite; the loss of the examples"
@@ -121,7 +122,7 @@ def test_a_validation_that_is_not_a_number_becomes_no_best_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     command = [word for word in train_command(run, "--save-interval-updates", 2) if word != "--disable-validation"]
-    output = finish_poisoned([*command, "--max-update", "4"], training=False, batch=3)
+    output = finish_poisoned([*command, "--max-update", 4], training=False, batch=3)
     assert "update 4 (epoch 1): the loss of its validation on valid is nan" in sentence(output)
     assert math.isfinite(torch.load(run / "checkpoint_best.pt", weights_only=False)["extra_state"]["val_loss"])
     assert f"the last good checkpoint, {run}/checkpoint_1_2.pt (update 2)" in sentence(output)

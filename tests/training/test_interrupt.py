@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from linformer_fairseq.training.signals import REQUEUE
 
@@ -18,9 +18,8 @@ FLAGS = ("--max-update", 40, "--num-workers", 1)  # three epochs and a bit
 SAVED = re.compile(r"saved (\d+) updates in (\S+); the same command resumes from there")
 
 
-def leave(process: subprocess.Popen[str], send: Callable[[int], None], after: int = 4) -> str:
+def leave(process: Any, send: Callable[[int], None], after: int = 4) -> str:
     """Call `send` with the process id once update `after` is in the log; return the whole log."""
-    assert process.stdout is not None
     log = ""
     for line in process.stdout:
         log += line
@@ -47,7 +46,7 @@ def to_the_second_rank(pid: int) -> None:
     os.kill(second_rank(pid), signal.SIGUSR1)
 
 
-def check(process: subprocess.Popen[str], log: str, status: int, save_dir: Path) -> int:
+def check(process: Any, log: str, status: int, save_dir: Path) -> int:
     """The log ends with what was saved and how to go on; return the number of updates."""
     assert process.returncode == status, log[-5000:]
     assert "Traceback" not in log, log[-5000:]
@@ -58,12 +57,27 @@ def check(process: subprocess.Popen[str], log: str, status: int, save_dir: Path)
 
 
 @pytest.fixture(scope="module")
-def whole(finish: Any, train_command: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Undisturbed trainings of one and two processes."""
+def whole(finish: Any, train_command: Any, srun: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Undisturbed trainings of one and two processes that save every update."""
     folder = tmp_path_factory.mktemp("whole")
-    for processes in (1, 2):
-        finish(train_command(folder / str(processes), *FLAGS, "--distributed-world-size", processes))
-    return {processes: folder / str(processes) for processes in (1, 2)}
+    for processes, (launcher, environment) in ((1, ((), {})), (2, srun)):
+        command = train_command(folder / f"{processes}", *FLAGS, "--save-interval-updates", 1, launcher=launcher)
+        finish([word for word in command if word != "--no-epoch-checkpoints"], **environment)
+    return {processes: folder / f"{processes}" for processes in (1, 2)}
+
+
+@pytest.fixture
+def check_state(same_end: Any, whole: dict[int, Path], tmp_path: Path) -> Callable[[int, int], None]:
+    """Assert that what was saved after an update is, bit by bit, the state of an undisturbed training."""
+
+    def updates_in(path: Path) -> int:
+        return int(torch.load(path, weights_only=False)["optimizer_history"][-1]["num_updates"])
+
+    def check(processes: int, updates: int) -> None:
+        saved = (path for path in whole[processes].glob("checkpoint*.pt") if updates_in(path) == updates)
+        same_end(tmp_path / "run", next(saved))
+
+    return check
 
 
 @pytest.mark.slow
@@ -80,52 +94,60 @@ def whole(finish: Any, train_command: Any, tmp_path_factory: pytest.TempPathFact
     ],
     ids=["TERM all", "Ctrl-C", "2 USR2", "2 TERM all", "2 INT parent", "2 Ctrl-C", "2 USR1 to a rank"],
 )
-def test_saves_and_goes_on(
+def test_saves(
     processes: int,
     send: Callable[[int], None],
     status: int,
     start: Any,
-    finish: Any,
     train_command: Any,
-    same_end: Any,
+    check_state: Any,
     parse_losses: Any,
-    whole: dict[int, Path],
     tmp_path: Path,
 ) -> None:
-    command = train_command(tmp_path / "run", *FLAGS, "--distributed-world-size", processes)
-    process = start(command)
+    process = start(train_command(tmp_path / "run", *FLAGS, "--distributed-world-size", processes))
     log = leave(process, send)
     saved = check(process, log, status, tmp_path / "run")
     assert saved == parse_losses(log)[-1][0]  # no update is lost
-    assert parse_losses(finish(command))[0][0] == saved + 1
-    same_end(tmp_path / "run", whole[processes])
+    check_state(processes, saved)
 
 
 @pytest.mark.slow
-def test_one_task_of_srun_hears_it(
-    start: Any, finish: Any, train_command: Any, same_end: Any, srun: Any, whole: dict[int, Path], tmp_path: Path
+def test_one_task_of_srun_hears_it_and_all_go_on(
+    start: Any,
+    finish: Any,
+    train_command: Any,
+    check_state: Any,
+    parse_losses: Any,
+    srun: Any,
+    tmp_path: Path,
 ) -> None:
     launcher, environment = srun
     command = train_command(tmp_path / "run", *FLAGS, launcher=launcher)
     process = start(command, **environment)
-    log = leave(process, to_the_second_rank)
-    check(process, log, REQUEUE, tmp_path / "run")
-    finish(command, **environment)
-    same_end(tmp_path / "run", whole[2])
+    saved = check(process, leave(process, to_the_second_rank), REQUEUE, tmp_path / "run")
+    check_state(2, saved)
+    assert parse_losses(finish([*command, "--max-update", saved + 1], **environment))[0][0] == saved + 1
+    check_state(2, saved + 1)
 
 
 @pytest.mark.slow
-def test_torchrun_passes_it_on(
-    start: Any, finish: Any, train_command: Any, same_end: Any, whole: dict[int, Path], tmp_path: Path
-) -> None:
+def test_one_process_goes_on(start: Any, finish: Any, train_command: Any, check_state: Any, tmp_path: Path) -> None:
+    command = train_command(tmp_path / "run", *FLAGS)
+    process = start(command)
+    check(process, leave(process, to_one(signal.SIGUSR1)), REQUEUE, tmp_path / "run")
+    finish(command)
+    check_state(1, 40)
+
+
+@pytest.mark.slow
+def test_torchrun_passes_it_on(start: Any, train_command: Any, check_state: Any, tmp_path: Path) -> None:
     """Its own exit status is 1, whatever the ranks say."""
     launcher = ("torchrun", "--standalone", "--nproc-per-node", 2)
-    command = train_command(tmp_path / "run", *FLAGS, launcher=launcher)
-    process = start(command)
+    process = start(train_command(tmp_path / "run", *FLAGS, launcher=launcher))
     log = leave(process, to_one(signal.SIGTERM))
-    assert process.returncode == 1 and SAVED.search(log), log[-5000:]
-    finish(command)
-    same_end(tmp_path / "run", whole[2])
+    said = SAVED.search(log)
+    assert process.returncode == 1 and said, log[-5000:]
+    check_state(2, int(said[1]))
 
 
 @pytest.mark.slow
@@ -156,7 +178,7 @@ def test_saves_within_a_validation(start: Any, train_command: Any, tiny_data: Pa
             (tmp_path / f"{split}.{suffix}").symlink_to(tiny_data / f"train.{suffix}")
     validation = ("--batch-size-valid", 1, "--validate-interval-updates", 3)
     command = train_command(tmp_path / "run", "--max-update", 40, *validation)
-    words = [f"{tmp_path}" if word == f"{tiny_data}" else word for word in command if word != "--disable-validation"]
+    words = [tmp_path if word == tiny_data else word for word in command if word != "--disable-validation"]
     process = start(words)
     log = ""
     dry_run = True

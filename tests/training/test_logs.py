@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fairseq.logging import progress_bar
@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.training.logs import refuse_missing_tensorboard
 
-# Spawned processes read this file again, and so have the failure too.
 RANK_1_FAILS = """
 import torch
 from fairseq.criterions.masked_lm import MaskedLmLoss
@@ -29,19 +28,19 @@ def fail_on_rank_1(self, *arguments, **named):
 
 MaskedLmLoss.forward = fail_on_rank_1
 
-if __name__ == "__main__":
-    from fairseq_cli.train import cli_main
-    cli_main()
+from fairseq_cli.train import cli_main
+cli_main()
 """
 
 
 def test_a_rank_that_dies_leaves_its_own_traceback(
-    train_command: Callable[..., list[str]], finish: Callable[..., str], tmp_path: Path
+    train_command: Callable[..., list[object]], finish: Callable[..., str], srun: Any, tmp_path: Path
 ) -> None:
     script = tmp_path / "train.py"
     script.write_text(RANK_1_FAILS)
-    command = train_command(tmp_path / "run", "--max-update", 5, "--distributed-world-size", 2)
-    finish([sys.executable, str(script), *command[1:]], status=1)
+    launcher, environment = srun
+    command = train_command(tmp_path / "run", "--max-update", 5)
+    finish([*launcher, script, *command[1:]], status=1, **environment)
     logs = [(tmp_path / "run" / "run" / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1)]
     assert "RuntimeError: the third batch of rank 1" in logs[1] and "in fail_on_rank_1" in logs[1]
     assert "the third batch" not in logs[0]

@@ -65,16 +65,19 @@ def test_figures_of_a_training_that_goes_on_from_an_older_checkpoint(
 
 
 def test_two_processes_and_a_model_that_is_not_ours(
-    run_fairseq: Callable[..., CompletedProcess[str]], tiny_data: Path, tmp_path: Path
+    run_fairseq: Callable[..., CompletedProcess[str]], tiny_data: Path, srun: Any, tmp_path: Path
 ) -> None:
     """One file for all processes, with the tokens of all; a log for each; no FLOP/s of a model we do not know."""
+    launcher, environment = srun
     output = run_fairseq(
-        *("fairseq-train", tiny_data, "--user-dir", USER_DIR, "--task", "masked_lm", "--criterion", "masked_lm"),
+        *(*launcher, "fairseq-train", tiny_data, "--user-dir", USER_DIR),
+        *("--task", "masked_lm", "--criterion", "masked_lm"),
         *("--arch", "roberta", "--encoder-layers", 1, "--encoder-embed-dim", 32, "--encoder-ffn-embed-dim", 64),
         *("--encoder-attention-heads", 2, "--tokens-per-sample", 64, "--max-positions", 64, "--batch-size", 4, "--cpu"),
-        *("--optimizer", "adam", "--lr-scheduler", "fixed", "--lr", "1e-3", "--distributed-world-size", 2),
+        *("--optimizer", "adam", "--lr-scheduler", "fixed", "--lr", "1e-3"),
         *("--update-freq", 2, "--log-format", "json", "--log-interval", 2, "--max-update", 4, "--disable-validation"),
         *("--sample-break-mode", "complete", "--save-dir", tmp_path),
+        env=environment,
     ).stdout
     printed = logged(output)
     lines = read_metrics(tmp_path)

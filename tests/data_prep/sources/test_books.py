@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import books, epub
+from data_prep.sources import ReadErrors, books, epub
 from linformer_fairseq.errors import UsageError
 
 CONTAINER = """<?xml version="1.0"?>

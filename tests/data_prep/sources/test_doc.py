@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import doc
+from data_prep.sources import ReadErrors, doc
 from linformer_fairseq.errors import UsageError
 
 ARTICLES = """<doc id="12" url="https://example.org/?curid=12" title="Bits &amp; &quot;bytes&quot;">

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.read_errors import ReadErrors
+from data_prep.sources import ReadErrors
 from data_prep.sources.docstrings import docstrings_of, documents, installed_roots, pieces
 
 LONG = "A sentence that is long enough to teach something about prose."

@@ -10,8 +10,7 @@ from typing import Literal
 
 import pytest
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import Piece, tables, wikipedia
+from data_prep.sources import Piece, ReadErrors, tables, wikipedia
 from data_prep.sources.files import STDIN, TARS, files_in, input_files, kind, stem, whole
 from data_prep.sources.lines import Lines, line_pieces
 from linformer_fairseq.errors import UsageError

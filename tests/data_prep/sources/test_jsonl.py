@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import jsonl
+from data_prep.sources import ReadErrors, jsonl
 from linformer_fairseq.errors import UsageError
 
 

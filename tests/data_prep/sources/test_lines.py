@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.read_errors import ReadErrors
+from data_prep.sources import ReadErrors
 from data_prep.sources import lines as module
 from data_prep.sources.files import READ_ERRORS, opened
 from data_prep.sources.lines import Lines, line_pieces

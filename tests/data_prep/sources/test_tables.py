@@ -10,8 +10,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import tables
+from data_prep.sources import ReadErrors, tables
 from linformer_fairseq.errors import UsageError
 
 KINDS = ("parquet", "arrow", "stream", "feather")

@@ -10,8 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import text
+from data_prep.sources import ReadErrors, text
 from data_prep.sources.files import STDIN
 from linformer_fairseq.errors import UsageError
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.corpus import Document
-from data_prep.read_errors import ReadErrors
-from data_prep.sources import dump, wikipedia
+from data_prep.sources import ReadErrors, dump, wikipedia
 from linformer_fairseq.errors import UsageError
 
 HEAD = (

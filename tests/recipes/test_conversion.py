@@ -1,4 +1,4 @@
-"""The measurement of warm starts: its figures, its report, and one short run of it."""
+"""The measurement of conversions: its figures, its report, and one short run of each kind."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fairseq.data import Dictionary
 
-from recipes.measure import warm_start
-from recipes.measure.warm_start import table, updates_until
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, write
+from linformer_fairseq.measuring.trainings import untrained
+from recipes.measure import conversion
+from recipes.measure.conversion import table, updates_until
 
 WARM = {"start": 80.0, "curve": [[20, 60.0], [40, 51.0], [60, 49.0]], "seconds": 3.2, "errors": [0.5, 0.1]}
 COLD = {"start": None, "curve": [[500, 90.0], [1000, 52.0]], "seconds": 0.1, "errors": []}
@@ -24,10 +27,10 @@ def test_the_first_validation_that_is_near_enough_counts() -> None:
 
 
 def test_the_table_has_a_row_for_each_way() -> None:
-    cells = {"original": {"ppl": 50.0, "updates": 1000}, "from scratch": COLD, "SVD": WARM}
-    settings = {"projected_length": "128", "projection_sharing": "layerwise"}
+    cells = {"original": {"ppl": 50.0, "updates": 1000}, "SVD": WARM, "from scratch": COLD}
+    settings = {"kind": "roberta", "projected_length": "128", "projection_sharing": "layerwise"}
     lines = table({"cells": cells, "settings": settings}).splitlines()
-    assert lines[0].startswith("The RoBERTa: perplexity 50.0 after 1,000 updates. k = 128")
+    assert lines[0].startswith("The original: perplexity 50.0 after 1,000 updates. k = 128")
     assert lines[-2:] == [
         "| SVD | 3 | 80.0 | 40 | 4.0% | 49.0 | 60 |",
         "| from scratch |  |  | not reached |  | 52.0 | 1,000 |",
@@ -49,12 +52,12 @@ def test_a_roberta_of_fairseq_is_measured_once_and_in_pieces(
         *("--lr", 1e-3, "--max-update", 3, "--batch-size", 8, "--save-dir", tmp_path / "roberta", "--cpu"),
     )
     checkpoint = tmp_path / "roberta/checkpoint_last.pt"
-    words = [str(tiny_data), "--roberta", str(checkpoint), "--out", str(tmp_path / "run"), "--quick"]
+    words = ["roberta", str(tiny_data), str(checkpoint), "--out", str(tmp_path / "run"), "--quick"]
     words += ["--projected-length", "16"]
-    assert warm_start.MEASUREMENT.main([*words, "--ways", "SVD, transfer"]) == 0
+    assert conversion.MEASUREMENT.main([*words, "--ways", "SVD, transfer"]) == 0
     first = capsys.readouterr().out
     assert "| SVD, transfer |" in first and "| from scratch |" not in first
-    assert warm_start.MEASUREMENT.main([*words, "--ways", "from scratch"]) == 0
+    assert conversion.MEASUREMENT.main([*words, "--ways", "from scratch"]) == 0
     cells = json.loads((tmp_path / "run/results.json").read_text())["cells"]
     warm, cold = cells["SVD, transfer"], cells["from scratch"]
     assert cells["original"]["updates"] == 3
@@ -62,7 +65,23 @@ def test_a_roberta_of_fairseq_is_measured_once_and_in_pieces(
     assert cold["curve"][-1][0] == 3 and cold["start"] is None
 
     monkeypatch.setattr("linformer_fairseq.measuring.trainings.run_logged", None)  # a second time nothing is run
-    monkeypatch.setattr(warm_start, "convert", None)
     capsys.readouterr()
-    assert warm_start.MEASUREMENT.main([*words, "--ways", "SVD, transfer", "from scratch"]) == 0
+    assert conversion.MEASUREMENT.main([*words, "--ways", "SVD, transfer", "from scratch"]) == 0
     assert "| SVD, transfer |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_longer_inputs_are_measured_at_both_lengths(tiny_data: Path, tmp_path: Path) -> None:
+    model = {"_name": "linformer_roberta_tiny", "dropout": 0.0, "attention_dropout": 0.0}
+    size = len(Dictionary.load(str(tiny_data / "dict.txt"))) + 1
+    source = tmp_path / "a.pt"
+    task = {"tokens_per_sample": 512, "data": str(tiny_data)}
+    write(Checkpoint(untrained(model, size).state_dict(), model, task, 9), source)
+    words = ["longer", str(tiny_data), str(source), "--quick", "--out", str(tmp_path / "run"), "--validations", "1"]
+    assert conversion.MEASUREMENT.main([*words, "--ways", "keep", "from scratch"]) == 0
+    cells = json.loads((tmp_path / "run/results.json").read_text())["cells"]
+    kept, scratch = cells["1024, keep"], cells["1024, from scratch"]
+    assert list(cells) == ["original", "1024, keep", "1024, from scratch"]
+    assert kept["shorter"][0] == cells["original"]["ppl"] and kept["start"] > 1 and kept["shorter"][1] > 1
+    assert scratch["start"] is None and scratch["shorter"][0] is None and scratch["shorter"][1] > 1
+    assert "| 1024, keep | " in (tmp_path / "run/table.md").read_text()

@@ -1,0 +1,145 @@
+"""What a Hugging Face folder has besides its model, kept from one form to the other and back.
+
+A converted model has a folder for its tokenizer, as all of ours do: dict.txt, and for byte-level BPE encoder.json and
+vocab.bpe, which fairseq's `--bpe gpt2` reads. In `huggingface/` are the tokenizer as Hugging Face has it, and what
+makes the model one of sentence-transformers: the modules behind the encoder, such as pooling, and their settings.
+`to-hf` writes these files into its folder again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, HUGGINGFACE_FAST
+from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS
+from linformer_fairseq.checkpoints.files import read_json
+from linformer_fairseq.checkpoints.hf_vocabulary import VOCABULARIES, load_auto, read_tokenizer, special_of, symbols_of
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import replace_when_done, write_text
+
+MODULES = "modules.json"  # of sentence-transformers: the encoder, and what follows it
+KEPT_MODULES = ("Pooling", "Normalize", "Dense")  # by the last part of their type
+LONGEST = "max_seq_length"  # in sentence_bert_config.json: texts are cut there
+SETTINGS = "tokenizer_config.json"
+MERGES = "merges.txt"
+
+
+def encoder_folder(folder: Path) -> Path:
+    """The folder with config.json: that of the first module in one of sentence-transformers, else the same.
+
+    Raises:
+        UsageError: a link leads out of the folder, or a module is of a kind that is not carried over.
+    """
+    root = folder.resolve()
+    if root.parent.name == "snapshots":  # of Hugging Face's cache, where files are links into the folder of the model
+        root = root.parent.parent
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise UsageError(f"{path}: is a link out of the folder; put the file itself there")
+    first = [module["path"] for module in _modules(folder)[:1]]
+    return folder.joinpath(*first)
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """The modules of sentence-transformers, the encoder first; none in a folder without."""
+    path = folder / MODULES
+    if not path.is_file():
+        return []
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        kinds = [str(module["type"]).split(".")[-1] for module in modules]
+        inside = [folder.joinpath(module["path"]).resolve().is_relative_to(folder.resolve()) for module in modules]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path}: not a list of modules ({type(error).__name__}: {error})") from error
+    for kind in kinds[1:]:
+        if kind not in KEPT_MODULES:
+            known = ", ".join(KEPT_MODULES)
+            raise UsageError(f"{path}: the module {kind} cannot be kept, only {known}; remove it to convert the others")
+    if kinds[:1] != ["Transformer"] or not all(inside):
+        raise UsageError(f"{path}: its first module must be a Transformer, and all must be in this folder")
+    for file in (file for module in modules[1:] for file in folder.joinpath(module["path"]).glob("*")):
+        if file.suffix not in (".json", ".safetensors"):
+            raise UsageError(f"{file}: only .json and .safetensors files of a module are kept; save it again so")
+    return list(modules)
+
+
+def keep(folder: Path, out: Path, force: bool = False) -> None:
+    """Write a tokenizer's folder for the model in `folder`, one of Hugging Face's or one that `to-hf` wrote."""
+    source = encoder_folder(folder)
+    tokenizer = read_tokenizer(source)
+    if tokenizer is None:
+        raise UsageError(f"{folder}: holds no tokenizer (tokenizer.json, vocab.txt, or vocab.json and merges.txt)")
+    config = read_json(source / "config.json")
+    ids = tokenizer.get_vocab()
+    size = int(config.get("vocab_size") or max(ids.values()) + 1)
+    symbols = symbols_of(tokenizer, special_of(folder, tokenizer, size), size)
+    content = {DICTIONARY: "".join(f"{symbol} 1\n" for symbol in symbols)}
+    parts = json.loads(tokenizer.to_str())
+    if parts["model"]["type"] == "BPE" and "ByteLevel" in json.dumps(parts["pre_tokenizer"]):
+        encoder = {token: i for token, i in ids.items() if token not in (*SPECIALS, MASK)}
+        content[GPT2_VOCABULARY] = json.dumps(encoder, ensure_ascii=False)
+        content[GPT2_MERGES] = "\n".join(["#version: 0.2", *map(" ".join, parts["model"]["merges"]), ""])
+    if not force and (existing := [name for name in (*content, HUGGINGFACE) if (out / name).exists()]):
+        raise UsageError(f"{out / existing[0]} exists; choose another target, or replace it with --force")
+    with replace_when_done(out / HUGGINGFACE, force) as partial:
+        own = load_auto(source)
+        own.model_max_length = longest_input(config)
+        own.save_pretrained(partial)
+        # Other programs read the vocabulary in its older forms.
+        beside = [source / name for name in (*VOCABULARIES[1:], MERGES)]
+        beside += [*source.glob("sentence_*_config.json"), folder / "config_sentence_transformers.json"]
+        for path in beside:
+            if path.is_file():
+                shutil.copyfile(path, partial / path.name)
+        if modules := _modules(folder):
+            _keep_modules(folder, modules, partial)
+    for name, text in content.items():
+        write_text(out / name, text)
+
+
+def _keep_modules(folder: Path, modules: list[dict[str, Any]], out: Path) -> None:
+    for module in modules[1:]:
+        for path in folder.joinpath(module["path"]).glob("*"):
+            (out / module["path"]).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, out / module["path"] / path.name)
+    modules[0]["path"] = ""
+    (out / MODULES).write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
+
+
+def longest_input(config: dict[str, Any]) -> int:
+    """In tokens, of the model that a config.json describes."""
+    rows = int(config.get("max_position_embeddings", 512))
+    return rows - rows_before_positions(config)
+
+
+def rows_before_positions(config: dict[str, Any]) -> int:
+    """Of a model's position table: RoBERTas number positions from the id of <pad> + 1 on."""
+    return 0 if config.get("model_type") in ("bert", "linformer") else int(config.get("pad_token_id", 1)) + 1
+
+
+def restore(data: Path, out: Path, longest: int) -> None:
+    """Write what `data`/huggingface keeps, but for the tokenizer itself, into the folder of an exported model.
+
+    `longest` is the longest input of the model, which becomes that of sentence-transformers if conversion changed it.
+    """
+    kept = data / HUGGINGFACE
+    shutil.copytree(kept, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(HUGGINGFACE_FAST, SETTINGS))
+    was = read_json(kept / SETTINGS).get("model_max_length")
+    for path in out.glob("sentence_*_config.json"):
+        settings = read_json(path)
+        if longest != was and settings.get(LONGEST):
+            path.write_text(json.dumps(settings | {LONGEST: longest}, indent=2) + "\n", encoding="utf-8")
+
+
+def kept_tokenizer(data: Path, longest: int) -> PreTrainedTokenizerFast:
+    """The tokenizer in `data`/huggingface for a model of `longest` tokens, which knows no token types."""
+    inputs = ["input_ids", "attention_mask"]
+    folder = data / HUGGINGFACE
+    found = PreTrainedTokenizerFast.from_pretrained(folder, model_max_length=longest, model_input_names=inputs)
+    assert isinstance(found, PreTrainedTokenizerFast)
+    return found

@@ -1,0 +1,129 @@
+"""A projection whose blocks follow the length of the text, not n: exact where short, linear where long.
+
+A text of L tokens has min(k, L) slots. Up to k tokens, every token is a slot, so that attention is exact. Of a longer
+text, the first and the last token (<s> and </s>, to which heads attend that find nothing else) keep slots of their
+own, and the L - 2 tokens between them are split into k - 2 blocks, whose sizes differ by at most 1:
+
+    slot(r) = 1 + floor((r - 1) (k - 2) / (L - 2))        for the rank 0 < r < L - 1 of a token
+    (E x)_j = sum over the tokens of slot j of a_i x_i,   a = softmax within the slot of w · x_i
+
+w starts at 0, where a slot is the mean of its tokens; a slot of one token is that token whatever w is. So the change
+from L = k to L = k + 1 is one block of two tokens. Time and memory are O(N·C).
+
+Shapes: B batch, N tokens, L real tokens of a sample, K slots, S most tokens of a slot, H heads, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from .config import EncoderConfig
+from .learned import LearnedProjection
+
+
+class AdaptiveProjection(LearnedProjection):
+    """E or F of blocks that follow the length. The weight w is (C,), or (H, D) with sharing `none`.
+
+    With sharing `none` it acts on the keys and values of each head.
+    """
+
+    def __init__(self, cfg: EncoderConfig, k: int) -> None:
+        shape = (cfg.num_heads, cfg.head_dim) if cfg.one_per_head else (cfg.embed_dim,)
+        super().__init__(torch.zeros(shape), cfg)
+        self.k, self.heads = k, cfg.num_heads if cfg.one_per_head else 1
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, N, C) -> (B, K, C); (B, N, C) for N <= k, where every token is a slot."""
+        n, weight_HD = x.size(1), self.matrix().view(-1, x.size(2) // self.heads)
+        if not pools(n, self.k):
+            return x
+        x_BNHD = x.unflatten(2, weight_HD.shape)
+        scores_BNH = torch.einsum("bnhd,hd->bnh", x_BNHD, weight_HD).float()
+        mean = _scatter if torch.compiler.is_exporting() else _gather
+        return mean(x_BNHD, scores_BNH, self.k, keep).flatten(2)
+
+
+def pools(n: int, k: int) -> bool:
+    """Whether inputs of n tokens are pooled. A graph exported for all lengths always has k slots."""
+    return torch.compiler.is_exporting() or n > k
+
+
+def _gather(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
+    """Means of the slots of x (B, N, H, D), weighted by the softmax of the scores (B, N, H) in a slot: (B, K, H, D).
+
+    In one pass over x, forward and backward, and in a fixed order of summation on a GPU as well.
+    """
+    batch, n, heads, dim = x.shape
+    tokens_BKS, filled_BKS = members(n, k, keep, x.device)
+    sample = torch.arange(batch, device=x.device).view(-1, 1, 1, 1) * n
+    head = torch.arange(heads, device=x.device).view(-1, 1, 1)
+    rows_BHKS = (sample + tokens_BKS.unsqueeze(1)) * heads + head
+    scores_BHKS = scores.flatten()[rows_BHKS].masked_fill(~filled_BKS.unsqueeze(1), -torch.inf)
+    shares = torch._safe_softmax(scores_BHKS, -1).to(x.dtype).flatten(0, 2)
+    rows = x.reshape(-1, dim)
+    means = functional.embedding_bag(rows_BHKS.flatten(0, 2), rows, mode="sum", per_sample_weights=shares)
+    return means.view(batch, heads, k, dim).transpose(1, 2)
+
+
+def _scatter(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
+    """The same with shapes that do not depend on the sizes of blocks: for a graph that serves all lengths."""
+    batch, n, heads, dim = x.shape
+    real = x.new_ones(1, n, dtype=torch.bool) if keep is None else keep
+    slot_BNH = slots_of(real, k).unsqueeze(-1).expand(batch, n, heads)
+    empty = scores.new_zeros(batch, k + 1, heads)  # pads go to a slot that is cut off
+    highest = (empty - torch.inf).scatter_reduce(1, slot_BNH, scores, "amax")
+    parts = (scores - highest.gather(1, slot_BNH)).exp()
+    shares = parts / empty.scatter_add(1, slot_BNH, parts).gather(1, slot_BNH)
+    weighted = x * shares.to(x.dtype).unsqueeze(-1)
+    means = x.new_zeros(batch, k + 1, heads, dim)
+    return means.scatter_add(1, slot_BNH.unsqueeze(-1).expand(-1, -1, -1, dim), weighted)[:, :k]
+
+
+def slots_of(real: Tensor, k: int) -> Tensor:
+    """The slot of each token, (B, N) for `real` (B, N), True for a token; k for pads."""
+    rank, length = real.cumsum(1) - 1, real.sum(1, keepdim=True)
+    inner = 1 + (rank - 1) * (k - 2) // (length - 2).clamp(min=1)
+    of_long = torch.where(rank == 0, 0, torch.where(rank == length - 1, k - 1, inner))
+    return torch.where(real, torch.where(length > k, of_long, rank), k)
+
+
+def lengths(n: int, keep: Tensor | None, device: torch.device) -> Tensor:
+    """L of each sample, (B, 1), or (1, 1) without pads."""
+    return torch.full((1, 1), n, device=device) if keep is None else keep.sum(1, keepdim=True)
+
+
+def edges(n: int, k: int, keep: Tensor | None, device: torch.device) -> Tensor:
+    """Ranks at which the k slots begin, and L: (B, k + 1), or (1, k + 1) without pads. Empty slots are the last."""
+    slot, length = torch.arange(k + 1, device=device), lengths(n, keep, device)
+    inner = 1 + ((slot - 1) * (length - 2) + k - 3) // (k - 2)  # 1 + ceil((slot - 1) (L - 2) / (k - 2))
+    of_long = torch.where(slot == 0, 0, torch.where(slot == k, length, inner))
+    return torch.where(length > k, of_long, torch.minimum(slot, length))
+
+
+def members(n: int, k: int, keep: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions of the tokens of each slot, and which of them count: both (B, K, S), or (1, K, S) without pads."""
+    bounds = edges(n, k, keep, device)
+    size = -(-(n - 2) // (k - 2))
+    ranks = bounds[:, :-1, None] + torch.arange(size, device=device)
+    filled = ranks < bounds[:, 1:, None]
+    return position(ranks.clamp(max=n - 1), keep), filled
+
+
+def position(ranks: Tensor, keep: Tensor | None) -> Tensor:
+    """Positions in the input of the tokens of these ranks among the real ones; any position where there is none."""
+    if keep is None:
+        return ranks
+    n = keep.size(1)
+    rank = torch.where(keep, keep.cumsum(1) - 1, n)  # pads all go to a column that is cut off
+    places = torch.arange(n, device=keep.device).expand_as(rank)
+    order = torch.zeros(keep.size(0), n + 1, dtype=torch.long, device=keep.device).scatter(1, rank, places)
+    return order.gather(1, ranks.flatten(1)).view_as(ranks)
+
+
+def spans(n: int, k: int, keep: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions of the first and the last token of each slot, each (B, K), or (1, K) without pads."""
+    bounds = edges(n, k, keep, device)
+    first, last = bounds[:, :-1].clamp(max=n - 1), (bounds[:, 1:] - 1).clamp(min=0)
+    return position(first, keep), position(last, keep)

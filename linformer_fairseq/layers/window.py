@@ -1,0 +1,125 @@
+"""Exact attention to the neighbours of each token, and to slots for the rest, in one softmax.
+
+A token attends to itself, to the W real tokens on each side, and to each slot that holds a token farther away. Slots of
+kinds without blocks (`linear`) mix all tokens and are always attended to. The queries are taken in blocks of R
+tokens, each with the slots and the R + 2W tokens around it: O(N (K + R + 2W)) time and memory, forward and backward.
+Every operation is PyTorch's own or `fused.attend`, so that it runs under autocast, compiled and exported, and on any
+device (CUDA: not yet run).
+
+The window of Longformer (Beltagy et al. 2020) beside projected keys and values, as in Long-Short Transformer
+(Zhu et al. 2021), whose separate layer norms for the two kinds of keys are not needed here: the slots are projected by
+the same W_k and W_v as the tokens.
+
+Shapes: B batch, N tokens, M queries, T tokens to attend to, K slots, H heads, D head dimension, R queries of a block.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from .fused import attend
+
+ROWS = 64  # at least W, so that at most a third of the products is masked
+
+
+class Slots(NamedTuple):
+    """Projected keys and values, each (B, H, K, D).
+
+    mask: (B, 1, 1, K), which hold anything; None for all.
+    spans: positions of the first and last token of each slot, each (B, K) or (1, K); None if a slot mixes all tokens.
+    whole: every token is a slot of its own, so that a window has nothing to add.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None = None
+    spans: tuple[Tensor, Tensor] | None = None
+    whole: bool = False
+
+
+def attend_locally(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int,
+    keep: Tensor | None,
+    slots: Slots | None,
+    needed: Tensor | None,
+    p: float,
+) -> Tensor:
+    """Attention of q to the tokens of its window and to the slots: (B, H, N, D), or (B, H, M, D).
+
+    Args:
+        q, k, v: queries, keys and values of all tokens, each (B, H, N, D).
+        window: W.
+        keep: (B, N), False for a pad; None if there are no pads.
+        slots: None for attention to the window alone.
+        needed: (B, M), positions of the tokens to attend from; None for all.
+        p: dropout of the attention weights.
+    """
+    batch, heads, n, dim = q.shape
+    places = torch.arange(n, device=q.device)
+    rows = max(ROWS, window)
+    near, total = rows + 2 * window, 0 if slots is None else slots.keys.size(2)
+    few = n if needed is None else needed.size(1)
+    if not torch.compiler.is_exporting() and few * (n + total) <= n * (near + total):  # all tokens, masked, cost less
+        mask = _mask((places if needed is None else needed).view(-1, 1, few), places.view(1, n), n, window, keep, slots)
+        if slots is not None:
+            k, v = torch.cat([slots.keys, k], 2), torch.cat([slots.values, v], 2)
+        return attend(_at(q, needed), k, v, mask, p)
+
+    # A graph for all lengths can tell neither one block from several nor whether the last is full, and has two more.
+    count = n // rows + 2 if torch.compiler.is_exporting() else -(-n // rows)
+    begins = torch.arange(count, device=q.device).unsqueeze(1) * rows
+    queries, keys = begins + torch.arange(rows, device=q.device), begins - window + torch.arange(near, device=q.device)
+    mask = _mask(queries.unsqueeze(0), keys, n, window, keep, slots)
+    mask = mask.expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1)
+    q, k, v = _stretches(q, queries, rows, 0), _stretches(k, keys, rows, window), _stretches(v, keys, rows, window)
+    if slots is not None:
+        k, v = (
+            torch.cat([slot.unsqueeze(1).expand(-1, count, -1, -1, -1), t], 3)
+            for slot, t in ((slots.keys, k), (slots.values, v))
+        )
+    out = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask, p)
+    return _at(out.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :n], needed)
+
+
+def _stretches(x: Tensor, places: Tensor, step: int, before: int) -> Tensor:
+    """x (B, H, N, D) at the places (G, T), which begin `before` tokens ahead of each step-th token: (B, G, H, T, D)."""
+    if torch.compiler.is_exporting():  # without a length that must be seen to divide another
+        return x[:, :, places.clamp(0, x.size(2) - 1)].transpose(1, 2)
+    missing = places.size(0) * step - x.size(2)
+    around = functional.pad(x, (0, 0, before, before + missing)).unfold(2, places.size(1), step)
+    return around.permute(0, 2, 1, 4, 3)
+
+
+def _at(x: Tensor, positions: Tensor | None) -> Tensor:
+    """x (B, H, N, D) at the positions (B, M), (B, H, M, D); all of x for None."""
+    return x if positions is None else x.gather(2, positions[:, None, :, None].expand(-1, x.size(1), -1, x.size(3)))
+
+
+def _mask(queries: Tensor, keys: Tensor, n: int, window: int, keep: Tensor | None, slots: Slots | None) -> Tensor:
+    """Which slots and tokens each query attends to, (B, G, M, K + T), or (1, G, M, K + T) if all samples are alike.
+
+    Args:
+        queries: positions in G blocks, (B, G, M) or (1, G, M).
+        keys: positions of the tokens that each block may attend to, (G, T); outside the input there is none.
+    """
+    real = ((keys >= 0) & (keys < n)).unsqueeze(0)
+    if keep is not None:
+        real = real & keep[:, keys.clamp(0, n - 1)]
+    distance = keys.unsqueeze(1) - queries.unsqueeze(-1)
+    # A pad attends to itself: a row without anything would be no number.
+    seen = (distance.abs() <= window) & real.unsqueeze(2) | (distance == 0)
+    if slots is None:
+        return seen
+    filled = slots.keys.new_ones(1, 1, 1, slots.keys.size(2), dtype=torch.bool) if slots.mask is None else slots.mask
+    if slots.spans is not None:
+        first, last = (t[:, None, None, :] for t in slots.spans)
+        filled = filled & ((first < queries.unsqueeze(-1) - window) | (last > queries.unsqueeze(-1) + window))
+    rows = torch.broadcast_shapes(seen.shape[:-1], filled.shape[:-1])
+    return torch.cat([filled.expand(*rows, -1), seen.expand(*rows, -1)], -1)

@@ -1,0 +1,189 @@
+"""What a converted model knows: perplexity right after conversion, and how soon training makes up for the rest.
+
+    python recipes/recipe.py recipes/pretrain/tiny_n512_k128.yaml DATA --save-dir RUN -- --attention exact
+    python recipes/measure/conversion.py roberta DATA RUN/checkpoint_last.pt --out roberta-run
+
+    make demo
+    python recipes/measure/conversion.py longer demo-run/data demo-run/checkpoints/checkpoint_last.pt --updates 200 \\
+        --scratch-updates 200 --lr 3e-4 --out longer-run
+
+roberta: every start of E and F of a Linformer from a RoBERTa, which is one of ours with `--attention exact`, or of
+fairseq's own `roberta`, or a Hugging Face folder. longer: every method of `linformer convert extend` for a Linformer.
+All are trained by the real fairseq-train with the settings of the recipe `tiny_n512_k128`, beside the same model from
+scratch. The report is of all ways that are finished.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config, read, write
+from linformer_fairseq.checkpoints.extend import METHODS, extend
+from linformer_fairseq.checkpoints.names import EMBEDDING
+from linformer_fairseq.checkpoints.roberta import from_roberta
+from linformer_fairseq.checkpoints.sample import sample_blocks
+from linformer_fairseq.checkpoints.transfer import transfer
+from linformer_fairseq.checkpoints.warm_start import to_linformer
+from linformer_fairseq.measuring.plots import Panel, plot_lines
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, markdown
+from linformer_fairseq.measuring.trainings import curve, longer, perplexity, schedule, train
+from linformer_fairseq.models.config import LinformerRobertaConfig
+from linformer_fairseq.plugin import register
+
+ORIGINAL, SCRATCH = "original", "from scratch"
+# Way -> start of E and F, and whether attention transfer follows.
+STARTS = {
+    "block means": ("block-mean", False),
+    "SVD": ("svd", False),
+    "block means, transfer": ("block-mean", True),
+    "SVD, transfer": ("svd", True),
+    "random": ("random", False),
+    SCRATCH: ("block-mean", False),
+}
+WAYS = [*METHODS, *STARTS]
+BATCH = 8  # texts of a step of attention transfer
+NEAR = 1.02  # within 2 % of the original's perplexity
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("kind", choices=["roberta", "longer"], help="what is converted")
+    add("data", type=Path, help="binarised data, such as the checkpoint was trained on")
+    add("checkpoint", type=Path, help="a trained RoBERTa, or for longer inputs a Linformer")
+    add("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="WAY", help=", ".join(WAYS))
+    add("--lengths", type=int, nargs="+", default=[2048, 4096], help="longer inputs (default: 2048 4096)")
+    add("--projected-length", default="128", metavar="K", help="of a RoBERTa's (default: %(default)s)")
+    add("--projection-sharing", default="layerwise", help="of a RoBERTa's (default: %(default)s)")
+    add("--updates", type=int, help="of 4,096 tokens after conversion (default: 30 %% of the checkpoint's)")
+    add("--scratch-updates", type=int, help="from scratch (default: as many as the checkpoint had)")
+    add("--validations", type=int, default=15, help="in each training (default: %(default)s)")
+    add("--lr", type=float, default=5e-4, help="after conversion (default: %(default)s)")
+    add("--scratch-lr", type=float, default=2e-3, help="default: %(default)s")
+    add("--transfer-steps", type=int, default=200, help="default: %(default)s")
+    add("--sample", type=int, default=256, help="training texts for SVD and transfer (default: %(default)s)")
+
+
+def measure(options: argparse.Namespace, cells: Cells) -> None:
+    register()
+    source = from_roberta(options.checkpoint) if options.kind == "roberta" else read(options.checkpoint)
+    n = encoder_config(source).max_positions
+    options.updates = options.updates or max(1, source.updates * 3 // 10)
+    options.scratch_updates = options.scratch_updates or max(1, source.updates)
+
+    def original() -> dict[str, Any]:
+        file = options.out / "original/checkpoint.pt"
+        write(source, file, force=True)
+        found = perplexity(options.data, file, n, file.with_suffix(".log"))
+        return {"ppl": found, "updates": source.updates}
+
+    ways: dict[str, Callable[[], Checkpoint]] = {}
+    if options.kind == "roberta":
+        ways = {way: partial(linformer, options, way, source) for way in STARTS if way in options.ways}
+    else:
+        for length in options.lengths:
+            for way in (way for way in (*METHODS, SCRATCH) if way in options.ways):
+                method = METHODS[0] if way == SCRATCH else way
+                ways[f"{length}, {way}"] = partial(extend, source, length, method=method)
+    work = {way: partial(measure_way, options, way, convert, n) for way, convert in ways.items()}
+    cells.run({ORIGINAL: original} | work)
+
+
+def linformer(options: argparse.Namespace, way: str, exact: Checkpoint) -> Checkpoint:
+    """A RoBERTa as a Linformer, in one way."""
+    init, fitted = STARTS[way]
+    texts = None
+    if init == "svd" or fitted:
+        length, vocabulary = encoder_config(exact).max_positions, exact.state[EMBEDDING].size(0)
+        blocks = sample_blocks(options.data, length, options.sample, vocabulary)
+        texts = torch.split(blocks, BATCH)
+    k, sharing = options.projected_length, options.projection_sharing
+    found = to_linformer(exact, k, None, sharing, "linear", init, texts)
+    return transfer(exact, found, texts, options.transfer_steps)[0] if fitted and texts else found
+
+
+def measure_way(
+    options: argparse.Namespace, way: str, convert: Callable[[], Checkpoint], shorter: int
+) -> dict[str, Any]:
+    """Converts, validates and trains one way, or what is left of that.
+
+    Returns:
+        start (perplexity right after conversion; None from scratch), curve (updates and validation perplexities),
+        seconds of the conversion, errors of attention transfer before and after; where the model reads longer inputs,
+        the perplexities of inputs as long as the original reads: right after conversion and in the end.
+    """
+    folder = options.out / way.replace(", ", "-").replace(" ", "-").lower()
+    start, scratch = folder / "start.pt", way.endswith(SCRATCH)
+    begun = time.perf_counter()
+    converted = convert()
+    found = {"seconds": round(time.perf_counter() - begun, 1), "errors": converted.notes[-1].get("errors", [])}
+    write(converted, start, force=True)
+    n = encoder_config(converted).max_positions
+    found["start"] = None if scratch else perplexity(options.data, start, n, folder / "start.log")
+    settings = schedule(options.scratch_updates if scratch else options.updates, options.validations) | longer(n)
+    settings["optimization.lr"] = [options.scratch_lr if scratch else options.lr]
+    known = ("_name", *LinformerRobertaConfig.__dataclass_fields__)
+    settings["model"] = {key: converted.model[key] for key in known if converted.model.get(key) is not None}
+    found["curve"] = curve(train(options.data, folder, settings, way, None if scratch else start))
+    if n > shorter:
+        last = folder / "checkpoints/checkpoint_last.pt"
+        files = [None if scratch else start, last]
+        found["shorter"] = [file and perplexity(options.data, file, shorter, folder / "shorter.log") for file in files]
+    return found
+
+
+def points_of(result: dict[str, Any]) -> list[tuple[int, float]]:
+    """The curve of a way, with update 0 for the perplexity right after conversion."""
+    return [(update, ppl) for update, ppl in [(0, result["start"]), *result["curve"]] if ppl is not None]
+
+
+def updates_until(result: dict[str, Any], target: float) -> int | None:
+    """The first validation with a perplexity of at most `target`; 0 right after conversion, None for never."""
+    return next((update for update, found in points_of(result) if found <= target), None)
+
+
+def table(results: Results) -> str:
+    """The table below a sentence about the original."""
+    cells, settings = dict(results["cells"]), results["settings"]
+    original = cells.pop(ORIGINAL)
+    ppl, trained = original["ppl"], original["updates"]
+    rows: list[list[str | None]] = []
+    for way, result in cells.items():
+        until = updates_until(result, ppl * NEAR)
+        converted = [None, None] if result["start"] is None else [f"{result['seconds']:.0f}", f"{result['start']:.1f}"]
+        reached = ["not reached", None] if until is None else [f"{until:,}", f"{until / max(1, trained):.1%}"]
+        update, last = result["curve"][-1]
+        shorter = [each and f"{each:.1f}" for each in result.get("shorter", [])]
+        rows.append([way, *converted, *reached, f"{last:.1f}", f"{update:,}", *shorter])
+    header = ["start of E and F", "seconds to convert", "perplexity, converted", "updates to within 2 %"]
+    header += ["of the original's", "perplexity at the end", "after updates"]
+    about = f"The original: perplexity {ppl:.1f} after {trained:,.0f} updates."
+    if settings["kind"] == "longer":
+        header = ["tokens, method", *header[1:], "as long as before, converted", "at the end"]
+    else:
+        about += f" k = {settings['projected_length']}, {settings['projection_sharing']} sharing."
+    return f"{about}\n\n{markdown(header, rows)}"
+
+
+def plot(results: Results, path: Path) -> None:
+    cells = dict(results["cells"])
+    near = cells.pop(ORIGINAL)["ppl"] * NEAR
+    lines = {way: points_of(result) for way, result in cells.items()}
+    limit = "2 % above the original"
+    lines[limit] = [(0, near), (max(points[-1][0] for points in lines.values()), near)]
+    panel = Panel("updates", lines, scale="symlog")
+    plot_lines(path, "validation perplexity", [panel], lambda name: ":" if name == limit else "o-")
+
+
+QUICK = {"lengths": [1024], "updates": 2, "scratch_updates": 3, "validations": 2, "transfer_steps": 3, "sample": 16}
+MEASUREMENT = Measurement(
+    *(__file__, __doc__, flags, measure, table, {"curves.png": plot}), quick=QUICK, choices=("ways", "lengths")
+)
+
+if __name__ == "__main__":
+    sys.exit(MEASUREMENT.main())
