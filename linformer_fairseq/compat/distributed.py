@@ -1,6 +1,5 @@
 """What the processes of one training run need from fairseq on CPUs."""
 
-import faulthandler
 import signal
 from functools import partial
 from typing import Any
@@ -45,10 +44,8 @@ def gather_without_cuda() -> None:
 
 
 def abort_when_stuck() -> None:
-    """Let `--heartbeat-timeout` end a process that makes no progress, with the stacks of its threads.
+    """Let `--heartbeat-timeout` end a process that makes no progress; its log then holds the stacks of its threads.
 
     fairseq sends it SIGINT, which here asks it to save at the end of an update that never comes.
     """
     distributed_fairseq_model.DistributedTimeoutWrapper = partial(DistributedTimeoutWrapper, signal=signal.SIGABRT)
-    if not faulthandler.is_enabled():
-        faulthandler.enable()

@@ -6,7 +6,6 @@ Shapes: T masked tokens of the batch, C channels, V vocabulary.
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from fairseq.criterions import register_criterion
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from torch import Tensor, nn
@@ -14,16 +13,20 @@ from torch.autograd.function import once_differentiable
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers.fused import add_product
-from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, MaskedTokens, head_features
+from linformer_fairseq.models.linformer_roberta import (
+    TILE,
+    LinformerRobertaEncoder,
+    MaskedTokens,
+    head_features,
+    pad_symbols,
+    suits_tensor_cores,
+)
 
 # Size of the logits held at a time, in float32. More rows make the product with the weights, which are read once for
 # each chunk, faster.
 CHUNK_BYTES = 64 * 2**20
 # Probabilities below 2^-24 are zero in float16, so their gradients are computed times this.
 FP16_SCALE = 32.0
-
-# Tensor cores take dimensions that are multiples of this at full speed.
-TILE = 64
 
 
 @register_criterion("fused_masked_lm", dataclass=MaskedLmConfig)
@@ -91,12 +94,6 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
     return loss
 
 
-def pad_symbols(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (V', C) and bias (V',) with V rounded up to a multiple of 64 by symbols of probability zero."""
-    missing = -len(bias) % TILE
-    return functional.pad(weight, (0, 0, 0, missing)), functional.pad(bias, (0, missing), value=-torch.inf)
-
-
 def _add_product_in_32_bit(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """total + a b. A sum over rows of a frequent symbol does not fit float16, whatever the scale of the loss."""
     if a.dtype != torch.float32 and a.device.type in ("cuda", "meta"):
@@ -114,7 +111,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale = FP16_SCALE if dtype == torch.float16 else 1.0
         symbols = len(bias)
         rows = max(1, CHUNK_BYTES // (4 * symbols))
-        if x.is_cuda or dtype == torch.float16:
+        if suits_tensor_cores(x):
             weight, bias = pad_symbols(weight, bias)
             rows = -(-rows // TILE) * TILE
         loss = torch.zeros((), dtype=torch.float32, device=x.device)
