@@ -60,6 +60,12 @@ def peak_of_gpu(name: str, precision: Precision, allow_tf32: bool = False) -> fl
     return None if tflops is None else tflops * 1e12
 
 
+def low_precision(device: torch.device) -> torch.dtype:
+    """The 16-bit type that a device computes in hardware: float16 on GPUs before Ampere (8.0), else bfloat16."""
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8
+    return torch.float16 if old else torch.bfloat16
+
+
 def measured_peak(precision: Precision) -> float | None:
     """FLOP/s of this process in a product of square matrices: the best of three, without drawing random numbers.
 

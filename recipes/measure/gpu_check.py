@@ -40,9 +40,10 @@ from linformer_fairseq.training.hardware import peak_flops
 from linformer_fairseq.training.progress import parse_line
 from linformer_fairseq.training.signals import REQUEUE
 
-SIZES = {"embed_dim": 64, "ffn_dim": 128, "num_heads": 4, "num_layers": 2, "vocab_size": 500, "max_positions": 128}
-PRECISIONS = {"fp32": (), "fp16": ("--fp16",), "memory-efficient fp16": ("--memory-efficient-fp16",)}
-PRECISIONS |= {"amp": ("--amp",), "bf16": ("--bf16",)}
+SIZES: dict[str, Any] = {"embed_dim": 64, "ffn_dim": 128, "num_heads": 4, "num_layers": 2, "vocab_size": 500}
+SIZES["max_positions"] = 128
+PRECISIONS: dict[str, tuple[str, ...]] = {"fp32": (), "fp16": ("--fp16",), "amp": ("--amp",), "bf16": ("--bf16",)}
+PRECISIONS["memory-efficient fp16"] = ("--memory-efficient-fp16",)
 PAIRS = {"plain": ("adam", "masked_lm"), "fused": ("fused_adamw", "fused_masked_lm")}
 LENGTHS = (512, 1024, 4096, 16384)
 
@@ -80,7 +81,7 @@ class Check:
         torch.manual_seed(0)
         model = LinformerEncoder(cfg).to(self.device, dtype).eval()
         loss = one_loss(model, 4)
-        loss.backward()
+        torch.autograd.backward(loss)
         return [loss.detach().float(), *(p.grad.float() for p in model.parameters() if p.grad is not None)]
 
     def kernels(self) -> dict[str, list[str]]:
@@ -90,7 +91,7 @@ class Check:
             cfg = replace(EncoderConfig(**SIZES, projected_length=32), attention_dropout=p)
             model = LinformerEncoder(cfg).to(self.device, dtype)
             with torch.profiler.profile() as profile:
-                one_loss(model, 2).backward()
+                one_step(model, 2)
             names = {event.key for event in profile.key_averages()}
             found[f"{str(dtype)[6:]}, dropout {p}"] = sorted(n for n in names if re.search("attention|fmha|flash", n))
         return found
@@ -100,11 +101,11 @@ class Check:
         if self.cpu:
             return {"skipped": "no device to wait for"}
         model = LinformerEncoder(EncoderConfig(**SIZES, projected_length=32)).to(self.device, self.low)
-        one_loss(model, 4).backward()
+        one_step(model, 4)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
-            one_loss(model, 4).backward()
+            one_step(model, 4)
             torch.cuda.set_sync_debug_mode("default")
         return {"waits": sum("synchroniz" in str(one.message) for one in caught)}
 
@@ -185,7 +186,7 @@ class Check:
         optimizer = FusedAdamW(FusedAdamWConfig(lr=[1e-4]), masters)
         for master in masters:
             master.grad = torch.zeros_like(master)
-        step = self._seconds(lambda: one_loss(model, batch).backward())
+        step = self._seconds(lambda: one_step(model, batch))
         update = self._seconds(optimizer.step)
         n = cfg.max_positions
         operations = encoder_flops(cfg, batch, n, MASKED * n) + head_flops(cfg, MASKED * n * batch)
@@ -209,12 +210,12 @@ class Check:
     def compiling(self) -> dict[str, Any]:
         """Graphs and speed of compiled layers at three lengths, with a local convolution."""
         model = LinformerEncoder(EncoderConfig(**SIZES, projected_length=32, local_conv=5)).to(self.device, self.low)
-        eager = self._seconds(lambda: one_loss(model, 4, 128).backward())
+        eager = self._seconds(lambda: one_step(model, 4, 128))
         model.compile_layers(**({"backend": "aot_eager"} if self.cpu else {}))
         for length in (128, 100, 64):
-            one_loss(model, 4, length).backward()
+            one_step(model, 4, length)
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        return {"graphs": graphs, "speed": eager / self._seconds(lambda: one_loss(model, 4, 128).backward())}
+        return {"graphs": graphs, "speed": eager / self._seconds(lambda: one_step(model, 4, 128))}
 
     def table3(self) -> dict[str, float]:
         """One layer of base size, forward and backward: how many times as fast as exact attention (PyTorch's SDPA)."""
@@ -224,7 +225,7 @@ class Check:
             seconds = []
             for kind in ("exact", "linformer"):
                 model = LinformerEncoder(replace(cfg, attention=kind)).to(self.device, self.low)
-                seconds.append(self._seconds(partial(backward, model)))
+                seconds.append(self._seconds(partial(one_step, model, 1)))
             ratios[f"n = {n}"] = seconds[0] / seconds[1]
         return ratios
 
@@ -251,9 +252,9 @@ def one_loss(model: LinformerEncoder, batch: int, length: int | None = None) -> 
     return linear_cross_entropy(features.flatten(0, 1), weight, weight.new_zeros(len(weight)), targets)
 
 
-def backward(model: LinformerEncoder) -> None:
-    """Forward and backward pass of one full row."""
-    one_loss(model, 1).backward()
+def one_step(model: LinformerEncoder, batch: int, length: int | None = None) -> None:
+    """Forward and backward pass."""
+    torch.autograd.backward(one_loss(model, batch, length))
 
 
 def program(name: str) -> str:

@@ -47,6 +47,15 @@ def test_peak_of_a_gpu_is_found_by_its_name(name: str, precision: Precision, tfl
     assert peak == (None if tflops is None else pytest.approx(tflops * 1e12))
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 0), torch.float16), ((8, 0), torch.bfloat16)])
+def test_the_16_bit_type_of_a_gpu(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert hardware.low_precision(torch.device("cuda")) == dtype
+    assert hardware.low_precision(torch.device("cpu")) == torch.bfloat16
+
+
 def test_tf32_counts_only_where_it_is_allowed() -> None:
     assert hardware.peak_of_gpu("NVIDIA A100-SXM4-40GB", "fp32") == 19.5e12
     assert hardware.peak_of_gpu("NVIDIA A100-SXM4-40GB", "fp32", allow_tf32=True) == 156e12
