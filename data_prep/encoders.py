@@ -39,6 +39,7 @@ class Encoder(ABC):
     names: Sequence[str]  # of the symbols of fairseq's dictionary, `<mask>` included, in the order of their ids
     symbols: int  # their number
     starts_word: Mask  # (symbols,): whether an id begins a word in the sense of `--mask-whole-words`
+    special: Sequence[int] | None = None  # of a tokenizer of Hugging Face, its ids of <s>, <pad>, </s>, <unk>, <mask>
 
     def _set_symbols(
         self, model: Path, tokens: Mapping[int, str], produced: Sequence[str], begins: Callable[[str], bool]
@@ -170,12 +171,7 @@ class HuggingFaceEncoder(Encoder):
     """A tokenizer of the library `tokenizers`; the symbols of dict.txt are its ids, in any order.
 
     As there, the names of special tokens in a text, such as [MASK], are read as these tokens.
-
-    Attributes:
-        special: its ids of what fairseq calls <s>, <pad>, </s>, <unk> and <mask>.
     """
-
-    special: list[int]
 
     def __init__(self, folder: Path) -> None:
         path = folder / HUGGINGFACE
@@ -185,7 +181,7 @@ class HuggingFaceEncoder(Encoder):
         self._tokenizer = load_huggingface(path / HUGGINGFACE_FAST)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.special = special_ids(path / HUGGINGFACE_FAST, self._tokenizer)
+        self.special = special = special_ids(path / HUGGINGFACE_FAST, self._tokenizer)
         names = {i: name for name, i in self._tokenizer.get_vocab().items()}
         inner = getattr(self._tokenizer.model, "continuing_subword_prefix", None)  # of WordPiece
         space = (SPACE_PIECE, SPACE_BYTE)
@@ -194,15 +190,15 @@ class HuggingFaceEncoder(Encoder):
             token = names[int(name)] if name.isdecimal() else name
             return not token.startswith(inner) if inner else token.startswith(space)
 
-        ordinary = [str(i) for i in sorted(names) if i not in self.special]
+        ordinary = [str(i) for i in sorted(names) if i not in special]
         self._set_symbols(path, {i: str(i) for i in names}, ordinary, begins)
         self._own = {self._index[name]: int(name) for name in ordinary}
-        for ours, theirs in zip((*range(len(SPECIALS)), self.symbols - 1), self.special, strict=True):
+        for ours, theirs in zip((*range(len(SPECIALS)), self.symbols - 1), special, strict=True):
             self._to_fairseq[theirs], self._own[ours] = ours, theirs
 
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
-        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        ids, lengths = _concatenated([np.array(text.ids, dtype=np.int64) for text in encoded])
+        encoded = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
+        ids, lengths = _concatenated([np.array(text_ids, dtype=np.int64) for text_ids in encoded])
         return self._to_fairseq[ids], lengths
 
     def decode(self, ids: Sequence[int] | Ids) -> str:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from data_prep import encoders
 from data_prep.config import TokenizerConfig
 from data_prep.corpus import corpus_files, corpus_fingerprint, read_texts
-from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, SENTENCEPIECE
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, VOCAB_MULTIPLE, dictionary_text
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import fingerprint, replace_when_done, write_text
@@ -120,6 +120,8 @@ def sample_paragraphs(files: list[Path], characters: int = SAMPLE_CHARACTERS) ->
 
 def _existing_files(existing: Path) -> dict[Path, str]:
     """The files of a tokenizer, and their names in a tokenizer folder."""
+    if (existing / HUGGINGFACE).is_dir():
+        return {existing / name: name for name in encoders.load(existing).files}
     if existing.is_dir():
         names = (SENTENCEPIECE,) if (existing / SENTENCEPIECE).is_file() else (GPT2_VOCABULARY, GPT2_MERGES)
         files = {existing / name: name for name in names}

@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "pretrain a small model on this machine in minutes, from nothing",
     "prepare": "raw text to fairseq training data, in stages (python -m data_prep)",
     "train": "pretrain from a recipe",
+    "distill": "fit a converted model to the exact one that it was made from",
     "convert": "checkpoints from and to fairseq, RoBERTa, Hugging Face and safetensors; longer inputs",
     "finetune": "fine-tune on any labelled table, and predict",
     "glue": "fine-tune on GLUE: a grid of settings and seeds, and one table",

@@ -28,6 +28,7 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.models import architectures, linformer_roberta
+from linformer_fairseq.models.config import TRAINED_SETTINGS
 from linformer_fairseq.models.config import encoder_config as config_of_settings
 
 PAD = 1  # fairseq's id of <pad>
@@ -192,16 +193,28 @@ def complete_settings(model: Mapping[str, Any]) -> Namespace:
     return settings
 
 
+def trained_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings that a model keeps when it is trained further; others, such as dropout, are those of a recipe."""
+    complete = vars(complete_settings(checkpoint.model))
+    names = ("_name", *TRAINED_SETTINGS, "untie_weights_roberta")
+    return {name: complete[name] for name in names if complete.get(name) is not None}
+
+
+def untrained(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
+    """A new fairseq model of these settings, without classification heads; UsageError as `encoder_config`."""
+    dictionary = symbols(encoder_config(checkpoint).vocab_size)  # refuses settings that cannot be completed
+    settings = complete_settings(checkpoint.model)
+    encoder = linformer_roberta.LinformerRobertaEncoder(settings, dictionary)
+    return linformer_roberta.LinformerRobertaModel(settings, encoder)
+
+
 def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     """The fairseq model, with its classification heads, in evaluation mode.
 
     Raises:
         UsageError: as `encoder_config`, or parameters are missing, superfluous or of the wrong shape.
     """
-    config = encoder_config(checkpoint)
-    settings = complete_settings(checkpoint.model)
-    encoder = linformer_roberta.LinformerRobertaEncoder(settings, symbols(config.vocab_size))
-    model = linformer_roberta.LinformerRobertaModel(settings, encoder)
+    model = untrained(checkpoint)
     state = {key: value for key, value in checkpoint.state.items() if not key.endswith(".version")}
     for name in checkpoint.heads:
         head = f"{HEADS}{name}."

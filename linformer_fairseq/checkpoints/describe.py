@@ -12,6 +12,13 @@ from linformer_fairseq.checkpoints.names import EMBEDDING
 
 _ONLY_LINFORMER = ("projected_length", "projection", "sharing")
 _NOT_ON_CARD = ("file", "digest")
+_SENTENCES = """
+```python
+from sentence_transformers import SentenceTransformer
+
+SentenceTransformer("{name}", trust_remote_code=True).encode(["A sentence."])
+```
+"""
 _TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
@@ -40,19 +47,27 @@ def describe(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
     }
 
 
-def model_card(name: str, about: Mapping[str, Any], length: int, labels: Sequence[str] | None) -> str:
+def model_card(
+    name: str, about: Mapping[str, Any], length: int, labels: Sequence[str] | None, mask: str, sentences: bool = False
+) -> str:
     """README.md of the folder `name`: what the model is, how to use it, and what its maker still has to fill in.
 
-    `about` comes from `describe`; `length` is the longest input; `labels` are the classes of its head, if it has one.
+    `about` comes from `describe`; `length` is the longest input; `labels` are the classes of its head, if it has one;
+    `mask` is its tokenizer's symbol; `sentences` says whether sentence-transformers loads it.
     """
     rows = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in about.items()}
+    task, pipeline, sentence = "fill-mask", "fill", f"A sentence with a {mask} in it."
+    if sentences:  # the masked-LM head of such a model is seldom trained
+        task, pipeline, sentence = "feature-extraction", "extract", "A sentence."
     if labels:
+        task, pipeline, sentence = "text-classification", "classify", "A sentence."
         rows["classes"] = ", ".join(labels)
     return _TEMPLATE.read_text(encoding="utf-8").format(
         name=name,
         table="\n".join(f"| {key} | {value} |" for key, value in rows.items() if key not in _NOT_ON_CARD),
-        task="text-classification" if labels else "fill-mask",
-        pipeline="classify" if labels else "fill",
-        sentence="A sentence." if labels else "A sentence with a <mask> in it.",
+        task=task,
+        pipeline=pipeline,
+        sentence=sentence,
         length=f"{length:,}",
+        sentences=_SENTENCES.format(name=name) if sentences else "",
     )

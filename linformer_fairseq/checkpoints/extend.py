@@ -45,7 +45,7 @@ def extend(
     lengths = encoder_config(result).lengths  # refuses what does not fit, before anything is computed
     result.state[POSITIONS] = resize_positions(source.state[POSITIONS], n, method)
     for key, value in source.state.items():
-        if key.endswith((".E.weight", ".F.weight")):
+        if key.endswith((".E.weight", ".F.weight")) and config.projection in ("linear", "conv"):
             layer = re.search(r"layers\.(\d+)\.", key)
             k = lengths[int(layer[1]) if layer else 0]
             linear = config.projection == "linear"

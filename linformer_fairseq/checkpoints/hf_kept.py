@@ -18,12 +18,12 @@ from transformers import PreTrainedTokenizerFast
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, HUGGINGFACE_FAST
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS
 from linformer_fairseq.checkpoints.files import read_json
-from linformer_fairseq.checkpoints.hf_vocabulary import VOCABULARIES, load_auto, read_tokenizer, special_of, symbols_of
+from linformer_fairseq.checkpoints.hf_vocabulary import VOCABULARIES, has_tokenizer, load_auto, special_of, symbols_of
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done, write_text
 
 MODULES = "modules.json"  # of sentence-transformers: the encoder, and what follows it
-KEPT_MODULES = ("Pooling", "Normalize", "Dense")  # by the last part of their type
+KEPT_MODULES = ("Transformer", "Pooling", "Normalize", "Dense")  # of the library's own; the first is the encoder
 LONGEST = "max_seq_length"  # in sentence_bert_config.json: texts are cut there
 SETTINGS = "tokenizer_config.json"
 MERGES = "merges.txt"
@@ -52,15 +52,15 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
-        kinds = [str(module["type"]).split(".")[-1] for module in modules]
+        kinds = [str(module["type"]) for module in modules]
         inside = [folder.joinpath(module["path"]).resolve().is_relative_to(folder.resolve()) for module in modules]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{path}: not a list of modules ({type(error).__name__}: {error})") from error
-    for kind in kinds[1:]:
-        if kind not in KEPT_MODULES:
-            known = ", ".join(KEPT_MODULES)
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers.") or kind.split(".")[-1] not in KEPT_MODULES:
+            known = ", ".join(KEPT_MODULES[1:])
             raise UsageError(f"{path}: the module {kind} cannot be kept, only {known}; remove it to convert the others")
-    if kinds[:1] != ["Transformer"] or not all(inside):
+    if not kinds or not kinds[0].endswith(f".{KEPT_MODULES[0]}") or not all(inside):
         raise UsageError(f"{path}: its first module must be a Transformer, and all must be in this folder")
     for file in (file for module in modules[1:] for file in folder.joinpath(module["path"]).glob("*")):
         if file.suffix not in (".json", ".safetensors"):
@@ -71,10 +71,11 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
 def keep(folder: Path, out: Path, force: bool = False) -> None:
     """Write a tokenizer's folder for the model in `folder`, one of Hugging Face's or one that `to-hf` wrote."""
     source = encoder_folder(folder)
-    tokenizer = read_tokenizer(source)
-    if tokenizer is None:
+    if not has_tokenizer(source):
         raise UsageError(f"{folder}: holds no tokenizer (tokenizer.json, vocab.txt, or vocab.json and merges.txt)")
     config = read_json(source / "config.json")
+    kept = load_auto(source)
+    tokenizer = kept.backend_tokenizer
     ids = tokenizer.get_vocab()
     size = int(config.get("vocab_size") or max(ids.values()) + 1)
     symbols = symbols_of(tokenizer, special_of(folder, tokenizer, size), size)
@@ -87,9 +88,9 @@ def keep(folder: Path, out: Path, force: bool = False) -> None:
     if not force and (existing := [name for name in (*content, HUGGINGFACE) if (out / name).exists()]):
         raise UsageError(f"{out / existing[0]} exists; choose another target, or replace it with --force")
     with replace_when_done(out / HUGGINGFACE, force) as partial:
-        own = load_auto(source)
-        own.model_max_length = longest_input(config)
-        own.save_pretrained(partial)
+        kept.model_max_length = longest_input(config)
+        kept.init_kwargs.pop("auto_map", None)  # names code, which the exported folder must not
+        kept.save_pretrained(partial)
         # Other programs read the vocabulary in its older forms.
         beside = [source / name for name in (*VOCABULARIES[1:], MERGES)]
         beside += [*source.glob("sentence_*_config.json"), folder / "config_sentence_transformers.json"]

@@ -33,9 +33,12 @@ def read_tokenizer(folder: Path) -> Any:
     """The `tokenizers.Tokenizer` of a model's folder, made from older files if need be; None if there are none."""
     if (folder / HUGGINGFACE_FAST).is_file():
         return load_huggingface(folder / HUGGINGFACE_FAST)
-    if not any((folder / name).is_file() for name in VOCABULARIES):
-        return None
-    return load_auto(folder).backend_tokenizer
+    return load_auto(folder).backend_tokenizer if has_tokenizer(folder) else None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model's folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in VOCABULARIES)
 
 
 def load_auto(folder: Path) -> PreTrainedTokenizerFast:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE, HuggingFaceEncoder
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.encoders import load as load_encoder
 from data_prep.fairseq_dict import BOS, DICTIONARY, EOS, PAD
 from linformer_fairseq import hf, layers
@@ -23,7 +23,7 @@ from linformer_fairseq.checkpoints import names
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, complete_settings, encoder_config, new_lm_head
 from linformer_fairseq.checkpoints.describe import describe, model_card
 from linformer_fairseq.checkpoints.files import WEIGHTS, read_json, read_weights, save_tensors
-from linformer_fairseq.checkpoints.hf_kept import encoder_folder, keep, restore
+from linformer_fairseq.checkpoints.hf_kept import MODULES, encoder_folder, keep, restore
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
 from linformer_fairseq.checkpoints.hf_vocabulary import to_our_rows, to_their_rows
 from linformer_fairseq.errors import UsageError
@@ -71,13 +71,13 @@ def to_hf(
         raise UsageError(f"--head {head}: the checkpoint has {', '.join(heads) or 'no classification head'}")
     head = head or next(iter(heads), None)
     encoder = load_encoder(data)
-    config = _config(checkpoint, head, labels, encoder.special if isinstance(encoder, HuggingFaceEncoder) else None)
+    config = _config(checkpoint, head, labels, encoder.special)
     if encoder.symbols != config.vocab_size:
         found = f"{data / DICTIONARY} makes {encoder.symbols:,} symbols and the checkpoint has {config.vocab_size:,}"
         raise UsageError(f"{found}; give the dictionary that the model was trained with (--data)")
     longest = config.max_position_embeddings
     tokenizer, state = build_tokenizer(data, longest), checkpoint.state
-    if isinstance(encoder, HuggingFaceEncoder):
+    if encoder.special is not None:
         state = to_their_rows(state, encoder.special)
     about = describe(replace(checkpoint, task=_without_folders(checkpoint.task)), out)
     with replace_when_done(out, force) as folder:
@@ -89,13 +89,14 @@ def to_hf(
         settings = folder / "tokenizer_config.json"
         saved = read_json(settings) | {"tokenizer_class": "PreTrainedTokenizerFast"}
         settings.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
-        if isinstance(encoder, HuggingFaceEncoder):
+        if encoder.special is not None:
             restore(data, folder, longest)
         else:
             _copy_tokenizer(data, folder)
         _copy_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
-        card = model_card(out.name, about, longest, classes)
+        mask, sentences = str(tokenizer.mask_token), (folder / MODULES).is_file()
+        card = model_card(out.name, about, longest, classes, mask, sentences)
         (folder / "README.md").write_text(card, encoding="utf-8")
         for path in filter(Path.is_file, folder.rglob("*")):
             with path.open("rb") as file:
@@ -103,7 +104,7 @@ def to_hf(
 
 
 def _config(
-    checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | None, special: list[int] | None
+    checkpoint: Checkpoint, head: str | None, labels: Sequence[str] | None, special: Sequence[int] | None
 ) -> LinformerConfig:
     settings = complete_settings(checkpoint.model)
     own: dict[str, Any] = {key: getattr(settings, name) for name, key in _HEAD_SETTINGS.items()}

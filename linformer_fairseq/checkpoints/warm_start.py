@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, completed, encoder_config
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, completed, encoder_config, untrained
 from linformer_fairseq.checkpoints.extend import resize_matrix, resize_positions
 from linformer_fairseq.checkpoints.names import ENCODER, POSITIONS
 from linformer_fairseq.checkpoints.spectral import attention_grams, spectral_matrix
@@ -23,6 +23,7 @@ from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.layers.projection import block_mean_matrix
 
 INITS = ("block-mean", "svd", "random")
+INITIALISED = ("linear", "conv")  # kinds whose E and F depend on n and k; the others start as their layers make them
 
 
 def to_linformer(
@@ -33,11 +34,13 @@ def to_linformer(
     kind: str = "linear",
     init: str = "block-mean",
     sample: Iterable[Tensor] | None = None,
+    window: int = 0,
 ) -> Checkpoint:
     """The Linformer with all parameters of a model with exact attention.
 
     Args:
-        projected_length, sharing, kind: as for `--projected-length`, `--projection-sharing` and `--projection`.
+        projected_length, sharing, kind, window: as for `--projected-length`, `--projection-sharing`, `--projection` and
+            `--local-window`.
         max_positions: n, by default that of `exact`; positions beyond its own repeat them.
         init: initial E and F, see above; `random` is the same for every call.
         sample: batches of ids (B, N) for `svd`, best of the model's whole length (`sample.sample_batches`).
@@ -46,16 +49,23 @@ def to_linformer(
         raise UsageError(f"--init {init}: must be one of {', '.join(INITS)}")
     if init == "svd" and sample is None:
         raise UsageError("--init svd looks at the model's attention on text: give binarised data with --sample")
-    if init != "block-mean" and kind not in ("linear", "conv") or init == "svd" and kind != "linear":
+    if init != "block-mean" and kind not in INITIALISED or init == "svd" and kind != "linear":
         raise UsageError(f"--init {init} is not for --projection {kind}; leave it out")
     source = longer(exact, max_positions)
     shape = {"projected_length": projected_length, "projection": kind, "projection_sharing": sharing}
+    shape |= {"local_window": window} if window else {}
     note = {"conversion": "to-linformer", "init": init, **shape, "max_positions": source.model["max_positions"]}
     shape |= {"attention": "linformer", "projection_init": "normal" if init == "random" else "block-mean"}
     result = source.converted(note, model=source.model | shape)
     config = encoder_config(result)  # refuses what does not fit, before anything is computed
     grams = attention_grams(exact, sample, config) if init == "svd" and sample is not None else None
     generator = torch.Generator().manual_seed(1)
+    if config.projection not in INITIALISED:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            new = untrained(result).state_dict()
+        result.state |= {name: value for name, value in new.items() if ".E." in name or ".F." in name}
+        return completed(result)
     for index, (name, k) in enumerate(projection_names(config)):
         initial = _initial(config, k, init, generator) if grams is None else _from_gram(grams[index], k, config)
         result.state[name] = initial

@@ -27,11 +27,9 @@ if TYPE_CHECKING:  # --help does not wait for torch and fairseq
 
 # Of `layers/config.py`, which cannot be imported without torch.
 SHARINGS = ("none", "headwise", "key-value", "layerwise")
-PROJECTIONS = ("linear", "mean-pool", "max-pool", "conv")
+PROJECTIONS = ("linear", "mean-pool", "max-pool", "conv", "adaptive")
 INITS = ("block-mean", "svd", "random", "exact")
 METHODS = ("keep", "interpolate", "tile")
-# Blocks that follow the length of the text leave short texts as they are.
-FROM_BERT = "adaptive" if "adaptive" in PROJECTIONS else "linear"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,11 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     a = parser().parse_args(argv)
     made: Checkpoint | None = a.run(a)
     if made is not None:
+        from linformer_fairseq.checkpoints.checkpoint import write
+
         tokenizer = a.target.with_suffix(".tokenizer")
         if a.source.is_dir():
             made.task["data"] = str(tokenizer.resolve())
-        from linformer_fairseq.checkpoints.checkpoint import write
-
         write(made, a.target, a.force)
         print(f"{a.target}: written")
         if a.target.suffix != ".safetensors":
@@ -80,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     text = "a RoBERTa of fairseq (.pt), or any of the models of from-bert, becomes ours"
     _add_shape(command("from-roberta", _from_roberta, text), "linear")
     text = "a BERT, RoBERTa, XLM-R, CamemBERT or MiniLM of Hugging Face or sentence-transformers (folder) becomes ours"
-    _add_shape(command("from-bert", _from_roberta, text), FROM_BERT)
+    _add_shape(command("from-bert", _from_roberta, text), "adaptive")
 
     add = command("extend", _extend, "longer inputs, or another projected length")
     add("--max-positions", type=int, metavar="N", help="new longest input in tokens")
@@ -106,6 +104,8 @@ def _add_shape(add: Callable[..., argparse.Action], projection: str) -> None:
     add("--max-positions", type=int, metavar="N", help=positions)
     add("--projection-sharing", default="layerwise", choices=SHARINGS, help="sharing of E and F (default: layerwise)")
     add("--projection", default=projection, choices=PROJECTIONS, help="kind of E and F (default: %(default)s)")
+    window = "W: attend exactly to W neighbours on each side beside the slots (default: 0)"
+    add("--local-window", type=int, default=0, metavar="W", help=window)
     init = "averages of n/k neighbours, the leading directions of the model's own attention on --sample, or N(0, 1/k)"
     init = f"initial E and F: {init}; exact is --attention exact (default: block-mean)"
     add("--init", default="block-mean", choices=INITS, help=init)
@@ -151,7 +151,7 @@ def _from_roberta(a: argparse.Namespace) -> Checkpoint:
         made = longer(exact, a.max_positions)
     else:
         batches = sample_batches(a.sample, exact, min(a.transfer, 64)) if needs_text else ()
-        made = to_linformer(exact, *shape, a.init, batches)
+        made = to_linformer(exact, *shape, a.init, batches, a.local_window)
         if a.transfer:
             made, losses = transfer(exact, made, batches, a.transfer)
             print(f"attention transfer: relative error {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")

@@ -1,3 +1,4 @@
 """Losses for `--criterion`; importing this registers them."""
 
+from linformer_fairseq.criterions import distillation as distillation
 from linformer_fairseq.criterions import fused_masked_lm as fused_masked_lm

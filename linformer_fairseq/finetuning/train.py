@@ -10,7 +10,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, digest, encoder_config, read, write
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, encoder_config, read, trained_settings, write
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, EPOCHS, LEARNING_RATE
@@ -34,13 +34,6 @@ Result = dict[str, Any]
 # Name in fairseq's log of the metric that chooses the epoch, where that is not accuracy. For pearson it is the loss:
 # fairseq's pearson is not a number if the model predicts a constant.
 _BEST = {"matthews": "mcc", "pearson": "loss"}
-
-# Settings of the model that come from the checkpoint; others, such as dropout, are the recipe's.
-_ARCHITECTURE = (
-    *("projected_length", "projection", "projection_sharing", "attention", "local_conv", "max_positions"),
-    *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
-    *("encoder_normalize_before", "activation_fn", "untie_weights_roberta", "projection_lr_scale"),
-)
 
 
 @dataclass(frozen=True)
@@ -172,10 +165,9 @@ def _train(run: Run, source: Checkpoint, sequences: int) -> None:
     last = run.out / "checkpoints/checkpoint_last.pt"
     if last.exists() and read(last).updates >= updates:
         return
-    model = vars(complete_settings(source.model))
+    model = trained_settings(source)
     overrides = {
-        "model": {"_name": source.model["_name"]}
-        | {key: model[key] for key in _ARCHITECTURE if model.get(key) is not None},
+        "model": model,
         "task.num_classes": max(1, len(run.labels.classes)),
         "task.max_positions": model["max_positions"],
         "criterion.regression_target": not run.labels.classes,

@@ -39,7 +39,7 @@ class AdaptiveProjection(LearnedProjection):
         n, weight_HD = x.size(1), self.matrix().view(-1, x.size(2) // self.heads)
         if not pools(n, self.k):
             return x
-        x_BNHD = x.unflatten(2, weight_HD.shape)
+        x_BNHD = x.view(*x.shape[:2], *weight_HD.shape)
         scores_BNH = torch.einsum("bnhd,hd->bnh", x_BNHD, weight_HD).float()
         mean = _scatter if torch.compiler.is_exporting() else _gather
         return mean(x_BNHD, scores_BNH, self.k, keep).flatten(2)

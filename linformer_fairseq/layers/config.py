@@ -27,9 +27,11 @@ def option(
         fairseq, hf: name of fairseq's setting and key in config.json; by default the field's, "" if there is none.
         label: shown by `linformer convert inspect` and in model cards; "" to leave the option out there.
         more: `choices`, the allowed values; `limits`, the lowest allowed value and the first that is too high;
-            `by_arch`, True if fairseq's default is None, for the architecture to fill in.
+            `by_arch`, True if fairseq's default is None, for the architecture to fill in; `training`, True if a
+            trained model may be used with another value.
     """
     about = {"fairseq": fairseq, "hf": hf, "label": label, "choices": (), "limits": None, "by_arch": False} | more
+    about.setdefault("training", False)
     about["help"] = f"{help} (default: that of --arch)" if about["by_arch"] else help
     return field(default=default, metadata=about)
 
@@ -41,7 +43,7 @@ def size(default: int, help: str, fairseq: str | None = None, hf: str | None = N
 
 def probability(default: float, help: str, fairseq: str | None = None, hf: str | None = None) -> Any:
     """A row of the table for a dropout."""
-    return option(default, help, fairseq, hf, limits=(0, 1))
+    return option(default, help, fairseq, hf, limits=(0, 1), training=True)
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,14 @@ class EncoderConfig:
         "initial E and F: averages of n/k neighbours plus a little noise (block-mean), or the paper's N(0, 1/k) "
         "(normal)",
         choices=INITS,
+        training=True,
     )
     projection_lr_scale: float = option(
         0.1,
         "learning rate of E and F as a multiple of --lr, for optimizers whose step does not depend on the size of the "
         "gradient, such as adam and lamb",
     )
-    freeze_projection: bool = option(False, "keep the initial E and F")
+    freeze_projection: bool = option(False, "keep the initial E and F", training=True)
     attention: str = option(
         "linformer",
         "linformer, or a control with everything else equal: exact (softmax over all tokens), local (only the "
@@ -141,6 +144,7 @@ class EncoderConfig:
         False,
         "keep only the input of each layer and compute the rest again in the backward pass: less memory",
         hf="",  # transformers has its own switch
+        training=True,
     )
 
     def __post_init__(self) -> None:

@@ -121,5 +121,5 @@ def _mask(queries: Tensor, keys: Tensor, n: int, window: int, keep: Tensor | Non
     if slots.spans is not None:
         first, last = (t[:, None, None, :] for t in slots.spans)
         filled = filled & ((first < queries.unsqueeze(-1) - window) | (last > queries.unsqueeze(-1) + window))
-    rows = torch.broadcast_shapes(seen.shape[:-1], filled.shape[:-1])
-    return torch.cat([filled.expand(*rows, -1), seen.expand(*rows, -1)], -1)
+    batch = max(len(filled), len(seen))
+    return torch.cat([filled.expand(batch, *seen.shape[1:-1], -1), seen.expand(batch, -1, -1, -1)], -1)

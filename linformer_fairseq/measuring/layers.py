@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -86,34 +87,6 @@ class ExactAttention(nn.Module):
         return out
 
 
-class _NoCore(torch.autograd.Function):
-    """q, with rows of its gradient for k and v, so that autograd has to work out all that comes before them."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.k = k.size(1)
-        return q.view_as(q)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (grad,) = grads
-        return grad, grad[:, : ctx.k], grad[:, : ctx.k]
-
-
-class BoundAttention(ExactAttention):
-    """Ours (layerwise sharing) without its core: E x, then q from N rows, k and v from K rows, and the output."""
-
-    def __init__(self, sizes: Entry) -> None:
-        super().__init__(sizes)
-        self.E = nn.Parameter(torch.randn(sizes.k, sizes.n) / math.sqrt(sizes.k))
-
-    def forward(self, x: Tensor) -> Tensor:
-        compressed = torch.bmm(self.E[:, : x.size(1)].expand(x.size(0), -1, -1), x)
-        q: Tensor = _NoCore.apply(self.q(x), self.k(compressed), self.v(compressed))  # type: ignore[no-untyped-call]
-        out: Tensor = self.out(q)
-        return out
-
-
 class WithArguments(nn.Module):
     """A layer that takes a mask, here None, and perhaps the encoder's one E, which is trained with it."""
 
@@ -126,12 +99,12 @@ class WithArguments(nn.Module):
         return out
 
 
-def ours(s: Entry) -> nn.Module:
-    """This project's layer with layerwise sharing."""
+def ours(s: Entry, **options: Any) -> nn.Module:
+    """This project's layer with layerwise sharing and these options of `EncoderConfig`."""
     same: Any = {"embed_dim": s.embed_dim, "ffn_dim": s.ffn_dim, "num_heads": s.heads, "dropout": s.dropout}
     # The start of E has no part in the speed, and this one is built without the memory of block means.
     same |= {"attention_dropout": 0.0, "projection_init": "normal"}
-    cfg = EncoderConfig(max_positions=s.n, projected_length=s.k, num_layers=1, **same)
+    cfg = EncoderConfig(max_positions=s.n, projected_length=s.k, num_layers=1, **same, **options)
     return WithArguments(LinformerEncoderLayer(cfg, 0), build_projection(cfg, s.k))
 
 
@@ -150,17 +123,19 @@ def lucidrains(sizes: Entry) -> nn.Module:
 
 PLAIN = "exact attention with the n x n softmax in memory, the paper's baseline"
 FAIRSEQ = "fairseq's examples/linformer, its default sharing (headwise); drops attention weights by --dropout"
-BOUND = "ours without its attention core, in plain PyTorch"
+ADAPTIVE = "ours with --projection adaptive, blocks that follow the length of the text"
 CONTESTANTS: dict[str, tuple[str, Callable[[Entry], nn.Module]]] = {
     "ours": ("this project's layer, layerwise sharing", ours),
+    "adaptive": (ADAPTIVE, partial(ours, projection="adaptive")),
+    "adaptive-w64": (f"{ADAPTIVE}, and --local-window 64", partial(ours, projection="adaptive", local_window=64)),
     "exact": ("exact attention by SDPA in plain PyTorch", lambda s: Layer(s, ExactAttention(s))),
     "plain": (PLAIN, lambda s: Layer(s, ExactAttention(s, in_memory=True))),
     "fairseq": (FAIRSEQ, official),
     "lucidrains": ("attention of the package linformer 0.2.3 in the plain layer", lucidrains),
-    "bound": (BOUND, lambda s: Layer(s, BoundAttention(s))),
 }
 """Columns of the tables: what each is, and what makes the layer."""
 
+OURS = ("ours", "adaptive", "adaptive-w64")  # of this project
 EXACT = ("exact", "plain")
 """Those that know no k."""
 
@@ -187,11 +162,11 @@ class Runner:
     def step(self, small: bool = False) -> None:
         """Forward, and in training backward from a random gradient of the output.
 
-        A small step has one input of k tokens: everything is loaded then, and the parameters have gradients.
+        A small step has one input of k + 1 tokens: everything is loaded then, and the parameters have gradients.
         """
         x, grad = self.x, self.grad
         if small:
-            one, few = slice(1), slice(max(1, self.entry.k))
+            one, few = slice(1), slice(self.entry.k + 1)
             part = (few, one) if self.entry.contestant == "fairseq" else (one, few)
             x, grad = x.detach()[part].clone().requires_grad_(self.train), grad[part]
         autocast = torch.autocast(self.device, torch.bfloat16) if self.entry.dtype == "bf16" else nullcontext()
@@ -238,7 +213,7 @@ def cost(entry: Entry, device: str, threads: int, budget: float) -> dict[str, An
     if entry.kind == "memory" and platform.libc_ver()[0] == "glibc":
         for name, value in GIVE_BACK.items():
             ctypes.CDLL(None).mallopt(name, value)
-    elif entry.contestant == "ours":
+    elif entry.contestant in OURS:
         keep_freed_memory()  # as its users find it: a tenth of the time of a layer on a CPU
     try:
         runner = Runner(entry, device)

@@ -29,6 +29,9 @@ def _setting(row: Field[Any], name: str) -> tuple[str, Any, Any]:
 
 _NAMES = option_names("fairseq")
 _SETTINGS = [_setting(row, _NAMES[row.name]) for row in fields(EncoderConfig) if row.name in _NAMES]
+TRAINED_SETTINGS = [
+    _NAMES[row.name] for row in fields(EncoderConfig) if row.name in _NAMES and not row.metadata["training"]
+]
 _EncoderSettings: Any = make_dataclass("_EncoderSettings", _SETTINGS, bases=(FairseqDataclass,))
 _PoolerActivation: Any = ChoiceEnum(["tanh", "gelu", "relu", "linear"])
 _OLD = "DEPRECATED, of fairseq's examples/linformer"

@@ -1,4 +1,4 @@
-"""The task `streaming_masked_lm` on a corpus of 10 billion tokens: time to the first batch, memory, tokens/s, resuming.
+"""The task `streaming_masked_lm` on a corpus of 10 billion tokens: time to the first batch, memory, tokens/s.
 
     python recipes/measure/streaming_speed.py --out RUN --report docs/benchmarks/streaming.md
 
@@ -9,13 +9,10 @@ one process without workers, and its figures count from when Python has imported
 """
 
 import argparse
-import hashlib
 import shutil
 import struct
 import sys
 import time
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,6 @@ from linformer_fairseq.plugin import register
 
 SENTENCE = 500  # tokens
 SYMBOLS = 32_000
-SKIPPED = 50  # batches before the position that is saved and resumed from
 STREAMING, THEIRS = "streaming_masked_lm", "masked_lm"
 
 
@@ -51,7 +47,6 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
         f"{names[name]}, {task}, {blocks}": in_a_process(iterate, task, corpora[name], blocks, options)
         for name, task, blocks in lines
     }
-    work |= {f"{names[name]}, resumed": partial(resumed, corpora[name], options) for name in ("large", "random")}
     shutil.rmtree(options.out / "corpora", ignore_errors=True)
     try:
         for name, many in sizes.items():
@@ -96,30 +91,6 @@ def iterate(name: str, data: Path, blocks: str, options: argparse.Namespace) -> 
     return {"first batch, s": first, **{name: value / 1e6 for name, value in memory.items()}, "tokens/s": speed}
 
 
-def resumed(data: Path, options: argparse.Namespace) -> dict[str, str]:
-    """Whether a process that resumes has the same batches as one that went on."""
-    state, straight = in_a_process(batches_after, data, options, None)()
-    same = in_a_process(batches_after, data, options, state)() == (state, straight)
-    return {"resumed": "the same" if same else "NOT the same"}
-
-
-def batches_after(data: Path, options: argparse.Namespace, state: Any) -> tuple[Any, str]:
-    """The state after `SKIPPED` batches, or the one that is given, and a digest of the ten batches that follow."""
-    register()
-    batches = iterator_of(STREAMING, data, "none", options)
-    if state is not None:
-        batches.load_state_dict(state)
-    running = batches.next_epoch_itr()
-    if state is None:
-        list(islice(running, SKIPPED))
-        state = batches.state_dict()
-    digest = hashlib.sha256()
-    for batch in islice(running, 10):
-        for tensor in (batch["id"], batch["net_input"]["src_tokens"], batch["target"]):
-            digest.update(tensor.numpy().tobytes())
-    return state, digest.hexdigest()
-
-
 def iterator_of(name: str, data: Path, blocks: str, options: argparse.Namespace) -> Any:
     """The training iterator of a task as fairseq's trainer asks for it."""
     settings = {"tokens_per_sample": options.tokens_per_sample, "sample_break_mode": blocks, "seed": 1}
@@ -130,8 +101,7 @@ def iterator_of(name: str, data: Path, blocks: str, options: argparse.Namespace)
 
 
 ABOUT = f"""Sentences of {SENTENCE} tokens. Memory is the resident memory of the process, pages of files included, and
-private what of it is no file's at the end. Seconds count from the end of the imports. Resumed: whether ten batches
-after batch {SKIPPED}, in a process that resumed from the saved position, are the same to the bit."""
+private what of it is no file's at the end. Seconds count from the end of the imports."""
 TABLE = comparison("The task streaming_masked_lm on a large corpus", ABOUT)
 QUICK = {"tokens": 4e5, "fairseq_tokens": 1e5, "tokens_per_sample": 64, "batch_size": 4, "seconds": 0.1}
 MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import sentencepiece
 import tokenizers
@@ -20,12 +21,16 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from data_prep import encoders
+from data_prep.__main__ import main as data_prep
 from linformer_fairseq import cli
 from linformer_fairseq.checkpoints.checkpoint import build, digest, read
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
 from linformer_fairseq.commands import convert
-from linformer_fairseq.inference.engine import Compute, Engine
+from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, finetune
+from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
+from linformer_fairseq.plugin import register
+from linformer_fairseq.tables import Table
 
 TEXTS = ["The projected length, k = 128, isn't   n; naïve façade.", "A second line", "lengths", "n of k " * 9]
 CORPUS = [*TEXTS, "lengths and tokens of the second line", "a line of projected tokens"] * 20
@@ -101,8 +106,8 @@ def there(folder: Path, *words: str) -> Path:
     return out
 
 
-def ids_of(folder: Path) -> dict[str, Tensor]:
-    found = AutoTokenizer.from_pretrained(folder, **TRUST)(TEXTS, padding=True, return_tensors="pt")
+def ids_of(folder: Path, texts: list[str] = TEXTS) -> dict[str, Tensor]:
+    found = AutoTokenizer.from_pretrained(folder, **TRUST)(texts, padding=True, return_tensors="pt")
     return {name: found[name] for name in INPUTS}
 
 
@@ -124,6 +129,30 @@ def test_vectors_logits_and_ids_are_those_of_the_original(kind: str, tmp_path: P
     tokenizer = AutoTokenizer.from_pretrained(out, **TRUST)
     assert AutoModel.from_pretrained(out, **TRUST).config.pad_token_id == tokenizer.pad_token_id
     assert tokenizer.model_max_length == N and list(tokenizer(TEXTS[0])) == list(INPUTS)
+    # In fairseq, of every token of the first text the score of the token itself: the columns are ours.
+    checkpoint = read(tmp_path / "a.pt")
+    ours = torch.from_numpy(encode([(TEXTS[0],)], tokenizer_of(checkpoint, None), N).ids[0])
+    theirs = ids["input_ids"][0][real[0]]
+    scores, wanted = build(checkpoint)(ours[None])[0][0], model(**ids).logits[0][real[0]]
+    own, expected = scores.gather(1, ours[:, None]), wanted.gather(1, theirs[:, None])
+    torch.testing.assert_close(own, expected, rtol=1e-5, atol=2e-5)
+
+
+@torch.no_grad()
+def test_a_bert_with_the_tokenizer_of_xlm_r(tmp_path: Path) -> None:
+    """As the multilingual MiniLM, whose configuration has another id for <pad> than its tokenizer."""
+    make_source("bert", tmp_path / "a", "Model")
+    (tmp_path / "a/vocab.txt").unlink()
+    write_tokenizer("xlm-roberta", tmp_path / "a")
+    (tmp_path / "a/tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    out = there(tmp_path / "a")
+    ids = ids_of(tmp_path / "a")
+    assert torch.equal(ids_of(out)["input_ids"], ids["input_ids"])
+    real = ids["attention_mask"].bool()
+    expected = AutoModel.from_pretrained(tmp_path / "a")(**ids).last_hidden_state
+    model = AutoModel.from_pretrained(out, **TRUST)
+    torch.testing.assert_close(model(**ids).last_hidden_state[real], expected[real], rtol=1e-5, atol=1e-5)
+    assert model.config.pad_token_id == 1 and AutoModel.from_pretrained(tmp_path / "a").config.pad_token_id == 0
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -143,12 +172,12 @@ def test_back_in_fairseq_nothing_has_changed(kind: str, tmp_path: Path) -> None:
 def test_vectors_of_encode_are_the_same_means(kind: str, tmp_path: Path) -> None:
     make_source(kind, tmp_path / "a", "Model")
     run("from-bert", tmp_path / "a", tmp_path / "a.pt", "--attention", "exact")
-    checkpoint = read(tmp_path / "a.pt")
-    encoder = tokenizer_of(checkpoint, None)
-    assert encoder.symbols == 400
-    sequences = encode([(text,) for text in TEXTS], encoder, N)
-    found = Engine(checkpoint, "mean", Compute("cpu")).run(sequences.ids)
-    ids = ids_of(tmp_path / "a")
+    texts = [" ".join(text.split()) for text in TEXTS]  # as `encode` reads them
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = ["--checkpoint", tmp_path / "a.pt", "--input", tmp_path / "texts.jsonl", "--text-column", "text"]
+    assert cli.main(["encode", *map(str, words), "--out", str(tmp_path / "out.parquet"), "--device", "cpu"]) == 0
+    found = np.array(parquet.read_table(tmp_path / "out.parquet")["vector"].to_pylist())
+    ids = ids_of(tmp_path / "a", texts)
     mask = ids["attention_mask"].unsqueeze(-1)
     hidden = AutoModel.from_pretrained(tmp_path / "a")(**ids).last_hidden_state
     expected = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
@@ -164,9 +193,23 @@ def test_the_encoder_of_a_converted_model(tmp_path: Path) -> None:
     assert encoder.decode([0, *ids, 2, 1]) == "lengths [MASK]"
     own = AutoTokenizer.from_pretrained(tmp_path / "a")
     assert own.convert_ids_to_tokens([int(encoder.names[i]) for i in ids[:-1]]) == own.tokenize("lengths")
-    words = [not token.startswith("##") for token in own.tokenize("note k")]
-    assert encoder.starts_word[encoder.encode(["note k"])[0]].tolist() == words and not all(words)
+    words = [not token.startswith("##") for token in own.tokenize("lengthof k")]
+    assert encoder.starts_word[encoder.encode(["lengthof k"])[0]].tolist() == words and not all(words)
     assert {"dict.txt", "huggingface/tokenizer.json", "huggingface/vocab.txt"} <= set(encoder.files)
+
+
+def test_the_tokenizer_of_a_converted_model_prepares_data(tmp_path: Path) -> None:
+    make_source("bert", tmp_path / "a")
+    add_sentence_transformers(tmp_path / "a")
+    run("from-bert", tmp_path / "a", tmp_path / "a.pt", "--attention", "exact")
+    words = ["tokenizer", "--import", str(tmp_path / "a.tokenizer"), "--out", str(tmp_path / "tokenizer")]
+    assert data_prep(words) == 0
+    for path in (tmp_path / "a.tokenizer").rglob("*"):
+        if path.is_file():
+            copy = tmp_path / "tokenizer" / path.relative_to(tmp_path / "a.tokenizer")
+            assert copy.read_bytes() == path.read_bytes()
+    run("to-hf", tmp_path / "a.pt", tmp_path / "b", "--data", tmp_path / "tokenizer")
+    assert (tmp_path / "b/1_Pooling/config.json").is_file()
 
 
 def test_what_is_new_or_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,6 +285,7 @@ def test_pooling_and_length_of_sentence_transformers_are_kept(encoder: str, tmp_
     assert (out / "1_Pooling/config.json").read_bytes() == (tmp_path / "a/1_Pooling/config.json").read_bytes()
     modules = json.loads((out / "modules.json").read_text())
     assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
+    assert 'SentenceTransformer("a-out", trust_remote_code=True)' in (out / "README.md").read_text()
     assert json.loads((out / "sentence_bert_config.json").read_text())["max_seq_length"] == 30
     run("extend", tmp_path / "a.pt", tmp_path / "b.pt", "--max-positions", 2 * N)
     run("to-hf", tmp_path / "b.pt", tmp_path / "b")
@@ -264,6 +308,28 @@ def test_sentence_transformers_gives_equal_vectors(encoder: str, tmp_path: Path)
     np.testing.assert_allclose(found.encode(TEXTS), expected, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_fine_tuned_bert_stays_one(tmp_path: Path) -> None:
+    make_source("bert", tmp_path / "a", "Model", hidden_dropout_prob=0.0)
+    run("from-bert", tmp_path / "a", tmp_path / "a.pt", "--attention", "exact")
+    with torch.enable_grad():
+        register()
+        source = read(tmp_path / "a.pt")
+        rows = Table(Path("rows.tsv"), [(text,) for text in TEXTS * 4], ["long", "short", "short", "long"] * 4)
+        tables = {"train": rows, "dev": rows}
+        digests = digests_of(source, None, tables)
+        labels = Labels(("long", "short"), 1)
+        task = Run("task", tmp_path, tmp_path / "a.pt", None, tables, digests, labels, ("accuracy",), 1, 1e-3, 8, 1)
+        finetune(task)
+    tuned = read(tmp_path / MODEL)
+    assert tuned.model["layer_norm_eps"] == source.model["layer_norm_eps"] == 1e-2
+    run("to-hf", tmp_path / MODEL, tmp_path / "b", "--labels", "long", "short")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "b", **TRUST)
+    own = torch.from_numpy(encode([(TEXTS[0],)], tokenizer_of(tuned, None), N).ids[0])[None]
+    expected = build(tuned)(own, features_only=True, classification_head_name=tuned.heads[0])[0]
+    torch.testing.assert_close(model(**ids_of(tmp_path / "b")).logits[:1], expected, rtol=1e-5, atol=1e-5)
+
+
 def change_modules(folder: Path, **values: Any) -> None:
     path = folder / "modules.json"
     modules = json.loads(path.read_text())
@@ -280,7 +346,8 @@ def link(folder: Path) -> None:
     ("spoil", "message"),
     [
         (link, "vocab.txt: is a link out of the folder"),
-        (lambda f: change_modules(f, type="custom.CLIP"), "modules.json: the module CLIP cannot be kept"),
+        (lambda f: change_modules(f, type="sentence_transformers.models.CNN"), "module sentence.*CNN cannot be kept"),
+        (lambda f: change_modules(f, type="custom.Pooling"), "modules.json: the module custom.Pooling cannot be kept"),
         (lambda f: change_modules(f, path="../other"), "modules.json: its first module must be .* in this folder"),
         (lambda f: (f / "modules.json").write_text("{"), "modules.json: not a list of modules"),
         (lambda f: (f / "1_Pooling/pytorch_model.bin").write_text(""), "only .json and .safetensors files"),
@@ -303,6 +370,18 @@ def test_other_folders_are_refused_in_a_sentence(
     assert error.count("\n") == 1
     assert re.search(message, error), error
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("b")]
+
+
+def test_names_of_foreign_code_are_not_exported(tmp_path: Path) -> None:
+    make_source("bert", tmp_path / "a")
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "auto_map": {"AutoTokenizer": ["other--code.Slow", "other--code.Fast"]},
+    }
+    (tmp_path / "a/tokenizer_config.json").write_text(json.dumps(settings))
+    out = there(tmp_path / "a")
+    assert "other--code" in (tmp_path / "a/tokenizer_config.json").read_text()
+    assert not any(b"other--code" in path.read_bytes() for path in out.iterdir())
 
 
 def test_links_within_the_cache_of_hugging_face_are_followed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,16 @@ def generator() -> ModuleType:
 def test_generated_pages_say_what_the_code_says(generator: ModuleType) -> None:
     for path, content in generator.pages().items():
         assert (ROOT / "docs" / path).read_text(encoding="utf-8") == content, f"run python docs/generate.py ({path})"
+
+
+def test_configurations_that_pages_name_exist() -> None:
+    bundled = {path.stem for path in ROOT.glob("data_prep/configs/*.yaml")}
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("slurm/*.sh")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    named = set(re.findall(r"(?:prepare run|data_prep run|\bCONFIG=)\s*([\w./-]+)", text)) - {"CONFIG"}
+    assert len(named) >= 3 and {name for name in named if not (ROOT / name).is_file()} <= bundled
+    corpus = (ROOT / "docs/tutorials/corpus.md").read_text(encoding="utf-8")
+    assert [name for name in bundled if f"`{name}`" not in corpus] == []
 
 
 @pytest.fixture(scope="module")

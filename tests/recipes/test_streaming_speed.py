@@ -1,4 +1,4 @@
-"""The measurement of the streaming task at small scale: all lines are there, resuming is exact, no corpus is left."""
+"""The measurement of the streaming task at small scale: all lines are there, no corpus is left."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ def test_the_report_has_every_line_and_the_corpora_are_gone(tmp_path: Path) -> N
     words = ["--out", str(tmp_path / "out"), "--quick", "--report", str(tmp_path / "report.md")]
     assert MEASUREMENT.main(words) == 0
     report = (tmp_path / "report.md").read_text()
-    rows = re.findall(r"^\| .* tokens.*masked_lm, (?:none|complete) \|(?: [\d.,-]+ \|){5}  \|$", report, re.M)
+    rows = re.findall(r"^\| .* tokens.*masked_lm, (?:none|complete) \|(?: [\d.,-]+ \|){5}$", report, re.M)
     assert len(rows) == 8
-    assert len(re.findall(r"resumed \| .*\| the same \|$", report, re.M)) == 2
     assert str(tmp_path) not in report and "torch 2" in report
     assert not (tmp_path / "out/corpora").exists()
 

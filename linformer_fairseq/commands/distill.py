@@ -1,0 +1,63 @@
+"""`linformer distill`: a converted model is fitted to the exact model that it was made from."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.paths import RECIPES
+
+RECIPE = RECIPES / "finetune/distillation.yaml"
+DESCRIPTION = """\
+Fit a converted model to the exact one that it was made from, on unlabelled text: layer by layer, and the mean vector
+of each text (criterion `distillation`). Runs fairseq-train; the same command resumes a stopped run.
+
+    linformer convert from-bert MODEL teacher.pt --attention exact
+    linformer convert from-bert MODEL student.pt --projection adaptive --projected-length 128
+    linformer prepare tokenizer --import teacher.tokenizer ...   then binarize: text with the model's own tokenizer
+    linformer distill teacher.pt student.pt DATA --save-dir RUN
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; the process becomes fairseq-train."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(
+        prog="linformer distill",
+        description=DESCRIPTION,
+        usage="%(prog)s [-h] --save-dir DIR [--recipe RECIPE] [--dry-run] TEACHER STUDENT DATA [-- MORE FAIRSEQ FLAGS]",
+        epilog="Flags after -- win over the recipe, for example: -- --max-update 600 --lr 5e-5",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("teacher", metavar="TEACHER", type=Path, help="checkpoint with exact attention")
+    parser.add_argument("student", metavar="STUDENT", type=Path, help="checkpoint of the same model, to be trained")
+    parser.add_argument("data", metavar="DATA", help="folder written by `linformer prepare binarize`")
+    parser.add_argument("--save-dir", type=Path, metavar="DIR", required=True, help="folder for checkpoints")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="YAML file (default: finetune/distillation.yaml)")
+    parser.add_argument("--dry-run", action="store_true", help="only print the command of fairseq-train")
+    a = parser.parse_args(argv[:end])
+
+    from linformer_fairseq.checkpoints.checkpoint import encoder_config, read, trained_settings
+    from linformer_fairseq.training.progress import program
+    from linformer_fairseq.training.recipe import fairseq_train_argv
+
+    teacher, student = read(a.teacher), read(a.student)
+    if (kind := encoder_config(teacher).attention) != "exact":
+        raise UsageError(f"TEACHER {a.teacher} has --attention {kind}; convert the model with --attention exact")
+    length = encoder_config(student).max_positions
+    overrides = {
+        "model": trained_settings(student),
+        "task.tokens_per_sample": length,
+        "criterion.teacher": str(a.teacher.resolve()),
+        "checkpoint.finetune_from_model": str(a.student.resolve()),
+    }
+    command = [*fairseq_train_argv(a.recipe, a.data, a.save_dir, overrides), *argv[end + 1 :]]
+    print(shlex.join(command), flush=True)
+    if a.dry_run:
+        return 0
+    command = program(command)
+    os.execv(command[0], command)

@@ -1,0 +1,126 @@
+"""`--criterion distillation`: a model is fitted to another one that computes exact attention, on unlabelled text.
+
+    loss = hidden_weight · mean over layers of |h - h*|² / |h*|²  +  vector_weight · (1 - cos(v, v*))
+
+h are the outputs of a layer at the real tokens (as in TinyBERT, Jiao et al. 2020, without maps of attention, which a
+model of k slots has not), v the mean of the last ones, which sentence encoders return; a star marks the teacher. The
+text is the one before masking, whichever task reads it. A text that is longer than the teacher reads is cut into chunks
+for it, each with <s> and </s> of its own; only the tokens between these are compared then, and v* is the mean over all
+of them.
+
+Shapes: B batch, N tokens, C channels, T longest input of the teacher.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
+from omegaconf import MISSING
+from torch import Tensor, nn
+
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read
+from linformer_fairseq.checkpoints.names import EMBEDDING
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.layers import LinformerEncoder
+
+
+@dataclass
+class DistillationConfig(FairseqDataclass):
+    """Settings of the criterion."""
+
+    teacher: str = field(
+        default=MISSING,
+        metadata={"help": "checkpoint of the exact model; `linformer convert from-bert --attention exact` writes one"},
+    )
+    hidden_weight: float = field(default=1.0, metadata={"help": "weight of the outputs of the layers"})
+    vector_weight: float = field(default=1.0, metadata={"help": "weight of the mean vector of a text"})
+
+
+@register_criterion("distillation", dataclass=DistillationConfig)
+class DistillationLoss(FairseqCriterion):
+    """Relative squared error of every layer and cosine distance of the vectors, summed over the texts of a batch."""
+
+    def __init__(self, task: FairseqTask, teacher: str, hidden_weight: float, vector_weight: float) -> None:
+        super().__init__(task)
+        self.weights = hidden_weight, vector_weight
+        if min(self.weights) < 0 or not any(self.weights):
+            given = f"--hidden-weight {hidden_weight} and --vector-weight {vector_weight}"
+            raise UsageError(f"{given}: neither may be below 0, and one must be above")
+        checkpoint = read(Path(teacher))
+        symbols, known = checkpoint.state[EMBEDDING].size(0), len(task.source_dictionary)
+        if symbols != known:
+            found = f"{symbols} symbols and DATA {known}"
+            raise UsageError(f"--teacher {teacher}: has {found}; binarise DATA with the teacher's tokenizer")
+        # In a list, so that it is neither trained nor written into the checkpoints of the run.
+        self._teacher = [teacher_encoder(checkpoint)]
+
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, Any]:
+        """The loss summed over B texts, B, and what is logged.
+
+        Raises:
+            UsageError: the two models have different numbers of layers or channels.
+        """
+        given, target = sample["net_input"]["src_tokens"], sample["target"]
+        tokens = torch.where(target.eq(self.padding_idx), given, target)
+        features, extra = model(tokens, features_only=True, return_all_hiddens=True)
+        ours = [h.transpose(0, 1) for h in extra["inner_states"][1:]]
+        known, theirs, compared = self._targets(tokens, features.dtype)
+        if (len(theirs), known.shape) != (len(ours), features.shape):
+            found = f"{len(theirs)} layers of {known.size(-1)} channels, the model {len(ours)} of {features.size(-1)}"
+            raise UsageError(f"--teacher has {found}: convert the model from this teacher")
+        rows = compared.unsqueeze(-1)
+        errors = [_relative_error(h * rows, t * rows) for h, t in zip(ours, theirs, strict=True)]
+        hidden = torch.stack(errors).mean(0).sum()
+        vector, wanted = ((x.float() * rows).sum(1) for x in (features, known))
+        cosine = functional.cosine_similarity(vector, wanted).sum()
+        loss = self.weights[0] * hidden + self.weights[1] * (len(tokens) - cosine)
+        logged = {"loss": loss.detach(), "hidden": hidden.detach(), "cosine": cosine.detach()}
+        sizes = {"ntokens": sample["ntokens"], "nsentences": len(tokens), "sample_size": len(tokens)}
+        return loss, len(tokens), logged | sizes
+
+    @torch.no_grad()
+    def _targets(self, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, list[Tensor], Tensor]:
+        """For tokens (B, N): the teacher's features (B, N, C), its layers' outputs, and which tokens count (B, N)."""
+        teacher = self._teacher[0].to(tokens.device, dtype)
+        real = tokens.ne(self.padding_idx)
+        if tokens.size(1) <= teacher.cfg.max_positions:
+            features, hiddens = teacher(tokens, return_all_hiddens=True)
+            return features, hiddens[1:], real
+        n = tokens.size(1)
+        bos, eos = self.task.source_dictionary.bos(), self.task.source_dictionary.eos()
+        inner = real & tokens.ne(bos) & tokens.ne(eos)
+        size = teacher.cfg.max_positions - 2
+        chunks = functional.pad(tokens.masked_fill(~inner, self.padding_idx), (0, -n % size), value=self.padding_idx)
+        chunks = functional.pad(functional.pad(chunks.view(-1, size), (1, 0), value=bos), (0, 1), value=eos)
+        features, hiddens = teacher(chunks, return_all_hiddens=True)
+        joined = [x[:, 1:-1].reshape(len(tokens), -1, x.size(-1))[:, :n] for x in (features, *hiddens[1:])]
+        return joined[0], joined[1:], inner
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
+        """Means over texts of the loss, of the relative squared error of the layers, and of the cosine."""
+        texts = sum(log["nsentences"] for log in logging_outputs)
+        for name in ("loss", "hidden", "cosine"):
+            metrics.log_scalar(name, sum(log[name] for log in logging_outputs) / texts, texts, round=4)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """True: all are sums over texts."""
+        return True
+
+
+def _relative_error(x: Tensor, target: Tensor) -> Tensor:
+    """|x - target|² / |target|² of each text, (B,), in float32; both (B, N, C)."""
+    return (x.float() - target.float()).square().sum((1, 2)) / target.float().square().sum((1, 2))
+
+
+def teacher_encoder(checkpoint: Checkpoint) -> LinformerEncoder:
+    """The encoder of a checkpoint, without gradients and dropout."""
+    encoder: LinformerEncoder = build(checkpoint).encoder.sentence_encoder
+    return encoder.requires_grad_(False).eval()
