@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "pretrain from a recipe",
     "distill": "fit a converted model to the exact one that it was made from",
     "convert": "checkpoints from and to fairseq, RoBERTa, Hugging Face and safetensors; longer inputs",
+    "choose-k": "propose k for each layer, and the local window, for a bound on the error of attention",
     "finetune": "fine-tune on any labelled table, and predict",
     "glue": "fine-tune on GLUE: a grid of settings and seeds, and one table",
     "encode": "documents to vectors or predictions",
@@ -49,5 +50,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
         print(f"linformer: error: {name}: no such command; {remedy}", file=sys.stderr)
         return 2
-    module = import_module(f"linformer_fairseq.commands.{name}")
+    module = import_module(f"linformer_fairseq.commands.{name.replace('-', '_')}")
     return exit_status(f"linformer {name}", partial(module.main, rest))

@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # no screen needed
 import matplotlib.pyplot as plt
 
 Points = Sequence[tuple[float, float]]
+Style = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Panel:
     scale: str = "linear"
 
 
-def plot_lines(path: Path, ylabel: str, panels: Sequence[Panel], style: Callable[[str], str]) -> None:
-    """Draw panels side by side to a PNG, with one logarithmic y axis, and a colour and a `style` ("o-") for a label."""
+def plot_lines(path: Path, ylabel: str, panels: Sequence[Panel], style: Style, scale: str = "log") -> None:
+    """Draw panels side by side to a PNG, with one y axis of a scale, and a colour and a `style` ("o-") for a label."""
     labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.2 * len(panels) + 3, 4.4), dpi=110, sharey=True, squeeze=False, layout="constrained"
@@ -33,7 +34,7 @@ def plot_lines(path: Path, ylabel: str, panels: Sequence[Panel], style: Callable
         for label, points in panel.lines.items():
             color = f"C{labels.index(label) % 10}"
             axis.plot(*zip(*points, strict=True), style(label), color=color, markersize=3, label=label)
-        axis.set(xlabel=panel.xlabel, yscale="log")
+        axis.set(xlabel=panel.xlabel, yscale=scale)
         axis.set_xscale(panel.scale, **{"log": {"base": 2}, "symlog": {"linthresh": 100}}.get(panel.scale, {}))
         axis.set_title(panel.title, fontsize=8)
         axis.grid(alpha=0.3, which="both")

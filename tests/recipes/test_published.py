@@ -9,7 +9,7 @@ import pytest
 
 from linformer_fairseq.measuring.study import Measurement
 from recipes.measure import conversion, update_speed
-from recipes.reproduce import figure3_perplexity, table2_downstream, table3_efficiency
+from recipes.reproduce import figure1_spectrum, figure3_perplexity, table2_downstream, table3_efficiency
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
 
@@ -20,6 +20,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (table3_efficiency.MEASUREMENT, "table3/table.md"),
         (table3_efficiency.MEASUREMENT, "table3/same_tokens/table.md"),
         (figure3_perplexity.MEASUREMENT, "figure3/table.md"),
+        (figure1_spectrum.MEASUREMENT, "spectrum/table.md"),
         (table2_downstream.MEASUREMENT, "downstream/results.md"),
         (conversion.MEASUREMENT, "warm_start/table.md"),
         (update_speed.MEASUREMENT, "updates/results.md"),

@@ -51,6 +51,13 @@ def counted(cfg: EncoderConfig, batch: int, tokens: int, used: int | None = None
         {"sharing": "headwise", "freeze_projection": True},
         {"projection": "mean-pool"},
         {"projection": "max-pool"},
+        {"projection": "adaptive"},
+        {"projection": "adaptive", "sharing": "headwise", "projected_length": (8, 5, 24)},
+        {"projection": "adaptive", "sharing": "none", "freeze_projection": True},
+        {"local_window": 2},
+        {"projection": "adaptive", "local_window": 2},
+        {"projection": "adaptive", "sharing": "none", "local_window": 2},
+        {"attention": "local", "local_window": 2},
         {"attention": "exact"},
         {"attention": "none"},
         {"checkpoint_activations": False, "normalize_before": True},
@@ -62,6 +69,16 @@ def test_formula_equals_what_pytorch_counts(changes: dict[str, object], tokens: 
     cfg = replace(CONFIG, **changes)  # type: ignore[arg-type]
     assert encoder_flops(cfg, 5, tokens) == counted(cfg, 5, tokens)
     assert encoder_flops(cfg, 5, tokens, used=6) == counted(cfg, 5, tokens, used=6)
+
+
+@pytest.mark.parametrize("window", [1, 70])
+@pytest.mark.parametrize("attention", ["linformer", "local"])
+def test_long_inputs_with_a_window_are_computed_in_blocks(attention: str, window: int) -> None:
+    cfg = replace(CONFIG, max_positions=512, projection="adaptive", attention=attention, local_window=window)
+    assert encoder_flops(cfg, 2, 401) == counted(cfg, 2, 401)
+    assert encoder_flops(cfg, 2, 401) < counted(replace(cfg, attention="exact", local_window=0), 2, 401)
+    assert encoder_flops(cfg, 2, 401, used=300) == counted(cfg, 2, 401, used=300)
+    assert encoder_flops(cfg, 2, 401, used=3) == counted(cfg, 2, 401, used=3)
 
 
 @pytest.mark.parametrize("sharing", ["layerwise", "none"])
