@@ -1,6 +1,7 @@
 # `make` lists the targets. All but help and clean first make .venv with the versions pinned in constraints.txt, and
 # update it when setup.py or constraints.txt has changed.
 #   PYTHON=/path/to/python3.12   the interpreter to make .venv with (default: python3.11, python3.12 or python3)
+#   CUDA=cu126                   the build of torch for that CUDA, from PyTorch's own index; .venv keeps it from then on
 #   PYTEST_ARGS="-k padding"     more options for pytest
 # pip's own settings hold (PIP_INDEX_URL, PIP_FIND_LINKS, pip.conf): for a mirror, or a local build of torch.
 
@@ -9,6 +10,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-in
 PYTHON ?=
 PYTEST_ARGS ?=
+MADE_WITH := $(shell cat $(VENV)/cuda 2>/dev/null)
+CUDA ?= $(MADE_WITH)
 
 # .venv works only in the folder where it was made, so the stamp holds that folder's path.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
@@ -16,7 +19,10 @@ USABLE := import os, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) or 
     os.path.exists("$(STAMP)") and open("$(STAMP)").read() != "$(CURDIR)")
 
 # One package, antlr4-python3-runtime, has no wheel: the pinned setuptools builds it, whatever pip would choose.
-PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1 $(BIN)/python -m pip install -c constraints.txt
+# The pinned packages of CUDA itself are those of PyPI's torch; another build brings its own.
+PINS := $(if $(CUDA),$(VENV)/constraints.txt,constraints.txt)
+PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1 $(BIN)/python -m pip install -c $(PINS)
+TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)+$(CUDA)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast lint docs wheel venv clean
@@ -55,6 +61,9 @@ clean: ## remove .venv, demo-run, what was built, and all caches
 ifneq ($(shell $(BIN)/python -c '$(USABLE)' 2>/dev/null && echo usable),usable)
 .PHONY: $(STAMP)
 endif
+ifneq ($(CUDA),$(MADE_WITH))
+.PHONY: $(STAMP)
+endif
 
 $(STAMP): setup.py constraints.txt
 	@$(BIN)/python -c '$(USABLE)' 2>/dev/null || { \
@@ -72,6 +81,9 @@ $(STAMP): setup.py constraints.txt
 	  "$$python" -m venv --clear $(VENV); }
 	@echo "Installing the pinned packages into $(VENV): some minutes, once."
 	@rm -f $(STAMP)
+	$(if $(CUDA),@grep -v -e '^cuda' -e '^nvidia' -e '^triton' constraints.txt > $(PINS))
 	$(PIP_INSTALL) setuptools
+	$(if $(CUDA),$(PIP_INSTALL) torch==$(TORCH) --extra-index-url https://download.pytorch.org/whl/$(CUDA))
 	$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
+	$(if $(CUDA),@echo $(CUDA) > $(VENV)/cuda)
 	@printf %s "$(CURDIR)" > $(STAMP)

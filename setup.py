@@ -33,7 +33,7 @@ setup(
     },
     entry_points={"console_scripts": ["linformer = linformer_fairseq.cli:main"]},
     install_requires=[
-        "torch>=2.13",
+        "torch>=2.11",
         "ve-fairseq==0.12.3",  # provides the module fairseq; it has wheels for Python 3.11 and 3.12
         *("numpy>=2", "sentencepiece", "pyarrow", "pyyaml", "omegaconf", "ftfy", "datasketch", "scipy"),
         *("scikit-learn", "tokenizers", "tqdm", "matplotlib", "requests", "urllib3>=2.8"),

@@ -60,17 +60,18 @@ def flags_page() -> str:
     from linformer_fairseq.models.architectures import ARCHITECTURES
     from linformer_fairseq.models.config import LinformerRobertaConfig
 
-    names = ", ".join(f"`{name}`" for name in sorted(ARCHITECTURES))
+    archs = ", ".join(f"`{name}`" for name in sorted(ARCHITECTURES))
     parts = [
         "# Flags of fairseq-train\n",
         "What `--user-dir linformer_fairseq` adds; fairseq's own flags are in `fairseq-train --help`.\n",
-        f"`--arch` is one of {names}.\n",
+        f"`--arch` is one of {archs}.\n",
         "## The model, `--arch linformer_roberta_…`\n",
         table(LinformerRobertaConfig, flags=True),
         "## `--task streaming_masked_lm`\n",
         table(TASK_DATACLASS_REGISTRY["streaming_masked_lm"], flags=True),
     ]
-    for kind, name in (("criterion", "fused_masked_lm"), ("optimizer", "fused_adamw")):
+    names = (("criterion", "fused_masked_lm"), ("criterion", "distillation"), ("optimizer", "fused_adamw"))
+    for kind, name in names:
         config = REGISTRIES[kind]["dataclass_registry"].get(name)
         parts.append(f"## `--{kind} {name}`\n")
         parts.append(table(config, flags=True) if config is not None and fields(config) else "No flags of its own.\n")

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ FAIRSEQ = "ve-fairseq==0.12.3"
 """The distribution that provides the module `fairseq`: its main branch, repaired for Python 3.11 and 3.12."""
 
 REQUIRED = ("torch", "numpy", "sentencepiece", "pyarrow")
+CUDA_126 = "https://download.pytorch.org/whl/cu126"
+"""Builds of torch with code for Volta (capability 7.0) and older: up to 2.14, by PyTorch's plan for 2.15."""
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # in /proc/cpuinfo; the last one is Arm's
 # What FusedAdam and FusedLayerNorm import; a Python-only build lacks the last two, its CUDA extensions.
 APEX_MODULES = ("apex.optimizers", "apex.normalization", "amp_C", "fused_layer_norm_cuda")
@@ -185,7 +188,37 @@ def _cuda(torch: ModuleType | None) -> tuple[str, list[Gpu], str]:
         Gpu(each.name, f"{each.major}.{each.minor}", round(each.total_memory / 2**30, 1), each.major >= 8)
         for each in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     ]
-    return f"{torch.version.cuda}, {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}", gpus, ""
+    return f"{torch.version.cuda}, {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}", gpus, unserved_gpus(torch)
+
+
+def unserved_gpus(torch: ModuleType) -> str:
+    """A sentence with its remedy if this build of torch has no code for a GPU that it sees, or ""."""
+    built_for = torch.cuda.get_arch_list()
+    for each in map(torch.cuda.get_device_properties, range(torch.cuda.device_count())):
+        if not any(_runs(code, each.major, each.minor) for code in built_for):
+            remedy = f'pip install "torch=={torch.__version__.partition("+")[0]}" --index-url {CUDA_126}'
+            if (each.major, each.minor) >= (7, 5):
+                remedy = "install a build of torch for it"
+            return (
+                f"{each.name} has capability {each.major}.{each.minor}, and torch {torch.__version__} with CUDA "
+                f"{torch.version.cuda} has code for {', '.join(built_for)} only: {remedy}"
+                f"{' (in a clone: make venv CUDA=cu126)' if CLONE and 'pip' in remedy else ''}, "
+                "or hide the GPU with CUDA_VISIBLE_DEVICES"
+            )
+    return ""
+
+
+def _runs(code: str, major: int, minor: int) -> bool:
+    """Whether a GPU of that capability runs this entry of `torch.cuda.get_arch_list()`.
+
+    Machine code (sm_80) runs from its capability to the next major one, only on that one if a letter follows; PTX
+    (compute_80) is compiled for any later one.
+    """
+    kind, version, letter = re.fullmatch(r"(\w+)_(\d+)(\w?)", code).groups()  # type: ignore[union-attr]
+    capability = int(version)
+    if kind == "compute":
+        return capability <= 10 * major + minor
+    return capability // 10 == major and (capability % 10 == minor if letter == "a" else capability % 10 <= minor)
 
 
 def _version(name: str) -> str | None:

@@ -127,6 +127,7 @@ def serve(requests: socket.socket) -> list[str]:
 if __name__ == "__main__":
     for name in ("train", "hydra_train", "preprocess", "validate"):  # the first one sets up logging
         import_module(f"fairseq_cli.{name}")
+    import_module("torch._dynamo")  # which optimizers import at their first step
     try:
         sys.argv = serve(socket.socket(fileno=int(sys.argv[1])))
     except ValueError:  # nobody is left who could ask

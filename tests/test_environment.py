@@ -112,19 +112,57 @@ def test_absent_apex_is_fine() -> None:
     assert not any("apex" in problem for problem in report["problems"])
 
 
-def test_gpus_older_than_ampere_are_told_to_use_fp16() -> None:
+CUDA_126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+CUDA_130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+def pretended_torch(built_for: list[str], **gpus: tuple[int, int]) -> ModuleType:
+    """What the report reads of a CUDA build of torch, on a machine with these GPUs."""
     devices = [
-        SimpleNamespace(name="V100", major=7, minor=0, total_memory=16 * 2**30),
-        SimpleNamespace(name="H100", major=9, minor=0, total_memory=80 * 2**30),
+        SimpleNamespace(name=name, major=major, minor=minor, total_memory=16 * 2**30)
+        for name, (major, minor) in gpus.items()
     ]
     cuda = SimpleNamespace(
-        is_available=lambda: True, device_count=lambda: len(devices), get_device_properties=devices.__getitem__
+        is_available=lambda: True,
+        device_count=lambda: len(devices),
+        get_device_properties=devices.__getitem__,
+        get_arch_list=lambda: built_for,
     )
-    torch = cast(ModuleType, SimpleNamespace(version=SimpleNamespace(cuda="13.0"), cuda=cuda))
-    found, gpus, problem = environment._cuda(torch)
+    version = SimpleNamespace(cuda="13.0")
+    return cast(ModuleType, SimpleNamespace(version=version, cuda=cuda, __version__="2.13.0+cu130"))
+
+
+def test_gpus_older_than_ampere_are_told_to_use_fp16() -> None:
+    found, gpus, problem = environment._cuda(pretended_torch(CUDA_126, V100=(7, 0), H100=(9, 0)))
     assert (found, problem) == ("13.0, 2 GPUs", "")
     assert str(gpus[0]) == "V100, 16.0 GiB, capability 7.0, no bf16: use --fp16"
-    assert str(gpus[1]) == "H100, 80.0 GiB, capability 9.0, bf16"
+    assert str(gpus[1]) == "H100, 16.0 GiB, capability 9.0, bf16"
+
+
+def test_a_gpu_that_this_build_has_no_code_for_is_named_with_the_build_that_has() -> None:
+    _, _, problem = environment._cuda(pretended_torch(CUDA_130, A100=(8, 0), V100=(7, 0)))
+    assert problem.startswith(
+        "V100 has capability 7.0, and torch 2.13.0+cu130 with CUDA 13.0 has code for sm_75, sm_80"
+    )
+    assert 'pip install "torch==2.13.0" --index-url https://download.pytorch.org/whl/cu126' in problem
+    assert "make venv CUDA=cu126" in problem and "CUDA_VISIBLE_DEVICES" in problem
+
+
+@pytest.mark.parametrize(
+    ("built_for", "capability", "runs"),
+    [
+        (CUDA_130, (7, 0), False),
+        (CUDA_130, (8, 9), True),  # L4: sm_86
+        (CUDA_126, (10, 0), False),  # B200
+        (CUDA_130, (12, 1), True),  # sm_120 and PTX
+        (["sm_86"], (8, 0), False),
+        (["sm_90a"], (9, 1), False),
+        (["sm_90a"], (9, 0), True),
+        (["compute_70"], (9, 0), True),
+    ],
+)
+def test_which_code_runs_on_which_gpu(built_for: list[str], capability: tuple[int, int], runs: bool) -> None:
+    assert (environment.unserved_gpus(pretended_torch(built_for, GPU=capability)) == "") is runs
 
 
 @pytest.mark.parametrize(

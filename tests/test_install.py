@@ -175,6 +175,20 @@ def test_changed_pins_are_installed_into_the_same_environment(project: Path, tmp
     assert calls(project) == INSTALL
 
 
+def test_another_cuda_brings_its_own_packages_and_is_kept(project: Path, tmp_path: Path, pins: dict[str, str]) -> None:
+    python = fake_python(tmp_path)
+    make("venv", python, cwd=project)
+    calls(project)
+    assert make("venv", "CUDA=cu126", python, cwd=project).returncode == 0
+    torch = f"torch=={pins['torch']}+cu126 --extra-index-url https://download.pytorch.org/whl/cu126"
+    setuptools_line, project_line = (line.replace("constraints", ".venv/constraints") for line in INSTALL)
+    assert calls(project) == [setuptools_line, f"pip -c .venv/constraints.txt {torch}", project_line]
+    kept = (project / ".venv/constraints.txt").read_text()
+    assert f"torch=={pins['torch']}\n" in kept and not re.search("^(cuda|nvidia|triton)", kept, re.MULTILINE)
+    assert make("venv", python, cwd=project).returncode == 0  # as `make test` would
+    assert calls(project) == []
+
+
 def test_interrupted_installation_is_taken_up(project: Path, tmp_path: Path) -> None:
     python = fake_python(tmp_path)
     make("venv", python, cwd=project)

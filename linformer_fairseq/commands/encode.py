@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
     how.add_argument("--threads", type=int, metavar="N", help="of each process (default: its share of the cores)")
-    how.add_argument("--dtype", choices=DTYPES, default="float32", help="bfloat16: by autocast (default: float32)")
+    dtypes = "bfloat16: by autocast, in float16 on a GPU without bfloat16 (default: float32)"
+    how.add_argument("--dtype", choices=DTYPES, default="float32", help=dtypes)
     how.add_argument("--quantize", action="store_true", help="linear layers in 8-bit integers, on a CPU")
     compiled = "by torch.compile, for long runs: it takes up to two minutes to start"
     how.add_argument("--compile", action="store_true", help=compiled)

@@ -1,8 +1,11 @@
 """What the processes of one training run need from fairseq on CPUs."""
 
+import signal
+from functools import partial
 from typing import Any
 
 import torch.distributed
+from fairseq.distributed import DistributedTimeoutWrapper
 from fairseq.distributed import utils as distributed_utils
 from fairseq.models import distributed_fairseq_model
 from torch import nn
@@ -38,3 +41,11 @@ def gather_without_cuda() -> None:
         return gathered
 
     distributed_utils.all_gather_list = all_gather_list
+
+
+def abort_when_stuck() -> None:
+    """Let `--heartbeat-timeout` end a process that makes no progress; its log then holds the stacks of its threads.
+
+    fairseq sends it SIGINT, which here asks it to save at the end of an update that never comes.
+    """
+    distributed_fairseq_model.DistributedTimeoutWrapper = partial(DistributedTimeoutWrapper, signal=signal.SIGABRT)

@@ -28,6 +28,7 @@ def start(fairseq_call_main: Callable[..., object], cfg: DictConfig, main: Main,
             return
         peers = _peers(cfg)
         if peers is None:
+            precision.refuse_unserved_gpu(cfg)
             main(cfg, **kwargs)
             return
         _write(peers, cfg)
@@ -53,6 +54,7 @@ def _run_spawned(device_id: int, main: Main, cfg: DictConfig, kwargs: dict[str, 
 
 def _run_rank(device_id: int, main: Main, cfg: DictConfig, kwargs: dict[str, Any]) -> None:
     with as_one_sentence():
+        precision.refuse_unserved_gpu(cfg)
         distributed_utils.distributed_main(device_id, main, cfg, {"after_distributed_init_fn": _connect, **kwargs})
 
 
@@ -96,11 +98,14 @@ def catch_up_in_hydra() -> None:
         fairseq_add_defaults(cfg)
         with as_one_sentence():
             precision.refuse_fp16_on_cpu(cfg)
+            precision.refuse_unserved_gpu(cfg)
             if cfg.common.tpu or torch.distributed.is_initialized():
                 return
             peers = _peers(cfg)
             if peers is not None and not peers.to_spawn:
                 _write(peers, cfg)
+                if not precision.on_cpu(cfg):  # as fairseq's `distributed_main`, or NCCL puts all ranks on the first
+                    torch.cuda.set_device(peers.device_id)
                 distributed_utils.distributed_init(cfg)
 
     train.add_defaults = add_defaults

@@ -1,4 +1,4 @@
-"""16-bit training: --bf16 and --amp on a CPU, --bf16 on CUDA, and --fp16 where it cannot work."""
+"""16-bit training: --bf16 and --amp on a CPU, --bf16 and --amp on CUDA, --fp16 and GPUs where they cannot work."""
 
 import logging
 import sys
@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import torch
 from fairseq import options
+from fairseq.optim.amp_optimizer import AMPOptimizer
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
+from linformer_fairseq.environment import unserved_gpus
 from linformer_fairseq.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,12 @@ def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
         )
 
 
+def refuse_unserved_gpu(cfg: DictConfig) -> None:
+    """Raise a UsageError where PyTorch has no code for a GPU; its own error, at the first kernel, is a traceback."""
+    if not on_cpu(cfg) and not cfg.common.tpu and (problem := unserved_gpus(torch)):
+        raise UsageError(problem)
+
+
 def keep_bf16_off_tpus() -> None:
     """Let `--bf16` mean bfloat16 on the device at hand; fairseq turns it into `--tpu`, which needs torch_xla."""
     fairseq_parse = options.parse_args_and_arch
@@ -74,3 +82,23 @@ def autocast_on_cpu(cfg: DictConfig, criterion: nn.Module) -> None:
         criterion.forward = torch.autocast("cpu", dtype=torch.bfloat16)(criterion.forward)
         with open_dict(cfg):
             cfg.common.bf16 = cfg.common.memory_efficient_bf16 = cfg.common.amp = False
+
+
+def scale_amp_once() -> None:
+    """Let `--amp` on CUDA divide the gradients by the scale of the loss once.
+
+    A gradient scaler remembers by the optimizer object whether that is done. fairseq unscales `optimizer` and steps
+    with `fp32_optimizer`, which holds it, so that `step` divides again. Here both are `fp32_optimizer`.
+    """
+
+    def clip_grad_norm(amp: Any, max_norm: float, aggregate_norm_fn: Any = None) -> torch.Tensor:
+        amp.scaler.unscale_(amp.fp32_optimizer)
+        norm: torch.Tensor = amp.fp32_optimizer.clip_grad_norm(max_norm, aggregate_norm_fn)
+        if not torch.isfinite(norm).all():
+            if amp.next_loss_scale <= amp.min_loss_scale:
+                raise FloatingPointError(f"the loss scale has fallen to --min-loss-scale {amp.min_loss_scale}")
+            logger.info(f"AMP: overflow detected, setting scale to {amp.next_loss_scale}")
+        return norm
+
+    AMPOptimizer.clip_grad_norm = clip_grad_norm
+    AMPOptimizer.multiply_grads = lambda amp, factor: amp.fp32_optimizer.multiply_grads(factor)

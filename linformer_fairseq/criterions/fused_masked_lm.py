@@ -13,7 +13,14 @@ from torch.autograd.function import once_differentiable
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers.fused import add_product
-from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, MaskedTokens, head_features
+from linformer_fairseq.models.linformer_roberta import (
+    TILE,
+    LinformerRobertaEncoder,
+    MaskedTokens,
+    head_features,
+    pad_symbols,
+    suits_tensor_cores,
+)
 
 # Size of the logits held at a time, in float32. More rows make the product with the weights, which are read once for
 # each chunk, faster.
@@ -87,15 +94,29 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
     return loss
 
 
+def _add_product_in_32_bit(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """total + a b. A sum over rows of a frequent symbol does not fit float16, whatever the scale of the loss."""
+    if a.dtype != torch.float32 and a.device.type in ("cuda", "meta"):
+        product = torch.mm(a, b, out_dtype=torch.float32)
+        return product if total is None else total.add_(product)
+    if a.dtype == torch.float16:  # on a CPU, which has no such product
+        a, b = a.float(), b.float()
+    return add_product(total, a, b)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
         scale = FP16_SCALE if dtype == torch.float16 else 1.0
-        loss = torch.zeros((), device=x.device)
+        symbols = len(bias)
+        rows = max(1, CHUNK_BYTES // (4 * symbols))
+        if suits_tensor_cores(x):
+            weight, bias = pad_symbols(weight, bias)
+            rows = -(-rows // TILE) * TILE
+        loss = torch.zeros((), dtype=torch.float32, device=x.device)
         grad_x = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-        grad_weight, grad_bias = None, torch.zeros(bias.shape, device=x.device)
-        rows = max(1, CHUNK_BYTES // (4 * weight.size(0)))
+        grad_weight, grad_bias = None, torch.zeros(bias.shape, dtype=torch.float32, device=x.device)
         chunks = (torch.split(t, rows) for t in (x, targets.unsqueeze(1), grad_x))
         for x_RC, target, grad_x_RC in zip(*chunks, strict=True):
             logits = torch.addmm(bias, x_RC, weight.t())
@@ -106,12 +127,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_bias += gradient.sum(0)
             low = gradient.mul_(scale).to(dtype) if scale != 1.0 else gradient.to(dtype)
             grad_x_RC.copy_(low @ weight)
-            grad_weight = add_product(grad_weight, low.t(), x_RC)
+            grad_weight = _add_product_in_32_bit(grad_weight, low.t(), x_RC)
         assert grad_weight is not None  # split yields at least one chunk, if need be an empty one
         if scale != 1.0:
             grad_x /= scale
-            grad_weight = grad_weight.float() / scale
-        ctx.gradients = grad_x, grad_weight, grad_bias
+            grad_weight /= scale
+        ctx.gradients = grad_x, grad_weight[:symbols], grad_bias[:symbols]
         return loss
 
     @staticmethod

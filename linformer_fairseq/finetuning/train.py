@@ -10,6 +10,8 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, encoder_config, read, trained_settings, write
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
@@ -23,6 +25,7 @@ from linformer_fairseq.io.files import write_json, write_text
 from linformer_fairseq.io.records import begun, changed_settings
 from linformer_fairseq.paths import RECIPES
 from linformer_fairseq.tables import Table
+from linformer_fairseq.training.hardware import low_precision
 from linformer_fairseq.training.progress import run_logged
 from linformer_fairseq.training.recipe import fairseq_train_argv
 
@@ -160,6 +163,13 @@ def read_result(run: Run) -> Result | None:
     return result
 
 
+def _precision() -> dict[str, bool]:
+    """16 bit on a GPU, in the type that it computes in hardware; 32 bit on a CPU. CUDA: not yet run."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"common.bf16" if low_precision(torch.device("cuda")) == torch.bfloat16 else "common.fp16": True}
+
+
 def _train(run: Run, source: Checkpoint, sequences: int) -> None:
     updates = max(1, -(-sequences // run.batch_size)) * run.epochs
     last = run.out / "checkpoints/checkpoint_last.pt"
@@ -172,6 +182,7 @@ def _train(run: Run, source: Checkpoint, sequences: int) -> None:
         "task.max_positions": model["max_positions"],
         "criterion.regression_target": not run.labels.classes,
         "common.seed": run.seed,
+        **_precision(),
         "dataset.batch_size": run.batch_size,
         "optimization.lr": [run.lr],
         "optimization.max_update": updates,

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, Seque
 from transformers.utils.generic import can_return_tuple
 
 from ..layers.encoder import LinformerEncoder
-from ..layers.projection import ConvProjection, LinearProjection
+from ..layers.projection import AdaptiveProjection, ConvProjection, LinearProjection
 from .configuration_linformer import LinformerConfig
 
 
@@ -36,9 +36,12 @@ class LinformerPreTrainedModel(PreTrainedModel):
         """Starts the parameters of a module that no file had, as fairseq does for RoBERTa."""
         if isinstance(module, nn.Conv1d):
             initialization.kaiming_uniform_(module.weight, a=math.sqrt(5))
-        elif isinstance(module, (LinearProjection, ConvProjection)):
+        elif isinstance(module, (LinearProjection, ConvProjection, AdaptiveProjection)):
             cfg, shape = self.config.encoder(), module.weight.shape
-            k = shape[-2] if isinstance(module, LinearProjection) else cfg.max_positions // shape[-1]
+            if isinstance(module, AdaptiveProjection):
+                k = module.k
+            else:
+                k = shape[-2] if isinstance(module, LinearProjection) else cfg.max_positions // shape[-1]
             fresh = type(module)(cfg, k)
             initialization.copy_(module.weight, fresh.weight)
             initialization.copy_(module.lr_scale, fresh.lr_scale)

@@ -18,6 +18,7 @@ from linformer_fairseq.inference import POOLINGS
 from linformer_fairseq.inference.quantize import quantize
 from linformer_fairseq.inference.sequences import Ids, Sequences, like_length
 from linformer_fairseq.models.linformer_roberta import require_compiler
+from linformer_fairseq.training.hardware import low_precision
 
 # Larger batches are no faster: on a CPU, the activations no longer fit into its cache.
 BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
@@ -71,7 +72,8 @@ class Engine:
         lengths = list(map(len, ids))
         found = np.empty((len(ids), self._width), dtype=np.float32)
         # Around all batches: one autocast converts the parameters once.
-        with torch.autocast(self.device.type, torch.bfloat16) if self._compute.dtype == "bfloat16" else nullcontext():
+        low = self._compute.dtype == "bfloat16"
+        with torch.autocast(self.device.type, low_precision(self.device)) if low else nullcontext():
             for batch in batching(lengths, self.batch_tokens, OVERHEAD.get(self.device.type, 64)):
                 tokens = pad_sequence([torch.from_numpy(ids[i]) for i in batch], True, PAD).to(self.device)
                 found[batch] = self._values(tokens).float().cpu().numpy()

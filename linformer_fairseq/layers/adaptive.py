@@ -60,8 +60,9 @@ def _gather(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
     sample = torch.arange(batch, device=x.device).view(-1, 1, 1, 1) * n
     head = torch.arange(heads, device=x.device).view(-1, 1, 1)
     rows_BHKS = (sample + tokens_BKS.unsqueeze(1)) * heads + head
-    scores_BHKS = scores.flatten()[rows_BHKS].masked_fill(~filled_BKS.unsqueeze(1), -torch.inf)
-    shares = torch._safe_softmax(scores_BHKS, -1).to(x.dtype).flatten(0, 2)
+    filled = filled_BKS.unsqueeze(1)
+    scores_BHKS = scores.flatten()[rows_BHKS].masked_fill(~filled, torch.finfo(scores.dtype).min)
+    shares = (torch.softmax(scores_BHKS, -1) * filled).to(x.dtype).flatten(0, 2)  # of an empty slot, zeros
     rows = x.reshape(-1, dim)
     means = functional.embedding_bag(rows_BHKS.flatten(0, 2), rows, mode="sum", per_sample_weights=shares)
     return means.view(batch, heads, k, dim).transpose(1, 2)

@@ -26,7 +26,8 @@ class LearnedProjection(nn.Module):
     def __init__(self, matrix: Tensor, cfg: EncoderConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(matrix / cfg.projection_lr_scale, requires_grad=not cfg.freeze_projection)
-        self.register_buffer("lr_scale", torch.tensor(cfg.projection_lr_scale))
+        self.register_buffer("lr_scale", torch.tensor(cfg.projection_lr_scale, dtype=torch.float32))
+        self._lr_scale = cfg.projection_lr_scale
 
     def matrix(self) -> Tensor:
         """The effective values: E or F of the paper."""
@@ -36,6 +37,12 @@ class LearnedProjection(nn.Module):
     def set_matrix(self, matrix: Tensor) -> None:
         """Replaces the effective values by a tensor of the same shape."""
         self.weight.copy_(matrix / self.lr_scale)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "LearnedProjection":
+        """As nn.Module's, but lr_scale stays in float32: rounded to 16 bit, it would change the effective matrix."""
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.lr_scale = torch.tensor(self._lr_scale, dtype=torch.float32, device=self.lr_scale.device)
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         weight, saved = state_dict.get(prefix + "weight"), state_dict.get(prefix + "lr_scale", torch.ones(()))

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as functional
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import FairseqEncoder, register_model
@@ -26,6 +27,9 @@ from linformer_fairseq.layers import LinformerEncoder
 from linformer_fairseq.layers.encoder import touch
 from linformer_fairseq.models.architectures import MODEL, complete, register_architectures
 from linformer_fairseq.models.config import LinformerRobertaConfig, encoder_config
+
+TILE = 64
+"""Tensor cores take dimensions that are multiples of this at full speed."""
 
 
 class MaskedTokens(NamedTuple):
@@ -65,7 +69,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
         super().__init__(dictionary)
         self.cfg = encoder_config(cfg, len(dictionary), dictionary.pad())
         self.sentence_encoder = LinformerEncoder(self.cfg)
-        self.lm_head = RobertaLMHead(
+        self.lm_head = MaskedLmHead(
             self.cfg.embed_dim,
             len(dictionary),
             self.cfg.activation,
@@ -115,6 +119,31 @@ class LinformerRobertaEncoder(FairseqEncoder):
 
     def max_positions(self) -> int:
         return self.cfg.max_positions
+
+
+class MaskedLmHead(RobertaLMHead):
+    """fairseq's head, computed for a number of symbols that suits tensor cores."""
+
+    def forward(self, features: Tensor, masked_tokens: Tensor | None = None, **unused: Any) -> Tensor:
+        """As fairseq's: (…, C) -> logits (…, V), or (T, V) of masked tokens."""
+        if not suits_tensor_cores(features):
+            logits: Tensor = super().forward(features, masked_tokens)
+            return logits
+        if masked_tokens is not None:
+            features = features[masked_tokens]
+        projection = pad_symbols(self.weight, self.bias)
+        return functional.linear(head_features(self, features), *projection)[..., : len(self.bias)]
+
+
+def suits_tensor_cores(x: Tensor) -> bool:
+    """Whether products with x run, or are to be tested as if they ran, on tensor cores."""
+    return x.is_cuda or x.dtype == torch.float16
+
+
+def pad_symbols(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (V', C) and bias (V',) with V rounded up to a multiple of 64 by symbols of probability zero."""
+    missing = -len(bias) % TILE
+    return functional.pad(weight, (0, 0, 0, missing)), functional.pad(bias, (0, missing), value=-torch.inf)
 
 
 def head_features(head: RobertaLMHead, features: Tensor) -> Tensor:

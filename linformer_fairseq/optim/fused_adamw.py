@@ -45,7 +45,6 @@ class FusedAdamW(FairseqOptimizer):
     def __init__(self, cfg: FusedAdamWConfig, params: Iterable[Any]) -> None:
         super().__init__(cfg)
         self._optimizer = _AdamW(params, self.optimizer_config)
-        self._factor: float | Tensor = 1.0
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
@@ -60,7 +59,7 @@ class FusedAdamW(FairseqOptimizer):
 
     def multiply_grads(self, c: float | Tensor) -> None:
         """Multiplies the gradients by `c` at the next step."""
-        self._factor = self._factor * c
+        self._optimizer.factor = self._optimizer.factor * c
 
     @torch.no_grad()
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -72,19 +71,17 @@ class FusedAdamW(FairseqOptimizer):
         norm: Tensor = torch.linalg.vector_norm(torch.stack([each.to(gradients[0].device) for each in norms]))
         if aggregate_norm_fn is not None:
             norm = aggregate_norm_fn(norm)
-        norm = norm * self._factor
+        norm = norm * self._optimizer.factor
         if max_norm > 0:
-            self._factor = self._factor * (max_norm / (norm + 1e-6)).clamp(max=1)
+            self._optimizer.factor = self._optimizer.factor * (max_norm / (norm + 1e-6)).clamp(max=1)
         return norm
 
     def step(self, closure: Callable[[], float] | None = None, scale: float | Tensor = 1.0, groups: Any = None) -> None:
         """Updates the parameters with the gradients divided by `scale`."""
-        factor, self._factor = self._factor, 1.0
-        self._optimizer.step(closure, scale / factor)
+        self._optimizer.step(closure, scale)
 
     def zero_grad(self) -> None:
         """Discards the gradients and their factor."""
-        self._factor = 1.0
         self._optimizer.zero_grad()
 
 
@@ -113,11 +110,21 @@ class _AdamW(Optimizer):
     supports_memory_efficient_fp16 = True
     supports_flat_params = True
 
+    factor: float | Tensor = 1.0
+    """What the gradients are to be multiplied by. It lives and ends with them, so `zero_grad`, the one that every
+    wrapper calls, resets it: a gradient scaler leaves out the `step` of gradients that have overflowed."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Discards the gradients and their factor."""
+        self.factor = 1.0
+        super().zero_grad(set_to_none)
+
     @torch.no_grad()
     def step(  # type: ignore[override]  # scale is fairseq's
         self, closure: Callable[[], float] | None = None, scale: float | Tensor = 1.0
     ) -> float | None:
         """Updates all parameters that have a gradient; divides gradients by `scale`, in place if they are float32."""
+        scale, self.factor = scale / self.factor, 1.0
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -134,7 +141,8 @@ class _AdamW(Optimizer):
                 for name in ("exp_avg", "exp_avg_sq"):
                     if name not in state:
                         state[name] = torch.zeros_like(parameter, dtype=torch.float32)
-                    state[name] = state[name].float()  # torch.optim loads it in the type of the parameter
+                    # torch.optim loads it in the type of the parameter, fairseq's 16-bit optimizers leave it on the CPU
+                    state[name] = state[name].to(parameter.device, torch.float32)
                 # Each 16-bit parameter by itself, since its float32 copies exist only during its update.
                 alone = None if parameter.dtype == torch.float32 else parameter
                 alike[parameter.device, state["step"], alone].append(parameter)

@@ -14,23 +14,25 @@ import torch
 from linformer_fairseq.compat.precision import Precision
 
 PEAK_TFLOPS: dict[str, dict[str, float]] = {
-    "v100-sxm2": {"fp32": 15.7, "fp16": 125},
+    "v100-sxm[23]": {"fp32": 15.7, "fp16": 125},
     "v100-pcie": {"fp32": 14, "fp16": 112},
     "v100s": {"fp32": 16.4, "fp16": 130},
     "t4": {"fp32": 8.1, "fp16": 65},
     "a100": {"fp32": 19.5, "tf32": 156, "fp16": 312, "bf16": 312},
-    "h100 80gb hbm3": {"fp32": 67, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4},
+    "a30": {"fp32": 10.3, "tf32": 82, "fp16": 165, "bf16": 165},
+    "a40": {"fp32": 37.4, "tf32": 74.8, "fp16": 149.7, "bf16": 149.7},
+    "a10": {"fp32": 31.2, "tf32": 62.5, "fp16": 125, "bf16": 125},
     "h100 pcie": {"fp32": 51, "tf32": 378, "fp16": 756, "bf16": 756},
-    "h200 nvl": {},
-    "h200": {"fp32": 67, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4},
+    "h[12]00 nvl": {"fp32": 60, "tf32": 417.5, "fp16": 835.5, "bf16": 835.5},
+    "h100 80gb hbm3|h200|gh200": {"fp32": 67, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4},
     "l40s": {"fp32": 91.6, "tf32": 183, "fp16": 362, "bf16": 362},
     "l40": {"fp32": 90.5, "tf32": 90.5, "fp16": 181, "bf16": 181},
     "l4": {"fp32": 30.3, "tf32": 60, "fp16": 121, "bf16": 121},
 }
-"""10^12 FLOP/s of matrix products without sparsity, from NVIDIA's data sheets, by words of the device's name.
+"""10^12 FLOP/s of matrix products without sparsity, from NVIDIA's data sheets, by a pattern in the device's name.
 
-fp16 and bf16 are those of the tensor cores. The first entry that occurs counts. A precision is missing where the device
-does not compute it in hardware, or we have no figure.
+fp16 and bf16 are those of the tensor cores. The first entry that matches counts. A precision is missing where the
+device does not compute it in hardware, or we have no figure.
 """
 
 _LARGE, _SMALL = 1024, 256  # sides of the matrices that are multiplied to measure a CPU
@@ -45,12 +47,23 @@ def peak_flops(device: torch.device, precision: Precision) -> float | None:
 
 
 def peak_of_gpu(name: str, precision: Precision, allow_tf32: bool = False) -> float | None:
-    """As `peak_flops`, for the GPU that CUDA calls `name`; PyTorch may compute fp32 in tf32 with `allow_tf32`."""
-    known = next((peaks for words, peaks in PEAK_TFLOPS.items() if re.search(rf"\b{words}\b", name.lower())), {})
+    """As `peak_flops`, for the GPU that CUDA calls `name`; PyTorch may compute fp32 in tf32 with `allow_tf32`.
+
+    A MIG slice, such as "NVIDIA A100-SXM4-40GB MIG 2g.10gb", has its share of the whole.
+    """
+    known = next((peaks for words, peaks in PEAK_TFLOPS.items() if re.search(rf"\b({words})\b", name.lower())), {})
     tflops = known.get(precision)
     if precision == "fp32" and allow_tf32:
         tflops = known.get("tf32", tflops)
+    if tflops and (instance := re.search(r" MIG (\d)[gc]\.", name)):
+        tflops *= int(instance[1]) / (4 if "A30" in name else 7)
     return None if tflops is None else tflops * 1e12
+
+
+def low_precision(device: torch.device) -> torch.dtype:
+    """The 16-bit type that a device computes in hardware: float16 on GPUs before Ampere (8.0), else bfloat16."""
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8
+    return torch.float16 if old else torch.bfloat16
 
 
 def measured_peak(precision: Precision) -> float | None:

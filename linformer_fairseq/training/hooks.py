@@ -25,7 +25,7 @@ from fairseq.logging import progress_bar
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
-from linformer_fairseq.compat import launch, precision
+from linformer_fairseq.compat import launch, precision, saved_precision
 from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.training import divergence, files, interrupt, logs, memory, resuming, saving, signals
 from linformer_fairseq.training.recorder import Recorder
@@ -135,7 +135,8 @@ def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -
 def load_state(fairseq: Function, trainer: Any, filename: str, *arguments: Any, **named: Any) -> Any:
     """Load the state that any number of processes has saved."""
     try:
-        extra_state = fairseq(trainer, filename, *arguments, **named)
+        with saved_precision.master_weights_restored(trainer):
+            extra_state = fairseq(trainer, filename, *arguments, **named)
     except AssertionError:
         resuming.refuse_other_names(trainer, filename)
         raise

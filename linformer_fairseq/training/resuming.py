@@ -11,6 +11,7 @@ import torch.distributed
 from fairseq.file_io import PathManager
 from omegaconf import open_dict
 
+from linformer_fairseq.compat.saved_precision import WRAPPERS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io import locks
 from linformer_fairseq.io.files import digest
@@ -19,7 +20,7 @@ from linformer_fairseq.training import files
 logger = logging.getLogger(__name__)
 
 LAST = "checkpoint_last.pt"
-EQUIVALENT = {"criterion": {"MaskedLmLoss", "FusedMaskedLmLoss"}, "optimizer": {"FairseqAdam", "FusedAdamW"}}
+EQUIVALENT = {"criterion": {"MaskedLmLoss", "FusedMaskedLmLoss"}, "optimizer": {"FairseqAdam", "FusedAdamW", *WRAPPERS}}
 """Names of classes whose states are the same, so that each resumes from what the other has saved."""
 
 

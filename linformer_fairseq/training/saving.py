@@ -13,6 +13,7 @@ from fairseq import utils as fairseq_utils
 from fairseq.file_io import PathManager
 from torch import Tensor
 
+from linformer_fairseq.compat.saved_precision import master_weights
 from linformer_fairseq.training import files
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def save(trainer: Any, filename: str, extra_state: dict[str, Any]) -> str:
     finish()
     path = Path(filename).absolute()
     state = trainer.state_dict()
+    state["model"].update(master_weights(trainer))
     state["extra_state"].update(extra_state, linformer_fairseq={"processes": trainer.data_parallel_world_size})
     size = sum(parameter.nbytes for parameter in trainer.model.parameters())
     if will_finish and size >= LARGE and is_local(filename):

@@ -31,7 +31,7 @@ from linformer_fairseq.hf.modeling_linformer import (
 
 MakeCheckpoint = Callable[..., Checkpoint]
 SHARINGS = ("none", "headwise", "key-value", "layerwise")
-KINDS = ("linear", "mean-pool", "max-pool", "conv")
+KINDS = ("linear", "mean-pool", "max-pool", "conv", "adaptive")
 OTHERS = [
     {"encoder_normalize_before": True, "local_conv": 3, "activation_fn": "relu"},
     {"untie_weights_roberta": True, "projection_sharing": "key-value", "projected_length": "16,8"},

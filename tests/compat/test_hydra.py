@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any
 
 import fairseq_cli.train
 import pytest
+import torch
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 
@@ -132,6 +134,23 @@ def test_without_the_plugin_a_process_still_joins_torchrun(
     (training,) = (cfg.distributed_training for cfg in joined)
     assert (training.distributed_world_size, training.distributed_rank) == (2, 1)
     assert (training.distributed_backend, training.distributed_init_method) == ("gloo", "env://")
+
+
+def test_without_the_plugin_a_process_takes_its_gpu_before_nccl_starts(
+    late: Callable[[DictConfig], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two GPUs that a monkeypatch pretends, as fairseq's own start does."""
+    done: list[object] = []
+    for name, value in {"is_available": True, "device_count": 2, "get_arch_list": ["compute_70"]}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="GPU", major=8, minor=0))
+    monkeypatch.setattr(torch.cuda, "set_device", done.append)
+    monkeypatch.setattr(distributed_utils, "distributed_init", lambda cfg: done.append("connected"))
+    environment = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    late(configuration(cpu=False))
+    assert done == [1, "connected"]
 
 
 def test_without_the_plugin_one_process_stays_alone(

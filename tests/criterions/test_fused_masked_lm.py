@@ -221,3 +221,30 @@ def test_logits_are_never_held_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> No
     with Watch():
         plain(*leaves, targets).backward()
     assert largest == V * M
+
+
+def test_weight_gradient_of_a_frequent_symbol_fits_in_fp16() -> None:
+    """Its sum over 160 rows of features of 17.5 times the factor of 32 is beyond the 65,504 of float16."""
+    x = torch.full((160, C), 17.5, dtype=torch.float16, requires_grad=True)
+    weight = torch.zeros(V, C, dtype=torch.float16, requires_grad=True)
+    bias = torch.zeros(V, dtype=torch.float16, requires_grad=True)
+    linear_cross_entropy(x, weight, bias, torch.full((160,), 3)).backward()
+    exact = 160 * 17.5 * (1 / V - torch.eye(V)[3])
+    torch.testing.assert_close(weight.grad.float(), exact.unsqueeze(1).expand(V, C), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_products_for_tensor_cores_have_multiples_of_64_rows_and_symbols(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 16 bit as on a GPU; the gradients have the size of the parameters."""
+    shapes: list[torch.Size] = []
+    addmm = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *operands: [shapes.append((out := addmm(*operands)).shape), out][1])
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * V * 70)
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in ((200, C), (V, C), (V,)))
+    linear_cross_entropy(x, weight, bias, torch.arange(200) % V).backward()
+    low = dtype == torch.float16
+    assert shapes == ([(128, 128), (72, 128)] if low else [(70, V), (70, V), (60, V)])
+    assert (weight.grad.shape, bias.grad.shape) == ((V, C), (V,)) and torch.isfinite(weight.grad).all()

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from sklearn.metrics import accuracy_score
 
 from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.finetuning import train
 from linformer_fairseq.finetuning.train import MODEL, Run, classes_of, digests_of, finetune, targets
 from linformer_fairseq.inference.predict import Labels, predict
 from linformer_fairseq.inference.sequences import tokenizer_of
@@ -94,3 +96,11 @@ def test_labels_that_do_not_fit_are_refused(labels: list[str] | None, classes: t
 
 def test_numbers_as_class_names_are_in_their_order() -> None:
     assert classes_of(Table(Path("a.tsv"), [("a",)] * 3, ["10", "2", "1"])) == ("1", "2", "10")
+
+
+@pytest.mark.parametrize(("capability", "flag"), [((7, 0), "common.fp16"), ((9, 0), "common.bf16")])
+def test_a_gpu_trains_in_16_bit(capability: tuple[int, int], flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train._precision() == {}  # on a CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert train._precision() == {flag: True}

@@ -15,7 +15,7 @@ from linformer_fairseq.hf.modeling_linformer import LinformerForMaskedLM, Linfor
 
 MakeConfig = Callable[..., LinformerConfig]
 SHAPES = ((2, 20, 8), (3, 32, 0), (1, 9, 0), (4, 11, 10), (2, 24, 1))
-KINDS = ("linear", "mean-pool", "max-pool", "conv")
+KINDS = ("linear", "mean-pool", "max-pool", "conv", "adaptive")
 DYNAMIC = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=32)}
 
 

@@ -116,3 +116,15 @@ def test_a_head_that_is_not_there_is_refused(checkpoint: Path) -> None:
 
 def test_pads_are_what_the_model_takes_for_pads(checkpoint: Path) -> None:
     assert build(read(checkpoint)).encoder.sentence_encoder.cfg.pad_index == PAD
+
+
+def test_a_gpu_without_bfloat16_computes_in_float16(
+    checkpoint: Path, rows: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emulated: the CPU, whose type for autocast is replaced."""
+    compute = Compute("cpu", "bfloat16")
+    exact = Engine(read(checkpoint), "mean").run(rows.ids)
+    brain = Engine(read(checkpoint), "mean", compute).run(rows.ids)
+    monkeypatch.setattr("linformer_fairseq.inference.engine.low_precision", lambda device: torch.float16)
+    half = Engine(read(checkpoint), "mean", compute).run(rows.ids)
+    assert 0 < np.abs(half - exact).max() < 0.5 * np.abs(brain - exact).max()

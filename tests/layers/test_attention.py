@@ -22,7 +22,7 @@ from linformer_fairseq.layers.projection import LinearProjection, build_projecti
 from tests.faults.padding import at_trained_scale, largest_change, ours
 
 SHARINGS = ("none", "headwise", "key-value", "layerwise")
-KINDS = ("linear", "mean-pool", "max-pool", "conv")
+KINDS = ("linear", "mean-pool", "max-pool", "conv", "adaptive")
 
 
 def config(**kwargs: object) -> EncoderConfig:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
+from linformer_fairseq.layers.attention import LocalConv
 
 KINDS = ("linear", "mean-pool", "max-pool", "conv", "adaptive")
 
@@ -37,7 +38,7 @@ def test_one_exported_graph_serves_all_lengths(sharing: str, kind: str) -> None:
         torch.testing.assert_close(graph(tokens)[0][real], model(tokens)[0][real], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("attention, kind", [("linformer", "linear"), ("linformer", "max-pool"), ("exact", "linear")])
+@pytest.mark.parametrize("attention, kind", [("linformer", "linear"), ("linformer", "adaptive"), ("exact", "linear")])
 @torch.no_grad()
 def test_compiled_without_a_break(attention: str, kind: str) -> None:
     torch.compiler.reset()
@@ -49,10 +50,11 @@ def test_compiled_without_a_break(attention: str, kind: str) -> None:
         torch.testing.assert_close(compiled(tokens)[0][real], model(tokens)[0][real], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("sharing, kind", [("layerwise", "linear"), ("none", "linear"), ("layerwise", "max-pool")])
-def test_more_lengths_compile_nothing_more(sharing: str, kind: str) -> None:
+@pytest.mark.parametrize("local_conv", [0, 3])
+@pytest.mark.parametrize("sharing, kind", [("layerwise", "linear"), ("none", "linear"), ("layerwise", "adaptive")])
+def test_more_lengths_compile_nothing_more(sharing: str, kind: str, local_conv: int) -> None:
     torch.compiler.reset()
-    model = encoder(num_layers=3, sharing=sharing, projection=kind)
+    model = encoder(num_layers=3, sharing=sharing, projection=kind, local_conv=local_conv)
     counter = CompileCounterWithBackend("aot_eager")
     names = list(model.state_dict())
     tokens = [batch(rows, length, pads) for rows, length, pads in ((2, 21, 5), (3, 64, 0), (5, 9, 3), (4, 33, 0))]
@@ -75,3 +77,17 @@ def test_real_tokens_may_be_given(kind: str) -> None:
     real = tokens.ne(1)
     torch.testing.assert_close(model(given, real=real)[0][real], model(tokens)[0][real])
     assert not torch.allclose(model(given)[0][real], model(tokens)[0][real])
+
+
+def test_a_local_convolution_compiles_once_for_all_lengths() -> None:
+    """With inductor, which would compile a convolution anew for each."""
+    torch.compiler.reset()
+    conv = LocalConv(EncoderConfig(embed_dim=8, num_heads=2, local_conv=5))
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(conv, dynamic=True)
+    for length in (21, 64, 33, 40):
+        values = torch.randn(2, length, 8, requires_grad=True)
+        out = compiled(values)
+        out.sum().backward()
+        torch.testing.assert_close(out, conv(values))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

@@ -206,3 +206,16 @@ def test_no_parameter_is_idle_under_ddp(head: str | None, monkeypatch: pytest.Mo
     model.register_classification_head("other", num_classes=2)
     model(torch.randint(4, 60, (3, 20)), classification_head_name=head)[0].sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_a_head_for_tensor_cores_gives_the_same_logits() -> None:
+    """In float16, as on a GPU, the product has a multiple of 64 symbols, which nobody sees."""
+    model = build()
+    head, features = model.encoder.lm_head, torch.randn(3, 7, 16)
+    names, expected = set(head.state_dict()), head(features)
+    low = head.half()(features.half())
+    assert low.dtype == torch.float16 and low.shape == expected.shape == (3, 7, len(Task().source_dictionary))
+    torch.testing.assert_close(low.float(), expected, rtol=0.02, atol=0.02)
+    masked = torch.rand(3, 7) < 0.5
+    torch.testing.assert_close(head(features.half(), masked), low[masked])
+    assert set(head.state_dict()) == names

@@ -25,7 +25,18 @@ from linformer_fairseq.training import hardware
         ("NVIDIA L40S", "fp16", 362),
         ("NVIDIA L40", "fp16", 181),
         ("NVIDIA L4", "fp16", 121),
-        ("NVIDIA H200 NVL", "bf16", None),
+        ("NVIDIA H200 NVL", "bf16", 835.5),
+        ("Tesla V100-SXM3-32GB", "fp16", 125),
+        ("NVIDIA GH200 480GB", "bf16", 989.4),
+        ("NVIDIA H200", "bf16", 989.4),
+        ("NVIDIA H100 NVL", "fp16", 835.5),
+        ("NVIDIA A30", "bf16", 165),
+        ("NVIDIA A40", "fp32", 37.4),
+        ("NVIDIA A10", "fp16", 125),
+        ("NVIDIA A10G", "fp16", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "fp16", 312 / 7),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", "bf16", 989.4 * 3 / 7),
+        ("NVIDIA A30 MIG 2g.12gb", "fp16", 165 / 2),
         ("NVIDIA T400", "fp16", None),
         ("Tesla T4", "fp16", 65),
         ("Some other GPU", "fp16", None),
@@ -34,6 +45,15 @@ from linformer_fairseq.training import hardware
 def test_peak_of_a_gpu_is_found_by_its_name(name: str, precision: Precision, tflops: float | None) -> None:
     peak = hardware.peak_of_gpu(name, precision)
     assert peak == (None if tflops is None else pytest.approx(tflops * 1e12))
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 0), torch.float16), ((8, 0), torch.bfloat16)])
+def test_the_16_bit_type_of_a_gpu(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert hardware.low_precision(torch.device("cuda")) == dtype
+    assert hardware.low_precision(torch.device("cpu")) == torch.bfloat16
 
 
 def test_tf32_counts_only_where_it_is_allowed() -> None:

@@ -150,7 +150,7 @@ def loaded_by(criterion: str, optimizer: str, saved: tuple[str, str]) -> dict[st
     [
         (("MaskedLmLoss", "FairseqAdam"), "FusedMaskedLmLoss", ("FusedMaskedLmLoss", "FusedAdamW")),
         (("FusedMaskedLmLoss", "FusedAdamW"), "FusedMaskedLmLoss", ("FusedMaskedLmLoss", "FusedAdamW")),
-        (("FusedMaskedLmLoss", "FP16Optimizer"), "MaskedLmLoss", ("MaskedLmLoss", "FP16Optimizer")),
+        (("FusedMaskedLmLoss", "FP16Optimizer"), "MaskedLmLoss", ("MaskedLmLoss", "FusedAdamW")),
         (("CrossEntropyCriterion", "FairseqSGD"), "MaskedLmLoss", ("CrossEntropyCriterion", "FairseqSGD")),
     ],
 )

@@ -1,0 +1,289 @@
+"""What a GPU makes of this project, in about ten minutes: a line a step, and all figures in one JSON file.
+
+    python recipes/measure/gpu_check.py --out gpu_check.json          on one GPU
+    python recipes/measure/gpu_check.py --out check.json --cpu        the same small, so that it does not rot
+
+It needs what `pip install` of this project installs, and no data. A step that fails is reported, and the next one runs.
+CUDA: not yet run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linformer_fairseq.criterions.fused_masked_lm import linear_cross_entropy
+from linformer_fairseq.environment import environment_report
+from linformer_fairseq.io.files import write_json
+from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
+from linformer_fairseq.measuring.gpu_memory import MASKED, of_recipe, training_bytes
+from linformer_fairseq.optim.fused_adamw import FusedAdamW, FusedAdamWConfig
+from linformer_fairseq.paths import USER_DIR
+from linformer_fairseq.training import saving
+from linformer_fairseq.training.flops import encoder_flops, head_flops
+from linformer_fairseq.training.hardware import peak_flops
+from linformer_fairseq.training.progress import parse_line
+from linformer_fairseq.training.signals import REQUEUE
+
+SIZES: dict[str, Any] = {"embed_dim": 64, "ffn_dim": 128, "num_heads": 4, "num_layers": 2, "vocab_size": 500}
+SIZES["max_positions"] = 128
+PRECISIONS: dict[str, tuple[str, ...]] = {"fp32": (), "fp16": ("--fp16",), "amp": ("--amp",), "bf16": ("--bf16",)}
+PRECISIONS["memory-efficient fp16"] = ("--memory-efficient-fp16",)
+PAIRS = {"plain": ("adam", "masked_lm"), "fused": ("fused_adamw", "fused_masked_lm")}
+LENGTHS = (512, 1024, 4096, 16384)
+
+
+class Check:
+    """The steps, in order; each returns its figures."""
+
+    def __init__(self, cpu: bool, folder: Path) -> None:
+        self.cpu, self.folder = cpu, folder
+        self.device = torch.device("cpu" if cpu else "cuda")
+        self.low = torch.bfloat16 if cpu else torch.float16
+        self.updates = 10 if cpu else 200
+        self.data = folder / "data"
+
+    def versions(self) -> dict[str, Any]:
+        """Versions, GPUs, and what to repair: a build of torch without code for the GPU, among others."""
+        built_for = [] if self.cpu else torch.cuda.get_arch_list()
+        return {**asdict(environment_report()), "torch": torch.__version__, "built for": built_for}
+
+    def types(self) -> dict[str, float]:
+        """Largest error of loss and gradients in 16 bit against float32, relative to the largest value."""
+        errors = {}
+        kinds = product(("none", "headwise", "key-value", "layerwise"), ("linear", "conv", "mean-pool", "max-pool"))
+        for sharing, projection in kinds:
+            cfg = EncoderConfig(**SIZES, projected_length=32, sharing=sharing, projection=projection, dropout=0.0)
+            full = self._gradients(cfg, torch.float32)
+            for dtype in (torch.float16, torch.bfloat16):
+                low = self._gradients(cfg, dtype)
+                pairs = zip(low, full, strict=True)
+                worst = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in pairs)
+                errors[f"{sharing}, {projection}, {str(dtype)[6:]}"] = worst
+        return errors
+
+    def _gradients(self, cfg: EncoderConfig, dtype: torch.dtype) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = LinformerEncoder(cfg).to(self.device, dtype).eval()
+        loss = one_loss(model, 4)
+        torch.autograd.backward(loss)
+        return [loss.detach().float(), *(p.grad.float() for p in model.parameters() if p.grad is not None)]
+
+    def kernels(self) -> dict[str, list[str]]:
+        """Names of the kernels that attention runs, by type and dropout."""
+        found = {}
+        for dtype, p in product((torch.float32, torch.float16, torch.bfloat16), (0.0, 0.1)):
+            cfg = replace(EncoderConfig(**SIZES, projected_length=32), attention_dropout=p)
+            model = LinformerEncoder(cfg).to(self.device, dtype)
+            with torch.profiler.profile() as profile:
+                one_step(model, 2)
+            names = {event.key for event in profile.key_averages()}
+            found[f"{str(dtype)[6:]}, dropout {p}"] = sorted(n for n in names if re.search("attention|fmha|flash", n))
+        return found
+
+    def host_waits(self) -> dict[str, int | str]:
+        """How often the host waits for the device in a forward and backward pass."""
+        if self.cpu:
+            return {"skipped": "no device to wait for"}
+        model = LinformerEncoder(EncoderConfig(**SIZES, projected_length=32)).to(self.device, self.low)
+        one_step(model, 4)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            one_step(model, 4)
+            torch.cuda.set_sync_debug_mode("default")
+        return {"waits": sum("synchroniz" in str(one.message) for one in caught)}
+
+    def training(self) -> dict[str, Any]:
+        """Last loss and words/s of a tiny model in each precision, with each optimizer and criterion."""
+        self._make_data()
+        return {f"{mode}, {pair}": self._train(mode, pair)[1] for mode, pair in product(self._modes(), PAIRS)}
+
+    def resuming(self) -> dict[str, float]:
+        """Largest difference of a parameter after a signal and a new start from the run that was not disturbed."""
+        differences = {}
+        for mode in self._modes():
+            whole, _ = self._train(mode, "fused")
+            parts = self.folder / f"{mode} parts"
+            self._train(mode, "fused", parts, stop=True)
+            self._train(mode, "fused", parts)
+            one, other = (torch.load(run / "checkpoint_last.pt", weights_only=False)["model"] for run in (whole, parts))
+            differences[mode] = max(float((one[name] - other[name]).abs().max()) for name in one)
+        return differences
+
+    def overflow(self) -> dict[str, int]:
+        """How many updates are skipped when the first scale of the loss is far too large."""
+        if self.cpu:
+            return {}
+        run = self.folder / "overflow"
+        _, figures = self._train("fp16", "fused", run, "--fp16-init-scale", "1073741824")
+        return {"overflows": figures["overflows"]}
+
+    def _modes(self) -> list[str]:
+        return ["fp32", "bf16"] if self.cpu else list(PRECISIONS)
+
+    def _make_data(self) -> None:
+        rng = random.Random(0)
+        words = [f"w{number}" for number in range(400)]
+        for split, count in (("train", 2000), ("valid", 20)):
+            starts = rng.choices(range(400), k=count)
+            lines = (" ".join(words[(start + i) % 400] for i in range(60)) for start in starts)
+            (self.folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
+        texts = ("--trainpref", self.folder / "train.txt", "--validpref", self.folder / "valid.txt")
+        preprocess = [program("preprocess"), "--only-source", "--destdir", self.data, *texts]
+        subprocess.run([*map(str, preprocess)], check=True, capture_output=True)
+
+    def _train(
+        self, mode: str, pair: str, run: Path | None = None, *flags: str, stop: bool = False
+    ) -> tuple[Path, dict[str, Any]]:
+        optimizer, criterion = PAIRS[pair]
+        run = run or self.folder / f"{mode} {pair}"
+        words = [program("train"), self.data, "--user-dir", USER_DIR, "--task", "masked_lm", "--criterion", criterion]
+        words += ["--arch", "linformer_roberta_tiny", "--optimizer", optimizer, "--lr", "1e-3", "--seed", 1]
+        words += ["--lr-scheduler", "fixed", "--tokens-per-sample", 64, "--batch-size", 16, "--clip-norm", 1]
+        words += ["--max-update", self.updates, "--save-dir", run, "--log-format", "json", "--log-interval", 1]
+        words += ["--no-epoch-checkpoints", "--disable-validation", *PRECISIONS[mode], *flags]
+        words += ["--cpu"] if self.cpu else []
+        output = []
+        with subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as ran:
+            assert ran.stdout is not None
+            for line in ran.stdout:
+                output.append(line)
+                if stop and '"num_updates": "3"' in line:
+                    ran.send_signal(signal.SIGUSR1)
+        if ran.returncode != (REQUEUE if stop else 0):
+            raise RuntimeError("".join(output[-5:]))
+        figures = [found for line in output if (found := parse_line(line)) and found["split"] == "train"]
+        last = {"loss": figures[-1]["loss"], "words/s": figures[-1].get("wps")} if figures else {}
+        return run, {**last, "overflows": sum("overflow detected" in line for line in output)}
+
+    def speed(self) -> dict[str, Any]:
+        """Updates of the base models: tokens/s, share of the peak, memory, optimizer, each beside what is computed."""
+        return {name: self._speed_of(*self._base(name)) for name in ("base_n512_k128", "base_n4096_k256")}
+
+    def _base(self, name: str) -> tuple[EncoderConfig, int]:
+        cfg, batch = of_recipe(name)
+        return (replace(cfg, embed_dim=96, ffn_dim=96, num_layers=1, vocab_size=500), 1) if self.cpu else (cfg, batch)
+
+    def _speed_of(self, cfg: EncoderConfig, batch: int) -> dict[str, Any]:
+        model = LinformerEncoder(cfg).to(self.device, self.low)
+        masters = [torch.nn.Parameter(p.detach().float()) for p in model.parameters()]
+        optimizer = FusedAdamW(FusedAdamWConfig(lr=[1e-4]), masters)
+        for master in masters:
+            master.grad = torch.zeros_like(master)
+        step = self._seconds(lambda: one_step(model, batch))
+        update = self._seconds(optimizer.step)
+        n = cfg.max_positions
+        operations = encoder_flops(cfg, batch, n, MASKED * n) + head_flops(cfg, MASKED * n * batch)
+        peak = peak_flops(self.device, "bf16" if self.cpu else "fp16")
+        return {
+            "tokens/s": batch * n / step,
+            "ms": 1000 * step,
+            "ms at the peak": None if peak is None else 1000 * operations / peak,
+            "share of the peak": None if peak is None else operations / step / peak,
+            "optimizer ms": 1000 * update,
+            "GB": None if self.cpu else torch.cuda.max_memory_allocated() / 1e9,
+            "GB computed": sum(training_bytes(cfg, batch).values()) / 1e9,
+        }
+
+    def saving(self) -> dict[str, float]:
+        """Seconds for which a base model waits until its state is copied, to be written in the background."""
+        cfg, _ = self._base("base_n512_k128")
+        state = {"model": LinformerEncoder(cfg).to(self.device, self.low).state_dict()}
+        return {"seconds": self._seconds(lambda: saving.snapshot(state))}
+
+    def compiling(self) -> dict[str, Any]:
+        """Graphs and speed of compiled layers at three lengths, with a local convolution."""
+        model = LinformerEncoder(EncoderConfig(**SIZES, projected_length=32, local_conv=5)).to(self.device, self.low)
+        eager = self._seconds(lambda: one_step(model, 4, 128))
+        model.compile_layers(**({"backend": "aot_eager"} if self.cpu else {}))
+        for length in (128, 100, 64):
+            one_step(model, 4, length)
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        return {"graphs": graphs, "speed": eager / self._seconds(lambda: one_step(model, 4, 128))}
+
+    def table3(self) -> dict[str, float]:
+        """One layer of base size, forward and backward: how many times as fast as exact attention (PyTorch's SDPA)."""
+        ratios = {}
+        for n in LENGTHS[:1] if self.cpu else LENGTHS:
+            cfg = EncoderConfig(max_positions=n, num_layers=1, projected_length=256, vocab_size=500, dropout=0.0)
+            seconds = []
+            for kind in ("exact", "linformer"):
+                model = LinformerEncoder(replace(cfg, attention=kind)).to(self.device, self.low)
+                seconds.append(self._seconds(partial(one_step, model, 1)))
+            ratios[f"n = {n}"] = seconds[0] / seconds[1]
+        return ratios
+
+    def _seconds(self, work: Callable[[], object]) -> float:
+        """Of one call, the median of five after two."""
+        times = []
+        for _ in range(3 if self.cpu else 7):
+            start = time.perf_counter()
+            work()
+            if not self.cpu:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return sorted(times[-5:])[len(times[-5:]) // 2]
+
+
+def one_loss(model: LinformerEncoder, batch: int, length: int | None = None) -> torch.Tensor:
+    """The masked-LM loss of full rows, whose first tokens are predicted."""
+    n = length or model.cfg.max_positions
+    weight = model.embed_tokens.weight
+    tokens = torch.arange(batch * n, device=weight.device).view(batch, n) % (model.cfg.vocab_size - 5) + 5
+    needed = torch.arange(round(MASKED * n), device=weight.device).expand(batch, -1)
+    features, _ = model(tokens, needed=needed)
+    targets = tokens.gather(1, needed).flatten()
+    return linear_cross_entropy(features.flatten(0, 1), weight, weight.new_zeros(len(weight)), targets)
+
+
+def one_step(model: LinformerEncoder, batch: int, length: int | None = None) -> None:
+    """Forward and backward pass."""
+    torch.autograd.backward(one_loss(model, batch, length))
+
+
+def program(name: str) -> str:
+    """fairseq's command beside this Python."""
+    return str(Path(sys.executable).parent / f"fairseq-{name}")
+
+
+def main() -> int:
+    """Run the steps; 1 if one has failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file with all figures")
+    parser.add_argument("--cpu", action="store_true", help="run small on the CPU")
+    parser.add_argument("--only", nargs="+", help="names of steps")
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        check = Check(options.cpu or not torch.cuda.is_available(), Path(folder))
+        steps = [name for name in vars(Check) if not name.startswith("_")]
+        for name in options.only or steps:
+            start = time.perf_counter()
+            try:
+                figures = getattr(check, name)()
+            except Exception as error:  # the others may still tell something
+                figures = {"failed": f"{type(error).__name__}: {error}"}
+            results[name] = figures
+            print(f"{name}: {time.perf_counter() - start:.1f} s, {str(figures)[:200]}", flush=True)
+            write_json(options.out, {"device": str(check.device), **results})
+    return int(any("failed" in figures for figures in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

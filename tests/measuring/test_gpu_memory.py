@@ -1,0 +1,41 @@
+"""The memory of a GPU that a recipe needs, and what the recipes say about it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from linformer_fairseq.layers import EncoderConfig
+from linformer_fairseq.measuring.gpu_memory import MASKED, of_recipe, training_bytes
+from linformer_fairseq.training.flops import encoder_flops, head_flops
+from linformer_fairseq.training.recipe import find_recipe
+
+RECIPES = ("base_n512_k128", "base_n512_k256", "base_n4096_k256")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_fit_their_gpu_and_say_what_is_computed(name: str) -> None:
+    cfg, batch = of_recipe(name)
+    about = find_recipe(name).read_text()
+    computed = sum(training_bytes(cfg, batch).values()) / 1e9
+    peak, budget = map(float, re.search(r"# Memory +([\d.]+) of ([\d.]+) GB", about).groups())
+    assert peak == round(computed, 1) and computed < 0.9 * budget
+
+    masked = MASKED * cfg.max_positions
+    update = encoder_flops(cfg, 2**20 / cfg.max_positions, cfg.max_positions, masked) + head_flops(cfg, MASKED * 2**20)
+    operations, hours = re.search(r"Arithmetic: (\S+) operations, (\d+) hours", about).groups()
+    assert operations == f"{250000 * update:.1e}".replace("+", "")
+    assert int(hours) == round(250000 * update / (64 * 125e12 * 0.3) / 3600)
+
+
+def test_activations_grow_with_the_batch_and_shrink_when_they_are_recomputed() -> None:
+    cfg = EncoderConfig(vocab_size=100, max_positions=128, embed_dim=32, ffn_dim=64, num_heads=2, num_layers=2)
+    one, two = training_bytes(cfg, 1), training_bytes(cfg, 2)
+    assert one["parameters"] == two["parameters"]
+    assert two["activations"] == pytest.approx(2 * one["activations"], rel=0.05)
+    # Of a layer at least the input, q, the attended values, both sums and twice the inner channels of 16 bit
+    assert one["activations"] > 2 * 128 * (4 * 32 + 2 * 64) * 2
+    again = training_bytes(replace(cfg, checkpoint_activations=True), 1)
+    assert again["activations"] < 0.5 * one["activations"]

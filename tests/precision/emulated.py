@@ -1,0 +1,66 @@
+"""`fairseq-train` in 16 bit on a CPU as it runs on a GPU: `python tests/precision/emulated.py DATA FLAG…`.
+
+It changes no more than `as_on_a_gpu` says: the refusal, CUDA's names for what PyTorch has on CPUs too, and the choice
+of the plain operations of a layer. Parameters, gradients, loss scaling, optimizers, checkpoints are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from functools import partial
+from typing import Any
+
+from fairseq_cli.train import cli_main  # isort: skip  (it sets up logging to standard output, if it is first)
+
+import torch
+from fairseq.tasks.fairseq_task import FairseqTask
+from torch.nn import functional
+
+from linformer_fairseq.compat import precision
+from linformer_fairseq.layers import attention, fused
+from linformer_fairseq.plugin import register
+
+GRADIENTS = "EMULATED_GRADIENTS"
+"""Environment variable with a JSON object: after the n-th backward pass of a run, a gradient holds this value."""
+
+
+def as_on_a_gpu() -> None:
+    precision.refuse_fp16_on_cpu = lambda cfg: None
+    precision.autocast_on_cpu = lambda cfg, criterion: None  # --bf16 and --amp mean what they mean on CUDA
+    # fairseq's key for flat parameters is `parameter.device.index`
+    torch.cuda.current_device = lambda: None  # type: ignore[return-value]
+    torch.Tensor.cuda = lambda tensor, *arguments, **named: tensor
+    torch.cuda.amp.GradScaler = partial(torch.amp.GradScaler, "cpu")
+    torch.cuda.amp.autocast = partial(torch.autocast, "cpu", dtype=torch.float16)
+    fused.fuses = lambda x: False
+    attention.attend = lambda q, k, v, mask, p: functional.scaled_dot_product_attention(q, k, v, mask, p)
+
+
+def inject(gradients: dict[str, float | str]) -> None:
+    """See `GRADIENTS`; for "hang" the process does nothing for a minute, and ends with status 3."""
+    train_step, count = FairseqTask.train_step, 0
+
+    def counted(task: Any, sample: Any, model: Any, *arguments: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        result = train_step(task, sample, model, *arguments, **named)
+        value = gradients.get(str(count))
+        if value == "hang":
+            time.sleep(60)
+            os._exit(3)
+        if value is not None:
+            [last] = [parameter.grad for parameter in model.parameters() if parameter.grad is not None][-1:]
+            last.view(-1)[0] = value
+        return result
+
+    FairseqTask.train_step = counted
+
+
+if __name__ == "__main__":
+    register()
+    as_on_a_gpu()
+    inject(json.loads(os.environ.get(GRADIENTS, "{}")))
+    sys.exit(cli_main())
