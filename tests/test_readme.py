@@ -3,21 +3,27 @@
 Nothing is trained: a command's flags are looked up in its `--help`, or parsed by fairseq's and Hydra's own parsers.
 """
 
+import contextlib
 import functools
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
-import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from fairseq import options
 
 from linformer_fairseq.cli import COMMANDS as COMMANDS_OF_LINFORMER
+from linformer_fairseq.cli import main
 from linformer_fairseq.plugin import register
+
+RunFairseq = Callable[..., CompletedProcess[str]]
 
 ROOT = Path(__file__).resolve().parents[1]
 USER_DIR = str(ROOT / "linformer_fairseq")
@@ -175,10 +181,10 @@ def check_linformer(arguments: list[str]) -> None:
     ours, _, for_fairseq = " ".join(map(shlex.quote, arguments)).partition(" -- ")
     check_flags(("-m", "linformer_fairseq", name), shlex.split(ours)[1:])
     if name == "train" and "--list" not in arguments:
-        words = [sys.executable, "-m", "linformer_fairseq", *shlex.split(ours), "--dry-run", "--"]
-        ran = subprocess.run([*words, *shlex.split(for_fairseq)], cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert ran.returncode == 0, ran.stderr
-        train = next(words for words in shell_commands(ran.stdout) if words[0].endswith("fairseq-train"))
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            status = main([*shlex.split(ours), "--dry-run", "--", *shlex.split(for_fairseq)])
+        assert status == 0, printed.getvalue()
+        train = next(words for words in shell_commands(printed.getvalue()) if words[0].endswith("fairseq-train"))
         check_fairseq("fairseq-train", train[1:])
 
 
@@ -192,14 +198,12 @@ def check_fairseq(program: str, arguments: list[str]) -> None:
         options.parse_args_and_arch(parser, input_args=arguments)
 
 
-def check_hydra(arguments: list[str]) -> None:
+def check_hydra(arguments: list[str], run_fairseq: RunFairseq) -> None:
     """Hydra composes the configuration; it refuses keys that do not exist."""
-    command = [str(Path(sysconfig.get_path("scripts")) / "fairseq-hydra-train"), *arguments, "--cfg", "job"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0 and "common:" in ran.stdout, ran.stderr
+    assert "common:" in run_fairseq("fairseq-hydra-train", *arguments, "--cfg", "job", cwd=ROOT).stdout
 
 
-def check(command: Command) -> None:
+def check(command: Command, run_fairseq: RunFairseq) -> None:
     """Fail if the command would not start as it stands in the page."""
     words = list(command.words)
     ours = next((at for at, word in enumerate(words) if Path(word).name.startswith("fairseq-")), 0)
@@ -221,7 +225,7 @@ def check(command: Command) -> None:
     elif program == "linformer":
         check_linformer(arguments)
     elif program == "fairseq-hydra-train":
-        check_hydra(arguments)
+        check_hydra(arguments, run_fairseq)
     elif program in FAIRSEQ_PARSERS:
         check_fairseq(program, arguments)
 
@@ -239,8 +243,8 @@ def test_readme_shows_the_main_commands() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
-def test_command_of_a_page_would_start(command: Command) -> None:
-    check(command)
+def test_command_of_a_page_would_start(command: Command, run_fairseq: RunFairseq) -> None:
+    check(command, run_fairseq)
 
 
 def slugs(page: Path) -> set[str]:
@@ -280,9 +284,9 @@ def test_relative_links_resolve(page: Path) -> None:
         "sbatch slurm/nothing.sh",
     ],
 )
-def test_a_command_that_would_not_start_is_noticed(words: str) -> None:
+def test_a_command_that_would_not_start_is_noticed(words: str, run_fairseq: RunFairseq) -> None:
     with pytest.raises((AssertionError, SystemExit)):
-        check(Command("README.md", tuple(words.split())))
+        check(Command("README.md", tuple(words.split())), run_fairseq)
 
 
 def test_shell_lines_are_understood() -> None:

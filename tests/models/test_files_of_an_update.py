@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from linformer_fairseq.paths import USER_DIR
 
-MODEL = {"models/linformer_roberta.py", "layers/encoder.py", "layers/attention.py", "layers/fused.py"}
+MODEL = {"models/linformer_roberta.py", *(f"layers/{name}.py" for name in "encoder attention projection fused".split())}
 FAST = {"tasks/batches.py", "tasks/blocks.py", "criterions/fused_masked_lm.py", "optim/fused_adamw.py"}
 FAST_FLAGS = "--task streaming_masked_lm --criterion fused_masked_lm --optimizer fused_adamw".split()
 ROOMS = ("models", "layers", "tasks", "criterions", "optim")
@@ -56,7 +55,7 @@ def test_a_token_passes_few_files(
     script, result = tmp_path / "trace.py", tmp_path / "files.json"
     script.write_text(TRACING)
     run_fairseq(
-        *(sys.executable, script, USER_DIR, result, tiny_data, "--user-dir", USER_DIR, "--task", "masked_lm"),
+        *(script, USER_DIR, result, tiny_data, "--user-dir", USER_DIR, "--task", "masked_lm"),
         *("--criterion", "masked_lm", "--optimizer", "adam", "--arch", "linformer_roberta_tiny", *flags, "--cpu"),
         *("--encoder-layers", 1, "--encoder-embed-dim", 16, "--encoder-ffn-embed-dim", 32, "--lr", 1e-3),
         *("--encoder-attention-heads", 2, "--projected-length", 16, "--max-positions", 64),

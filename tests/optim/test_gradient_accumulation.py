@@ -59,16 +59,16 @@ UNUSED = ("--find-unused-parameters",)
 
 @pytest.mark.parametrize(
     "more",
-    [OURS, (*OURS, *UNUSED), pytest.param(("--arch", "roberta", *UNUSED), marks=pytest.mark.slow)],
+    [OURS, (*OURS, *UNUSED), ("--arch", "roberta", *UNUSED)],
     ids=["", "find-unused-parameters", "roberta"],
 )
 def test_gradients_are_summed_once_an_update(
-    run_fairseq: Any, tiny_data: Path, tmp_path: Path, more: tuple[Any, ...]
+    run_fairseq: Any, tiny_data: Path, srun: Any, tmp_path: Path, more: tuple[Any, ...]
 ) -> None:
     script = tmp_path / "train.py"
     script.write_text(COUNTING.format(user_dir=str(USER_DIR)))
-    launcher = ("torchrun", "--standalone", "--nproc-per-node", 2, script)
-    ended = run_fairseq(*launcher, tiny_data, *TRAINING, "--update-freq", 3, *more)
+    launcher, environment = srun
+    ended = run_fairseq(*launcher, script, tiny_data, *TRAINING, "--update-freq", 3, *more, env=environment)
     # Both processes write into one stream, and not always a line at a time.
     told = re.findall(r"rank \d: \d batches, \d+ numbers", ended.stdout)
     (parameters,) = {
