@@ -12,8 +12,8 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -33,9 +33,9 @@ from linformer_fairseq.checkpoints.extend import resize_positions
 from linformer_fairseq.checkpoints.names import POSITIONS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Compute, Engine
-from linformer_fairseq.inference.sequences import BOS, EOS, Ids, Sequences, tokenizer_of
+from linformer_fairseq.inference.sequences import Ids, arrange, tokenizer_of
 from linformer_fairseq.io.files import replace_when_done
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, markdown, rounds_of
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, Work, heading, markdown, rounds_of, spread
 from linformer_fairseq.measuring.trainings import untrained
 from linformer_fairseq.tables import read_table
 
@@ -61,39 +61,9 @@ class Collection:
     scores: Callable[[Values, int], dict[str, float]]  # of the vectors and the seed of a split: percent, by task
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One reader with one collection. Each round reads some of the documents and keeps their vectors in a file."""
-
-    title: str
-    collection: Collection
-    name: str
-    read: Reader
-    files: list[Path]  # one for each round
-
-    def round(self, number: int) -> dict[str, float]:
-        numbers = np.array_split(np.arange(len(self.collection.documents)), len(self.files))[number]
-        documents = [self.collection.documents[i] for i in numbers]
-        vectors, seconds = self.read(documents)
-        with replace_when_done(self.files[number]) as file, file.open("wb") as out:
-            np.save(out, vectors)
-        return {"documents/s": len(documents) / seconds}
-
-    def score(self) -> dict[str, Any]:
-        """Scores of all vectors, for each task a list over the seeds."""
-        documents = self.collection.documents
-        # The frequencies of TF-IDF are those of all documents.
-        vectors = tf_idf(documents)[0] if self.read is tf_idf else np.concatenate([*map(np.load, self.files)])
-        found = [self.collection.scores(vectors, seed) for seed in SEEDS]
-        tokens = sum(map(len, documents)) / len(documents) + SPECIAL
-        scores = {task: [each[task] for each in found] for task in found[0]}
-        return {"set": self.title, "reader": self.name, "documents": len(documents), "tokens": tokens, "scores": scores}
-
-
 def flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoint", type=Path, help="the original, from `linformer convert from-bert ... --attention exact`")
-    add("--data", type=Path, metavar="DIR", help="its tokenizer (default: the folder that it names)")
     add("--books", type=Path, metavar="DIR", help="folder of .txt files, one for each book")
     add("--imdb", type=Path, metavar="DIR", help="folder of train.tsv and test.tsv")
     add("--student", nargs="+", default=[], metavar="NAME=FILE", help="distilled checkpoints")
@@ -111,16 +81,37 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace, cells: Cells) -> None:
     torch.set_num_threads(1)
     source = read(options.checkpoint)
-    known = readers(options, source)
-    for title, collection in collect(options, tokenizer_of(source, options.data)).items():
-        trials = {}
+    known, rounds = readers(options, source), range(options.rounds)
+    for title, collection in collect(options, tokenizer_of(source, None)).items():
+        size = -(-len(collection.documents) // options.rounds)
+        files = {name: [options.out / "vectors" / f"{title}, {name}, {i}.npy" for i in rounds] for name in known}
+        work: dict[str, Work] = {}
+        for i in rounds:
+            for name, reader in known.items():
+                documents = collection.documents[i * size : (i + 1) * size]
+                work[f"{title}, {name}, round {i}"] = partial(read_some, documents, reader, files[name][i])
         for name, reader in known.items():
-            stem = f"{title}, {name}".replace("/", "-")
-            files = [options.out / f"vectors/{stem}, {number}.npy" for number in range(options.rounds)]
-            trials[f"{title}, {name}"] = Trial(title, collection, name, reader, files)
-        rounds = [(name, number) for number in range(options.rounds) for name in trials]
-        cells.run({f"{name}, round {number}": partial(trials[name].round, number) for name, number in rounds})
-        cells.run({name: trial.score for name, trial in trials.items()})
+            work[f"{title}, {name}"] = partial(score, title, name, collection, reader, files[name])
+        cells.run(work)
+
+
+def read_some(documents: list[Ids], reader: Reader, file: Path) -> dict[str, float]:
+    """Keeps the vectors in a file."""
+    vectors, seconds = reader(documents)
+    with replace_when_done(file) as unfinished, unfinished.open("wb") as out:
+        np.save(out, vectors)
+    return {"documents/s": len(documents) / seconds}
+
+
+def score(title: str, name: str, collection: Collection, reader: Reader, files: list[Path]) -> dict[str, Any]:
+    """Scores of the vectors in the files, for each task a list over the seeds."""
+    documents = collection.documents
+    # The frequencies of TF-IDF are those of all documents.
+    vectors = tf_idf(documents)[0] if reader is tf_idf else np.concatenate([np.load(file) for file in files])
+    found = [collection.scores(vectors, seed) for seed in SEEDS]
+    tokens = sum(map(len, documents)) / len(documents) + SPECIAL
+    scores = {task: [each[task] for each in found] for task in found[0]}
+    return {"set": title, "reader": name, "documents": len(documents), "tokens": tokens, "scores": scores}
 
 
 def collect(options: argparse.Namespace, encoder: Encoder) -> dict[str, Collection]:
@@ -138,29 +129,23 @@ def collect(options: argparse.Namespace, encoder: Encoder) -> dict[str, Collecti
 
 def read_books(options: argparse.Namespace, encoder: Encoder) -> list[tuple[str, Ids]]:
     """Author and tokens, without the ends, of each book that is long enough."""
-    n, parts = options.max_positions, options.parts
-    if parts < 2:
-        raise UsageError(f"--parts {parts}: must be at least 2, one to train on and one to test on")
-    for length in options.lengths:
-        if not SPECIAL < length <= n:
-            raise UsageError(f"--lengths {length}: must lie between 3 and --max-positions {n}")
+    n, needed = options.max_positions, 2 * options.parts * options.max_positions
+    if options.parts < 2:
+        raise UsageError(f"--parts {options.parts}: must be at least 2, one to train on and one to test on")
+    if max(options.lengths) > n or min(options.lengths) <= SPECIAL:
+        raise UsageError(f"--lengths {' '.join(map(str, options.lengths))}: must lie between 3 and --max-positions {n}")
     authors = {file: file.stem.partition("__")[0] for file in sorted(options.books.glob("*.txt"))}
     counts, books = Counter(authors.values()), list[tuple[str, Ids]]()
     for file in sorted(authors, key=lambda file: counts[authors[file]] == 1):
         if len(books) < options.max_books:
-            tokens = ids_of([file.read_text(encoding="utf-8", errors="replace")], encoder)[0]
+            tokens = encoder.encode([file.read_text(encoding="utf-8", errors="replace")])[0].astype(np.int64)
             margin = int(len(tokens) * MARGIN)
-            if len(tokens) - 2 * margin >= 2 * parts * n:
+            if len(tokens) - 2 * margin >= needed:
                 books.append((authors[file], tokens[margin : len(tokens) - margin]))
     if len(books) < 2:
-        needed = f"two .txt files of more than {2 * parts * n:,} tokens"
-        raise UsageError(f"--books {options.books}: must hold at least {needed}; add books, or lower --max-positions")
+        remedy = f"must hold two .txt files of more than {needed:,} tokens; add books, or lower --max-positions"
+        raise UsageError(f"--books {options.books}: {remedy}")
     return books
-
-
-def ids_of(texts: list[str], encoder: Encoder) -> list[Ids]:
-    together, lengths = encoder.encode([" ".join(text.split()) for text in texts])
-    return np.split(together.astype(np.int64), np.cumsum(lengths)[:-1])
 
 
 def passages(books: list[tuple[str, Ids]], length: int, options: argparse.Namespace) -> Collection:
@@ -188,21 +173,24 @@ def passages(books: list[tuple[str, Ids]], length: int, options: argparse.Namesp
 
 def reviews(options: argparse.Namespace, encoder: Encoder) -> Collection:
     """Long reviews of both files; the probe is trained on those of the first and tested on those of the second."""
-    rows: list[tuple[str, str, bool]] = []
+    rows: list[tuple[Ids, str, bool]] = []
     for name in ("train.tsv", "test.tsv"):
         table = read_table(options.imdb / name, ["sentence"], "label")
         pairs = zip(table.texts, table.labels or (), strict=True)
-        long = [(text, label, name == "test.tsv") for (text,), label in pairs if len(text.split()) > WORDS]
-        if len({label for _, label, _ in long}) < 2:
+        long = [(text, label) for (text,), label in pairs if len(text.split()) > WORDS]
+        if len({label for _, label in long}) < 2:
             raise UsageError(f"{options.imdb / name}: must have reviews of more than {WORDS} words in two classes")
-        rows += [long[i] for i in np.random.default_rng(0).permutation(len(long))[: options.reviews]]
-    texts, labels, tests = (np.array(column) for column in zip(*rows, strict=True))
+        for i in np.random.default_rng(0).permutation(len(long))[: options.reviews]:
+            ids = encoder.encode([long[i][0]])[0].astype(np.int64)
+            rows.append((ids[: options.max_positions - SPECIAL], long[i][1], name == "test.tsv"))
+    documents, labels, tests = (list(column) for column in zip(*rows, strict=True))
+    label, test = np.array(labels), np.array(tests)
 
     def scores(vectors: Values, seed: int) -> dict[str, float]:
         drawn = np.random.default_rng(seed).random(len(rows)) < 0.75
-        return {"label": accuracy(vectors, labels, drawn & ~tests, drawn & tests)}
+        return {"label": accuracy(vectors, label, drawn & ~test, drawn & test)}
 
-    return Collection([ids[: options.max_positions - SPECIAL] for ids in ids_of(texts.tolist(), encoder)], scores)
+    return Collection(documents, scores)
 
 
 def accuracy(vectors: Values, labels: Values, train: Values, test: Values) -> float:
@@ -223,12 +211,12 @@ def readers(options: argparse.Namespace, source: Checkpoint) -> dict[str, Reader
     n, longest = options.max_positions, encoder_config(source).max_positions
     found: dict[str, Reader] = {"TF-IDF": tf_idf}
     for tokens in (256, 512):
-        found[f"{TRUNCATED} {tokens} tokens"] = partial(vectors_of, source, min(tokens, longest), False)
+        found[f"{TRUNCATED} {tokens} tokens"] = partial(vectors_of, source, min(tokens, longest), "head")
     for tokens in (256, 510):
-        found[f"{CHUNKS} of {tokens}"] = partial(vectors_of, source, min(tokens + SPECIAL, longest), True)
+        found[f"{CHUNKS} of {tokens}"] = partial(vectors_of, source, min(tokens + SPECIAL, longest), "chunks")
 
     def add(name: str, model: Checkpoint, method: str = "tile", **settings: Any) -> None:
-        found[name] = partial(vectors_of, longer(model, n, method, **settings), n, False)
+        found[name] = partial(vectors_of, longer(model, n, method, **settings), n, "head")
 
     for method in options.positions:
         add(f"{EXACT}, positions {STRETCHES[method]}", source, method)
@@ -239,7 +227,7 @@ def readers(options: argparse.Namespace, source: Checkpoint) -> dict[str, Reader
             add(f"window alone, W = {window}", source, attention="local", local_window=window)
     for given in options.student:
         name, _, file = given.partition("=")
-        if not (name and file):
+        if not (name and file) or "/" in name:
             raise UsageError(f"--student {given}: must be NAME=FILE, such as distilled=student.pt")
         student = read(Path(file))
         if encoder_config(student).vocab_size != encoder_config(source).vocab_size:
@@ -250,87 +238,69 @@ def readers(options: argparse.Namespace, source: Checkpoint) -> dict[str, Reader
 
 def longer(source: Checkpoint, n: int, method: str, **settings: Any) -> Checkpoint:
     """The model for n tokens, with other attention if there are settings of it; new parameters are as they start."""
-    config = encoder_config(source)
-    n = max(n, config.max_positions)
-    state = source.state | {POSITIONS: resize_positions(source.state[POSITIONS], n, method)}
-    made = Checkpoint(state, source.model | {"max_positions": n} | settings)
-    encoder_config(made)  # refuses what does not fit
-    return replace(made, state=untrained(made.model, config.vocab_size).state_dict() | state)
+    made = source.converted(model=source.model | {"max_positions": n} | settings)
+    made.state[POSITIONS] = resize_positions(source.state[POSITIONS], n, method)
+    made.state = untrained(made.model, encoder_config(made).vocab_size).state_dict() | made.state
+    return made
 
 
-def vectors_of(model: Checkpoint, longest: int, chunks: bool, documents: Sequence[Ids]) -> tuple[Values, float]:
-    """Means of the model's features over the first `longest` tokens, or over all in chunks of at most so many."""
-    engine, room = Engine(model, "mean", Compute("cpu")), longest - SPECIAL
-    ids, owners = list[Ids](), list[int]()
-    for number, document in enumerate(documents):
-        parts = np.array_split(document, -(-len(document) // room)) if chunks else [document[:room]]
-        ids += [np.array([BOS, *part, EOS]) for part in parts]
-        owners += [number] * len(parts)
-    engine.run([ids[0][:64]])  # the first call prepares kernels
+def vectors_of(model: Checkpoint, longest: int, keep: str, documents: Sequence[Ids]) -> tuple[Values, float]:
+    """Means of the model's features over what is kept of each document, as `sequences.encode` has it."""
+    engine, rows = Engine(model, "mean", Compute("cpu")), arrange([(ids,) for ids in documents], longest, keep)
+    engine.run([rows.ids[0][:64]])  # the first call prepares kernels
     start = time.process_time()
-    values = engine.rows(Sequences(ids, np.array(owners), 0))
+    values = engine.rows(rows)
     seconds = time.process_time() - start
     return values / np.linalg.norm(values, axis=1, keepdims=True), seconds
 
 
 def tf_idf(documents: Sequence[Ids]) -> tuple[Values, float]:
-    """TF-IDF of one and two neighbouring tokens; the frequencies are those in `documents`.
-
-    The vectors are turned into as few coordinates as there are documents: products, which alone matter, stay the same.
-    """
+    """TF-IDF of one and two neighbouring tokens, by the frequencies in `documents`."""
     start = time.process_time()
     grams = TfidfVectorizer(analyzer=lambda ids: [*((i,) for i in ids), *pairwise(ids)], sublinear_tf=True)
     found = grams.fit_transform([ids.tolist() for ids in documents])
     seconds = time.process_time() - start
+    # As few coordinates as there are documents: products, which alone matter, stay the same.
     values, directions = np.linalg.eigh((found @ found.T).toarray())
     return directions * np.sqrt(values.clip(0)), seconds
 
 
 def table(results: Results) -> str:
     """A table for each collection, and below it what wins."""
-    cells = results["cells"]
-    scored = {name: result for name, result in cells.items() if "scores" in result}
-    text = heading("Long documents", results, ABOUT)
-    for title in dict.fromkeys(result["set"] for result in scored.values()):
-        own = {name: result for name, result in scored.items() if result["set"] == title}
+    cells, text = results["cells"], heading("Long documents", results, ABOUT)
+    for title in dict.fromkeys(result["set"] for result in cells.values() if "set" in result):
+        own = {name: result for name, result in cells.items() if result.get("set") == title}
         speed = {name: median(run["documents/s"] for run in rounds_of(cells, name)) for name in own}
         exact = next((speed[name] for name in own if EXACT in name), None)
-        first = next(iter(own.values()))
-        rows = [
-            [result["reader"], *map(shown, result["scores"].values()), f"{speed[name]:.2f}"]
-            + [exact and f"{speed[name] / exact:.2f}"]
-            for name, result in own.items()
-        ]
-        text += f"## {title}\n\n{first['documents']} documents, {first['tokens']:,.0f} tokens on average.\n\n"
-        text += markdown(["", *(f"{task}, %" for task in first["scores"]), "documents/s", "times exact"], rows)
-        rivals = {CHUNKS: "Chunk means", TRUNCATED: "The truncated original"}
-        text += "".join(f"\n{name} {verdict(own.values(), rival)}.\n" for rival, name in rivals.items()) + "\n"
+        rows = []
+        for name, result in own.items():
+            scores = map(spread, result["scores"].values())
+            rows.append([result["reader"], *scores, f"{speed[name]:.2f}", exact and f"{speed[name] / exact:.2f}"])
+        tasks = [f"{task}, %" for task in result["scores"]]
+        text += f"## {title}\n\n{result['documents']} documents, {result['tokens']:,.0f} tokens on average.\n\n"
+        text += markdown(["", *tasks, "documents/s", "times exact"], rows) + "\n"
+        for rival, who in ((CHUNKS, "Chunk means"), (TRUNCATED, "The truncated original")):
+            text += f"{who}: {verdict([*own.values()], rival)}.\n\n"
     return text
 
 
-def shown(values: list[float]) -> str:
-    return f"{median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
-
-
-def verdict(results: Iterable[dict[str, Any]], rival: str) -> str:
+def verdict(results: list[dict[str, Any]], rival: str) -> str:
     """Where the best of the rivals and of the models that read all differ by more than the wider of their ranges."""
-    scores = [(result["reader"], result["scores"]) for result in results]
     said: dict[str, list[str]] = {"win": [], "draw": [], "lose": []}
-    for task in scores[0][1]:
-        sides = ([found[task] for name, found in scores if name.startswith(start)] for start in (rival, WHOLE))
-        theirs, ours = (max(side, key=median) for side in sides)
-        lead, spread = median(theirs) - median(ours), max(max(side) - min(side) for side in (theirs, ours))
-        result = "draw" if abs(lead) <= spread else "win" if lead > 0 else "lose"
+    for task in results[0]["scores"]:
+        names = ([each for each in results if each["reader"].startswith(start)] for start in (rival, WHOLE))
+        theirs, ours = (max((each["scores"][task] for each in side), key=median) for side in names)
+        lead, range_ = median(theirs) - median(ours), max(max(side) - min(side) for side in (theirs, ours))
+        result = "draw" if abs(lead) <= range_ else "win" if lead > 0 else "lose"
         said[result].append(f"{task} ({median(theirs):.1f} and {median(ours):.1f})")
     return "; ".join(f"{result} in {', '.join(tasks)}" for result, tasks in said.items() if tasks)
 
 
-ABOUT = """Frozen vectors. Scores are medians of three splits, in brackets the least and the greatest. Book: which
-book a passage is from, trained on other parts of it. Other half: the passage that it borders on is the nearest of all.
-Author of another book: trained on the author's other books. TF-IDF is of the same tokens. Converted: adaptive
-projection, positions repeated, no training since. Speed is that of one thread, by processor time and without the
-tokenizer; times exact is beside the first of the exact rows. Below, the best reader of each kind is compared with the
-best that reads all in linear time, and it is a draw if they differ by no more than the wider of their ranges."""
+ABOUT = """Frozen vectors; medians of three splits, in brackets the least and the greatest. Book: which book a passage
+is from, trained on other parts of it. Other half: the passage beside it is the nearest of all. Author of another book:
+trained on the author's other books. TF-IDF is of the same tokens. Converted: adaptive projection, positions repeated,
+not trained. Speed: one thread, processor time, without the tokenizer; times exact: beside the first exact row. Below
+each table, the best reader of a kind beside the best converted one: a draw is within the wider of their ranges."""
 QUICK = {"max_positions": 512, "lengths": [256], "max_books": 4, "parts": 2, "reviews": 20, "rounds": 1}
 CHOICES = ("student", "lengths", "projected_length", "local_window", "positions", "books", "imdb")
 MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK, choices=CHOICES)

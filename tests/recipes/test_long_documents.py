@@ -73,7 +73,7 @@ def test_every_reader_is_scored_on_every_collection(
     same = [by_name[title, name]["scores"] for name in ("first 256 tokens", "mean of chunks of 510", "student, copy")]
     assert same[0] == same[1] == same[2]
     table = (tmp_path / "run/table.md").read_text()
-    assert "| converted, k = 8, W = 4 | " in table and "\nChunk means " in table
+    assert "| converted, k = 8, W = 4 | " in table and "\nChunk means: " in table
 
 
 def test_what_stands_at_the_end_of_a_review_is_seen(exact: Path, imdb: Path, tmp_path: Path) -> None:
@@ -99,14 +99,14 @@ def test_what_stands_at_the_end_of_a_review_is_seen(exact: Path, imdb: Path, tmp
 def test_of_a_long_document_the_head_all_in_chunks_or_all_at_once_is_read(exact: Path) -> None:
     source = long_documents.read(exact)
     document = np.arange(4, 64)
-    head, _ = vectors_of(source, 32, False, [document])
-    assert np.allclose(head, vectors_of(source, 32, False, [document[:30]])[0])
+    head, _ = vectors_of(source, 32, "head", [document])
+    assert np.allclose(head, vectors_of(source, 32, "head", [document[:30]])[0])
     assert np.allclose(np.linalg.norm(head), 1)
-    chunks, _ = vectors_of(source, 32, True, [document, document[:30]])
+    chunks, _ = vectors_of(source, 32, "chunks", [document, document[:30]])
     assert np.allclose(chunks[1], head[0], atol=1e-6) and not np.allclose(chunks[0], head[0], atol=1e-3)
     settings = ({}, ADAPTIVE | {"projected_length": "62"}, ADAPTIVE | {"projected_length": "8"})
     models = (longer(source, 62, "tile", **each) for each in settings)
-    whole, slots, few = (vectors_of(model, 62, False, [document])[0] for model in models)
+    whole, slots, few = (vectors_of(model, 62, "head", [document])[0] for model in models)
     assert np.allclose(whole, slots, atol=1e-5) and not np.allclose(whole, few, atol=1e-5)
 
 
@@ -137,7 +137,7 @@ def test_the_verdict_says_where_chunks_win() -> None:
     ("words", "said"),
     [
         ((), "name a folder of books with --books"),
-        (("--books", "nowhere"), "--books nowhere: must hold at least two .txt files"),
+        (("--books", "nowhere"), "--books nowhere: must hold two .txt files"),
         (("--imdb", "nowhere"), "nowhere/train.tsv: no such file"),
         (("--books", "nowhere", "--lengths", "8192"), "--lengths 8192: must lie between"),
         (("--books", "nowhere", "--parts", "1"), "--parts 1: must be at least 2"),
