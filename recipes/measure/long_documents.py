@@ -21,7 +21,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -49,7 +48,7 @@ TRUNCATED, CHUNKS, EXACT, WHOLE = "first", "mean of chunks", "exact attention", 
 STRETCHES = {"tile": "repeated", "interpolate": "interpolated"}
 ADAPTIVE = {"attention": "linformer", "projection": "adaptive", "projection_sharing": "key-value"}
 
-Values = npt.NDArray[Any]
+Values = np.ndarray[Any, Any]
 Reader = Callable[[Sequence[Ids]], tuple[Values, float]]  # documents to vectors (documents, C) of length 1; seconds
 
 
@@ -271,14 +270,13 @@ def table(results: Results) -> str:
     for title in dict.fromkeys(result["set"] for result in cells.values() if "set" in result):
         own = {name: result for name, result in cells.items() if result.get("set") == title}
         speed = {name: median(run["documents/s"] for run in rounds_of(cells, name)) for name in own}
-        exact = next((speed[name] for name in own if EXACT in name), None)
+        exact = next(speed[name] for name in own if EXACT in name)
         rows = []
         for name, result in own.items():
             scores = map(spread, result["scores"].values())
-            rows.append([result["reader"], *scores, f"{speed[name]:.2f}", exact and f"{speed[name] / exact:.2f}"])
-        tasks = [f"{task}, %" for task in result["scores"]]
+            rows.append([result["reader"], *scores, f"{speed[name]:.2f}", f"{speed[name] / exact:.2f}"])
         text += f"## {title}\n\n{result['documents']} documents, {result['tokens']:,.0f} tokens on average.\n\n"
-        text += markdown(["", *tasks, "documents/s", "times exact"], rows) + "\n"
+        text += markdown(["", *(f"{task}, %" for task in result["scores"]), "documents/s", "times exact"], rows) + "\n"
         for rival, who in ((CHUNKS, "Chunk means"), (TRUNCATED, "The truncated original")):
             text += f"{who}: {verdict([*own.values()], rival)}.\n\n"
     return text

@@ -41,13 +41,14 @@ def books(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def imdb(tmp_path: Path) -> Path:
-    """Reviews whose class shows only beyond their first 600 words, and short ones, which are left out."""
+def imdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Reviews whose class shows only beyond their first 60 words, and a short one, which is left out."""
+    monkeypatch.setattr(long_documents, "WORDS", 60)
     folder = tmp_path / "imdb"
     folder.mkdir()
     for name in ("train.tsv", "test.tsv"):
         lines = ["label\tsentence", "1\tgood"]
-        lines += [f"{i % 2}\t{'the city ' * 301}{('bad cold', 'good warm')[i % 2]} {'river ' * i}" for i in range(12)]
+        lines += [f"{i % 2}\t{'the city ' * 31}{('bad cold', 'good warm')[i % 2]} {'river ' * i}" for i in range(12)]
         (folder / name).write_text("\n".join(lines) + "\n")
     return folder
 
@@ -84,9 +85,9 @@ def test_what_stands_at_the_end_of_a_review_is_seen(exact: Path, imdb: Path, tmp
         "--out",
         str(tmp_path / "run"),
         "--max-positions",
-        "2048",
+        "256",
         "--lengths",
-        "2048",
+        "256",
     ]
     words += ["--projected-length", "8", "--local-window", "0", "--positions", "tile", "--rounds", "1"]
     assert long_documents.MEASUREMENT.main(words) == 0
