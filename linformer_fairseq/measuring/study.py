@@ -212,7 +212,7 @@ def comparison(title: str, about: str = "", relative: str = "") -> Callable[[Res
         names = list(dict.fromkeys(re.sub(r", round \d+$", "", name) for name in cells))
         runs = {name: rounds_of(cells, name) or [cells[name]] for name in names}
         columns = list(dict.fromkeys(figure for found in runs.values() for figure in found[0]))
-        rows = [[name, *(_field([run.get(c) for run in found]) for c in columns)] for name, found in runs.items()]
+        rows = [[name, *(spread([run.get(c) for run in found]) for c in columns)] for name, found in runs.items()]
         if relative:
             medians = [median(run[relative] for run in found) for found in runs.values()]
             rows = [[*row, f"{value / medians[0]:.2f}"] for row, value in zip(rows, medians, strict=True)]
@@ -223,7 +223,8 @@ def comparison(title: str, about: str = "", relative: str = "") -> Callable[[Res
     return table
 
 
-def _field(values: Sequence[Any]) -> str:
+def spread(values: Sequence[Any]) -> str:
+    """The field of a table for the values of all rounds; of texts, the first."""
     if not all(isinstance(value, int | float) for value in values):
         return "" if values[0] is None else str(values[0])
     found = (median(values), min(values), max(values))
