@@ -1,5 +1,6 @@
 """The stage `extract`: from files of any supported source to the Parquet files of a corpus."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -36,6 +37,8 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     source, name = config.source, config.name or config.source
     if source not in READERS:
         raise UsageError(f"--source {source}: unknown; choose one of {', '.join(READERS)}")
+    if not re.fullmatch(r"\w[\w. -]*", name):
+        raise UsageError(f"--name {name}: begins the names of files, so letters, digits, dots and - are allowed, not /")
     if config.text_column is not None and source not in WITH_COLUMNS:
         raise UsageError(f"--text-column: --source {source} has no columns; it is for jsonl and parquet")
     if reading.on_error not in ("stop", "skip"):

@@ -137,8 +137,9 @@ class Measurement:
         options = parser.parse_args(words)
         if options.out is None:
             parser.error("--out DIR is required, except with --results")
-        if getattr(options, "rounds", 1) < 1:
-            parser.error(f"--rounds {options.rounds}: must be at least 1")
+        for name in ("rounds", "seeds", "updates"):
+            if (value := getattr(options, name, 1)) < 1:
+                parser.error(f"--{name} {value}: must be at least 1")
         own = {name: value for name, value in vars(options).items() if name not in {*FRAME, *self.choices}}
         settings = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
         here = machine(getattr(options, "device", None))

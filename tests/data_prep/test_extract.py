@@ -55,6 +55,13 @@ def test_text_arrives_as_it_went_in(folder: Path, tmp_path: Path) -> None:
     assert result["left_out"] == {".jpg files": 1, "empty": 1}
 
 
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "..", ".hidden", "a\n"])
+def test_a_name_that_leaves_the_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="begins the names of files"):
+        extract("books", [folder], tmp_path / "a/b/corpus", name)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
 def test_a_second_run_does_nothing_and_other_input_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
