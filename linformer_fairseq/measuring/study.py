@@ -174,11 +174,11 @@ class Measurement:
 
 
 def as_typed(file: str, words: Sequence[str]) -> str:
-    """A command as a report names it: without --out and --report, and with DATA for a folder's absolute path."""
+    """A command as a report names it: without --out and --report, and with DATA for an absolute path."""
     left = iter(words)
     shown = [word for word in left if not (word in ("--out", "--report") and next(left, None))]
     script = "/".join(Path(file).resolve().parts[-3:])
-    return shlex.join(["python", script, *("DATA" if Path(word).is_absolute() else word for word in shown)])
+    return shlex.join(["python", script, *(re.sub("(^|=)/.*", r"\1DATA", word) for word in shown)])
 
 
 def machine(device: str | None = None) -> dict[str, str]:
