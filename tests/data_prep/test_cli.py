@@ -132,7 +132,11 @@ def test_the_vocabulary_that_is_advised_works(tmp_path: Path, capsys: pytest.Cap
     chance = random.Random(1)
     few = ["".join(chance.choices("aeioulmnrst", k=chance.randint(2, 8))) for _ in range(40)]
     han = ["".join(chr(0x4E00 + chance.randrange(300)) for _ in range(2)) for _ in range(999)]
-    corpora = {"few": " ".join(chance.choices(few, k=300)), "han": "".join(chance.choices(han, k=20_000)), "none": "a"}
+    corpora = {
+        "few": " ".join(chance.choices(few, k=300)),
+        "han": "\n".join("".join(chance.choices(han, k=9)) for _ in range(2000)),
+        "none": "a",
+    }
     found: dict[str, list[str]] = {}
     for name, text in corpora.items():
         corpus, size = tmp_path / name, "512"
