@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +48,31 @@ def documents(
         for line in lines:
             if line and not line.isspace():
                 try:
-                    yield _document(_parsed(line), column, f"{stem(name)}:{lines.offset}")
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    lines.report(f"not JSON ({error}); an object per line is expected")
+                    continue
+                try:
+                    yield _document(value, column, f"{stem(name)}:{lines.offset}")
                 except ValueError as error:
                     lines.report(str(error))
 
 
 def _of_objects(lines: Lines, column: str, name: str) -> Iterator[Document]:
     """The documents of a file of objects; what follows broken JSON cannot be read."""
-    number = 0
-    try:
-        for number, value in enumerate(_values(lines), 1):
-            try:
-                yield _document(value, column, f"{name}:{number}")
-            except ValueError as error:
-                lines.problems.report(f"{lines.where}: object {number}", str(error))
-    except (ValueError, RecursionError, *READ_ERRORS) as error:
-        lines.problems.report(f"{lines.where}: after object {number}", f"not JSON, cut off or damaged ({fault(error)})")
+    values = _values(lines)
+    for number in count(1):
+        where = f"{lines.where}: object {number}"
+        try:
+            value = next(values)
+        except StopIteration:
+            return
+        except (ValueError, RecursionError, *READ_ERRORS) as error:
+            return lines.problems.report(where, f"not JSON, cut off or damaged ({fault(error)})")
+        try:
+            yield _document(value, column, f"{name}:{number}")
+        except ValueError as error:
+            lines.problems.report(where, str(error))
 
 
 def _values(lines: Lines) -> Iterator[Any]:
@@ -84,14 +93,6 @@ def _values(lines: Lines) -> Iterator[Any]:
         held = held[position:]
     if held.strip(" \t\r\n[") != "]" * opened:
         raise ValueError("it ends inside the array" if opened else f"{held[:20]!r} at the end")
-
-
-def _parsed(line: str) -> Any:
-    """The value of a line; raises ValueError if it has none."""
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error}); an object per line is expected") from error
 
 
 def _document(row: Any, column: str, name: str) -> Document:

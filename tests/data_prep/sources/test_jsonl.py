@@ -101,7 +101,9 @@ def test_a_broken_array_is_named(tmp_path: Path, end: str) -> None:
     path.write_text('[{"text": "One"}' + end)
     problems = ReadErrors(skip=True)
     assert [text for _, _, text in read(path, problems)] == ["One"]
-    assert len(problems.skipped) == 1 and "object" in problems.skipped[0]
+    assert len(problems.skipped) == 1 and f"{path}: object 2: " in problems.skipped[0]
+    with pytest.raises(UsageError, match=rf"^{path}: object 2: .*; repair or remove it, or skip"):
+        read(path, ReadErrors())
 
 
 def test_an_array_longer_than_a_block_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,10 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     "bz2": lambda content: bz2.compress(content, 1),
     "xz": lambda content: lzma.compress(content, preset=0),
     "zst": lambda content: bytes(pa.Codec("zstd").compress(content, asbytes=True)),
+    # As pzstd does: each frame comes after one that only tells its size.
+    "pzstd": lambda content: (
+        b"\x50\x2a\x4d\x18\x04\0\0\0size" + bytes(pa.Codec("zstd").compress(content, asbytes=True))
+    ),
 }
 MANY = b"".join(b"%d %s\n" % (n, os.urandom(60).hex().encode()) for n in range(20_000))
 
