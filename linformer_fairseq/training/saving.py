@@ -13,6 +13,7 @@ from fairseq import utils as fairseq_utils
 from fairseq.file_io import PathManager
 from torch import Tensor
 
+from linformer_fairseq.io import locks
 from linformer_fairseq.training import files
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def save(trainer: Any, filename: str, extra_state: dict[str, Any]) -> str:
     """Save the state of a run, and hand the writing to another thread if it is large; returns the absolute path."""
     finish()
     path = Path(filename).absolute()
+    locks.keep(path.parent, "training run")
     state = trainer.state_dict()
     state["extra_state"].update(extra_state, linformer_fairseq={"processes": trainer.data_parallel_world_size})
     size = sum(parameter.nbytes for parameter in trainer.model.parameters())
