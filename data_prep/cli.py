@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         command = stages.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if "out" in _STAGES[name]:
             command.add_argument("--out", required=True, type=Path, metavar="DIR", help=out)
+        if "out" in _STAGES[name] and name != "download":
             verify = "read what is finished and make again what is not what was written (else: by size and time)"
             command.add_argument("--verify", action="store_true", help=verify)
         if "workers" in _STAGES[name]:
