@@ -104,8 +104,9 @@ def encode_file(source: Path, prefix: Path, tokenizer: Path, max_item_tokens: in
     # A document ends with an item of one token, its last </s>, which is not counted in its length.
     ends = np.cumsum(encoded.sizes, dtype=np.int64)[encoded.sizes == 1]
     lengths = np.clip(np.diff(ends, prepend=0) - 1, LENGTH_EDGES[0], LENGTH_EDGES[-1])
-    counts = {"documents": len(ends), "items": len(encoded.sizes), "tokens": len(encoded.tokens)}
-    return Done({**counts, "lengths": np.histogram(lengths, LENGTH_EDGES)[0].tolist()})
+    result: dict[str, Any] = {"documents": len(ends), "items": len(encoded.sizes), "tokens": len(encoded.tokens)}
+    result["lengths"] = np.histogram(lengths, LENGTH_EDGES)[0].tolist()
+    return Done(result, with_suffixes(prefix, "tokens", "sizes"))
 
 
 def join_files(parts: list[Path], prefix: Path, symbols: int) -> Done:

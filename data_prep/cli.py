@@ -13,6 +13,7 @@ from typing import Any
 from data_prep import config
 from data_prep.config import add_flags, as_changes, bundled, from_flags
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io import records
 
 _EPILOG = """\
 everything at once, from a YAML file or a bundled configuration ({bundled}):
@@ -63,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
         command = stages.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if "out" in _STAGES[name]:
             command.add_argument("--out", required=True, type=Path, metavar="DIR", help=out)
+        if "out" in _STAGES[name] and name != "download":
+            verify = "read what is finished and make again what is not what was written (else: by size and time)"
+            command.add_argument("--verify", action="store_true", help=verify)
         if "workers" in _STAGES[name]:
             command.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
         return command
@@ -117,6 +121,7 @@ def run_stage(a: argparse.Namespace) -> int:
     """Run the stage that the arguments name; returns the exit status."""
     if getattr(a, "workers", 1) < 1:
         raise UsageError(f"--workers {a.workers}: must be at least 1")
+    records.always_hash = getattr(a, "verify", False)
     function, *parameters = _STAGES[a.stage]
     stage = getattr(import_module(f"data_prep.{a.stage}"), function)
     stage(*(from_flags(p, a) if isinstance(p, type) else p(a) if callable(p) else getattr(a, p) for p in parameters))

@@ -45,9 +45,10 @@ def sign_file(path: Path, out: Path, config: NearDuplicates) -> Done:
     while batch := list(islice(documents, BATCH)):
         found.append(signatures([document.text for document in batch], config))
         hashes += [int(document.sha256[:16], 16) for document in batch]
-    _save(_array_file(out, path, "hashes"), np.array(hashes, np.uint64))
-    _save(_array_file(out, path, "signatures"), np.concatenate(found))
-    return Done({"documents": len(hashes)})
+    files = [_array_file(out, path, kind) for kind in ("hashes", "signatures")]
+    _save(files[0], np.array(hashes, np.uint64))
+    _save(files[1], np.concatenate(found))
+    return Done({"documents": len(hashes)}, files)
 
 
 def find_duplicates(paths: list[Path], out: Path, config: NearDuplicates) -> Done:
@@ -68,7 +69,7 @@ def find_duplicates(paths: list[Path], out: Path, config: NearDuplicates) -> Don
         _save(_array_file(out, path, "duplicates"), some)
     del everything
     joined.unlink()
-    return Done({"duplicates": int((first >= 0).sum())})
+    return Done({"duplicates": int((first >= 0).sum())}, [_array_file(out, path, "duplicates") for path in paths])
 
 
 def _band(everything: Array, band: int, rows: int) -> Array:

@@ -22,7 +22,7 @@ from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import dictionary_digest, encode, tokenizer_of
 from linformer_fairseq.io.files import write_json, write_text
-from linformer_fairseq.io.records import begun, changed_settings
+from linformer_fairseq.io.records import begun, changed_settings, read_record
 from linformer_fairseq.paths import RECIPES
 from linformer_fairseq.tables import Table
 from linformer_fairseq.training.hardware import low_precision
@@ -154,9 +154,9 @@ def finetune(run: Run) -> Result:
 
 def read_result(run: Run) -> Result | None:
     """The result of a finished run, or None; UsageError if it has other settings."""
-    if not (run.out / RESULT).exists():
+    result: Result | None = read_record(run.out / RESULT)
+    if result is None:
         return None
-    result: Result = json.loads((run.out / RESULT).read_text(encoding="utf-8"))
     if changed := changed_settings(result["settings"], run.settings()):
         what = f"the result of other settings ({', '.join(changed)} changed)"
         raise UsageError(f"{run.out} holds {what}; choose another --out")

@@ -125,7 +125,7 @@ def _encode_windows(job: EncodingJob, folder: Path) -> dict[str, int]:
     processes = job.workers if job.workers > 1 else 0
     done = run_shards(folder, shards, encode_window, processes, "encode", " documents").values()
     counts = {name: sum(shard["result"][name] for shard in done) for name in COUNTS}
-    seconds = sum(shard["seconds"] for shard in done)
+    seconds = sum(shard["seconds"] for shard in done) or 0.001  # nothing to compute, and a clock of milliseconds
     speed = [f"{counts[name] / seconds:,.1f} {name}/s" for name in ("documents", "tokens")]
     print(f"{job.checkpoint}: {' and '.join(speed)} in each process")
     return counts

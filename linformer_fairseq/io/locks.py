@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -25,18 +26,18 @@ def hold(path: Path, what: str, patience: float = 20.0) -> ExitStack:
     loader may outlive its killed parent by some seconds.
 
     `path` is a folder, which is locked by `.lock` in it, or the lock file itself; `what` is the kind of work that needs
-    it, such as "training run". UsageError if another process still holds it after `patience` seconds.
+    it, such as "training run". UsageError if another process still holds it after `patience` seconds, or the lock file
+    is a link: what it points to would be overwritten.
     """
     lock = ExitStack()
-    file = (path / NAME if path.is_dir() else path).resolve()
-    if file in _held:
+    file = _lock_file(path)
+    if _held.get(file) and _in_place(file):
         return lock
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _open(file)
     start, announced = time.monotonic(), False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
             if time.monotonic() - start >= patience:
@@ -52,13 +53,61 @@ def hold(path: Path, what: str, patience: float = 20.0) -> ExitStack:
             os.close(descriptor)
             logger.warning(f"{path} cannot be locked ({error.strerror}): make sure that no other {what} uses it")
             return lock
+        else:
+            if _same(file, descriptor):
+                break
+            os.close(descriptor)  # removed or replaced meanwhile: others would lock the new file
+            descriptor = _open(file)
     job = os.environ.get("SLURM_JOB_ID")
     note = f"host {socket.gethostname()}, process {os.getpid()}" + (f", Slurm job {job}" if job else "") + "\n"
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, note.encode(), 0)
+    _release(file)
     _held[file] = descriptor
     lock.callback(_release, file)
     return lock
+
+
+def keep(folder: Path, what: str) -> None:
+    """Make sure that this process still keeps others out of a folder, if `hold` did; call it before writing there.
+
+    A lock file that was removed, with its folder or without, is made again. UsageError if there is another one: its
+    maker may have written to the folder, or still does.
+    """
+    file = folder.resolve() / NAME
+    if file in _held and not _in_place(file):
+        if file.exists():
+            raise UsageError(
+                f"{file} was replaced, so another {what} has used {folder} meanwhile: make sure that none runs there "
+                "and that its checkpoints are the ones you want, and start the same command again"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        hold(folder, what, patience=0)
+
+
+def _lock_file(path: Path) -> Path:
+    return path.resolve() / NAME if path.is_dir() else path.parent.resolve() / path.name
+
+
+def _open(file: Path) -> int:
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UsageError(f"{file} is a link, and would overwrite what it points to; remove it") from None
+
+
+def _in_place(file: Path) -> bool:
+    return _same(file, _held[file])
+
+
+def _same(file: Path, descriptor: int) -> bool:
+    """Whether the file is the one that this process has opened."""
+    try:
+        return os.path.samestat(os.lstat(file), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _release(*files: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import sweep, write_text
+from linformer_fairseq.io.files import digest, sweep, write_text
 
+always_hash = False
+"""Whether `intact` reads every file; otherwise only those whose time is not the recorded one (`--verify`)."""
 WORK = ".work"  # folder in the output: claims and records of shards, and files needed only until the work is finished
 
 
@@ -23,25 +25,64 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
 
 
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The content of a record; None if there is none, or a loss of power has left it empty."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def stamps(out: Path, names: Iterable[str]) -> dict[str, list[int]]:
+    """Size and time (ns) of each file below `out`, for its record."""
+    found = {name: (out / name).stat() for name in names}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
+
+
+def intact(out: Path, content: Mapping[str, Any] | None) -> bool:
+    """Whether the files of a record are those that were written.
+
+    `files` has their hashes, but for those in `WORK`, and `stamps` size and time. A file of another size is another
+    one; if it has another time, as after copying, or with `always_hash`, its hash decides.
+    """
+    if content is None:
+        return False
+    for name in content.get("files", {}).keys() | content.get("stamps", {}).keys():
+        path, sha256 = out / name, content.get("files", {}).get(name)
+        try:
+            size, time = stamps(out, [name])[name]
+        except FileNotFoundError:
+            return False
+        before = content.get("stamps", {}).get(name, [size, None])
+        if size != before[0] or (sha256 and (always_hash or time != before[1]) and digest(path) != sha256):
+            return False
+    return True
+
+
 def begun(record: Path, settings: Mapping[str, Any], ignored: Collection[str] = ()) -> dict[str, Any] | None:
     """Start or resume work in the folder of `record`; its content if the work is finished, else None.
 
     `record` is `<stage>.json` in the output folder, to be written by `finish`. `settings` are everything that the
     result depends on, including the input, in JSON's types; those `ignored` may have changed. StaleOutput if the folder
-    holds work of other settings, or not all that was made.
+    holds work of other settings. Finished work of which a file was changed or removed is begun again.
     """
     notes = record.parent / WORK / f"{record.stem}.settings"
     for path in (record, notes):
-        if path.exists():
-            content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_record(path)
+        if content is None and path == notes and path.exists():
+            lost = "cannot be read, perhaps after a loss of power"
+            raise UsageError(f"{path} {lost}; delete {record.parent} to start over")
+        if content is not None:
             changed = [name for name in changed_settings(content["settings"], settings) if name not in ignored]
             if changed and (path == record or _holds_work(record.parent)):
                 raise StaleOutput(
                     f"{record.parent} holds the {'result' if path == record else 'unfinished work'} of other settings "
                     f"({', '.join(changed)} changed, see {path.name}); delete that folder or choose another --out"
                 )
-            if path == record:
-                _check_sizes(record.parent, content.get("sizes", {}))
+            if path == record and not intact(record.parent, content):
+                print(f"{record.stem}: files in {record.parent} were changed or removed since, and are made again")
+            elif path == record:
                 finished: dict[str, Any] = content
                 print(f"{record.stem}: already finished in {record.parent}: {describe(finished['result'])}")
                 return finished
@@ -55,16 +96,6 @@ def _holds_work(out: Path) -> bool:
     return any(path != work for path in out.iterdir()) or any(path.suffix != ".settings" for path in work.iterdir())
 
 
-def _check_sizes(out: Path, sizes: Mapping[str, int]) -> None:
-    """Raise StaleOutput if a file is missing or has not as many bytes as when it was made."""
-    for name, size in sizes.items():
-        path = out / name
-        found = path.stat().st_size if path.exists() else None
-        if found != size:
-            what = "is missing" if found is None else f"has {found:,} bytes, not {size:,} as when it was made"
-            raise StaleOutput(f"{path} {what}; delete the folder {out} and run this command again")
-
-
 def finish(
     record: Path, settings: Mapping[str, Any], result: Mapping[str, Any], done: Iterable[Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -73,12 +104,13 @@ def finish(
     `done` is what `run_shards` returned for each shard, whose files and seconds are added up; others as for `begun`.
     """
     done = list(done)
-    files = {name: digest for shard in done for name, digest in shard["files"].items()}
+    files = {name: sha256 for shard in done for name, sha256 in shard["files"].items()}
+    recorded = {name: stamp for shard in done for name, stamp in shard.get("stamps", {}).items() if name in files}
     content: dict[str, Any] = {
         "settings": settings,
         "result": result,
         "files": files,
-        "sizes": {name: (record.parent / name).stat().st_size for name in files},
+        "stamps": stamps(record.parent, files.keys() - recorded.keys()) | recorded,
         "seconds": round(sum(shard["seconds"] for shard in done), 2),
     }
     sweep(record.parent)  # before the record exists: afterwards nobody looks at this folder again

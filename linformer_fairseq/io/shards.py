@@ -2,8 +2,9 @@
 
 The work is a list of shards, the same list in every task. Everything goes through the output folder that the tasks
 share. A task takes a shard by creating `.work/NAME.claim`. The shard is finished when `.work/NAME.json` exists, which
-is written after the shard's files have their final names. So a kill at any moment loses only the shards being computed;
-tasks may join or leave at any time; and the shards of a dead task are taken over by the others.
+is written after the shard's files are on the disk; it is computed again if they are no longer those that were written.
+So a kill at any moment loses only the shards being computed; tasks may join or leave at any time; and the shards of a
+dead task are taken over by the others.
 
 Example, for a script that any number of tasks may run at the same time:
 
@@ -33,9 +34,9 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from linformer_fairseq.io.files import digest, write_text
+from linformer_fairseq.io.files import digest, sync, write_text
 from linformer_fairseq.io.pool import Inline, process_pool
-from linformer_fairseq.io.records import WORK
+from linformer_fairseq.io.records import WORK, intact, read_record, stamps
 
 # A claim is renewed at this interval. It is void after five intervals without renewal, if the task ran on another
 # machine. A dead process on this machine is detected at once.
@@ -61,7 +62,7 @@ class Done:
     """What the function of a shard returns: counts or other JSON values, and the files that it wrote below `out`."""
 
     result: Result
-    files: Sequence[Path] = ()
+    files: Sequence[Path] = ()  # those in `out/.work` are believed by size, and not listed in the end
 
 
 def run_shards(
@@ -82,7 +83,9 @@ def run_shards(
     """
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
-    waiting = [shard for shard in shards if not record_of(work, shard.name).exists()]
+    waiting = [shard for shard in shards if not intact(out, read_record(record_of(work, shard.name)))]
+    for shard in waiting:
+        record_of(work, shard.name).unlink(missing_ok=True)
     waiting.sort(key=lambda shard: -shard.size)  # with the small ones last, processes end together
     total, left = sum(s.size for s in shards), sum(s.size for s in waiting)
     bar = tqdm(total=total, initial=total - left, desc=label, unit=unit, unit_scale=unit == "B", disable=not waiting)
@@ -108,8 +111,11 @@ def run_shards(
                 continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 shard, (done, seconds) = running.pop(future), future.result()
-                files = {str(path.relative_to(out)): digest(path) for path in done.files}
-                content = {"result": done.result, "files": files, "seconds": seconds}
+                paths = {str(path.relative_to(out)): path for path in done.files}
+                for path in paths.values():
+                    sync(path)
+                files = {name: digest(path) for name, path in paths.items() if work not in path.parents}
+                content = {"result": done.result, "files": files, "stamps": stamps(out, paths), "seconds": seconds}
                 write_text(record_of(work, shard.name), json.dumps(content, sort_keys=True))
                 claims.drop(shard.name)
                 bar.update(shard.size)
@@ -189,13 +195,13 @@ class Claims:
 
     def _void(self, path: Path) -> bool:
         try:
-            owner = json.loads(path.read_text(encoding="utf-8"))
+            owner = read_record(path) or {}
             age = self._file_system_time() - path.stat().st_mtime
         except FileNotFoundError:
             return True
         except json.JSONDecodeError:  # being written, on a file system without hard links
             return False
-        here = owner["host"] == socket.gethostname()
+        here = owner.get("host") == socket.gethostname()
         return age > 5 * HEARTBEAT_SECONDS or (here and _started(owner["process"]) != owner["started"])
 
     def _file_system_time(self) -> float:

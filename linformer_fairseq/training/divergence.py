@@ -30,8 +30,7 @@ from torch import Tensor
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import write_json
-from linformer_fairseq.training import saving
-from linformer_fairseq.training.files import damage
+from linformer_fairseq.training import files, saving
 
 logger = logging.getLogger(__name__)
 
@@ -271,23 +270,13 @@ def last_good_checkpoint(save_dir: Path, until: int) -> tuple[Path, int] | None:
     """
     found: list[tuple[int, bool, Path]] = []
     for path in save_dir.glob("checkpoint*.pt"):
-        last = (_content(path).get("optimizer_history") or [{}])[-1]
-        updates = last.get("num_updates") if isinstance(last, Mapping) else None
-        if updates is not None and updates <= until:
+        updates = files.updates_of(path)
+        if 0 <= updates <= until:
             found.append((updates, path.name not in ("checkpoint_last.pt", "checkpoint_best.pt"), path))
     for updates, _, path in sorted(found, reverse=True):
-        if damage(path) is None and _all_finite(_content(path).get("model", {}).values()):
+        if files.damage(path) is None and _all_finite(files.unread(path).get("model", {}).values()):
             return path, updates
     return None
-
-
-def _content(path: Path) -> Mapping[str, Any]:
-    """What a file holds, its tensors left on the disk until they are used; nothing of a damaged file."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # whatever is wrong with it, it is not the one to resume from
-        return {}
-    return content if isinstance(content, Mapping) else {}
 
 
 def _all_finite(values: Iterable[Any]) -> bool:

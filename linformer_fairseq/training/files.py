@@ -8,9 +8,10 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from errno import EDQUOT, EINVAL, ENOSPC
+from errno import EDQUOT, ENOSPC
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 
 from linformer_fairseq.compat.checkpoints import load
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import digest, replace_when_done
+from linformer_fairseq.io.files import digest, replace_when_done, sync
 
 _CHECKPOINT = re.compile(r"checkpoint.*\.pt")
 # Of killed writes: ours, and those of fairseq without this project.
@@ -43,37 +44,46 @@ def write(content: Any, path: Path) -> None:
         checksum.append(file.sha256.hexdigest())
 
 
-def copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy of it where the file system has no hard links."""
+def copy(source: Path, target: Path, own: bool = False) -> None:
+    """Make `target` the same file as `source`, or a copy of it where the file system has no hard links.
+
+    With `own` it is a copy wherever there is room for one, so that a bad byte in one file leaves the other whole.
+    """
     with _replacing(target) as (partial, checksum):
         checksum.append(recorded(source) or digest(source))
-        try:
-            os.link(source, partial)
-        except OSError:
-            shutil.copyfile(source, partial)
+        for way in (shutil.copyfile, os.link) if own else (os.link, shutil.copyfile):
+            try:
+                way(source, partial)
+                break
+            except OSError:
+                partial.unlink(missing_ok=True)
+                if way is (os.link if own else shutil.copyfile):
+                    raise
 
 
 def recorded(path: Path) -> str | None:
-    """The checksum beside `path`; None if there is none, or `path` was replaced after it was written."""
-    beside = checksum_file(path)
+    """The checksum beside `path`, which may be that of a file that was there before; None if there is none."""
     try:
-        words = beside.read_text(errors="replace").split()
-        fresh = beside.stat().st_mtime_ns >= path.stat().st_mtime_ns
+        words = checksum_file(path).read_text(errors="replace").split()
     except OSError:
         return None
-    return words[0] if fresh and len(words) == 2 and re.fullmatch(r"[0-9a-f]{64}", words[0]) else None
+    return words[0] if len(words) == 2 and re.fullmatch(r"[0-9a-f]{64}", words[0]) else None
 
 
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None if it is whole.
 
-    A file without a checksum is read through: its parts have checksums too. No code that it may hold is run.
+    One that does not match its checksum was replaced, or is damaged: it is read through, since its parts have checksums
+    too. No code that it may hold is run.
     """
     if path.stat().st_size == 0:
         return "it is empty"
     sha256 = recorded(path)
     if sha256 is not None:
-        return None if digest(path) == sha256 else f"it does not match {checksum_file(path).name}"
+        if digest(path) == sha256:
+            return None
+        if not zipfile.is_zipfile(path):
+            return f"it does not match {checksum_file(path).name}"
     try:
         with path.open("rb") as file:
             content = load(file, map_location="cpu")
@@ -84,10 +94,27 @@ def damage(path: Path) -> str | None:
 
 
 def newest_whole(folder: Path, instead_of: Path) -> Path | None:
-    """The newest checkpoint of `folder` that is whole and not, by another name, `instead_of`."""
-    paths = [path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name) and path.is_file()]
-    paths.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    """The checkpoint of `folder` with most updates that is whole and not, by another name, `instead_of`."""
+    paths = [path for path in sorted(folder.iterdir()) if _CHECKPOINT.fullmatch(path.name) and path.is_file()]
+    paths.sort(key=updates_of, reverse=True)
     return next((path for path in paths if not path.samefile(instead_of) and damage(path) is None), None)
+
+
+def updates_of(path: Path) -> int:
+    """The number of updates in a checkpoint; -1 if it says nothing of them."""
+    history = unread(path).get("optimizer_history")
+    last = history[-1] if isinstance(history, list) and history else None
+    updates = last.get("num_updates") if isinstance(last, Mapping) else None
+    return updates if isinstance(updates, int) else -1
+
+
+def unread(path: Path) -> Mapping[str, Any]:
+    """What a file holds, its tensors left on the disk until they are used; nothing of a damaged file."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # whatever is wrong with it, it is not the one to resume from
+        return {}
+    return content if isinstance(content, Mapping) else {}
 
 
 def sweep(folder: Path) -> None:
@@ -138,28 +165,16 @@ def _replacing(path: Path) -> Iterator[tuple[Path, list[str]]]:
     try:
         with replace_when_done(path) as partial:
             yield partial, checksum
-            _sync(partial)
+            sync(partial)
             beside.unlink(missing_ok=True)
-            _sync(path.parent)
+            sync(path.parent)
         with replace_when_done(beside) as note:
             note.write_text(f"{checksum[0]}  {path.name}\n")
-            _sync(note)
-        _sync(path.parent)
+            sync(note)
+        sync(path.parent)
     except OSError as error:
         remedy = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check that disk"
         raise UsageError(
             f"{path.parent}: {error.strerror} while {path.name} was written; the earlier checkpoints are whole, so "
             f"{remedy} and start the same command again"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != EINVAL:  # some network file systems have no fsync for folders
-            raise
-    finally:
-        os.close(descriptor)

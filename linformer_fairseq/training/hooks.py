@@ -275,8 +275,8 @@ def write_checkpoint(fairseq: Function, content: Any, filename: Any, async_write
 
 @replaces(PathManager, "copy")
 def copy_checkpoint(fairseq: Function, source: str, target: str, overwrite: bool = False) -> Any:
-    """The further files of a save are the same file."""
+    """The further files of a save are the same file, but for checkpoint_last.pt: two are independent at any time."""
     if not (saving.is_local(source) and saving.is_local(target)):
         return fairseq(source, target, overwrite)
-    saving.after_the_others(partial(files.copy, Path(source), Path(target)))
+    saving.after_the_others(partial(files.copy, Path(source), Path(target), Path(target).name == resuming.LAST))
     return target

@@ -14,7 +14,6 @@ from omegaconf import open_dict
 from linformer_fairseq.compat.saved_precision import WRAPPERS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io import locks
-from linformer_fairseq.io.files import digest
 from linformer_fairseq.training import files
 
 logger = logging.getLogger(__name__)
@@ -73,10 +72,8 @@ def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
         given = Path(cfg.restore_file)
         if not given.is_file():
             raise UsageError(f"--restore-file {given}: no such file; without the flag, training starts from scratch")
-        recorded = files.recorded(given)
-        if recorded and recorded != digest(given):
-            beside = files.checksum_file(given).name
-            raise UsageError(f"--restore-file {given} is damaged (it does not match {beside}): choose another one")
+        if files.recorded(given) and (wrong := files.damage(given)):
+            raise UsageError(f"--restore-file {given} is damaged ({wrong}): choose another one")
         return None
     last = folder / LAST
     wrong = files.damage(last) if last.is_file() else None

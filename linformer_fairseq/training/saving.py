@@ -14,6 +14,7 @@ from fairseq.file_io import PathManager
 from torch import Tensor
 
 from linformer_fairseq.compat.saved_precision import master_weights
+from linformer_fairseq.io import locks
 from linformer_fairseq.training import files
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def save(trainer: Any, filename: str, extra_state: dict[str, Any]) -> str:
     """Save the state of a run, and hand the writing to another thread if it is large; returns the absolute path."""
     finish()
     path = Path(filename).absolute()
+    locks.keep(path.parent, "training run")
     state = trainer.state_dict()
     state["model"].update(master_weights(trainer))
     state["extra_state"].update(extra_state, linformer_fairseq={"processes": trainer.data_parallel_world_size})

@@ -25,6 +25,7 @@ from linformer_fairseq.inference.encoding import DocumentEncoder
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import tokenizer_of
+from linformer_fairseq.io import shards
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORDS = "the river garden child teacher book city winter letter".split()
@@ -87,6 +88,16 @@ def test_vectors_are_in_the_order_of_the_documents(
         else:
             np.testing.assert_allclose(values, vector(checkpoint, text), rtol=0, atol=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+def test_documents_of_which_none_has_text(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({"text": pa.array(["", None, "  "], pa.string())}), tmp_path / "empty.parquet")
+    monkeypatch.setattr(shards.time, "monotonic", lambda: 1.0)  # too fast for the clock
+    words = [*command, "--input", str(tmp_path / "empty.parquet"), "--window", "2"]
+    assert encode(words[: words.index("--keep-columns")] + words[words.index("--keep-columns") + 3 :]) == 0
+    assert pq.read_table(tmp_path / "out.parquet")["vector"].to_pylist() == [None] * 3
 
 
 def test_a_finished_output_is_left_alone_and_another_is_refused(

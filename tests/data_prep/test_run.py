@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +88,25 @@ def test_a_second_run_does_nothing(config: Path, undisturbed: Path) -> None:
     assert f"linformer train RECIPE {undisturbed}/data/shard00:{undisturbed}/data/shard01 --save-dir RUN" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")} == before
     assert (undisturbed / "report.md").read_bytes() == report
+
+
+def test_files_that_were_emptied_removed_or_changed_are_made_again(
+    config: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    words = ["run", str(config), "--out", str(out)]
+    next((out / "corpus").glob("text-*.parquet")).write_bytes(b"")
+    next((out / "split/train").glob("docstrings-*.parquet")).unlink()
+    (out / "data/shard01/train.bin").write_bytes(b"")
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("are made again") == 3 and made(out) == made(undisturbed)
+    path = out / "data/shard00/train.bin"
+    before = path.stat()
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk would do it
+    assert main([*words, "--verify"]) == 0
+    assert made(out) == made(undisturbed)
 
 
 @pytest.mark.slow

@@ -57,3 +57,51 @@ def test_a_file_can_be_the_lock(tmp_path: Path) -> None:
     with locks.hold(tmp_path / "grid.lock", "grid"):
         assert not others_can_hold(tmp_path / "grid.lock") and others_can_hold(tmp_path)
     assert others_can_hold(tmp_path / "grid.lock")
+
+
+def test_a_link_in_place_of_the_lock_overwrites_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("text")
+    (tmp_path / locks.NAME).symlink_to("mine")
+    with pytest.raises(UsageError, match="is a link"):
+        locks.hold(tmp_path, "run", patience=0)
+    assert (tmp_path / "mine").read_text() == "text"
+
+
+@pytest.mark.parametrize("gone", ["lock", "folder"])
+def test_a_lock_that_was_removed_is_made_again(tmp_path: Path, gone: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with locks.hold(folder, "run"):
+        (folder / locks.NAME).unlink()
+        if gone == "folder":
+            folder.rmdir()
+        locks.keep(folder, "run")
+        assert not others_can_hold(folder)
+    assert others_can_hold(folder)
+
+
+def test_a_lock_that_another_has_taken_meanwhile_is_noticed(tmp_path: Path) -> None:
+    with locks.hold(tmp_path, "run"):
+        (tmp_path / locks.NAME).unlink()
+        assert others_can_hold(tmp_path)  # and has ended again
+        with pytest.raises(UsageError, match="another run has used"):
+            locks.keep(tmp_path, "run")
+    locks.keep(tmp_path, "run")  # nothing is held any more
+
+
+def test_a_lock_that_is_replaced_while_one_waits_for_it_is_not_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has opened the file locks it after it was removed: the one in the folder is locked instead."""
+    flock, calls = locks.fcntl.flock, []
+
+    def removed_first(descriptor: int, how: int) -> None:
+        if not calls:
+            (tmp_path / locks.NAME).unlink()
+        calls.append(descriptor)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(locks.fcntl, "flock", removed_first)
+    with locks.hold(tmp_path, "run"):
+        monkeypatch.undo()
+        assert len(calls) == 2 and not others_can_hold(tmp_path)

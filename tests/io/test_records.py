@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.records import begun, finish
+from linformer_fairseq.io import records
+from linformer_fairseq.io.files import digest
+from linformer_fairseq.io.records import begun, finish, intact, stamps
 
 
 def test_unfinished_work_is_resumed_with_the_same_settings_only(tmp_path: Path) -> None:
@@ -27,15 +30,45 @@ def test_finished_work_is_returned_with_the_same_settings_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = tmp_path / "clean.json"
-    done = [{"files": {"a": "1"}, "seconds": 1.0}, {"files": {"b": "2"}, "seconds": 0.5}]
     for name in "ab":
         (tmp_path / name).write_text(name)
+    files = {name: digest(tmp_path / name) for name in "ab"}
+    done = [{"files": {"a": files["a"]}, "seconds": 1.0}, {"files": {"b": files["b"]}, "seconds": 0.5}]
     content = finish(record, {"rule": "a"}, {"documents": 1234, "examples": {}}, done)
-    assert content["files"] == {"a": "1", "b": "2"} and content["seconds"] == 1.5
+    assert content["files"] == files and content["seconds"] == 1.5
     assert json.loads(record.read_text()) == content == begun(record, {"rule": "a"})
     assert f"clean: already finished in {tmp_path}: 1,234 documents" in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"the result of other settings \(extra, rule changed.*choose another --out"):
         begun(record, {"rule": "b", "extra": 1})
-    (tmp_path / "a").write_text("")
-    with pytest.raises(UsageError, match="a has 0 bytes, not 1 as when it was made; delete the folder"):
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_record_that_a_loss_of_power_has_emptied(tmp_path: Path, content: str) -> None:
+    record = tmp_path / "clean.json"
+    finish(record, {"rule": "a"}, {"documents": 1}, [])
+    record.write_text(content)
+    assert begun(record, {"rule": "a"}) is None  # its shards tell what is done
+    (tmp_path / ".work/clean.settings").write_text(content)
+    with pytest.raises(UsageError, match="clean.settings cannot be read.*delete"):
         begun(record, {"rule": "a"})
+
+
+@pytest.mark.parametrize("change", ["emptied", "removed", "edited", "restored", "copied"])
+def test_files_are_those_of_the_record(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By size and time, else by hash; an edit that keeps both is found where every file is read."""
+    path = tmp_path / "a"
+    path.write_text("text")
+    content = {"files": {"a": digest(path)}, "stamps": stamps(tmp_path, ["a"])}
+    before = path.stat()
+    assert intact(tmp_path, content) and not intact(tmp_path, None)
+    if change == "removed":
+        path.unlink()
+    else:
+        path.write_text({"emptied": "", "edited": "next", "restored": "next", "copied": "text"}[change])
+    if change == "restored":
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif path.exists():
+        os.utime(path, ns=(1, 1))
+    assert intact(tmp_path, content) is (change in ("restored", "copied"))
+    monkeypatch.setattr(records, "always_hash", True)
+    assert intact(tmp_path, content) is (change == "copied")

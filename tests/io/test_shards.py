@@ -54,6 +54,27 @@ def test_every_shard_runs_once_and_results_keep_their_order(tmp_path: Path, work
     assert len(ran(tmp_path)) == 6
 
 
+@pytest.mark.parametrize("content", [None, "", "other"])
+def test_a_shard_whose_file_is_gone_or_changed_is_computed_again(tmp_path: Path, content: str | None) -> None:
+    run_shards(tmp_path, shards(tmp_path), write_line, 0, "test")
+    (tmp_path / "c.txt").unlink()
+    if content is not None:
+        (tmp_path / "c.txt").write_text(content)
+    done = run_shards(tmp_path, shards(tmp_path), write_line, 0, "test")
+    assert ran(tmp_path)[6:] == ["c"] and (tmp_path / "c.txt").read_text() == "c" and list(done) == list("abcdef")
+
+
+@pytest.mark.parametrize("suffix", ["json", "claim"])
+def test_what_a_loss_of_power_has_emptied_does_not_stop_the_work(tmp_path: Path, suffix: str) -> None:
+    run_shards(tmp_path, shards(tmp_path), write_line, 0, "test")
+    (tmp_path / WORK / "b.json").unlink()
+    path = tmp_path / WORK / f"b.{suffix}"
+    path.write_text("")
+    os.utime(path, (1, 1))
+    run_shards(tmp_path, shards(tmp_path), write_line, 0, "test")
+    assert ran(tmp_path)[6:] == ["b"]
+
+
 def test_an_error_keeps_finished_shards_and_releases_the_claims(tmp_path: Path) -> None:
     run_shards(tmp_path, shards(tmp_path, 2), write_line, 1, "test")
     with pytest.raises(UsageError, match="c: broken"):

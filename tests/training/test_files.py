@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +51,21 @@ def test_a_copy_takes_no_space_and_replaces_what_was_there(path: Path) -> None:
         files.copy(path, target)
         assert whole(target) == 1 and target.samefile(path)
     assert not list(path.parent.glob(".*"))
+
+
+def test_a_copy_of_its_own_survives_a_bad_byte_in_the_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = path.with_name("checkpoint_other.pt")
+    files.copy(path, last, own=True)
+    assert not last.samefile(path)
+    flip(path)
+    assert damage(path) and whole(last) == 1
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    files.copy(last, path, own=True)  # without room for a copy, it is the same file
+    assert whole(path) == 1 and path.samefile(last)
 
 
 def test_without_hard_links_it_is_copied(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,22 +138,24 @@ def test_damage_is_seen(path: Path, kind: str, checksum: bool) -> None:
     assert damage(path)
 
 
-def test_a_file_that_was_put_there_is_not_taken_for_damaged(path: Path) -> None:
+@pytest.mark.parametrize("way", [shutil.copy, shutil.copy2, os.link, os.replace], ids=["cp", "cp -p", "ln", "mv"])
+def test_an_earlier_one_put_in_its_place_is_not_taken_for_damaged(path: Path, way: Callable[..., Any]) -> None:
     other = path.with_name("other.pt")
     torch.save(content(3), other)
-    os.utime(path.with_name(path.name + ".sha256"), ns=(1, 1))
-    shutil.copy(other, path)
+    os.utime(other, ns=(1, 1))
+    path.unlink()
+    way(other, path)
     assert whole(path) == 3
 
 
 def test_the_newest_whole_one(path: Path) -> None:
-    for update in (2, 4, 6):
-        files.write(content(update), path.with_name(f"checkpoint_1_{update}.pt"))
-        os.utime(path.with_name(f"checkpoint_1_{update}.pt"), ns=(update, update))
+    """Updates count: times change when files are copied."""
+    for update in (10, 4, 2):
+        state = {**content(update), "optimizer_history": [{"num_updates": update}]}
+        files.write(state, path.with_name(f"checkpoint_1_{update}.pt"))
     files.copy(path, path.with_name("checkpoint_best.pt"))
     flip(path)
-    flip(path.with_name("checkpoint_1_6.pt"))
-    os.utime(path.with_name("checkpoint_1_6.pt"), ns=(6, 6))
+    flip(path.with_name("checkpoint_1_10.pt"))
     found = newest_whole(path.parent, instead_of=path)
     assert found and found.name == "checkpoint_1_4.pt"
 

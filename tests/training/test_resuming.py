@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,10 +47,43 @@ def test_goes_on_from_the_newest_whole_one(run: Path, finish: Any, train_command
     damage(run / "checkpoint_1_8.pt")
     log = finish(train_command(run, *SAVES, "--max-update", 10))
     last, other = run / "checkpoint_last.pt", run / "checkpoint_1_4.pt"
-    assert f"{last} is damaged (it does not match checkpoint_last.pt.sha256); resuming from the newest whole " in log
-    assert f"one, {other}" in log
+    assert f"{last} is damaged (it cannot be read: {last} is not a whole checkpoint" in log
+    assert f"resuming from the newest whole one, {other}" in log
     assert parse_losses(log)[0][0] == 5
     assert log.count("is damaged") == 1
+
+
+def test_an_earlier_one_put_in_the_place_of_the_last_is_taken(
+    run: Path, finish: Any, train_command: Any, parse_losses: Any
+) -> None:
+    shutil.copy2(run / "checkpoint_1_4.pt", run / "checkpoint_last.pt")
+    log = finish(train_command(run, *SAVES, "--max-update", 5))
+    assert parse_losses(log)[0][0] == 5 and "damaged" not in log
+
+
+def test_one_bad_byte_does_not_end_a_run_that_keeps_one_checkpoint(
+    finish: Any, train_command: Any, tmp_path: Path, parse_losses: Any
+) -> None:
+    flags = ("--save-interval-updates", 2, "--keep-interval-updates", 1)
+    finish(train_command(tmp_path / "run", *flags, "--max-update", 4))
+    damage(tmp_path / "run/checkpoint_last.pt")
+    log = finish(train_command(tmp_path / "run", *flags, "--max-update", 5))
+    assert parse_losses(log)[0][0] == 5
+
+
+def test_a_lock_that_was_replaced_ends_the_run_before_it_overwrites_anything(
+    start: Any, train_command: Any, tmp_path: Path
+) -> None:
+    process = start(train_command(tmp_path, "--save-interval-updates", 2, "--max-update", 1000000))
+    for _ in range(2400):
+        if list(tmp_path.glob("checkpoint*.pt")):
+            break
+        time.sleep(0.05)
+    (tmp_path / "mine").touch()
+    os.replace(tmp_path / "mine", tmp_path / ".lock")
+    log, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in log, log[-3000:]
+    assert log.strip().splitlines()[-1].startswith(f"error: {tmp_path / '.lock'} was replaced")
 
 
 def test_without_a_whole_one_it_says_so(run: Path, finish: Any, train_command: Any, srun: Any) -> None:
@@ -67,7 +101,7 @@ def test_a_damaged_file_that_was_named_is_refused(run: Path, finish: Any, train_
     name = run / "checkpoint_1_4.pt"
     damage(name)
     log = finish(train_command(run, "--restore-file", name, "--max-update", 10), status=1)
-    refusal = f"error: --restore-file {name} is damaged (it does not match checkpoint_1_4.pt.sha256)"
+    refusal = f"error: --restore-file {name} is damaged (it cannot be read: {name} is not a whole checkpoint"
     assert log.strip().splitlines()[-1].startswith(refusal)
     assert "Traceback" not in log
 

@@ -149,9 +149,7 @@ def test_a_chapter_that_ends_within_markup_keeps_its_text(end: str) -> None:
     assert "".join(epub._paragraphs(f"<p>All of the text.{end}".encode())).startswith("All of the text.")
 
 
-@pytest.mark.parametrize(
-    "markup", ["<b", "<!-- a>", "</b", "<?x ", "<![CDATA[ ", "<script></b", "&lt", "<!x", "<b c='"]
-)
+@pytest.mark.parametrize("markup", "<b|<!-- a>|</b|<?x |<![CDATA[ |<script></b|&lt|<!x|<b c='".split("|"))
 def test_markup_that_does_not_end_takes_linear_time(markup: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left when no more markup ends is parsed again only where it is short."""
     steps = []
