@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from data_prep import encoders
 from data_prep.config import BinarizeConfig
@@ -37,6 +38,12 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     if not (corpus / "train").is_dir():
         raise UsageError(f"{corpus}: no folder train here; make it with `python -m data_prep split`")
     files = {split: corpus_files(corpus / split) for split in SPLITS if (corpus / split).is_dir()}
+    for split, paths in files.items():
+        if not any(pq.read_metadata(path).num_rows for path in paths):
+            raise UsageError(
+                f"{corpus / split}: no documents; delete {corpus} and make it again with `python -m data_prep split`, "
+                f"with a share for {split} that gives it some, or none (--{split} 0)"
+            )
     if config.shards > len(files["train"]):
         raise UsageError(
             f"--shards {config.shards}: the corpus has only {len(files['train'])} files, and a file goes to one shard; "
@@ -76,8 +83,6 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     for split in files:
         for key in ("documents", "items", "tokens"):
             result[f"{split}_{key}"] = sum(encoded[prefix.name]["result"][key] for prefix in prefixes[split])
-        if not result[f"{split}_documents"]:
-            raise UsageError(f"{corpus / split}: no documents")
     for folder in folders:
         for name in encoder.files:
             with replace_when_done(folder / name) as partial:

@@ -4,13 +4,14 @@ The flags of settings come from the classes in `config.py`. A stage is imported 
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from data_prep import config
-from data_prep.config import add_flags, bundled, from_flags
+from data_prep.config import add_flags, as_changes, bundled, from_flags
 from linformer_fairseq.errors import UsageError
 
 _EPILOG = """\
@@ -38,7 +39,8 @@ work: slurm/prepare_data.sh is such an array.
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     top = parser()
-    arguments, rest = top.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments, rest = top.parse_known_args(as_changes(words) if words[:1] == ["run"] else words)
     # argparse takes KEY=VALUE only directly after CONFIG; people also write it after --out.
     if arguments.stage == "run" and all("=" in word and not word.startswith("-") for word in rest):
         arguments.changes += rest
@@ -67,7 +69,12 @@ def parser() -> argparse.ArgumentParser:
 
     run = stage("run", "all stages of a configuration", "folder of the run, with a folder for each stage")
     run.add_argument("config", metavar="CONFIG", help=f"a YAML file, or one of {', '.join(bundled())}")
-    run.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings to change: tokenizer.vocab_size=8192")
+    run.add_argument(
+        "changes",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings to change: tokenizer.vocab_size=8192, or as flags of the stages: --vocab-size 8192",
+    )
     run.add_argument("--redo", metavar="STAGE", help="first delete the output of this stage and of all later ones")
 
     download = stage("download", "fetch a Wikipedia dump, resumable and verified by checksum", "folder for the dump")

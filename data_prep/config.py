@@ -4,7 +4,8 @@ The command line (`cli.py`) and the YAML configurations (`pipeline.py`) both use
 """
 
 import argparse
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,13 @@ SOURCES = {
     "jsonl": "a document per line",
     "parquet": "a document per row; also Arrow files",
     "docstrings": "of installed Python packages (no IN needed)",
+}
+DOCUMENT_ENDS = ("file", "blank", "line")
+# Settings of a source that its reader takes, and the sources that have them.
+READER_SETTINGS = {
+    "text_column": ("jsonl", "parquet"),
+    "encoding": ("text", "books", "doc", "jsonl"),
+    "document_end": ("text",),
 }
 
 Settings = TypeVar("Settings")
@@ -32,11 +40,36 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
     for one in fields(settings):
         options = dict(one.metadata)
         if options:
-            flag = options.pop("flag") or f"--{one.name.replace('_', '-')}"
+            flag = _flag(one)
+            del options["flag"]
             if isinstance(one.default, int | float | str):
                 options |= {"type": type(one.default), "default": one.default}
                 options["help"] += " (default %(default)s)"
             parser.add_argument(flag, dest=one.name, **options)
+
+
+def _flag(one: Field[Any]) -> str:
+    return one.metadata["flag"] or f"--{one.name.replace('_', '-')}"
+
+
+def as_changes(words: Sequence[str]) -> list[str]:
+    """The arguments of `run`, with each flag of a stage at the end as the setting that it is: `split.valid=0.1`.
+
+    Messages name the flags of the stages. Those of a source are for all sources that have them.
+    """
+    keys = {f"--{name.replace('_', '-')}": f"sources.*.{name}" for name in READER_SETTINGS}
+    sections = {"": ReadingConfig, "split.": SplitConfig, "tokenizer.": TokenizerConfig, "binarize.": BinarizeConfig}
+    keys |= {_flag(one): f"{prefix}{one.name}" for prefix, section in sections.items() for one in fields(section)}
+    left: list[str] = []
+    changes: list[str] = []
+    given = iter(words)
+    for word in given:
+        flag, equals, value = word.partition("=")
+        if flag in keys:
+            changes.append(f"{keys[flag]}={value if equals else next(given, '')}")
+        else:
+            left.append(word)
+    return left + changes
 
 
 def from_flags(settings: type[Settings], arguments: argparse.Namespace) -> Settings:
@@ -65,7 +98,17 @@ class SourceConfig:
     )
     inputs: list[str] = field(default_factory=list)  # files and folders; * and ? are expanded
     name: str | None = setting(None, "prefix of the names of the files (default: the source)")
-    text_column: str | None = setting(None, "column of jsonl or parquet (default: text)", metavar="NAME")
+    text_column: str | None = setting(
+        None, "column of jsonl or parquet, or a.b for b in a (default: text); a list is paragraphs", metavar="NAME"
+    )
+    encoding: str | None = setting(
+        None,
+        "of text, books, doc and jsonl, such as cp1251, gb18030, shift_jis or utf-16 (default: utf-8)",
+        metavar="E",
+    )
+    document_end: str | None = setting(
+        None, "what ends a document of text: the file (default), each blank line, or each line", choices=DOCUMENT_ENDS
+    )
 
 
 @dataclass

@@ -5,6 +5,7 @@ rely on that form, so each source passes its text through `tidy`.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from linformer_fairseq.io.files import fingerprint, replace_when_done
 
 Counts = Counter[str]  # of `documents` and `characters`
 Text = TypeVar("Text", bound=Sized)
+
+_PARAGRAPH_END = re.compile("\r\n?|[\n\u2029]")
 
 COLUMNS = ("id", "source", "title", "text", "sha256")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
@@ -49,6 +52,14 @@ class Document:
 def tidy(lines: Iterable[str]) -> str:
     """Paragraphs, one per line: white space becomes single spaces, empty lines are removed."""
     return "\n".join(filter(None, (" ".join(line.split()) for line in lines)))
+
+
+def paragraphs(text: str) -> list[str]:
+    r"""The parts of a text between its line ends (``\n``, ``\r``, ``\r\n``) and paragraph separators (U+2029).
+
+    Unlike `str.splitlines`, it leaves form feeds, U+0085 and U+2028 in a paragraph, where `tidy` makes them spaces.
+    """
+    return _PARAGRAPH_END.split(text)
 
 
 def join_wrapped(lines: Iterable[str]) -> Iterator[str]:
@@ -117,6 +128,11 @@ def read_file(path: Path) -> Iterator[Document]:
 def read_texts(path: Path) -> Iterator[str]:
     """The texts of one file of a corpus; faster than `read_file`."""
     return (text for (text,) in _rows(path, ("text",)))
+
+
+def read_hashes(path: Path) -> Iterator[str]:
+    """The SHA-256 of each document of one file of a corpus."""
+    return (sha256 for (sha256,) in _rows(path, ("sha256",)))
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -1,17 +1,18 @@
 """The stage `extract`: from files of any supported source to the Parquet files of a corpus."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from glob import glob
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from data_prep.config import SOURCES, ReadingConfig, SourceConfig
+from data_prep.config import DOCUMENT_ENDS, READER_SETTINGS, SOURCES, ReadingConfig, SourceConfig
 from data_prep.corpus import Document, write_files
 from data_prep.sources import Piece, ReadErrors, books, doc, docstrings, jsonl, tables, text, wikipedia
-from data_prep.sources.files import STDIN, input_files
+from data_prep.sources.encodings import check_encoding
+from data_prep.sources.files import STDIN, expand, input_files, is_stream
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, fingerprint, write_text
 from linformer_fairseq.io.records import begun, finish
@@ -19,7 +20,6 @@ from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 _MODULES = (wikipedia, doc, text, books, jsonl, tables, docstrings)
 READERS: dict[str, ModuleType] = dict(zip(SOURCES, _MODULES, strict=True))
-WITH_COLUMNS = {"jsonl", "parquet"}
 # Small files are read together: a shard of work should take seconds, not milliseconds.
 SHARD_BYTES = 8 << 20
 
@@ -36,39 +36,47 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     source, name = config.source, config.name or config.source
     if source not in READERS:
         raise UsageError(f"--source {source}: unknown; choose one of {', '.join(READERS)}")
-    if config.text_column is not None and source not in WITH_COLUMNS:
-        raise UsageError(f"--text-column: --source {source} has no columns; it is for jsonl and parquet")
+    if not re.fullmatch(r"\w[\w. -]*", name):
+        raise UsageError(f"--name {name}: begins the names of files, so letters, digits, dots and - are allowed, not /")
+    options = _reader_settings(config)
     if reading.on_error not in ("stop", "skip"):
         raise UsageError(f"--on-error {reading.on_error}: must be stop or skip")
     if not config.inputs and source != "docstrings":
         raise UsageError(f"--source {source} needs at least one IN: a file, a folder or a tar archive")
     problems = ReadErrors(reading.on_error == "skip")
-    paths = _paths(config, problems)
+    paths, prints = _paths(config, problems)
     settings: dict[str, Any] = {
         "source": source,
         "text_column": config.text_column,
+        **options,
         **vars(reading),
         # Docstrings are any text of this kind: one more installed package does not make the corpus stale.
         "inputs": [str(path) for path in config.inputs]
         if source == "docstrings"
-        else [[path.name, "stdin" if path == STDIN else fingerprint(path)] for path in paths],
+        else [[path.name, print_] for path, print_ in zip(paths, prints, strict=True)],
     }
     record = out / f"extract-{name}.json"
-    if finished := begun(record, settings):
+    # What was read without an error is the same whatever an error would have led to.
+    if finished := begun(record, settings, ignored={"on_error"} if problems.skip else ()):
         return finished
-    shards = _shards(name, (piece for path in paths for piece in READERS[source].pieces(path)))
+    full = [path for path in paths if is_stream(path) or path.is_dir() or path.stat().st_size]
+    if empty := len(paths) - len(full):
+        problems.left_out["empty files"] = empty
+    shards = _shards(name, (piece for path in full for piece in READERS[source].pieces(path, **options)))
     function = partial(extract_shard, out=out, config=config, reading=reading)
-    # Standard input can be read in this process only.
-    done = run_shards(out, shards, function, 0 if STDIN in paths else workers, f"extract {name}", unit="B")
+    # A stream can be read in this process only.
+    done = run_shards(out, shards, function, 0 if any(map(is_stream, paths)) else workers, f"extract {name}", unit="B")
     hashed = {} if source == "docstrings" else _hash_inputs(paths, out, name, workers)
     results = [shard["result"] for shard in done.values()]
     skipped = problems.skipped + [line for result in results for line in result["skipped"]]
     for line in skipped[:10]:
         print(f"skipped: {line}")
+    left_out = sum((Counter(result["left_out"]) for result in results), problems.left_out)
+    _print_left_out(left_out, problems.files + sum(result.get("files", 0) for result in results))
     result: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
     if not result["documents"]:
         raise UsageError(f"--source {source}: no text found in {', '.join(map(str, config.inputs))}")
-    result["left_out"] = sum((Counter(result["left_out"]) for result in results), problems.left_out)
+    result["left_out"] = left_out
     result["skipped"] = skipped
     return finish(record, settings, result, [*done.values(), {"files": hashed, "seconds": 0}])
 
@@ -76,23 +84,46 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
 def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: SourceConfig, reading: ReadingConfig) -> Done:
     """Write the documents of some pieces of input."""
     problems = ReadErrors(reading.on_error == "skip")
-    columns = {"text_column": config.text_column} if config.source in WITH_COLUMNS else {}
+    options = _reader_settings(config)
 
     def documents() -> Iterator[Document]:
         for piece in group:
-            for document in READERS[config.source].documents(piece, problems, **columns):
+            for document in READERS[config.source].documents(piece, problems, **options):
                 if document.text:
                     yield document
                 else:
                     problems.left_out["empty"] += 1
 
     counts, paths = write_files(documents(), out, prefix, reading.file_characters)
-    return Done({**counts, "left_out": problems.left_out, "skipped": problems.skipped}, paths)
+    result = {**counts, "left_out": problems.left_out, "skipped": problems.skipped, "files": problems.files}
+    return Done(result, paths)
+
+
+def _reader_settings(config: SourceConfig) -> dict[str, Any]:
+    """The settings that were given for the reader of a source; raises UsageError if one is not for it, or wrong."""
+    given = {name: getattr(config, name) for name in READER_SETTINGS if getattr(config, name) is not None}
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        if config.source not in READER_SETTINGS[name]:
+            others = ", ".join(READER_SETTINGS[name])
+            raise UsageError(f"{flag}: --source {config.source} has no such setting; it is for {others}")
+        if name == "document_end" and value not in DOCUMENT_ENDS:
+            raise UsageError(f"{flag} {value}: must be one of {', '.join(DOCUMENT_ENDS)}")
+    check_encoding(config.encoding)
+    return given
+
+
+def _print_left_out(left_out: Counter[str], files: int) -> None:
+    """Say which kinds of files were left out, such as `6 of 7 files left out: .xyz`."""
+    kinds = {reason.removesuffix(" files"): n for reason, n in sorted(left_out.items()) if reason.endswith(" files")}
+    if kinds:
+        named = ", ".join(f"{kind} ({n:,})" if len(kinds) > 1 else kind for kind, n in kinds.items())
+        print(f"{sum(kinds.values()):,} of {files:,} files left out: {named}")
 
 
 def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> dict[str, str]:
     """Write the hashes of the input files; returns the name and the hash of that file."""
-    shards = _shards(f"{name}-sha256", (Piece(path, path.stat().st_size) for path in paths if path != STDIN))
+    shards = _shards(f"{name}-sha256", (Piece(path, path.stat().st_size) for path in paths if not is_stream(path)))
     hashes = run_shards(out, shards, hash_files, workers, f"extract {name}: hashes", unit="B")
     target = out / f"extract-{name}.sha256"
     write_text(target, "".join(f"{line}\n" for shard in hashes.values() for line in shard["result"]["lines"]))
@@ -101,19 +132,30 @@ def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> d
 
 def hash_files(pieces: Sequence[Piece], _: str) -> Done:
     """A line per file, as `sha256sum` prints it."""
-    return Done({"lines": [f"{digest(piece.path)}  {piece.path}" for piece in pieces]})
+    lines = []
+    for path in (piece.path for piece in pieces):
+        escaped = str(path).replace("\\", "\\\\").replace("\n", "\\n")
+        lines.append(f"{'' if escaped == str(path) else chr(92)}{digest(path)}  {escaped}")
+    return Done({"lines": lines})
 
 
-def _paths(config: SourceConfig, problems: ReadErrors) -> list[Path]:
-    expanded: list[Path] = []
-    for given in map(str, config.inputs):
-        found = sorted(glob(given)) if any(mark in given for mark in "*?[") else [given]
-        if not found:
-            raise UsageError(f"{given}: no file matches")
-        expanded += map(Path, found)
+def _paths(config: SourceConfig, problems: ReadErrors) -> tuple[list[Path], list[str]]:
+    """The input files that can be opened, and their fingerprints; for docstrings, folders without."""
+    expanded = [path for given in map(str, config.inputs) for path in expand(given, problems)]
     if config.source == "docstrings":
-        return expanded or docstrings.installed_roots()
-    return input_files(expanded, READERS[config.source].SUFFIXES, problems)
+        for path in expanded:
+            if not path.is_dir():
+                raise UsageError(f"{path}: no such folder; --source docstrings reads folders of Python packages")
+        return expanded or docstrings.installed_roots(), []
+    paths: list[Path] = []
+    prints: list[str] = []
+    for path in input_files(expanded, READERS[config.source].SUFFIXES, problems):
+        try:
+            prints.append("stdin" if path == STDIN else "pipe" if is_stream(path) else fingerprint(path))
+            paths.append(path)
+        except OSError as error:
+            problems.report(str(path), f"cannot be opened ({error.strerror})")
+    return paths, prints
 
 
 def _shards(name: str, pieces: Iterable[Piece]) -> list[Shard]:

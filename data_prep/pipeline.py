@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError, safe_load
 
 from data_prep import config as stages
 from data_prep.text.minhash import NearDuplicates
@@ -32,6 +32,32 @@ class PipelineConfig(stages.ReadingConfig):
     input: str | None = None  # only for configurations whose sources name ${input}
 
 
+class _Strings(yaml.SafeLoader):
+    """Lists and mappings of YAML whose values stay as they are written; settings turn them into numbers."""
+
+    yaml_implicit_resolvers = {
+        start: [(tag, pattern) for tag, pattern in found if tag == "tag:yaml.org,2002:null"]
+        for start, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _value(key: str, value: str) -> Any:
+    """What KEY=VALUE sets: a path is taken as it is, and so is a value that is neither quoted, a list nor a mapping."""
+    if key == "input":
+        return value.replace("${", "\\${")  # else OmegaConf takes it for the name of a setting
+    read = yaml.load(value, _Strings)
+    return value if isinstance(read, str) and value[:1] not in ("'", '"') else read
+
+
+def _keys(key: str, settings: Any) -> list[str]:
+    """The settings that a key means: `sources.*.encoding` is that of each source that has it."""
+    if not key.startswith("sources.*."):
+        return [key]
+    name = key.removeprefix("sources.*.")
+    sources = enumerate(settings.sources)
+    return [f"sources.{number}.{name}" for number, one in sources if one.source in stages.READER_SETTINGS.get(name, ())]
+
+
 def load_config(config: str, changes: Sequence[str] = (), section: str | None = None) -> Any:
     """Read a `PipelineConfig` from a YAML file, or by a name in `bundled()`, and apply changes `KEY=VALUE` in order.
 
@@ -48,7 +74,8 @@ def load_config(config: str, changes: Sequence[str] = (), section: str | None = 
         merged = OmegaConf.merge(OmegaConf.structured(PipelineConfig), OmegaConf.load(path))
         for change in changes:
             key, _, value = change.partition("=")
-            OmegaConf.update(merged, key, safe_load(value))
+            for name in _keys(key, merged):
+                OmegaConf.update(merged, name, _value(key, value))
         if section is None and merged.input is None and "${input}" in path.read_text(encoding="utf-8"):
             raise UsageError(f"{config}: needs input=PATH, a file or folder")
         chosen = merged if section is None else OmegaConf.select(merged, section)
@@ -57,5 +84,5 @@ def load_config(config: str, changes: Sequence[str] = (), section: str | None = 
         return OmegaConf.to_object(chosen)
     except UsageError:
         raise
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from error

@@ -8,8 +8,8 @@ programs, has no times: it is the same for equal input, settings and versions.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +26,7 @@ from data_prep.split import split
 from data_prep.tokenizer import make_tokenizer
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done, sweep, write_text
+from linformer_fairseq.io.records import StaleOutput
 
 STAGES = ("extract", "clean", "dedup", "decontaminate", "split", "tokenizer", "binarize")
 FOLDERS = {stage: {"extract": "corpus", "binarize": "data"}.get(stage, stage) for stage in STAGES}
@@ -71,16 +72,29 @@ def _run_stages(settings: PipelineConfig, folders: Mapping[str, Path], workers: 
         raise UsageError(f"sources: two are named {max(names, key=names.count)}; give one another `name`")
     corpus = folders["extract"]
     for source, name in zip(settings.sources, names, strict=True):
-        records[f"extract {name}"] = extract(source, corpus, reading, workers)
+        with _redo_named("extract"):
+            records[f"extract {name}"] = extract(source, corpus, reading, workers)
     functions: tuple[Callable[..., Record], ...] = (clean, dedup, decontaminate, split)
     for stage, function in zip(STAGES[1:5], functions, strict=True):
         if (config := getattr(settings, stage)) is not None:
-            records[stage] = function(corpus, folders[stage], config, workers)
+            with _redo_named(stage):
+                records[stage] = function(corpus, folders[stage], config, workers)
             corpus = folders[stage]
     tokenizer = folders["tokenizer"]
-    records["tokenizer"] = make_tokenizer(corpus / "train", tokenizer, settings.tokenizer)
-    records["binarize"] = binarize(corpus, tokenizer, folders["binarize"], settings.binarize, workers)
+    with _redo_named("tokenizer"):
+        records["tokenizer"] = make_tokenizer(corpus / "train", tokenizer, settings.tokenizer)
+    with _redo_named("binarize"):
+        records["binarize"] = binarize(corpus, tokenizer, folders["binarize"], settings.binarize, workers)
     return records
+
+
+@contextmanager
+def _redo_named(stage: str) -> Iterator[None]:
+    """Name the flag that makes a stage again, for output that does not fit the command."""
+    try:
+        yield
+    except StaleOutput as error:
+        raise UsageError(f"{error}; or add --redo {stage}, which makes it and all later stages again") from error
 
 
 def _write_report(config: Mapping[str, Any], records: Mapping[str, Record], out: Path) -> None:

@@ -5,9 +5,11 @@ that fairseq's ids are those of a trained model plus 3. Imported models may be n
 """
 
 import io
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ SAMPLE_CHARACTERS = 20_000_000
 TRAINER_THREADS = 16
 # A piece for each byte, one for the space, and some letters.
 SMALLEST = 320
+OTHER_SYMBOLS = len((*SPECIALS, MASK)) - 1  # of the dictionary, besides the pieces of the model, one of which is <unk>
 
 
 def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> dict[str, Any]:
@@ -68,31 +71,16 @@ def train(files: list[Path], out: Path, config: TokenizerConfig) -> Done:
     """Sample, train, and write sentencepiece.model, sentencepiece.vocab and dict.txt."""
     sample = sample_paragraphs(files)
     print(f"tokenizer: training a {config.model} model on {len(sample):,} paragraphs, which takes a minute or less")
-    model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sample),
-            model_writer=model,
-            model_type=config.model,
-            vocab_size=config.vocab_size - len((*SPECIALS, MASK)) + 1,  # <unk> is one of the model's own pieces
-            unk_id=0,
-            bos_id=-1,
-            eos_id=-1,
-            pad_id=-1,
-            byte_fallback=True,  # with it and without normalization, decoding restores any text
-            normalization_rule_name="identity",
-            max_sentence_length=1 << 20,
-            num_threads=TRAINER_THREADS,
-            minloglevel=2,
-        )
+        model = _trained(sample, config.vocab_size, config.model)
     except RuntimeError as error:
         raise UsageError(
             f"--vocab-size {config.vocab_size} does not suit this corpus of {len(sample):,} sample paragraphs; "
-            f"choose another one (sentencepiece says: {str(error).strip().splitlines()[-1]})"
+            f"{_better_size(str(error), sample, config.model)}"
         ) from error
     with replace_when_done(out / SENTENCEPIECE) as partial:
-        partial.write_bytes(model.getvalue())
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+        partial.write_bytes(model)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     counts = np.zeros(len(processor), dtype=np.int64)
     for start in range(0, len(sample), 10_000):
         ids = processor.encode(sample[start : start + 10_000], num_threads=1)
@@ -102,6 +90,39 @@ def train(files: list[Path], out: Path, config: TokenizerConfig) -> Done:
     write_text(out / "sentencepiece.vocab", "".join(scores))
     names = (SENTENCEPIECE, DICTIONARY, "sentencepiece.vocab")
     return Done({"symbols": config.vocab_size, "sample_paragraphs": len(sample)}, [out / name for name in names])
+
+
+def _trained(sample: list[str], size: int, kind: str) -> bytes:
+    """A model with which the dictionary has `size` symbols; raises RuntimeError if the text has too few or too many."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sample),
+        model_writer=model,
+        model_type=kind,
+        vocab_size=size - OTHER_SYMBOLS,
+        unk_id=0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        byte_fallback=True,  # with it and without normalization, decoding restores any text
+        normalization_rule_name="identity",
+        max_sentence_length=1 << 20,
+        num_threads=TRAINER_THREADS,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _better_size(error: str, sample: list[str], kind: str) -> str:
+    """Advise a size with which a model was trained, from the bound in an error of sentencepiece."""
+    bound = re.search(r"a value <= (\d+)|required_chars\. \d+ vs (\d+)", error)
+    if bound:
+        least, most = int(bound[2] or 0) + OTHER_SYMBOLS, int(bound[1] or 0) + OTHER_SYMBOLS
+        size = most // VOCAB_MULTIPLE * VOCAB_MULTIPLE if bound[1] else -(-least // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        with suppress(RuntimeError):
+            if size >= SMALLEST and _trained(sample, size, kind):
+                return f"choose --vocab-size {size}"
+    return "it is too small to train on, so give more text, or a tokenizer with --import"
 
 
 def sample_paragraphs(files: list[Path], characters: int = SAMPLE_CHARACTERS) -> list[str]:

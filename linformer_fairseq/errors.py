@@ -1,7 +1,9 @@
 """The one class of errors that a person can correct, and how a command ends with one."""
 
 import errno
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -32,6 +34,8 @@ def exit_status(program: str, command: Callable[[], int]) -> int:
 
     The error is shown as one sentence after `program`, what the person typed, or raised if LINFORMER_DEBUG is 1.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not fail a finished run
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return command()
     except KeyboardInterrupt:
@@ -61,7 +65,8 @@ def _sentence(error: Exception) -> str | None:
             return None
         package, extra = _DISTRIBUTIONS.get(module, module), _EXTRAS[module]
         return f"the package {package} is missing: pip install -e '.[{extra}]' from a clone, or pip install {package}"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    numpy_wrote_less = isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", str(error))
+    if isinstance(error, OSError) and (numpy_wrote_less or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
         return f"{error.filename or 'the disk'}: no space left; free some, and {AGAIN}"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error.filename or 'the disk'}: {error.strerror}; give access to it, or choose another --out"

@@ -6,10 +6,12 @@ import errno
 import re
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from linformer_fairseq.errors import UsageError, as_one_sentence, exit_status
+from linformer_fairseq.errors import AGAIN, UsageError, as_one_sentence, exit_status
 
 
 def ends_with(error: BaseException) -> int:
@@ -68,3 +70,13 @@ def test_where_fairseq_calls_us_the_program_ends_with_the_sentence(monkeypatch: 
     monkeypatch.setenv("LINFORMER_DEBUG", "1")
     with pytest.raises(UsageError), as_one_sentence():
         raise UsageError("wrong flag")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_is_full_for_numpy_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def write() -> int:
+        np.zeros(1 << 20).tofile("/dev/full")
+        return 0
+
+    assert exit_status("x", write) == 1
+    assert capsys.readouterr().err == f"x: error: the disk: no space left; free some, and {AGAIN}\n"

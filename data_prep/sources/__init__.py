@@ -32,6 +32,7 @@ class ReadErrors:
     skip: bool = False  # unreadable input, as --on-error skip says, rather than stop
     skipped: list[str] = field(default_factory=list)  # a line for each piece of input that could not be read
     left_out: Counter[str] = field(default_factory=Counter)  # by reason, such as redirects: not meant to be read
+    files: int = 0  # that were looked at, with those left out for their kind
 
     def report(self, where: str, what: str) -> None:
         """Note that the input at `where` (file and position) cannot be read; raises UsageError unless `skip`."""

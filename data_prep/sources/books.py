@@ -1,7 +1,7 @@
 """Books, one per file, as in BookCorpus: text in hard-wrapped lines, or EPUB."""
 
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from pathlib import Path
 
 from data_prep.corpus import Document, join_wrapped, tidy
 from data_prep.sources import Piece, ReadErrors
@@ -15,21 +15,27 @@ SUFFIXES = frozenset({".txt", ".md", ".epub"}) | TARS
 WIDEST_WRAPPED = 120
 WIDER_LINES = 0.1
 
-pieces = whole  # a book is read as a whole
+
+def pieces(path: Path, encoding: str | None = None) -> list[Piece]:
+    """The file: a book is read as a whole."""
+    return whole(path)
 
 
-def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
+def documents(piece: Piece, problems: ReadErrors, encoding: str | None = None) -> Iterator[Document]:
     """One document per book; a book of more than 32 MB of text is reported and left out."""
     for where, name, file in files_in(piece, SUFFIXES, problems):
-        book = (read_epub if kind(name) == ".epub" else _read_text)(file, where, problems)
+        book = (
+            read_epub(file, where, problems)
+            if kind(name) == ".epub"
+            else _read_text(Lines(file, where, problems, encoding=encoding))
+        )
         if book is not None:
             title, paragraphs = book
             yield Document(stem(name), "books", title or stem(name).replace("_", " "), tidy(paragraphs))
 
 
-def _read_text(file: BinaryIO, where: str, problems: ReadErrors) -> tuple[str, Iterable[str]] | None:
+def _read_text(lines: Lines) -> tuple[str, Iterable[str]] | None:
     """As `read_epub`. An empty line ends a paragraph, and so does each line of a text that is not hard-wrapped."""
-    lines = Lines(file, where, problems)
     found: list[str] = []
     for line in lines:
         if lines.next_offset > LARGEST_DOCUMENT:

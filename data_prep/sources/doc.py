@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from data_prep.corpus import Document, tidy
 from data_prep.sources import Piece, ReadErrors
@@ -13,12 +14,18 @@ SUFFIXES = None  # wikiextractor calls its files wiki_00
 
 _START = re.compile(r'<doc id="([^"]*)" .*?title="(.*)">$')
 
-pieces = whole  # wikiextractor's files are small
+# What wikiextractor escapes in a text, by default; other entities in it are the author's.
+_ESCAPED = re.compile("&(?:amp|lt|gt|quot|#x27|#39);")
 
 
-def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
+def pieces(path: Path, encoding: str | None = None) -> list[Piece]:
+    """The file: wikiextractor's are small."""
+    return whole(path)
+
+
+def documents(piece: Piece, problems: ReadErrors, encoding: str | None = None) -> Iterator[Document]:
     """One document per article of a file, or of all files in a tar archive."""
-    for _, lines in line_files(piece, SUFFIXES, problems):
+    for _, lines in line_files(piece, SUFFIXES, problems, encoding):
         yield from _articles(lines)
 
 
@@ -51,4 +58,8 @@ def _articles(lines: Lines) -> Iterator[Document]:
 
 
 def _article(header: re.Match[str], paragraphs: list[str]) -> Document:
-    return Document(header[1], "doc", html.unescape(header[2]), tidy(paragraphs))
+    return Document(header[1], "doc", html.unescape(header[2]), _ESCAPED.sub(_unescape, tidy(paragraphs)))
+
+
+def _unescape(entity: re.Match[str]) -> str:
+    return html.unescape(entity[0])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from data_prep.sources import Piece, ReadErrors
-from data_prep.sources.files import BZ2_STREAM, READ_ERRORS, opened, packing, read_block, size_of
+from data_prep.sources.files import BZ2_STREAM, READ_ERRORS, fault, opened, packing, read_block, size_of
 
 PLAIN_PIECE = 128 << 20  # bytes
 BZ2_PIECE = 32 << 20  # about as much text as PLAIN_PIECE
@@ -59,7 +59,7 @@ def chunks(piece: Piece, problems: ReadErrors) -> Iterator[Chunk]:
                 position += len(data)
                 yield Chunk(data, bool(packed) or position <= end)
     except READ_ERRORS as error:
-        problems.report(f"{piece.path}, after unpacked byte {position}", f"cut off or damaged ({error})")
+        problems.report(f"{piece.path}, after unpacked byte {position}", f"cut off or damaged ({fault(error)})")
         yield Chunk(None, True)
 
 

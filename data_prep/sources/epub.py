@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from data_prep.sources import ReadErrors
-from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS
+from data_prep.sources.files import LARGEST_DOCUMENT
 
 LARGEST_FILE = 4 * LARGEST_DOCUMENT  # bytes of an EPUB in an archive; most of it is pictures
 
@@ -30,8 +30,7 @@ _PARAGRAPHS = frozenset(
     "header hr li main ol p pre section table tbody tfoot thead tr ul".split()
 )
 _NO_TEXT = {"head", "script", "style", "svg", "rt", "rp"}  # rt: how the characters before it are pronounced
-# RuntimeError: a password; LookupError: no such file or encoding; ValueError: not decodable or too large.
-_UNREADABLE = (*READ_ERRORS, zipfile.BadZipFile, ElementTree.ParseError, RuntimeError, LookupError, ValueError)
+_OPEN_MARKUP = 1000  # characters at the end of a chapter that may belong to a tag or comment that does not end
 
 
 def read_epub(file: BinaryIO, where: str, problems: ReadErrors) -> tuple[str, list[str]] | None:
@@ -55,7 +54,7 @@ def read_epub(file: BinaryIO, where: str, problems: ReadErrors) -> tuple[str, li
         # Files that only the seller's own reader can open.
         locked = _xml(book, _ENCRYPTION).iterfind(".//{*}CipherReference") if _ENCRYPTION in book.namelist() else ()
         encrypted = {unquote(e.get("URI", "")) for e in locked}
-    except _UNREADABLE as error:
+    except Exception as error:  # whatever a parser raises, the file is the reason
         problems.report(where, f"not an EPUB that can be read ({_message(error)})")
         return None
     paragraphs: list[str] = []
@@ -67,7 +66,7 @@ def read_epub(file: BinaryIO, where: str, problems: ReadErrors) -> tuple[str, li
             content = _content(book, name, left)
             paragraphs += _paragraphs(content)
             left -= len(content)
-        except _UNREADABLE as error:
+        except Exception as error:
             problems.report(f"{where}:{name}", f"the chapter cannot be read ({_message(error)})")
     return " ".join(title.split()), paragraphs
 
@@ -108,6 +107,9 @@ def _paragraphs(content: bytes) -> list[str]:
     encoding = declared[1].decode() if declared else "utf-8-sig"
     parser = _Text()
     parser.feed(content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else encoding))
+    # What is left is tried as text from each of its characters on, so its length counts squared.
+    if len(parser.rawdata) > _OPEN_MARKUP:
+        raise ValueError("a tag or comment does not end")
     parser.close()
     return ["".join(parts) for parts in parser.paragraphs]
 

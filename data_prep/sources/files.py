@@ -3,12 +3,15 @@
 import bz2
 import gzip
 import lzma
+import os
 import re
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
+from fnmatch import fnmatchcase
+from glob import has_magic
 from io import BufferedReader
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Self, cast
@@ -34,39 +37,125 @@ _PACKED: dict[str, tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]]] = 
     "gz": (re.compile(rb"\x1f\x8b"), gzip.open),
     "bz2": (BZ2_STREAM, bz2.open),
     "xz": (re.compile(rb"\xfd7zXZ\0"), lzma.open),
-    # Unlike the stream reader of the package zstandard, Arrow's notices a truncated file.
-    "zst": (re.compile(rb"\x28\xb5\x2f\xfd"), lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")),
+    # Unlike the stream reader of the package zstandard, Arrow's notices a truncated file. pzstd writes a frame
+    # without text first.
+    "zst": (
+        re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
+        lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"),
+    ),
 }
+
+
+def expand(given: str, problems: ReadErrors) -> list[Path]:
+    """The paths that an input names: itself if it exists, else what its wildcards (``* ? [] **``) match, sorted.
+
+    Links to folders are followed, each folder once. Raises UsageError if nothing matches.
+    """
+    if given == str(STDIN):
+        return [STDIN]
+    path = Path(given) if Path(given) != STDIN else Path(given).absolute()
+    if os.path.lexists(given) or not has_magic(given):
+        return [path]
+    found = dict.fromkeys(_matches(Path(path.anchor), path.parts[bool(path.anchor) :], problems))
+    if not found:
+        raise UsageError(f"{given}: no file matches")
+    return sorted(found, key=str)
+
+
+def _matches(folder: Path, parts: Sequence[str], problems: ReadErrors) -> Iterator[Path]:
+    """The paths below a folder that match the parts of a pattern; a folder stands for all below it."""
+    if not parts:
+        yield folder
+    elif parts[0] == "**":
+        for below, _ in _folders(folder, problems) if any(part != "**" for part in parts) else [(folder, [])]:
+            yield from _matches(below, parts[1:], problems)
+    else:
+        names = [entry.name for entry in _entries(folder, problems)] if has_magic(parts[0]) else [parts[0]]
+        for name in names:
+            hidden = name.startswith(".") and not parts[0].startswith(".")
+            if fnmatchcase(name, parts[0]) and not hidden or name == parts[0]:
+                path = folder / name
+                if path.is_dir() if parts[1:] else os.path.lexists(path):
+                    yield from _matches(path, parts[1:], problems)
 
 
 def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: ReadErrors) -> list[Path]:
     """The files behind a list of files, folders and ``-`` (standard input).
 
-    A folder gives the files below it that are not hidden and of a kind in ``suffixes`` (None for any), sorted. A file
-    that is named itself is taken whatever its kind. Raises UsageError if a path does not exist.
+    A folder gives the files below it that are not hidden and of a kind in ``suffixes`` (None for any), sorted. Links to
+    folders are followed, and each folder is read once. A file that is named itself is taken whatever its kind. Raises
+    UsageError if a path does not exist.
     """
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and not _HIDDEN.search(str(p.relative_to(path))))
-            known = [file for file in found if _is_of_kind(file, suffixes, problems)]
+            known = [file for file in _files_below(path, problems) if _is_of_kind(file, suffixes, problems)]
             if not known:
                 kinds = f" of its kinds ({' '.join(sorted(suffixes))})" if suffixes else ""
                 problems.report(str(path), f"the folder holds no files{kinds}")
             files += known
         elif path == STDIN or path.exists():
+            problems.files += 1
             files.append(path)
         else:
             raise UsageError(f"{path}: no such file or folder; check the path")
     return files
 
 
+def _files_below(top: Path, problems: ReadErrors) -> list[Path]:
+    """The files below a folder, sorted; hidden entries and what is no file are counted, broken links reported."""
+    files: list[Path] = []
+    for folder, entries in _folders(top, problems):
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                problems.left_out["hidden"] += 1
+            elif entry.is_file():
+                files.append(path)
+            elif entry.is_symlink() and not path.exists():
+                problems.report(str(path), "a link to a file that does not exist")
+            elif not entry.is_dir():
+                problems.left_out["other than files"] += 1
+    return sorted(files)
+
+
+def _folders(top: Path, problems: ReadErrors) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+    """Yield a folder and those below it that are not hidden, with their entries; linked ones last, each folder once."""
+    folders, links = [top], list[Path]()
+    seen: set[tuple[int, int]] = set()  # device and number: a link may lead to a folder above it
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        entries = _entries(folder, problems)
+        state = folder.stat() if entries else None
+        if state is not None and (state.st_dev, state.st_ino) not in seen:
+            seen.add((state.st_dev, state.st_ino))
+            yield folder, entries
+            for entry in entries:
+                if entry.is_dir() and not entry.name.startswith("."):
+                    (links if entry.is_symlink() else folders).append(folder / entry.name)
+
+
+def _entries(folder: Path, problems: ReadErrors) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted by name; a folder that cannot be read is reported."""
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        problems.report(str(folder), f"the folder cannot be read ({error.strerror})")
+        return []
+
+
 def _is_of_kind(path: PurePath, suffixes: Set[str] | None, problems: ReadErrors) -> bool:
     """Count a file of another kind, which is no error: a folder of books may hold their covers."""
     known = suffixes is None or kind(path.name) in suffixes
+    problems.files += 1
     if not known:
         problems.left_out[f"{kind(path.name) or 'other'} files"] += 1
     return known
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is standard input or a pipe, which can be read once, in the process that was given it."""
+    return path == STDIN or path.is_fifo()
 
 
 def kind(name: str) -> str:
@@ -84,6 +173,12 @@ def _without_compression(name: str) -> PurePath:
     return path.with_suffix("") if path.suffix.lower().removeprefix(".") in _PACKED else path
 
 
+def fault(error: Exception) -> str:
+    """What one of ``READ_ERRORS`` says, with what can be done about it where that is not plain."""
+    long = "requires too much memory" in str(error)
+    return f"{error}{'; unpack it with zstd -d --long=31' if long else ''}"
+
+
 def printable(name: str) -> str:
     """A file name as text; bytes in it that are not UTF-8 become question marks."""
     return name.encode("utf-8", "replace").decode()
@@ -91,13 +186,14 @@ def printable(name: str) -> str:
 
 def whole(path: Path) -> list[Piece]:
     """The one piece of a file that cannot be read in parts."""
-    return [Piece(path, 0 if path == STDIN else path.stat().st_size)]
+    return [Piece(path, 0 if is_stream(path) else path.stat().st_size)]
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file that is read at several positions; raises UsageError for standard input."""
-    if path == STDIN:
-        raise UsageError("-: this source cannot be read from standard input; name a file")
+    """Bytes of a file that is read at several positions; raises UsageError for standard input and pipes."""
+    if is_stream(path):
+        what = "standard input" if path == STDIN else "a pipe"
+        raise UsageError(f"{path}: this source cannot be read from {what}; name a file")
     return path.stat().st_size
 
 
@@ -157,4 +253,4 @@ def files_in(piece: Piece, suffixes: Set[str] | None, problems: ReadErrors) -> I
                     if content is not None and not _HIDDEN.search(str(path)) and _is_of_kind(path, suffixes, problems):
                         yield printable(f"{where}:{path}"), path.name, _unpacked(cast(BufferedReader, content))
     except READ_ERRORS as error:
-        problems.report(where, f"cannot be read to its end ({error})")
+        problems.report(where, f"cannot be read to its end ({fault(error)})")

@@ -1,56 +1,142 @@
-"""JSON lines: an object per line, with a column of text."""
+"""JSON: an object per line, or the objects of an array or of a file that is no line each, with a key of text."""
 
+import codecs
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
-from data_prep.corpus import Document, tidy
+from data_prep.corpus import Document, paragraphs, tidy
 from data_prep.sources import Piece, ReadErrors
-from data_prep.sources.files import TARS, stem
-from data_prep.sources.lines import line_files, line_pieces
+from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS, TARS, fault, is_stream, stem, whole
+from data_prep.sources.lines import Lines, line_files, line_pieces
 
 SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"}) | TARS
 
 PIECE = 64 << 20  # bytes
 
+# The start of an array, or of an object over several lines.
+_NO_LINES = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[|\{\s*\n)")
+_BETWEEN = re.compile(r"\s*[\[,]?\s*")
 
-def pieces(path: Path) -> list[Piece]:
-    """Parts of 64 MB of a plain file; one piece for any other."""
-    return line_pieces(path, PIECE)
+
+def pieces(path: Path, encoding: str | None = None, text_column: str | None = None) -> list[Piece]:
+    """Parts of 64 MB of a plain file of lines; one piece for any other."""
+    if not encoding and not is_stream(path):
+        with path.open("rb") as file:
+            if not _NO_LINES.match(file.read(100)):
+                return line_pieces(path, PIECE)
+    return whole(path)
 
 
-def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None) -> Iterator[Document]:
-    """One document per line, whose text has the key ``text_column``, or ``text``; its line ends end paragraphs.
+def documents(
+    piece: Piece, problems: ReadErrors, text_column: str | None = None, encoding: str | None = None
+) -> Iterator[Document]:
+    """One document per object, whose text has the key ``text_column``, or ``text``; its line ends end paragraphs.
 
-    Its id and title are those of the object, if it has them. The id is otherwise the name of the file and the
-    position of the line in it, in bytes.
+    ``a.b`` is the key ``b`` of the object ``a``, or of each in the list ``a``; each text of a list ends a paragraph.
+    The id and title of a document are those of the object, if it has them. The id is otherwise the name of the file and
+    the position of the line in it, in bytes, or the number of the object.
     """
-    for name, lines in line_files(piece, SUFFIXES, problems):
+    for name, lines in line_files(piece, SUFFIXES, problems, encoding):
+        column = text_column or "text"
+        if not piece.start and _NO_LINES.match(lines.peek()):
+            yield from _of_objects(lines, column, stem(name))
+            continue
         for line in lines:
             if line and not line.isspace():
                 try:
-                    yield _document(line, text_column or "text", f"{stem(name)}:{lines.offset}")
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    lines.report(f"not JSON ({error}); an object per line is expected")
+                    continue
+                try:
+                    yield _document(value, column, f"{stem(name)}:{lines.offset}")
                 except ValueError as error:
                     lines.report(str(error))
 
 
-def _document(line: str, column: str, name: str) -> Document:
-    """The document of one line, called ``name`` if it has no id; raises ValueError if it cannot be used."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error}); an object per line is expected") from error
+def _of_objects(lines: Lines, column: str, name: str) -> Iterator[Document]:
+    """The documents of a file of objects; what follows broken JSON cannot be read."""
+    values = _values(lines)
+    for number in count(1):
+        where = f"{lines.where}: object {number}"
+        try:
+            value = next(values)
+        except StopIteration:
+            return
+        except (ValueError, RecursionError, *READ_ERRORS) as error:
+            return lines.problems.report(where, f"not JSON, cut off or damaged ({fault(error)})")
+        try:
+            yield _document(value, column, f"{name}:{number}")
+        except ValueError as error:
+            lines.problems.report(where, str(error))
+
+
+def _values(lines: Lines) -> Iterator[Any]:
+    """The values of an array, or that follow one another; a block and a value are in memory."""
+    utf8, decoder = codecs.getincrementaldecoder("utf-8-sig")(), json.JSONDecoder()
+    held, opened = "", False
+    for block in chain(lines.blocks(), [b""]):
+        held += utf8.decode(block, not block)
+        position, opened = 0, opened or held.lstrip()[:1] == "["
+        while (start := _BETWEEN.match(held, position).end()) < len(held) and held[start] != "]":  # type: ignore[union-attr]
+            try:
+                value, position = decoder.raw_decode(held, start)
+            except ValueError:  # perhaps its end is not yet held
+                if not block or len(held) - start > LARGEST_DOCUMENT:
+                    raise
+                break
+            yield value
+        held = held[position:]
+    if held.strip(" \t\r\n[") != "]" * opened:
+        raise ValueError("it ends inside the array" if opened else f"{held[:20]!r} at the end")
+
+
+def _document(row: Any, column: str, name: str) -> Document:
+    """The document of one object, called ``name`` if it has no id; raises ValueError if it cannot be used."""
     if not isinstance(row, dict):
         raise ValueError(f"a JSON {type(row).__name__}; an object per line is expected")
-    if column not in row:
-        raise ValueError(f"has no {column!r}, only {', '.join(map(repr, row)) or 'nothing'}; see --text-column")
-    key, title, text = row.get("id"), row.get("title"), row[column]
-    if not isinstance(text, str | None):
-        raise ValueError(f"{column!r} is not text but {type(text).__name__}; see --text-column")
+    try:
+        text = joined(value_at(row, [column] if column in row else column.split(".")))
+    except KeyError:
+        found = ", ".join(map(repr, _names(row))) or "nothing"
+        raise ValueError(f"has no {column!r}, only {found}; see --text-column") from None
+    except TypeError as error:
+        raise ValueError(f"{column!r} is not text but {error}; see --text-column") from error
+    key, title = row.get("id"), row.get("title")
     if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
         key = name
     title = title if isinstance(title, str) else ""
-    return row_document("jsonl", str(key), title, text or "")
+    return row_document("jsonl", str(key), title, text)
+
+
+def _names(row: dict[str, Any]) -> Iterator[str]:
+    """The keys of an object, and as ``a.b`` those of the objects in it."""
+    for key, value in row.items():
+        yield from (f"{key}.{name}" for name in _names(value)) if isinstance(value, dict) and value else [key]
+
+
+def value_at(row: Any, keys: Sequence[str]) -> Any:
+    """The value under keys in keys, of each item of a list; raises KeyError where there is none."""
+    if isinstance(row, list):
+        return [value_at(item, keys) for item in row] if keys else row
+    if not keys or row is None:
+        return row
+    if not isinstance(row, dict):
+        raise KeyError(keys[0])
+    return value_at(row[keys[0]], keys[1:])
+
+
+def joined(value: Any) -> str:
+    """A text, or the texts of a list as paragraphs; none is empty. Raises TypeError for another value."""
+    if isinstance(value, list):
+        return "\n".join(map(joined, value))
+    if not isinstance(value, str | None):
+        raise TypeError(type(value).__name__)
+    return value or ""
 
 
 def row_document(source: str, name: str, title: str, text: str) -> Document:
@@ -62,4 +148,4 @@ def row_document(source: str, name: str, title: str, text: str) -> Document:
         everything.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"has half a character ({everything[error.start]!r})") from error
-    return Document(name, source, title, tidy(text.splitlines()))
+    return Document(name, source, title, tidy(paragraphs(text)))

@@ -1,18 +1,21 @@
 """Lines of files of any size in bounded memory; those that cannot be read are reported by number and byte."""
 
 from collections.abc import Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from data_prep.sources import Piece, ReadErrors
+from data_prep.sources.encodings import AsUtf8, likely_encoding
 from data_prep.sources.files import (
     LARGEST_DOCUMENT,
     READ_ERRORS,
-    STDIN,
     TARS,
+    fault,
     files_in,
+    is_stream,
     kind,
     packing,
     read_block,
@@ -24,15 +27,15 @@ BLOCK = 1 << 20
 MOST_REPORTS = 20  # a file of another kind may have a million bad lines: the others are only counted
 
 _BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def line_pieces(path: Path, piece_size: int) -> list[Piece]:
+def line_pieces(path: Path, piece_size: int, after_blank: bool = False) -> list[Piece]:
     """Parts of a plain file, each from the first line start at or after a multiple of ``piece_size``.
 
-    A compressed file, an archive, a pipe or standard input is one piece.
+    With ``after_blank``, parts start only after a blank line. A compressed file, an archive, a pipe or standard input
+    is one piece.
     """
-    if path == STDIN or not path.is_file() or kind(path.name) in TARS:
+    if is_stream(path) or kind(path.name) in TARS:
         return whole(path)
     size = path.stat().st_size
     cuts = [0]
@@ -42,12 +45,21 @@ def line_pieces(path: Path, piece_size: int) -> list[Piece]:
         for position in range(piece_size, size, piece_size):
             if position > cuts[-1]:  # else it is inside a line that is longer than a piece
                 file.seek(position - 1)
-                while not file.readline(BLOCK).endswith(b"\n") and file.tell() < size:
-                    pass
+                _find_line_start(file, size, after_blank)
                 if file.tell() == size:
                     break
                 cuts.append(file.tell())
     return [Piece(path, end - start, start, end) for start, end in pairwise([*cuts, size])]
+
+
+def _find_line_start(file: BinaryIO, size: int, after_blank: bool) -> None:
+    """Read up to the start of a line, or to the end of the file."""
+    at_start = False
+    while file.tell() < size:
+        was_at_start, part = at_start, file.readline(BLOCK)
+        at_start = part.endswith(b"\n")
+        if at_start and (not after_blank or (was_at_start and not part.strip())):
+            return
 
 
 @dataclass
@@ -63,21 +75,27 @@ class Lines:
     problems: ReadErrors
     start: int = 0  # bytes, like `end`
     end: int | None = None
+    encoding: str | None = None  # of the file, if not UTF-8; positions are then those of its text in UTF-8
     number: int = field(default=0, init=False)  # of the current line, from 1, counted from `start`
     offset: int = field(default=0, init=False)  # bytes before the current line, in the unpacked file
     next_offset: int = field(default=0, init=False)  # bytes before the next line
     _reports: int = field(default=0, init=False)
     _damaged: bool = field(default=False, init=False)
+    _ahead: bytes = field(default=b"", init=False)  # read, but not yet iterated over
+    _block: bytes = field(default=b"", init=False)  # in which the current line ends
 
     def __post_init__(self) -> None:
         self.offset = self.next_offset = self.start
+        if self.encoding:
+            self.file = cast(BinaryIO, AsUtf8(self.file, self.encoding))
 
     def report(self, what: str) -> None:
         """Report the current line as one that cannot be read."""
         self._reports += 1
         if self._reports <= MOST_REPORTS:
             counted = f" after byte {self.start}" if self.start else ""
-            self.problems.report(f"{self.where}: line {self.number}{counted} (byte {self.offset})", what)
+            byte = "" if self.encoding else f" (byte {self.offset})"
+            self.problems.report(f"{self.where}: line {self.number}{counted}{byte}", what)
 
     def __iter__(self) -> Iterator[str]:
         for raw, length in self._raw_lines():
@@ -86,25 +104,44 @@ class Lines:
             if raw is None:
                 self.report(f"longer than {LONGEST_LINE >> 20} MB")
             elif b"\0" in raw:
-                utf16 = not self.offset and raw.startswith(_UTF16)
-                self.report("UTF-16, convert it to UTF-8" if utf16 else "has a NUL byte, so it is not text")
+                self.report(f"has a NUL byte, so it is not text{self._other_encoding()}")
             else:
                 try:
                     yield (raw if self.offset else raw.removeprefix(_BOM)).decode()
                 except UnicodeDecodeError as error:
-                    self.report(f"not UTF-8 at byte {error.start + 1} of the line")
+                    at = f"UTF-8 at byte {error.start + 1} of the line"
+                    self.report(f"not {self.encoding or at}{self._other_encoding()}")
             if self.next_offset == self.end:
                 break
         if not self.next_offset and not self._damaged:
-            self.problems.report(self.where, "the file is empty")
+            self.problems.left_out["empty files"] += 1
         if self._reports > MOST_REPORTS:
             self.problems.report(self.where, f"{self._reports - MOST_REPORTS} more lines could not be read")
+
+    def _other_encoding(self) -> str:
+        """Which setting reads the text, if that can be told."""
+        if self.problems.skip or self.encoding:
+            return ""
+        likely = likely_encoding(self._block)
+        return f", but likely {likely}, which --encoding {likely} reads" if likely else " (for others, see --encoding)"
+
+    def peek(self) -> bytes:
+        """The first bytes, if they can be read; they stay to be read."""
+        with suppress(*READ_ERRORS):
+            self._ahead = self._ahead or read_block(self.file, BLOCK)
+        return self._ahead
+
+    def blocks(self) -> Iterator[bytes]:
+        """The file in blocks of about 1 MB; raises one of ``READ_ERRORS`` where it is damaged."""
+        while block := self._ahead or read_block(self.file, BLOCK):
+            self._ahead, self._block = b"", block
+            yield block
 
     def _raw_lines(self) -> Iterator[tuple[bytes | None, int]]:
         """Yield (line, its bytes with the end); None instead of a line that is too long to be held."""
         held, length = b"", 0
         try:
-            while block := read_block(self.file, BLOCK):
+            for block in self.blocks():
                 *complete, rest = block.split(b"\n")
                 for line in complete:
                     length += len(line)
@@ -115,14 +152,16 @@ class Lines:
         except READ_ERRORS as error:
             self._damaged = True
             where = f"{self.where}: after line {self.number} (byte {self.next_offset})"
-            self.problems.report(where, f"cut off or damaged ({error})")
+            self.problems.report(where, f"cut off or damaged ({fault(error)})")
         if length:
             yield (held if length <= LONGEST_LINE else None), length
 
 
-def line_files(piece: Piece, suffixes: Set[str] | None, problems: ReadErrors) -> Iterator[tuple[str, Lines]]:
+def line_files(
+    piece: Piece, suffixes: Set[str] | None, problems: ReadErrors, encoding: str | None = None
+) -> Iterator[tuple[str, Lines]]:
     """Yield (name, lines) of each file of a piece, see :func:`data_prep.sources.files.files_in`."""
     for where, name, file in files_in(piece, suffixes, problems):
         if piece.start:
             file.seek(piece.start)
-        yield name, Lines(file, where, problems, piece.start, piece.end)
+        yield name, Lines(file, where, problems, piece.start, piece.end, encoding)

@@ -4,6 +4,7 @@ Hugging Face's data sets are kept in these: Parquet for download, Arrow streams 
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from data_prep.corpus import Document
 from data_prep.sources import Piece, ReadErrors
 from data_prep.sources.files import LARGEST_DOCUMENT, printable, size_of, stem
-from data_prep.sources.jsonl import row_document
+from data_prep.sources.jsonl import row_document, value_at
 
 SUFFIXES = frozenset({".parquet", ".arrow", ".feather", ".ipc"})
 
@@ -25,6 +26,7 @@ BATCH = 16 << 20  # bytes of one batch of rows, unpacked, on average
 BATCH_ROWS = 1024
 
 _ERRORS = (pa.ArrowException, OSError)
+# The type as which a type of text is read, so that one row that is not UTF-8 does not take the others with it.
 _BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 
 
@@ -37,7 +39,7 @@ class _Table(NamedTuple):
     batches: Callable[[int, list[str]], Iterable[pa.RecordBatch]]
 
 
-def pieces(path: Path) -> list[Piece]:
+def pieces(path: Path, text_column: str | None = None) -> list[Piece]:
     """Runs of row groups (Parquet) or record batches (Arrow files) of about 64 MB; a stream is one piece."""
     size = size_of(path)
     try:
@@ -58,9 +60,10 @@ def pieces(path: Path) -> list[Piece]:
 def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None) -> Iterator[Document]:
     """One document per row; line ends in its text end paragraphs, and a missing text is an empty one.
 
-    The text is in ``text_column``, by default ``text``, or else the only column of strings. The id and the title are
-    those of the columns of these names, if there are any. The id is otherwise made of the name of the file and the
-    numbers of the row group or record batch and of the row in it.
+    The text is in ``text_column``, by default ``text``, or else the only column of strings; ``a.b`` is the field ``b``
+    of the column ``a``, and each text of a list ends a paragraph. The id and the title are those of the columns of
+    these names, if there are any. The id is otherwise made of the name of the file and the numbers of the row group or
+    record batch and of the row in it.
     """
     where = printable(str(piece.path))
     rows = 0
@@ -68,11 +71,11 @@ def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None
         with _opened(piece.path) as table:
             columns = _columns(table.schema, text_column)
             if columns is None:
-                found = ", ".join(f"{field.name} ({field.type})" for field in table.schema) or "none"
+                found = ", ".join(f"{name} ({type_})" for name, type_ in _fields(table.schema)) or "none"
                 what = f"no column {text_column or 'text'!r} of text; choose one of its columns with --text-column"
                 problems.report(where, f"{what}: {found}")
                 return
-            names = [name for name in columns if name]
+            names = [_keys(table.schema, name)[0] for name in columns if name]
             for part in range(piece.start, len(table.sizes) if piece.end is None else piece.end):
                 where = f"{piece.path}: {table.part_name} {part}"
                 batches = (zip(*(_values(b, n) for n in columns), strict=True) for b in table.batches(part, names))
@@ -83,7 +86,7 @@ def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None
                     except ValueError as error:
                         problems.report(f"{where}, row {row}", str(error))
             if not rows:
-                problems.report(where, "the table has no rows")
+                problems.left_out["empty files"] += 1
     except _ERRORS as error:
         problems.report(where, f"cannot be read ({' '.join(str(error).split())})")
 
@@ -96,19 +99,19 @@ def _opened(path: Path) -> Iterator[_Table]:
         start = file.read(6)
     if start.startswith(b"PAR1"):
         # Without the buffer, Parquet reads all pages of a column of a row group at once, however large that is.
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as parquet:
+        with path.open("rb") as source, pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False) as parquet:
             groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
             sizes = [group.total_byte_size for group in groups]
             rows = [_batch_rows(group.total_byte_size, group.num_rows) for group in groups]
             read = functools.partial(parquet.iter_batches, use_threads=False)
             yield _Table(parquet.schema_arrow, "row group", sizes, lambda part, names: read(rows[part], [part], names))
     elif start == b"ARROW1":
-        with pa.memory_map(str(path)) as mapped:
+        with pa.memory_map(os.fsencode(path)) as mapped:
             reader = pa.ipc.open_file(mapped)
             sizes = [size // max(1, reader.num_record_batches)] * reader.num_record_batches
             yield _Table(reader.schema, "record batch", sizes, lambda part, names: _sliced([reader.get_batch(part)]))
     elif start.startswith(b"\xff\xff\xff\xff"):
-        with pa.OSFile(str(path)) as stream, pa.ipc.open_stream(stream) as reader:
+        with pa.OSFile(os.fsencode(path)) as stream, pa.ipc.open_stream(stream) as reader:
             yield _Table(reader.schema, "stream", [size], lambda part, names: _sliced(reader))
     else:
         raise OSError("neither Parquet nor Arrow" if start else "the file is empty")
@@ -128,39 +131,81 @@ def _batch_rows(size: int, rows: int) -> int:
 
 def _columns(schema: pa.Schema, wanted: str | None) -> tuple[str | None, str | None, str] | None:
     """Names of the columns of the id (strings or integers), the title and the text; None without a text."""
-    types = {field.name: field.type for field in schema}
-    values = {name: type_.value_type if pa.types.is_dictionary(type_) else type_ for name, type_ in types.items()}
+    values = {field.name: _without_dictionary(field.type) for field in schema}
     texts = [name for name, type_ in values.items() if type_ in _BINARY]
-    column = wanted or ("text" if "text" in texts or len(texts) != 1 else texts[0])
-    if column not in texts:
+    column = wanted or ("text" if "text" in values or len(texts) != 1 else texts[0])
+    if not _is_text(schema, _keys(schema, column)):
         return None
-    has_id = "id" in types and (pa.types.is_integer(types["id"]) or "id" in texts)
+    has_id = "id" in texts or ("id" in values and pa.types.is_integer(schema.field("id").type))
     return "id" if has_id else None, "title" if "title" in texts else None, column
 
 
+def _keys(schema: pa.Schema, name: str) -> list[str]:
+    """A column, and the fields in it, that a name such as ``a.b`` means."""
+    return [name] if name in schema.names else name.split(".")
+
+
+def _is_text(fields: pa.Schema | pa.StructType, keys: list[str]) -> bool:
+    """Whether there are texts, or nothing but nulls, under keys in keys."""
+    if fields.get_field_index(keys[0]) < 0:
+        return False
+    type_ = _without_dictionary(fields.field(keys[0]).type)
+    while _is_list(type_):
+        type_ = _without_dictionary(type_.value_type)
+    if pa.types.is_struct(type_):
+        return bool(keys[1:]) and _is_text(type_, keys[1:])
+    return not keys[1:] and (type_ in _BINARY or type_ in _BINARY.values() or pa.types.is_null(type_))
+
+
+def _fields(fields: pa.Schema | pa.StructType, prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:
+    """The names and types of columns, and as ``a.b`` those of the fields in them."""
+    for field in fields:
+        inner = pa.types.is_struct(field.type) and field.type.num_fields
+        yield from _fields(field.type, f"{prefix}{field.name}.") if inner else [(prefix + field.name, field.type)]
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return any(is_kind(type_) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def _without_dictionary(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if pa.types.is_dictionary(type_) else type_
+
+
+def _as_bytes(type_: pa.DataType) -> pa.DataType:
+    """A type with bytes instead of texts, and values instead of dictionaries, at any depth."""
+    type_ = _without_dictionary(type_)
+    if _is_list(type_):
+        new = pa.large_list if pa.types.is_large_list(type_) else pa.list_
+        return new(type_.value_field.with_type(_as_bytes(type_.value_type)))
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_as_bytes(field.type)) for field in type_])
+    return _BINARY.get(type_, type_)
+
+
 def _values(batch: pa.RecordBatch, name: str | None) -> list[Any]:
-    """The values of a column: bytes, integers or None."""
+    """The values of a column: bytes, integers or None, or lists of such."""
     if name is None:
         return [None] * batch.num_rows
-    column = batch.column(name)
-    if pa.types.is_dictionary(column.type):
-        column.validate()
-        column = column.dictionary_decode()
-    # As bytes, so that one row that is not UTF-8 does not take the others with it.
-    column = column.cast(_BINARY.get(column.type, column.type))
-    column.validate(full=True)  # a damaged file must not make Arrow read outside the buffers
-    values: list[Any] = column.to_pylist()
-    return values
+    column, *keys = _keys(batch.schema, name)
+    values = batch.column(column)
+    values.validate()
+    values = values.cast(_as_bytes(values.type))
+    values.validate(full=True)  # a damaged file must not make Arrow read outside the buffers
+    return [value_at(value, keys) for value in values.to_pylist()]
 
 
-def _document(name: str, key: bytes | int | None, title: bytes | None, text: bytes | None) -> Document:
+def _document(name: str, key: bytes | int | None, title: bytes | None, text: Any) -> Document:
     """The document of one row, called ``name`` if it has no id; raises ValueError if it cannot be used."""
-    if len(text or b"") > LARGEST_DOCUMENT:
+    words = _text(text)
+    if len(words) > LARGEST_DOCUMENT:
         raise ValueError(f"longer than {LARGEST_DOCUMENT >> 20} MB")
-    return row_document("parquet", _text(key) or name, _text(title), _text(text))
+    return row_document("parquet", _text(key) or name, _text(title), words)
 
 
-def _text(value: bytes | int | None) -> str:
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(map(_text, value))
     try:
         return value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
     except UnicodeDecodeError as error:

@@ -161,7 +161,11 @@ def _copy_code(folder: Path) -> None:
 
 
 def from_hf(folder: Path) -> Checkpoint:
-    """Read such a folder, as it was written or after training with transformers, without running code in it."""
+    """Read such a folder, as it was written or after training with transformers, without running code in it.
+
+    UsageError for a link out of the folder, and for what is not such a model.
+    """
+    encoder_folder(folder)
     config = _read_config(folder)
     record: dict[str, Any] = dict(getattr(config, "fairseq", None) or {})
     state = names.to_fairseq_names(read_weights(folder), record.pop("head", None) or names.DEFAULT_HEAD)

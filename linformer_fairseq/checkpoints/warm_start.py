@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def to_linformer(
     if init != "block-mean" and kind not in INITIALISED or init == "svd" and kind != "linear":
         raise UsageError(f"--init {init} is not for --projection {kind}; leave it out")
     source = longer(exact, max_positions)
-    shape = {"projected_length": projected_length, "projection": kind, "projection_sharing": sharing}
+    shape: dict[str, Any] = {"projected_length": projected_length, "projection": kind, "projection_sharing": sharing}
     shape |= {"local_window": window} if window else {}
     note = {"conversion": "to-linformer", "init": init, **shape, "max_positions": source.model["max_positions"]}
     shape |= {"attention": "linformer", "projection_init": "normal" if init == "random" else "block-mean"}

@@ -1,11 +1,12 @@
 """What the parsers of all subcommands share."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning import EPOCHS
+from linformer_fairseq.finetuning import EPOCHS, LEARNING_RATE
 from linformer_fairseq.inference import KEEPS
 
 
@@ -48,8 +49,16 @@ def text_columns(a: argparse.Namespace) -> tuple[str, ...]:
 
 
 def check_at_least_one(a: argparse.Namespace, *names: str) -> None:
-    """Raise UsageError if one of these flags is a number below 1."""
+    """Raise UsageError if one of these flags is a number below 1, or has such a number."""
     for name in names:
-        value = getattr(a, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        given = getattr(a, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+
+
+def check_learning_rates(*rates: float) -> None:
+    """Raise UsageError if a value of --lr cannot train anything."""
+    for rate in rates:
+        if not 0 < rate < math.inf:
+            raise UsageError(f"--lr {rate}: must be above 0, such as {LEARNING_RATE:g}")

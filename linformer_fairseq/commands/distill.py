@@ -18,7 +18,7 @@ of each text (criterion `distillation`). Runs fairseq-train; the same command re
 
     linformer convert from-bert MODEL teacher.pt --attention exact
     linformer convert from-bert MODEL student.pt --projection adaptive --projected-length 128
-    linformer prepare tokenizer --import teacher.tokenizer ...   then binarize: text with the model's own tokenizer
+    linformer prepare tokenizer --import teacher.tokenizer --out TOKENIZER     (then binarize the text with it)
     linformer distill teacher.pt student.pt DATA --save-dir RUN
 """
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         prog="linformer distill",
         description=DESCRIPTION,
         usage="%(prog)s [-h] --save-dir DIR [--recipe RECIPE] [--dry-run] TEACHER STUDENT DATA [-- MORE FAIRSEQ FLAGS]",
-        epilog="Flags after -- win over the recipe, for example: -- --max-update 600 --lr 5e-5",
+        epilog="Flags after -- win over the recipe, for example: -- --max-update 600 --lr 1e-4",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("teacher", metavar="TEACHER", type=Path, help="checkpoint with exact attention")

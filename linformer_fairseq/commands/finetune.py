@@ -19,7 +19,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from linformer_fairseq.commands.arguments import check_at_least_one, command_parser, shared_flags, text_columns
+from linformer_fairseq.commands.arguments import (
+    check_at_least_one,
+    check_learning_rates,
+    command_parser,
+    shared_flags,
+    text_columns,
+)
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
 
@@ -66,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
 def _train(a: argparse.Namespace) -> None:
     text = text_columns(a)
     check_at_least_one(a, "seeds", "epochs", "batch_size")
+    check_learning_rates(a.lr)
     if not 0 < a.dev_share < 1:
         raise UsageError(f"--dev-share {a.dev_share}: must be above 0 and below 1")
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from linformer_fairseq.commands.arguments import check_at_least_one, command_parser, shared_flags
+from linformer_fairseq.commands.arguments import check_at_least_one, check_learning_rates, command_parser, shared_flags
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
 
 
@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """All runs, the table, and the zip; returns the exit status."""
     a = parser().parse_args(argv)
-    check_at_least_one(a, "jobs", "seeds", "epochs")
+    check_at_least_one(a, "jobs", "seeds", "epochs", "batch_size")
+    check_learning_rates(*a.lr)
 
     from linformer_fairseq.plugin import register
 

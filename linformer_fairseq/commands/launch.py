@@ -33,15 +33,20 @@ from linformer_fairseq.launch.job import check_save_dir, find_data
 from linformer_fairseq.launch.submission import LIVE, Submitted, Task
 from linformer_fairseq.paths import SLURM
 
+# Settings that a sweep cannot vary, since the command sets them for all of its runs.
+SET_BY = {"task.data": "--data", "checkpoint.save_dir": "--save-dir", "common.user_dir": "this package"}
+
 
 def pretrain(a: argparse.Namespace, more: list[str]) -> list[Task]:
     """One training run for each combination of a sweep's values, each in a folder of its own."""
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
     recipe, data = find_recipe(a.recipe), find_data(a.data)
-    tasks = []
+    tasks: list[Task] = []
     for changes in combinations(a.sweep):
         name = ",".join(f"{key.rsplit('.')[-1]}={value}" for key, value in changes.items()) or recipe.stem
+        if ".." in Path(name).parts or name in [task.name for task in tasks]:
+            raise UsageError(f"--sweep: {name} cannot be the folder of a run of its own; give other values")
         save_dir = (a.save_dir / name if changes else a.save_dir).resolve()
         if not a.dry_run:
             check_save_dir(save_dir, a.free_gb)
@@ -68,6 +73,8 @@ def combinations(sweep: Sequence[str]) -> list[dict[str, Any]]:
     for given in sweep:
         key, _, text = given.partition("=")
         values = text.split(",")
+        if key in SET_BY:
+            raise UsageError(f"--sweep {given}: {SET_BY[key]} sets {key}; submit a launch for each value")
         if "." not in key or not all(values):
             raise UsageError(f"--sweep {given}: give it as SECTION.KEY=VALUE,VALUE, for example common.seed=1,2,3")
         choices.append([(key, yaml.safe_load(value)) for value in values])

@@ -4,10 +4,15 @@ Since PyTorch 2.6 `torch.load` unpickles only tensors and plain values unless to
 `argparse.Namespace` in almost every checkpoint.
 """
 
+import ast
 import pickle
 import re
+import zipfile
 from argparse import Namespace
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from functools import wraps
 from types import SimpleNamespace
 from typing import IO, Any
 
@@ -16,7 +21,8 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed.utils import _TensorPlaceholder
 from fairseq.logging import meters
-from omegaconf import DictConfig, ListConfig, nodes
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from omegaconf import DictConfig, ListConfig, OmegaConf, nodes
 from omegaconf.base import ContainerMetadata, Metadata
 
 from linformer_fairseq.errors import UsageError
@@ -41,26 +47,130 @@ _ALLOWED: list[Any] = [
     ),
 ]
 
+# What a file may choose where fairseq builds all that a file names. Others pass settings of theirs to `eval`, import
+# what a setting names, start programs or write files. Of architectures, those of these models.
+_MODELS = ("linformer_roberta", "roberta")
+_TASKS = ("masked_lm", "multilingual_masked_lm", "sentence_prediction", "streaming_masked_lm")
+_CRITERIONS = ("masked_lm", "fused_masked_lm", "distillation", "cross_entropy", "sentence_prediction")
+_EVALUATED = {"xformers_att_config", "adam_betas", "adamax_betas", "adafactor_eps", "lamb_betas"}
+_building = ContextVar("_building", default=False)
+
 
 def read_safely() -> None:
-    """Let fairseq read files through `load`, and with `torch.load` what one process receives from another."""
+    """Let fairseq read files through `load`, and with `torch.load` what one process receives from another.
+
+    What a file has built, as in `fairseq-validate --path` and `from_pretrained`, must be of a known kind.
+    """
     checkpoint_utils.torch = SimpleNamespace(**vars(torch) | {"load": load})
     torch.serialization.add_safe_globals(_ALLOWED)
+    checkpoint_utils.load_checkpoint_to_cpu = _refusing(checkpoint_utils.load_checkpoint_to_cpu)
+    checkpoint_utils.load_model_ensemble_and_task = _noting(checkpoint_utils.load_model_ensemble_and_task)
+
+
+def _noting(load_ensemble: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(load_ensemble)
+    def load_model_ensemble_and_task(filenames: Sequence[str], *others: Any, **named: Any) -> Any:
+        token = _building.set(True)
+        try:
+            return load_ensemble(filenames, *others, **named)
+        finally:
+            _building.reset(token)
+
+    return load_model_ensemble_and_task
+
+
+def _refusing(load_to_cpu: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(load_to_cpu)
+    def load_checkpoint_to_cpu(path: str, *others: Any, **named: Any) -> Any:
+        state = load_to_cpu(path, *others, **named)
+        if _building.get():
+            _refuse_foreign_kinds(path, state.get("cfg") or {})
+        return state
+
+    return load_checkpoint_to_cpu
+
+
+def _refuse_foreign_kinds(path: str, cfg: Any) -> None:
+    """A UsageError for a file whose model, task or criterion is not of the kinds above, by any of fairseq's names."""
+    known = {
+        "model": (("_name", "arch"), {arch for arch, model in ARCH_MODEL_NAME_REGISTRY.items() if model in _MODELS}),
+        "task": (("_name", "task"), set(_TASKS)),
+        "criterion": (("_name", "criterion"), set(_CRITERIONS)),
+    }
+    for section, (keys, allowed) in known.items():
+        found = cfg.get(section)
+        if found is None and section == "criterion":
+            continue
+        settings: Any = OmegaConf.to_container(found, resolve=False) if isinstance(found, DictConfig) else found
+        settings = vars(found) if isinstance(found, Namespace) else settings
+        # An old Namespace has the settings of everything; in others, a name may stand at either place.
+        given = [settings.get(key) for key in keys] if isinstance(settings, Mapping) else [settings]
+        names = [str(name) for name in given if name is not None] or ["None"]
+        wrong = [name for name in names if name not in allowed]
+        if wrong:
+            raise UsageError(
+                f"{path} was not loaded, because it asks for the {section} {wrong[0]}, which a file may not choose: "
+                "fairseq might run code that stands in its settings; load models of this project and RoBERTas"
+            )
 
 
 def load(file: IO[bytes], **options: Any) -> Any:
     """`torch.load` of an open checkpoint with `weights_only` on, whatever the environment says.
 
     Raises:
-        UsageError: the file asks for a class or function that fairseq never writes, or is not a whole checkpoint.
+        UsageError: the file asks for a class or function that fairseq never writes, is not a whole checkpoint, or has
+            settings that would run code or read the environment.
     """
+    name = getattr(file, "name", "the checkpoint")
     try:
+        _check_parts(file)
         with torch.serialization.safe_globals(_ALLOWED):
-            return torch.load(file, **{**options, "weights_only": True})
+            content = torch.load(file, **{**options, "weights_only": True})
     except Exception as error:
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
             raise
-        raise UsageError(_reason(getattr(file, "name", "the checkpoint"), error)) from None
+        raise UsageError(_reason(name, error)) from None
+    if isinstance(content, Mapping):
+        for key, value in _strings([content.get("cfg"), content.get("args")]):
+            if re.search(r"\$\{.*:", value, re.DOTALL) or (key in _EVALUATED and not _is_literal(value)):
+                raise UsageError(
+                    f"{name} was not loaded, because its setting {key} is {value[:60]!r}, which fairseq would compute: "
+                    "save it again with a plain value there, if you made it yourself"
+                )
+    return content
+
+
+def _check_parts(file: IO[bytes]) -> None:
+    """A BadZipFile for a part that is not what was written: PyTorch stores checksums and does not look at them."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if bad := archive.testzip():
+                raise zipfile.BadZipFile(f"its part {bad} is not what was written")
+    file.seek(0)
+
+
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The strings in settings, at any depth, each with the key that it stands under; nothing is resolved."""
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value, resolve=False)
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _strings(inner, str(name))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _strings(inner, key)
+
+
+def _is_literal(value: str) -> bool:
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def _reason(name: str, error: Exception) -> str:

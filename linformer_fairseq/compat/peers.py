@@ -34,9 +34,11 @@ def find_peers(training: DictConfig, gpus: int, environ: Mapping[str, str]) -> P
     this machine (`gpus`; 0 for a run on CPUs). `--distributed-no-spawn` and `--distributed-init-method` override all.
 
     Raises:
-        UsageError: the flags contradict each other, or ask for more GPUs than there are.
+        UsageError: the flags contradict each other, or ask for no process or more GPUs than there are.
     """
     rendezvous, world_size = training.distributed_init_method, training.distributed_world_size
+    if world_size < 1:
+        raise UsageError(f"--distributed-world-size {world_size}: must be at least 1, the number of processes")
     if rendezvous is not None and training.distributed_no_spawn:
         return Peers(rendezvous, world_size, training.distributed_rank, training.device_id)
     if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environ.keys():

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from ..layers.adaptive import AdaptiveProjection
 from ..layers.encoder import LinformerEncoder
-from ..layers.projection import AdaptiveProjection, ConvProjection, LinearProjection
+from ..layers.projection import ConvProjection, LinearProjection
 from .configuration_linformer import LinformerConfig
 
 

@@ -66,10 +66,15 @@ def encode(texts: Sequence[tuple[str, ...]], encoder: encoders.Encoder, longest:
     for column in zip(*texts, strict=True):
         together, lengths = encoder.encode(list(column))
         columns.append(np.split(together.astype(np.int64), np.cumsum(lengths)[:-1]))
+    return arrange(list(zip(*columns, strict=True)), longest, keep)
+
+
+def arrange(rows: Sequence[tuple[Ids, ...]], longest: int, keep: str = "head") -> Sequences:
+    """The same of rows that are tokenised."""
     ids: list[Ids] = []
     owners: list[int] = []
     longer = 0
-    for number, row in enumerate(zip(*columns, strict=True)):
+    for number, row in enumerate(rows):
         room = longest - 2 * len(row)
         kept = fit([len(text) for text in row], room)
         too_long = sum(kept) < sum(map(len, row))

@@ -63,9 +63,9 @@ def sweep(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically."""
+    """Write a small text file atomically; the names of files in it may be no UTF-8."""
     with replace_when_done(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -19,6 +19,7 @@ where `square(n, path)` writes `path` atomically and returns `Done({"square": n 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -42,6 +43,8 @@ HEARTBEAT_SECONDS = 30
 POLL_SECONDS = 1.0
 
 Result = dict[str, Any]
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)  # of os.link
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,14 @@ class Claims:
             os.link(self._own, path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            try:
+                with path.open("x", encoding="utf-8") as claim:
+                    json.dump(identity, claim)
+            except FileExistsError:
+                return False
         finally:
             self._own.unlink()
         return True
@@ -182,6 +193,8 @@ class Claims:
             age = self._file_system_time() - path.stat().st_mtime
         except FileNotFoundError:
             return True
+        except json.JSONDecodeError:  # being written, on a file system without hard links
+            return False
         here = owner["host"] == socket.gethostname()
         return age > 5 * HEARTBEAT_SECONDS or (here and _started(owner["process"]) != owner["started"])
 

@@ -85,7 +85,8 @@ def attend_locally(
             for slot, t in ((slots.keys, k), (slots.values, v))
         )
     out = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask, p)
-    return _at(out.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :n], needed)
+    joined = out.view(batch, -1, heads, rows, dim).transpose(1, 2).flatten(2, 3)[:, :, :n]
+    return _at(joined, needed)
 
 
 def _stretches(x: Tensor, places: Tensor, step: int, before: int) -> Tensor:

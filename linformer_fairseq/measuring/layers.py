@@ -43,7 +43,7 @@ class Entry:
     k: int
     tokens: int
     mode: str  # train, forward and backward with dropout; or forward
-    dtype: str  # fp32; or bf16, which is autocast
+    dtype: str  # fp32; or bf16 or fp16, which are autocast
     embed_dim: int
     heads: int
     ffn_dim: int
@@ -169,7 +169,8 @@ class Runner:
             one, few = slice(1), slice(self.entry.k + 1)
             part = (few, one) if self.entry.contestant == "fairseq" else (one, few)
             x, grad = x.detach()[part].clone().requires_grad_(self.train), grad[part]
-        autocast = torch.autocast(self.device, torch.bfloat16) if self.entry.dtype == "bf16" else nullcontext()
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.entry.dtype)
+        autocast = torch.autocast(self.device, half) if half else nullcontext()
         with torch.set_grad_enabled(self.train), autocast:
             out = self.layer(x)
         if self.train:

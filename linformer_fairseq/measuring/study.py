@@ -137,8 +137,9 @@ class Measurement:
         options = parser.parse_args(words)
         if options.out is None:
             parser.error("--out DIR is required, except with --results")
-        if getattr(options, "rounds", 1) < 1:
-            parser.error(f"--rounds {options.rounds}: must be at least 1")
+        for name in ("rounds", "seeds", "updates"):
+            if (value := getattr(options, name, 1)) < 1:
+                parser.error(f"--{name} {value}: must be at least 1")
         own = {name: value for name, value in vars(options).items() if name not in {*FRAME, *self.choices}}
         settings = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
         here = machine(getattr(options, "device", None))
@@ -173,11 +174,11 @@ class Measurement:
 
 
 def as_typed(file: str, words: Sequence[str]) -> str:
-    """A command as a report names it: without --out and --report, and with DATA for a folder's absolute path."""
+    """A command as a report names it: without --out and --report, and with DATA for an absolute path."""
     left = iter(words)
     shown = [word for word in left if not (word in ("--out", "--report") and next(left, None))]
     script = "/".join(Path(file).resolve().parts[-3:])
-    return shlex.join(["python", script, *("DATA" if Path(word).is_absolute() else word for word in shown)])
+    return shlex.join(["python", script, *(re.sub("(^|=)/.*", r"\1DATA", word) for word in shown)])
 
 
 def machine(device: str | None = None) -> dict[str, str]:
@@ -212,7 +213,7 @@ def comparison(title: str, about: str = "", relative: str = "") -> Callable[[Res
         names = list(dict.fromkeys(re.sub(r", round \d+$", "", name) for name in cells))
         runs = {name: rounds_of(cells, name) or [cells[name]] for name in names}
         columns = list(dict.fromkeys(figure for found in runs.values() for figure in found[0]))
-        rows = [[name, *(_field([run.get(c) for run in found]) for c in columns)] for name, found in runs.items()]
+        rows = [[name, *(spread([run.get(c) for run in found]) for c in columns)] for name, found in runs.items()]
         if relative:
             medians = [median(run[relative] for run in found) for found in runs.values()]
             rows = [[*row, f"{value / medians[0]:.2f}"] for row, value in zip(rows, medians, strict=True)]
@@ -223,7 +224,8 @@ def comparison(title: str, about: str = "", relative: str = "") -> Callable[[Res
     return table
 
 
-def _field(values: Sequence[Any]) -> str:
+def spread(values: Sequence[Any]) -> str:
+    """The field of a table for the values of all rounds; of texts, the first."""
     if not all(isinstance(value, int | float) for value in values):
         return "" if values[0] is None else str(values[0])
     found = (median(values), min(values), max(values))

@@ -35,12 +35,29 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import write_json, write_text
 from linformer_fairseq.paths import USER_DIR
 
-# What decides how a run trains. The environment holds much else, and passwords.
-_VARIABLES = re.compile(
-    r"(SLURM|CUDA|NCCL|GLOO|TORCH|PYTORCH|TORCHELASTIC|OMP|MKL|OPENBLAS|CUBLAS|NVIDIA|LINFORMER)_\w+"
-    r"|RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT|PYTHONHASHSEED|LOGLEVEL"
-)
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|JWT", re.IGNORECASE)
+# What decides how a run trains. The environment holds much else, and passwords under any name.
+_VARIABLES = {
+    "SLURM": "JOB_ID JOB_NODELIST JOB_NUM_NODES JOB_PARTITION NNODES NTASKS NTASKS_PER_NODE CPUS_PER_TASK GPUS_ON_NODE "
+    "PROCID LOCALID NODEID STEP_ID STEP_NODELIST STEP_NUM_NODES STEP_NUM_TASKS RESTART_COUNT ARRAY_JOB_ID "
+    "ARRAY_TASK_ID CLUSTER_NAME",
+    "CUDA": "VISIBLE_DEVICES DEVICE_ORDER DEVICE_MAX_CONNECTIONS LAUNCH_BLOCKING MODULE_LOADING",
+    "NCCL": "DEBUG SOCKET_IFNAME IB_HCA IB_DISABLE IB_TIMEOUT IB_GID_INDEX NET NET_GDR_LEVEL P2P_DISABLE P2P_LEVEL "
+    "SHM_DISABLE ALGO PROTO NVLS_ENABLE",
+    "GLOO": "SOCKET_IFNAME",
+    "TORCH": "DISTRIBUTED_DEBUG NCCL_BLOCKING_WAIT NCCL_ASYNC_ERROR_HANDLING NCCL_AVOID_RECORD_STREAMS CUDA_ARCH_LIST "
+    "ALLOW_TF32_CUBLAS_OVERRIDE COMPILE_DISABLE",
+    "PYTORCH": "CUDA_ALLOC_CONF ALLOC_CONF NO_CUDA_MEMORY_CACHING",
+    "TORCHELASTIC": "RUN_ID RESTART_COUNT MAX_RESTARTS",
+    "OMP": "NUM_THREADS PROC_BIND PLACES",
+    "MKL": "NUM_THREADS CBWR ENABLE_INSTRUCTIONS",
+    "OPENBLAS": "NUM_THREADS CORETYPE",
+    "CUBLAS": "WORKSPACE_CONFIG",
+    "NVIDIA": "VISIBLE_DEVICES TF32_OVERRIDE",
+    "LINFORMER": "DEBUG MAX_PERPLEXITY_RATIO",
+    "": "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT PYTHONHASHSEED LOGLEVEL",
+}
+_NAMES = {f"{start}_{name}".strip("_") for start, names in _VARIABLES.items() for name in names.split()}
+_IN_URL = re.compile(r"://[^/\s\"']*@")  # user and password
 _SECRET_FLAG = re.compile(r"[+~-]*([\w.-]*[-_.])?(key|token|secret|password|credentials?)([-_.][\w.-]*)?")
 
 
@@ -83,14 +100,14 @@ def now() -> str:
 
 
 def plain_settings(cfg: Any) -> Any:
-    """A configuration of fairseq's, references resolved, as dicts, lists and plain values."""
+    """A configuration of fairseq's, references resolved, as plain values without passwords in URLs."""
 
     def plain(value: Any) -> Any:
         if OmegaConf.is_config(value):
             return OmegaConf.to_container(value, resolve=True, enum_to_str=True)
         return vars(value) if isinstance(value, Namespace) else str(value)
 
-    return json.loads(json.dumps(plain(cfg), default=plain))
+    return json.loads(_IN_URL.sub("://…@", json.dumps(plain(cfg), default=plain)))
 
 
 def _environment() -> dict[str, Any]:
@@ -115,19 +132,18 @@ def _environment() -> dict[str, Any]:
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that decide how a run trains, without any that looks like a secret."""
-    names = sorted(name for name in environ if _VARIABLES.fullmatch(name) and not _SECRET.search(name))
-    return {name: environ[name] for name in names}
+    """The environment variables that decide how a run trains, and no others."""
+    return {name: _IN_URL.sub("://…@", environ[name]) for name in sorted(_NAMES & environ.keys())}
 
 
 def without_secrets(argv: Sequence[str]) -> list[str]:
-    """The command line, with `…` for the value of a flag that looks like a secret."""
+    """The command line, with `…` for the value of a flag that looks like a secret and for passwords in URLs."""
     shown: list[str] = []
     hide_next = False
     for word in argv:
         flag, equals, _ = word.partition("=")
         secret = _SECRET_FLAG.fullmatch(flag) is not None
-        shown.append("…" if hide_next else f"{flag}=…" if secret and equals else word)
+        shown.append("…" if hide_next else f"{flag}=…" if secret and equals else _IN_URL.sub("://…@", word))
         hide_next = secret and not equals and word.startswith("--")
     return shown
 

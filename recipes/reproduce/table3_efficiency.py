@@ -25,6 +25,7 @@ import torch
 from linformer_fairseq.measuring.layers import CONTESTANTS, EXACT, Entry, cost, missing
 from linformer_fairseq.measuring.plots import Panel, plot_lines
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
+from linformer_fairseq.training.hardware import low_precision
 
 # Table 3 of the paper (Wang et al. 2020, arXiv 2006.04768), against n x n softmax on a V100 of 16 GB, inference:
 # n -> times as fast, and how many times as many inputs fit into memory, for each k below n.
@@ -51,7 +52,7 @@ QUICK = (
     (65536, 256, ("ours",)),
 )
 ABOUT = """{threads} threads. d = {embed_dim}, {heads} heads, ffn {ffn_dim}, post-LN, GELU, dropout {dropout:g}, none
-of attention weights; {tokens:,} tokens a step, or n if that is more; bf16 is autocast. On a CPU freed memory is kept
+of attention weights; {tokens:,} tokens a step, or n if that is more; 16 bit is autocast. On a CPU freed memory is kept
 for ours, as in its trainings, and given back for others, as glibc does."""
 NOTES = """Tokens per second are medians over rounds, in which the contestants take turns; in brackets, how many times
 as fast ours is: the median of the ratios within the rounds. Memory is the growth from layer, gradients of the
@@ -59,7 +60,7 @@ parameters and input to the peak within one step, each in a fresh process; on a 
 allocator that gives back at once. In brackets, how many times as much as ours. The paper's memory is how many times as
 many inputs fit, which this comes near to."""
 MODES = {"train": "forward and backward", "forward": "forward"}
-DTYPES = ("fp32", "bf16")
+DTYPES = ("fp32", "bf16", "fp16")
 Found = Mapping[tuple[str, int, int], Mapping[str, Any]]
 """By contestant, n, and k (0 for who knows none): an entry with the `amounts` of its rounds, seconds or bytes."""
 
@@ -70,7 +71,15 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add("--k", type=int, nargs="+", default=list(KS), metavar="K", help="default: the paper's, below n")
     names = ", ".join(CONTESTANTS)
     add("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS), metavar="NAME", help=names)
-    add("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    usual = ["fp32", "fp16" if low_precision(device) == torch.float16 else "bf16"]
+    add(
+        "--dtypes",
+        nargs="+",
+        choices=DTYPES,
+        default=usual,
+        help="16 bit is autocast (default: fp32, and what the device has of 16 bit)",
+    )
     add("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="default: both")
     add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="default: both")
     add("--dropout", type=float, default=0.1, help="default: %(default)s")

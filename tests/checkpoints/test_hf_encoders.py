@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,12 @@ from linformer_fairseq import cli
 from linformer_fairseq.checkpoints.checkpoint import build, digest, read
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
 from linformer_fairseq.commands import convert
+from linformer_fairseq.finetuning.glue import find_task, score
 from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, finetune
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
 from linformer_fairseq.plugin import register
-from linformer_fairseq.tables import Table
+from linformer_fairseq.tables import Table, read_table
 
 TEXTS = ["The projected length, k = 128, isn't   n; naïve façade.", "A second line", "lengths", "n of k " * 9]
 CORPUS = [*TEXTS, "lengths and tokens of the second line", "a line of projected tokens"] * 20
@@ -406,3 +409,27 @@ def test_all_minilm(tmp_path: Path) -> None:
     expected = AutoModel.from_pretrained(source)(**ids).last_hidden_state
     found = AutoModel.from_pretrained(tmp_path / "out", **TRUST)(**ids).last_hidden_state
     torch.testing.assert_close(found[real], expected[real], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("LINFORMER_TEST_MINILM" not in os.environ, reason="LINFORMER_TEST_MINILM names no all-MiniLM-L6-v2")
+def test_all_minilm_with_slots_and_a_window_keeps_its_sentence_vectors(
+    tmp_path: Path, shared_data: Callable[[str], Path]
+) -> None:
+    """With sentence-transformers, whose vectors of texts of up to k tokens are those of the original."""
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    with tarfile.open(shared_data("glue/STS-B.tar.xz")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    task = find_task("STS-B")
+    table = read_table(next(tmp_path.rglob("dev.tsv")), task.text, task.label)
+    source, words = Path(os.environ["LINFORMER_TEST_MINILM"]), ("--projected-length", "128", "--local-window", "16")
+    assert cli.main(["convert", "from-bert", str(source), str(tmp_path / "a.pt"), *words]) == 0
+    assert cli.main(["convert", "to-hf", str(tmp_path / "a.pt"), str(tmp_path / "out")]) == 0
+    original = library.SentenceTransformer(str(source), device="cpu")
+    found = library.SentenceTransformer(str(tmp_path / "out"), device="cpu", **TRUST)
+    texts = [text for column in zip(*table.texts, strict=True) for text in column]
+    assert max(map(len, original.tokenizer(texts)["input_ids"])) <= 128
+    vectors = found.encode(texts)
+    np.testing.assert_allclose(vectors, original.encode(texts), atol=1e-5)
+    cosines = (vectors[: len(table)] * vectors[len(table) :]).sum(1)
+    assert score("spearman", [float(label) for label in table.labels], cosines.tolist()) >= 86.7

@@ -317,6 +317,7 @@ def change_config(**values: object) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (lambda folder: (folder / "more.json").symlink_to("/etc/hostname"), "more.json: is a link out of the folder"),
         (lambda folder: (folder / "config.json").unlink(), "config.json: no such file"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json: cannot be read as JSON"),
         (change_config(model_type="roberta"), "a model of type roberta, not a Linformer"),

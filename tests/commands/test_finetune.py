@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.cli import main
+from linformer_fairseq.commands import finetune as finetune_command
+from linformer_fairseq.commands import glue as glue_command
+from linformer_fairseq.errors import UsageError
 
 WORDS = "the river garden child teacher book city winter letter".split()
 
@@ -89,3 +92,20 @@ def test_wrong_tables_and_flags_are_refused(
     words = ["--checkpoint", str(checkpoint), "--train", str(path), "--out", str(tmp_path / "out")]
     assert finetune([*words, *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "why"),
+    [
+        (finetune_command.main, ["--lr", "-1"], "--lr -1.0: must be above 0"),
+        (finetune_command.main, ["--lr", "nan"], "--lr nan"),
+        (finetune_command.main, ["--seeds", "0"], "--seeds 0: must be at least 1"),
+        (glue_command.main, ["--lr", "1e-5", "-1"], "--lr -1.0"),
+        (glue_command.main, ["--batch-size", "0"], "--batch-size 0"),
+    ],
+)
+def test_numbers_that_train_nothing_are_refused(command: object, flags: list[str], why: str, tmp_path: Path) -> None:
+    of_table = ["--train", "t.tsv"] if command is finetune_command.main else ["--glue-dir", "g"]
+    with pytest.raises(UsageError, match=why):
+        command(["--checkpoint", "c.pt", "--out", str(tmp_path / "out"), *of_table, *flags])  # type: ignore[operator]
+    assert not (tmp_path / "out").exists()

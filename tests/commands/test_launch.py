@@ -42,6 +42,20 @@ def test_a_wrong_key_of_a_sweep_is_found_before_anything_is_queued(pretrain: lis
         main([*pretrain, "--dry-run", "--sweep", "common.sead=1,2"])
 
 
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("task.data=a,b", "--data sets task.data"),
+        ("checkpoint.save_dir=a,b", "--save-dir sets checkpoint.save_dir"),
+        ("common.seed=1,1", "seed=1 cannot be the folder"),
+        ("checkpoint.restore_file=a/../../../b,c", "cannot be the folder"),
+    ],
+)
+def test_a_sweep_whose_runs_would_not_differ_or_leave_their_folder(pretrain: list[str], given: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        main([*pretrain, "--dry-run", "--sweep", given])
+
+
 def test_the_sbatch_file_of_a_sweep(
     pretrain: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

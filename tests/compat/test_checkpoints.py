@@ -106,6 +106,97 @@ def test_names_what_fairseq_never_writes(tmp_path, foreign):
     assert "weights_only=False" in message
 
 
+def code(trace: Path) -> str:
+    """An expression that leaves a file behind when it is evaluated."""
+    return f"__import__('pathlib').Path({str(trace)!r}).touch() or {{}}"
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"),
+    [
+        ("model", {"_name": "fconv", "encoder_layers": code}),
+        ("model", {"_name": None, "arch": "fconv_self_att", "pretrained": code}),
+        ("model", {"xformers_att_config": code}),
+        ("model", {"xformers_att_config": lambda trace: "${task.data}"}),
+        ("criterion", {"_name": "ctc", "wer_args": code}),
+        ("task", {"_name": "translation"}),
+        ("task", {"task": "audio_pretraining", "post_save_script": lambda trace: f"touch {trace}"}),
+        ("optimizer", {"_name": "adam", "adam_betas": code}),
+    ],
+)
+def test_settings_of_a_file_run_no_code(trained, tiny_data, tmp_path, section, settings):
+    trace = tmp_path / "trace"
+    settings = {key: value(trace) if callable(value) else value for key, value in settings.items()}
+    content = trained.checkpoint()
+    before = content["cfg"][section]
+    content["cfg"][section] = {**(vars(before) if isinstance(before, Namespace) else before), **settings}
+    torch.save(content, tmp_path / "evil.pt")
+    with pytest.raises(UsageError, match="was not loaded, because"):
+        _, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+            [str(tmp_path / "evil.pt")], arg_overrides={"data": str(tiny_data)}
+        )
+        task.build_criterion(cfg.criterion)
+    assert not trace.exists()
+
+
+def test_old_settings_run_no_code(tiny_data, tmp_path):
+    trace = tmp_path / "trace"
+    args = Namespace(arch="fconv", task="masked_lm", criterion="masked_lm", data=str(tiny_data), lr=[0.1])
+    args.encoder_layers = code(trace)
+    old = {"args": args, "model": {}, "optimizer_history": [], "extra_state": {}}
+    old["optimizer_history"] = [{"lr_scheduler_state": {}, "num_updates": 7}]
+    torch.save(old, tmp_path / "old.pt")
+    with pytest.raises(UsageError, match="asks for the model fconv"):
+        checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "old.pt")])
+    assert not trace.exists()
+
+
+def test_validation_of_a_file_that_chooses_a_criterion_ends_in_one_sentence(run_fairseq, trained, tiny_data, tmp_path):
+    trace, content = tmp_path / "trace", trained.checkpoint()
+    content["cfg"]["criterion"] = {"_name": "ctc", "wer_args": code(trace)}
+    torch.save(content, tmp_path / "evil.pt")
+    flags = ("--task", "masked_lm", "--batch-size", 16, "--user-dir", USER_DIR)
+    stopped = run_fairseq("fairseq-validate", tiny_data, "--path", tmp_path / "evil.pt", *flags, check=False)
+    assert stopped.returncode == 1 and not trace.exists() and "Traceback" not in stopped.stdout
+    assert stopped.stdout.strip().splitlines()[-1].startswith(f"error: {tmp_path / 'evil.pt'} was not loaded, because")
+
+
+def test_a_user_dir_named_in_a_file_is_not_imported(trained, tiny_data, tmp_path):
+    folder = tmp_path / "foreign_user_dir"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(code(tmp_path / "trace"))
+    content = trained.checkpoint()
+    content["cfg"]["common"]["user_dir"] = str(folder)
+    torch.save(content, tmp_path / "file.pt")
+    checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "file.pt")], {"data": str(tiny_data)})
+    assert not (tmp_path / "trace").exists()
+
+
+def test_another_kind_of_model_still_resumes(trained, tmp_path):
+    """Where the command line says what is built, the file may be of any model of fairseq."""
+    content = trained.checkpoint()
+    content["cfg"]["model"]._name = "transformer_lm"
+    torch.save(content, tmp_path / "other.pt")
+    assert checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "other.pt"))["cfg"].model._name == "transformer_lm"
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "a ${oc.decode:${oc.env:HOME}}"])
+def test_environment_variables_named_in_a_file_are_not_read(trained, tmp_path, value):
+    content = trained.checkpoint()
+    content["cfg"]["task"]["data"] = value
+    torch.save(content, tmp_path / "curious.pt")
+    message = refused(tmp_path / "curious.pt")
+    assert "data" in message and os.environ["HOME"] not in message.replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_names_a_part_with_a_flipped_bit(trained, tmp_path, place):
+    whole = bytearray((trained.save_dir / "checkpoint_last.pt").read_bytes())
+    whole[int(len(whole) * place)] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(whole)
+    assert "is not a whole checkpoint" in refused(tmp_path / "flipped.pt")
+
+
 @pytest.mark.parametrize("share", [0, 0.3, 0.99])
 def test_names_a_truncated_file(trained, tmp_path, share):
     whole = (trained.save_dir / "checkpoint_last.pt").read_bytes()

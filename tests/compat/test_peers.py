@@ -55,6 +55,11 @@ def refusal(training: DictConfig, gpus: int = 0, environ: dict[str, str] | None 
     return str(refused.value)
 
 
+@pytest.mark.parametrize("world_size", [0, -1])
+def test_fewer_than_one_process_is_refused(world_size):
+    assert refusal(flags(world_size=world_size)).startswith(f"--distributed-world-size {world_size}: must be at least")
+
+
 @pytest.mark.parametrize("gpus", [0, 1])
 @pytest.mark.parametrize("environ", [{}, BATCH, {**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}])
 def test_one_process_has_no_peers(gpus, environ):

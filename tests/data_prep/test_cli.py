@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import random
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +24,8 @@ from data_prep.config import (
     TokenizerConfig,
     from_flags,
 )
+from data_prep.corpus import Document, write_file
+from data_prep.pipeline import load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,6 +87,90 @@ def test_a_section_that_is_null_is_no_section(tmp_path: Path, capsys: pytest.Cap
     config.write_text("sources: [{source: docstrings}]\ndedup: null\n")
     assert main(["dedup", str(tmp_path), "--out", str(tmp_path / "out"), "--config", str(config)]) == 1
     assert f"error: {config}: its section dedup is null, so" in capsys.readouterr().err
+
+
+def tells(*arguments: object, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that fails says."""
+    assert main(list(map(str, arguments))) == 1
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_too_few_documents_to_split_name_shares_that_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    for n in range(51):
+        (tmp_path / f"in/{n}.txt").write_text(f"Book {n}.")
+    corpus, split = tmp_path / "corpus", tmp_path / "split"
+    assert main(["extract", "--source", "text", str(tmp_path / "in"), "--out", str(corpus)]) == 0
+    said = tells("split", corpus, "--out", split, "--valid", "0.06", "--test", "0.001", capsys=capsys)
+    assert "of 51 documents, none is in test" in said and "--document-end blank or line" in said
+    advice = re.search(r"choose (--valid \S+) (--test [\d.]+)", said)
+    assert advice and main(["split", str(corpus), "--out", str(split), *" ".join(advice.groups()).split()]) == 0
+    empty = split / "test/text-00000-000.parquet"
+    write_file([], empty)
+    assert "test: no documents; " in tells("binarize", split, "--tokenizer", split, "--out", corpus, capsys=capsys)
+
+
+def test_one_file_of_many_documents_leads_to_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chance = random.Random(1)
+    words = ["".join(chance.choices("aeioulmnrst", k=chance.randint(2, 8))) for _ in range(900)]
+    file = tmp_path / "notes #2"
+    file.write_text("\n\n".join(" ".join(chance.choices(words, k=60)) + "." for _ in range(60)))
+    run = ["run", "folder", f"input={file}", "split.valid=0.2", "--vocab-size", "384", "--out", tmp_path / "run"]
+    assert "--document-end blank or line" in tells(*run, capsys=capsys)
+    run += ["--document-end", "blank"]
+    assert "add --redo extract" in tells(*run, capsys=capsys)
+    assert main([*map(str, run), "--redo", "extract"]) == 0
+    data = tmp_path / "run/data/train.bin"
+    data.write_bytes(data.read_bytes()[:-2])
+    assert "train.bin has" in tells(*run, capsys=capsys)
+    data.unlink()
+    assert "train.bin is missing" in tells(*run, capsys=capsys)
+    assert main([*map(str, run), "--redo", "binarize"]) == 0 and data.exists()
+
+
+def test_the_vocabulary_that_is_advised_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chance = random.Random(1)
+    few = ["".join(chance.choices("aeioulmnrst", k=chance.randint(2, 8))) for _ in range(40)]
+    han = ["".join(chr(0x4E00 + chance.randrange(300)) for _ in range(2)) for _ in range(999)]
+    corpora = {
+        "few": " ".join(chance.choices(few, k=300)),
+        "han": "\n".join("".join(chance.choices(han, k=9)) for _ in range(2000)),
+        "none": "a",
+    }
+    found: dict[str, list[str]] = {}
+    for name, text in corpora.items():
+        corpus, size = tmp_path / name, "512"
+        write_file([Document("a", "text", "", text)], corpus / "a.parquet")
+        while main(["tokenizer", str(corpus), "--out", str(tmp_path / f"{name}-out"), "--vocab-size", size]):
+            said = capsys.readouterr().err.splitlines()[-1]
+            advice = re.search(r"--vocab-size (\d+)$", said)
+            found.setdefault(name, []).append(advice[1] if advice else "give more text" * ("give more text" in said))
+            if not advice:
+                break
+            size = advice[1]
+    assert found == {"few": ["320"], "han": ["576"], "none": ["give more text"]}
+
+
+def test_input_that_cannot_be_read_is_skipped_under_run(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "yes"
+    shutil.copytree(texts, folder)
+    (folder / "z.txt").write_bytes(b"\xff\xff\n")
+    run = ["run", "folder", f"input={folder}", "--vocab-size=320", "--valid", "0.3", "--out", tmp_path / "run"]
+    assert "skip such input with --on-error skip" in tells(*run, capsys=capsys)
+    assert main([*map(str, run), "--on-error", "skip"]) == 0
+    assert "z.txt" in (tmp_path / "run/report.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["yes", "notes #2", "2024", "null", "1_000", "[x]", "{a: b}", "a: b", "'q'", "${x}"])
+def test_the_name_of_an_input_is_taken_as_it_is(name: str) -> None:
+    assert load_config("folder", [f"input={name}"]).sources[0].inputs == [name]
+    listed = load_config(
+        "folder", ["input=x", "sources.0.inputs=[yes, 1_000]", "split.valid=1e-3", "sources.0.name=no"]
+    )
+    assert listed.sources[0].inputs == ["yes", "1_000"] and listed.split.valid == 0.001
+    assert listed.sources[0].name == "no" and load_config("folder", ["input=x", "clean=null"]).clean is None
 
 
 def test_help_imports_no_large_package() -> None:

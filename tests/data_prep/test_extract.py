@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_text_arrives_as_it_went_in(folder: Path, tmp_path: Path) -> None:
     assert result["left_out"] == {".jpg files": 1, "empty": 1}
 
 
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "..", ".hidden", "a\n"])
+def test_a_name_that_leaves_the_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="begins the names of files"):
+        extract("books", [folder], tmp_path / "a/b/corpus", name)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
 def test_a_second_run_does_nothing_and_other_input_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,7 +93,7 @@ def test_bad_input_stops_or_is_skipped_counted_and_listed(tmp_path: Path) -> Non
     source.write_text('{"text": "good"}\n{broken\n{"text": "good, too"}\n')
     with pytest.raises(UsageError, match=r"a\.jsonl.*line 2.*--on-error skip"):
         extract("jsonl", [source], tmp_path / "stop")
-    result = extract("jsonl", [source], tmp_path / "skip", on_error="skip")["result"]
+    result = extract("jsonl", [source], tmp_path / "stop", on_error="skip")["result"]  # as the message says
     assert result["documents"] == 2 and len(result["skipped"]) == 1 and "line 2" in result["skipped"][0]
 
 
@@ -101,16 +109,54 @@ def test_standard_input_is_read(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "text-00000-000.parquet")["text"].to_pylist() == ["One paragraph.\nAnother one."]
 
 
+def test_pipes_are_read(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m data_prep extract --source text <(echo One.) <(echo Two.) --out {tmp_path}/out"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=Path(data_prep.__file__).parents[1]
+    )
+    assert done.returncode == 0, done.stderr
+    assert pq.read_table(tmp_path / "out/text-00000-000.parquet")["text"].to_pylist() == ["One.", "Two."]
+
+
+def test_names_that_are_no_utf8_and_files_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"caf\xe9.txt", b"a\nb\\.txt", b"empty.txt", *(b"%d.xyz" % n for n in range(3))):
+        Path(os.fsdecode(bytes(folder / "x")[:-1] + name)).write_text("" if name == b"empty.txt" else "Text.")
+    assert extract("text", [folder], tmp_path / "out")["result"]["documents"] == 2
+    assert "4 of 6 files left out: .xyz (3), empty (1)" in capsys.readouterr().out
+    check = ["sha256sum", "--check", "--strict", str(tmp_path / "out/extract-text.sha256")]
+    assert subprocess.run(check, capture_output=True).stdout.count(b": OK") == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_a_file_without_permission_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "One.txt").chmod(0)
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o777)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(UsageError, match=r"One\.txt: cannot be opened \(Permission denied\)"):
+            extract("books", [folder], tmp_path / "corpus")
+    finally:
+        os.seteuid(0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--source", "books"], "--source books needs at least one IN"),
         (["--source", "books", "absent"], "absent: no such file or folder"),
         (["--source", "books", "empty"], "empty: "),
-        (["--source", "text", "x.txt", "--text-column", "body"], "--text-column: --source text has no columns"),
+        (
+            ["--source", "text", "x.txt", "--text-column", "body"],
+            "--text-column: --source text has no such setting; it is for jsonl",
+        ),
         (["--source", "text", "x.txt", "--on-error", "ignore"], "--on-error ignore: must be stop or skip"),
         (["--source", "text", "x.txt", "--workers", "0"], "--workers 0: must be at least 1"),
         (["--source", "text", "x.txt"], "x.txt"),
+        (["--source", "text", "x.txt", "--encoding", "klingon"], "--encoding klingon: unknown"),
+        (["--source", "docstrings", "absent"], "absent: no such folder"),
     ],
 )
 def test_wrong_use_is_one_sentence(

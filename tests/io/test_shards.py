@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -149,3 +150,15 @@ if __name__ == "__main__":
         run_shards(out, [Shard("sleep", (out,))], this.sleep, 1, "test")
     else:
         run_shards(out, this.shards(out, 10), this.write_line, 2, "test")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_claims_work_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    first, second = Claims(tmp_path), Claims(tmp_path)
+    assert first.take("a") and not second.take("a") and second.take("b")
+    first.drop("a")
+    assert second.take("a")

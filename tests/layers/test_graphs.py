@@ -57,7 +57,9 @@ def test_more_lengths_compile_nothing_more(sharing: str, kind: str, local_conv: 
     model = encoder(num_layers=3, sharing=sharing, projection=kind, local_conv=local_conv)
     counter = CompileCounterWithBackend("aot_eager")
     names = list(model.state_dict())
-    tokens = [batch(rows, length, pads) for rows, length, pads in ((2, 21, 5), (3, 64, 0), (5, 9, 3), (4, 33, 0))]
+    tokens = [
+        batch(rows, length, pads) for rows, length, pads in ((2, 21, 5), (3, 64, 0), (5, 9, 3), (4, 33, 0), (2, 12, 0))
+    ]
     expected = [model(each)[0][each.ne(1)] for each in tokens]
     model.compile_layers(backend=counter)
     for each, features in zip(tokens, expected, strict=True):

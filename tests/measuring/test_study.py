@@ -110,7 +110,8 @@ def test_a_cell_runs_in_a_process_of_its_own() -> None:
 
 def test_a_report_names_the_command_without_folders(tmp_path: Path) -> None:
     words = [str(tmp_path / "text"), "--out", "runs", "--n", "512", "--report", str(tmp_path), "--betas", "(0.9, 0.98)"]
-    expected = "python recipes/measure/update_speed.py DATA --n 512 --betas '(0.9, 0.98)'"
+    words += ["--student", f"a={tmp_path / 'a.pt'}", "b=b/c.pt"]
+    expected = "python recipes/measure/update_speed.py DATA --n 512 --betas '(0.9, 0.98)' --student a=DATA b=b/c.pt"
     assert as_typed(str(tmp_path / "recipes/measure/update_speed.py"), words) == expected
 
 

@@ -46,12 +46,23 @@ def test_a_damaged_file_of_starts_begins_anew(tmp_path: Path) -> None:
 def test_secrets_are_not_written() -> None:
     environ = {
         **{"SLURM_JOB_ID": "7", "NCCL_DEBUG": "INFO", "CUDA_VISIBLE_DEVICES": "0", "RANK": "1"},
-        **{"SLURM_JWT": "x", "TORCH_API_KEY": "x", "HOME": "/root", "MY_PASSWORD": "x", "AWS_SECRET_ACCESS_KEY": "x"},
+        **{"SLURM_JWT": "x", "SLURM_JOB_COMMENT": "x", "NCCL_PLUGIN_CONF": "x", "TORCH_HUB_AUTHORISATION": "x"},
+        **{"TORCH_API_KEY": "x", "HOME": "/root", "MY_PASSWORD": "x", "AWS_SECRET_ACCESS_KEY": "x"},
     }
     assert list(variables(environ)) == ["CUDA_VISIBLE_DEVICES", "NCCL_DEBUG", "RANK", "SLURM_JOB_ID"]
     argv = ["fairseq-train", "DATA", "--api-key", "x1", "--hub-token=x2", "+my.password=x3", "--tokens-per-sample", "5"]
     shown = ["fairseq-train", "DATA", "--api-key", "…", "--hub-token=…", "+my.password=…", "--tokens-per-sample", "5"]
     assert without_secrets(argv) == shown
+    assert without_secrets(["s3://me:p4ss@w0rd@host/data", "a@b"]) == ["s3://…@host/data", "a@b"]
+    assert variables({"MASTER_ADDR": "tcp://me:p4ss@host"}) == {"MASTER_ADDR": "tcp://…@host"}
+
+
+def test_a_password_in_a_setting_is_neither_written_nor_a_change(tmp_path: Path) -> None:
+    cfg = OmegaConf.create({"task": {"data": "s3://me:p4ss@host/data"}})
+    for updates in (0, 5):
+        record_start(tmp_path, cfg, updates)
+    assert not [path for path in tmp_path.iterdir() if "p4ss" in path.read_text()]
+    assert json.loads((tmp_path / "environment.json").read_text())[1]["settings_changed"] == {}
 
 
 def test_git_commit_and_whether_it_was_changed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,9 @@ def test_a_bad_epub_is_left_out(tmp_path: Path, changes: dict[str, str | bytes],
             {"META-INF/encryption.xml": '<e><CipherReference URI="OPS/text/b.xhtml"/></e>'},
             "encrypted against copying",
         ),
+        ({"OPS/text/b.xhtml": "<p>Text.</p><![word[x]]><p>more</p>"}, "marked section"),
+        ({"OPS/text/b.xhtml": "<p>x</p>" + "<b" * 20_000}, "a tag or comment does not end"),
+        ({"OPS/text/b.xhtml": "<p>x</p>" + "<!-- a>" * 6_000}, "a tag or comment does not end"),
         ({"OPS/package.opf": PACKAGE.replace("text/b", "../../../b")}, "no item named '../../b.xhtml'"),
     ],
 )
@@ -138,6 +142,24 @@ def test_a_bad_chapter_is_reported_by_name_and_the_others_kept(
     problems = ReadErrors(skip=True)
     assert read(tmp_path / "a.epub", problems) == [("a", "The Title", "The\nend. Cell cell")]
     assert len(problems.skipped) == 1 and message in problems.skipped[0]
+
+
+@pytest.mark.parametrize("end", ["<b", "<!-- note", "&am", "</p", "<"])
+def test_a_chapter_that_ends_within_markup_keeps_its_text(end: str) -> None:
+    assert "".join(epub._paragraphs(f"<p>All of the text.{end}".encode())).startswith("All of the text.")
+
+
+@pytest.mark.parametrize(
+    "markup", ["<b", "<!-- a>", "</b", "<?x ", "<![CDATA[ ", "<script></b", "&lt", "<!x", "<b c='"]
+)
+def test_markup_that_does_not_end_takes_linear_time(markup: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left when no more markup ends is parsed again only where it is short."""
+    steps = []
+    goahead = epub._Text.goahead
+    monkeypatch.setattr(epub._Text, "goahead", lambda self, end: (steps.append(len(self.rawdata)), goahead(self, end)))
+    with suppress(ValueError):
+        epub._paragraphs((markup * 200_000).encode())
+    assert sum(size for size in steps[1:]) <= epub._OPEN_MARKUP
 
 
 def test_entities_of_a_chapter_are_not_expanded(tmp_path: Path) -> None:

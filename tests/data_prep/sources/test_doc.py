@@ -40,6 +40,8 @@ def test_articles(tmp_path: Path) -> None:
         tar.add(packed)
     assert read(plain, ReadErrors()) == read(packed, ReadErrors()) == EXPECTED
     assert read(archive, ReadErrors()) == EXPECTED * 2
+    plain.write_text(ARTICLES.replace("first paragraph", "R&amp;D &lt;b&gt; &amp;lt; &copy; paragraph"))
+    assert read(plain, ReadErrors())[0][2].endswith("A R&D <b> &lt; &copy; paragraph.")
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Literal
 
 import pytest
 
 from data_prep.sources import Piece, ReadErrors, tables, wikipedia
-from data_prep.sources.files import STDIN, TARS, files_in, input_files, kind, stem, whole
+from data_prep.sources.files import STDIN, TARS, expand, files_in, input_files, kind, stem, whole
 from data_prep.sources.lines import Lines, line_pieces
 from linformer_fairseq.errors import UsageError
 
@@ -40,7 +42,54 @@ def test_a_folder_gives_its_files_in_order_and_lists_what_it_leaves_out(tmp_path
     problems = ReadErrors()
     found = input_files([tmp_path], TEXTS, problems)
     assert [str(path.relative_to(tmp_path)) for path in found] == ["a.MD", "b/2.txt", "c.txt.gz", "d.tar.xz"]
-    assert problems.left_out == {".png files": 1} and not problems.skipped
+    assert problems.left_out == {".png files": 1, "hidden": 2} and not problems.skipped and problems.files == 5
+
+
+def test_folder_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "in/sub").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    for name in ("in/a.txt", "in/sub/b.txt", "outside/c.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "in/up").symlink_to(tmp_path / "in")
+    (tmp_path / "in/sub/up").symlink_to("..")
+    (tmp_path / "in/away").symlink_to(tmp_path / "outside")
+    names = ["a.txt", "away/c.txt", "sub/b.txt"]
+    found = input_files([tmp_path / "in"], TEXTS, ReadErrors())
+    assert [str(path.relative_to(tmp_path / "in")) for path in found] == names
+    assert expand(f"{tmp_path}/in/**/*.txt", ReadErrors()) == found
+    (tmp_path / "in/gone.txt").symlink_to("nowhere")
+    with pytest.raises(UsageError, match=r"in/gone\.txt: a link to a file that does not exist"):
+        input_files([tmp_path / "in"], TEXTS, ReadErrors())
+
+
+def test_a_name_that_exists_is_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "corpus[en]").mkdir()
+    for name in ("Book [12].txt", "Book 1.txt", "Book 2.txt", ".hidden.txt", "corpus[en]/x.txt"):
+        (tmp_path / name).touch()
+
+    def names(pattern: str) -> list[str]:
+        return [path.name for path in expand(f"{tmp_path}/{pattern}", ReadErrors())]
+
+    assert names("Book [12].txt") == ["Book [12].txt"] and names("corpus[en]") == ["corpus[en]"]
+    assert names("Book [1].txt") == ["Book 1.txt"] and names("*[en]*/*") == ["x.txt"]
+    assert names("Book ?.txt") == ["Book 1.txt", "Book 2.txt"] and names(".h*") == [".hidden.txt"]
+    assert names("**") == [tmp_path.name]
+    with pytest.raises(UsageError, match="no file matches"):
+        names("*.pdf")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_a_folder_without_permission_is_named() -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "closed").mkdir(0o700)
+        os.seteuid(65534)
+        try:
+            for given in (folder, f"{folder}/*/*.txt", f"{folder}/**/*.txt"):
+                with pytest.raises(UsageError, match=r"closed: the folder cannot be read \(Permission denied\)"):
+                    input_files(expand(given, ReadErrors()), TEXTS, ReadErrors())
+        finally:
+            os.seteuid(0)
 
 
 def test_a_file_that_is_named_is_read_whatever_its_kind(tmp_path: Path) -> None:

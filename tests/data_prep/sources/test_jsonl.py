@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,45 @@ def test_a_bad_line_is_named_and_the_others_kept(tmp_path: Path, line: str, mess
     problems = ReadErrors(skip=True)
     assert [text for _, _, text in read(path, problems)] == ["One", "Three"]
     assert len(problems.skipped) == 1
+
+
+def test_nested_keys_and_lists(tmp_path: Path) -> None:
+    row = {"a": {"b": "One.\u2028Two.\x85Three.\x0c"}, "c": [{"d": ["x", None]}, {"d": "y"}], "e.f": "z"}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row, ensure_ascii=False))
+    found = {name: read(path, ReadErrors(), name)[0][2] for name in ("a.b", "c.d", "e.f")}
+    assert found == {"a.b": "One. Two. Three.", "c.d": "x\ny", "e.f": "z"}
+    with pytest.raises(UsageError, match="has no 'a.x', only 'a.b', 'c', 'e.f'"):
+        read(path, ReadErrors(), "a.x")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_arrays_and_objects_over_several_lines(tmp_path: Path, indent: int | None) -> None:
+    rows = [{"text": f"[{n}], \u4e2d"} for n in range(99)]
+    path, packed = tmp_path / "a.json", tmp_path / "a.json.gz"
+    for content in (json.dumps(rows, indent=indent), "\n".join(json.dumps(row, indent=indent) for row in rows)):
+        path.write_text(content)
+        packed.write_bytes(gzip.compress(content.encode()))
+        found = [text for _, _, text in read(path, ReadErrors())]
+        assert found == [row["text"] for row in rows] == [text for _, _, text in read(packed, ReadErrors())]
+    path.write_text("[]")
+    assert read(path, ReadErrors()) == []
+
+
+@pytest.mark.parametrize("end", ["", "]}", ', {"text": ', ", 5]"])
+def test_a_broken_array_is_named(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "One"}' + end)
+    problems = ReadErrors(skip=True)
+    assert [text for _, _, text in read(path, problems)] == ["One"]
+    assert len(problems.skipped) == 1 and f"{path}: object 2: " in problems.skipped[0]
+    with pytest.raises(UsageError, match=rf"^{path}: object 2: .*; repair or remove it, or skip"):
+        read(path, ReadErrors())
+
+
+def test_an_array_longer_than_a_block_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.sources.lines.BLOCK", 50)
+    rows = [{"text": os.urandom(n).hex()} for n in range(1, 99)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows))
+    assert [text for _, _, text in read(path, ReadErrors())] == [row["text"] for row in rows]

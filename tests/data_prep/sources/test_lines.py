@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,10 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     "bz2": lambda content: bz2.compress(content, 1),
     "xz": lambda content: lzma.compress(content, preset=0),
     "zst": lambda content: bytes(pa.Codec("zstd").compress(content, asbytes=True)),
+    # As pzstd does: each frame comes after one that only tells its size.
+    "pzstd": lambda content: (
+        b"\x50\x2a\x4d\x18\x04\0\0\0size" + bytes(pa.Codec("zstd").compress(content, asbytes=True))
+    ),
 }
 MANY = b"".join(b"%d %s\n" % (n, os.urandom(60).hex().encode()) for n in range(20_000))
 
@@ -105,15 +110,46 @@ def test_a_bad_line_is_named_and_the_next_one_read(monkeypatch: pytest.MonkeyPat
     assert len(problems.skipped) == 1 and problems.skipped[0].startswith(message)
 
 
-def test_an_empty_file_is_reported() -> None:
-    with pytest.raises(UsageError, match="a.txt: the file is empty"):
-        read_bytes(b"", ReadErrors())
+def test_an_empty_file_is_counted() -> None:
+    problems = ReadErrors()
+    assert read_bytes(b"", problems) == [] and problems.left_out == {"empty files": 1}
 
 
 def test_a_byte_order_mark_is_no_text() -> None:
     assert read_bytes("\ufeffone\n\ufefftwo".encode(), ReadErrors()) == ["one", "\ufefftwo"]
-    with pytest.raises(UsageError, match=r"line 1 \(byte 0\): UTF-16, convert it"):
+    with pytest.raises(UsageError, match=r"line 1 \(byte 0\): .*, which --encoding utf-16 reads"):
         read_bytes("one\ntwo".encode("utf-16"), ReadErrors())
+
+
+RUSSIAN = "Река течёт мимо мельницы, и дети считают лодки.\n\nОсенью здесь тихо.\n"
+CHINESE = "河水流过古老的磨坊，孩子们数着小船。\n秋天这里很安静，只有风在芦苇中作响。\n"
+JAPANESE = "川は古い水車小屋のそばを流れ、子供たちは舟を数える。\n秋になるとここは静かだ。\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        *((RUSSIAN, name) for name in ("cp1251", "koi8-r", "utf-16", "utf-16-le")),
+        *((CHINESE, name) for name in ("gb18030", "big5", "utf-16-be")),
+        *((JAPANESE, name) for name in ("shift_jis", "cp932")),
+    ],
+)
+def test_a_text_in_another_encoding_names_it_and_is_read_in_it(text: str, encoding: str) -> None:
+    text = text if encoding != "big5" else "河水流過古老的磨坊\n"
+    content = ("ascii first\n" * 9 + text).encode(encoding)
+    with pytest.raises(UsageError) as error:
+        read_bytes(content, ReadErrors())
+    named = re.search("which --encoding (\\S+) reads", str(error.value))
+    for name in (encoding, named and named[1]):
+        lines = list(Lines(io.BytesIO(content), "a.txt", ReadErrors(), encoding=name))
+        assert "\n".join([*lines, ""]) == "ascii first\n" * 9 + text
+
+
+def test_a_byte_that_an_encoding_does_not_have_costs_its_line() -> None:
+    problems = ReadErrors(skip=True)
+    content = "один\n".encode("cp1251") + b"\x98\n" + "два".encode("cp1251")
+    assert list(Lines(io.BytesIO(content), "a.txt", problems, encoding="cp1251")) == ["один", "два"]
+    assert problems.skipped == ["a.txt: line 2: not cp1251"]
 
 
 def test_a_file_of_another_kind_does_not_fill_the_list() -> None:

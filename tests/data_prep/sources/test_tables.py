@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -116,5 +117,27 @@ def test_other_files_and_empty_tables_are_reported(tmp_path: Path) -> None:
         read(path, ReadErrors())
     for kind in KINDS:
         write(path, pa.table({"text": pa.array([], pa.string())}), kind)
-        with pytest.raises(UsageError, match=r"a\.parquet.*: the table has no rows"):
-            read(path, ReadErrors())
+        problems = ReadErrors()
+        assert read(path, problems) == [] and problems.left_out == {"empty files": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_in_lists_and_fields(tmp_path: Path, kind: str) -> None:
+    names = pa.array(["u", "v"]).dictionary_encode()
+    columns = {
+        "text": pa.array([b"caf\xc3\xa9", None], pa.binary()),
+        "list": pa.array([["a\u2028b", None, "c"], None], pa.large_list(pa.string())),
+        "in": pa.array([{"a": {"b": ["q", "r"]}}, None]),
+        "many": pa.array([[{"t": "x"}, {"t": "y"}], []]),
+        "names": pa.StructArray.from_arrays([names], ["d"]),
+        "none": pa.array([None, None], pa.null()),
+    }
+    if kind == "feather":
+        del columns["none"]  # Feather has no such type
+    path = Path(os.fsdecode(bytes(tmp_path / "caf") + b"\xe9"))
+    write(tmp_path / "a", pa.table(columns), kind).rename(path)
+    wanted = {None: ["café", ""], "list": ["a b\nc", ""], "in.a.b": ["q\nr", ""], "many.t": ["x\ny", ""]}
+    wanted |= {"names.d": ["u", "v"]} | ({"none": ["", ""]} if "none" in columns else {})
+    assert {name: [text for _, _, text in read(path, ReadErrors(), name)] for name in wanted} == wanted
+    with pytest.raises(UsageError, match=r"no column 'in' of text; .*: .*in\.a\.b \(list"):
+        read(path, ReadErrors(), "in")

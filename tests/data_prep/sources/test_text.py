@@ -15,9 +15,10 @@ from data_prep.sources.files import STDIN
 from linformer_fairseq.errors import UsageError
 
 
-def read(path: Path, problems: ReadErrors) -> list[tuple[str, str, str]]:
+def read(path: Path, problems: ReadErrors, **settings: str) -> list[tuple[str, str, str]]:
     """(id, title, text) of all documents of all pieces."""
-    found = [document for piece in text.pieces(path) for document in text.documents(piece, problems)]
+    pieces = text.pieces(path, **settings)
+    found = [document for piece in pieces for document in text.documents(piece, problems, **settings)]
     assert all(document.source == "text" for document in found)
     return [(document.id, document.title, document.text) for document in found]
 
@@ -36,12 +37,32 @@ def test_a_bad_line_is_left_out_and_the_rest_kept(tmp_path: Path) -> None:
     assert read(path, ReadErrors(skip=True)) == [("a", "a", "One.\nThree.")]
 
 
-def test_an_empty_file_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ("file", [("a", "One.\nTwo.\nThree. more\nFour.")]),
+        ("blank", [("a:0", "One.\nTwo."), ("a:12", "Three. more"), ("a:26", "Four.")]),
+        ("line", [("a:0", "One."), ("a:5", "Two."), ("a:12", "Three. more"), ("a:26", "Four.")]),
+    ],
+)
+def test_documents_end_as_the_setting_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, expected: list[tuple[str, str]]
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("One.\nTwo.\n \nThree.\x0cmore\n\n\nFour.")
+    assert [found[::2] for found in read(path, ReadErrors(), document_end=end)] == expected
+    path.write_text("".join(f"{n}\n{n}\n\n" for n in range(500)))
+    whole = read(path, ReadErrors(), document_end=end)
+    if end != "file":
+        monkeypatch.setattr(text, "PART", 100)
+        assert len(text.pieces(path, document_end=end)) > 10 and read(path, ReadErrors(), document_end=end) == whole
+
+
+def test_an_empty_file_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.touch()
-    with pytest.raises(UsageError, match=r"a\.txt: the file is empty"):
-        read(path, ReadErrors())
-    assert read(path, ReadErrors(skip=True)) == []
+    problems = ReadErrors()
+    assert read(path, problems) == [] and problems.left_out == {"empty files": 1}
     path.write_text(" \n")
     assert read(path, ReadErrors()) == [("a", "a", "")]
 

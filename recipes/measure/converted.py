@@ -1,0 +1,170 @@
+"""What a converted encoder keeps of its original: short sentences, and passages of books.
+
+    linformer convert from-bert all-MiniLM-L6-v2 exact.pt --attention exact
+    python recipes/measure/converted.py exact.pt --stsb STS-B --texts BOOKS --student w16=student.pt --out RUN
+
+STS-B is GLUE's folder with dev.tsv, BOOKS holds a .txt file for each book. A vector is the mean over all tokens of a
+text, as sentence-transformers has it, scaled to length 1. A student is a converted model that was trained further.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import chain, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from data_prep.encoders import Encoder
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config, read
+from linformer_fairseq.checkpoints.warm_start import to_linformer
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.finetuning.glue import find_task, score
+from linformer_fairseq.inference.engine import Compute, Engine
+from linformer_fairseq.inference.sequences import BOS, EOS, Ids, encode, tokenizer_of
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, markdown
+from linformer_fairseq.tables import read_table
+
+PASSAGES = 3  # of each book
+ROW = "{Spearman:.2f}|{short:,}|{difference:.1e}|{cosine:.4f}|{quarters:.1f}|{halves:.1f}"
+CHARACTERS = 20  # of a book, which surely hold a token
+
+Values = npt.NDArray[np.float32]
+Make = Callable[[], Checkpoint]
+Texts = list[list[Ids]]  # lists of ids with <s> and </s>, each the first of all pairs and then the second of all pairs
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("original", type=Path, help="from `linformer convert from-bert ... --attention exact`")
+    add("--stsb", type=Path, required=True, metavar="DIR", help="folder of GLUE's STS-B, with dev.tsv")
+    add("--texts", type=Path, required=True, metavar="DIR", help="folder of .txt files, one for each book")
+    add("--student", nargs="+", default=[], metavar="NAME=FILE", help="converted models that were trained further")
+    add("--projected-length", type=int, nargs="+", default=[128, 64, 16], metavar="K", help="default: 128 64 16")
+    add("--local-window", type=int, nargs="+", default=[0, 16, 64], metavar="W", help="default: 0 16 64")
+    add("--tokens", type=int, default=512, metavar="N", help="of a half of a passage (default: %(default)s)")
+
+
+def measure(options: argparse.Namespace, cells: Cells) -> None:
+    torch.set_num_threads(1)
+    original = read(options.original)
+    if (kind := encoder_config(original).attention) != "exact":
+        raise UsageError(f"{options.original} has --attention {kind}; convert its model with --attention exact")
+    work, (texts, scores) = models(options, original), gather(options, original)
+    exact = cache(partial(vectors_of, original, texts))
+    cells.run({name: partial(kept, make, texts, scores, exact) for name, make in work.items()})
+
+
+def models(options: argparse.Namespace, original: Checkpoint) -> dict[str, Make]:
+    """What makes the model of each row, by its name."""
+    lengths, windows = options.projected_length, options.local_window
+    found: dict[str, Make] = {"original": original.converted}
+    found[f"fixed blocks, k = {max(lengths)}"] = partial(to_linformer, original, str(max(lengths)))
+    for k, w in product(lengths, windows):
+        found[f"adaptive, k = {k}, W = {w}"] = partial(to_linformer, original, str(k), kind="adaptive", window=w)
+    found |= {f"window alone, W = {w}": partial(without_slots, original, w) for w in windows if w}
+    for given in options.student:
+        name, _, file = f"student, {given}".partition("=")
+        if not file:
+            raise UsageError(f"--student {given}: must be NAME=FILE, such as w16=student.pt")
+        student = read(Path(file))
+        config = encoder_config(student)
+        if config.vocab_size != encoder_config(original).vocab_size:
+            raise UsageError(f"--student {given}: has another vocabulary than {options.original}")
+        found[name] = student.converted
+        if config.local_window and config.attention == "linformer":
+            found[f"{name}, slots off"] = partial(without_slots, student, config.local_window)
+            found[f"{name}, window off"] = partial(student.converted, model=student.model | {"local_window": 0})
+    return found
+
+
+def without_slots(model: Checkpoint, window: int) -> Checkpoint:
+    """The model with attention to the window alone."""
+    state = {name: value for name, value in model.state.items() if ".E." not in name and ".F." not in name}
+    return model.converted(model=model.model | {"attention": "local", "local_window": window}, state=state)
+
+
+def gather(options: argparse.Namespace, original: Checkpoint) -> tuple[Texts, list[float]]:
+    """Sentences of STS-B, halves of passages, and halves of the first halves; people's scores of the sentences."""
+    tokenizer, n, task = tokenizer_of(original, None), encoder_config(original).max_positions, find_task("STS-B")
+    if not 6 <= options.tokens <= n:
+        raise UsageError(f"--tokens {options.tokens}: must lie between 6 and {n}, the longest input of the original")
+    table = read_table(options.stsb / "dev.tsv", task.text, task.label)
+    sentences = [(sentence,) for column in zip(*table.texts, strict=True) for sentence in column]
+    half = options.tokens - 2
+    passages = read_passages(options.texts, tokenizer, 2 * half)
+    parts = (np.split(whole, 2, axis=1) for whole in (passages, passages[:, : half // 2 * 2]))
+    halves, quarters = ([np.array([BOS, *row, EOS]) for row in np.concatenate(part)] for part in parts)
+    return [encode(sentences, tokenizer, n).ids, halves, quarters], list(map(float, table.labels or ()))
+
+
+def read_passages(folder: Path, tokenizer: Encoder, length: int) -> Ids:
+    """(passages, length) at even distances in each book."""
+    found = []
+    for file in sorted(folder.glob("*.txt")):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        for part in range(1, PASSAGES + 1):
+            start = text.find(" ", len(text) * part // (PASSAGES + 1))  # at the end of a word
+            found.append(tokenizer.encode([text[start:][: CHARACTERS * length]])[0][:length])
+            if len(found[-1]) < length:
+                raise UsageError(f"--texts {file}: is too short for {PASSAGES} passages; remove it from the folder")
+    if not found:
+        raise UsageError(f"--texts {folder}: has no .txt files; put one there for each book")
+    return np.array(found, dtype=np.int64)
+
+
+def vectors_of(model: Checkpoint, texts: Texts) -> list[Values]:
+    """(texts, C) for each list."""
+    vectors = Engine(model, "mean", Compute("cpu")).run([*chain(*texts)])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.split(vectors, np.cumsum([*map(len, texts)])[:-1])
+
+
+def kept(make: Make, texts: Texts, scores: list[float], exact: Callable[[], list[Values]]) -> dict[str, Any]:
+    """The figures of one model beside the vectors of the original."""
+    model = make()
+    config, vectors = encoder_config(model), vectors_of(model, texts)
+    (sentences, halves, quarters), (exact_sentences, exact_halves, _) = vectors, exact()
+    limit = config.lengths[0] if config.attention == "linformer" else config.max_positions
+    short = [len(sentence) <= limit for sentence in texts[0]]
+    ones, others = np.split(sentences, 2)
+    return {
+        "Spearman": score("spearman", scores, (ones * others).sum(1).tolist()),
+        "short": sum(short),
+        "difference": float(np.abs(sentences - exact_sentences)[short].max(initial=0)),
+        "cosine": float(np.split((halves * exact_halves).sum(1), 2)[0].mean()),
+        "quarters": found_in(quarters),
+        "halves": found_in(halves),
+    }
+
+
+def found_in(vectors: Values) -> float:
+    """Percent of the first parts whose nearest second part, by cosine, is their own."""
+    ones, others = np.split(vectors, 2)
+    return 100 * float(np.mean((ones @ others.T).argmax(1) == np.arange(len(ones))))
+
+
+def table(results: Results) -> str:
+    """A row for each model."""
+    n = results["settings"]["tokens"]
+    header = ["", "STS-B dev", "sentences of at most k tokens", "largest difference", f"cosine, {n} tokens"]
+    header += [f"halves of {half} found, %" for half in ((n - 2) // 2, n - 2)]
+    rows = ([name, *ROW.format(**row).split("|")] for name, row in results["cells"].items())
+    return heading("What a converted encoder keeps", results, ABOUT) + markdown(header, rows)
+
+
+ABOUT = """STS-B dev: Spearman correlation x 100 of cosines with people's scores. Largest difference: of a component of
+these sentences' vectors from the original's; without slots, of all sentences. Cosine: to the original's vector, mean
+over passages of books. Halves: the first half of a passage finds its second half among those of all passages. Fixed
+blocks: linear projection, block means. Only students are trained after conversion, and not again with a part off."""
+QUICK = {"projected_length": [16], "local_window": [0], "tokens": 64}
+MEASUREMENT = Measurement(
+    *(__file__, __doc__, flags, measure, table), quick=QUICK, choices=("student", "projected_length", "local_window")
+)
+
+if __name__ == "__main__":
+    sys.exit(MEASUREMENT.main())
