@@ -94,17 +94,19 @@ def parse_losses() -> Callable[..., Losses]:
 def start_fairseq(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Command | subprocess.Popen[str]]:
     """Start a command such as `start_fairseq("fairseq-train", data, "--arch", "roberta")`, its output in `stdout`.
 
-    It is forked from a process that has imported fairseq (`tests/forked.py`), unless `env`, the environment variables
-    that are added, changes what its imports read. `cwd` is an empty folder unless given.
+    It is forked from a process that has imported fairseq (`tests/forked.py`), unless the environment, to which `env`
+    is added, differs from that of this process in what its imports read. `cwd` is an empty folder unless given.
     """
     empty_folder = tmp_path_factory.mktemp("cwd")
-    server = cache(lambda: Server(fairseq_environment()))
+    usual = fairseq_environment()
+    server = cache(lambda: Server(usual))
 
     def start(
         *argv: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> Command | subprocess.Popen[str]:
         command, environment, folder = fairseq_command(*argv), fairseq_environment(env), cwd or empty_folder
-        if not any(name.startswith(READ_BY_IMPORTS) for name in env or ()):
+        changed = {name for name, _ in usual.items() ^ environment.items()}
+        if not any(name.startswith(READ_BY_IMPORTS) for name in changed):
             return server().start(command, environment, folder)
         return subprocess.Popen(
             [sys.executable, *command],

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Self
 
 # What fairseq and PyTorch read while they are imported; a command with another value needs imports of its own.
-READ_BY_IMPORTS = ("PYTHON", "OMP_", "MKL_", "TORCH", "CUDA", "LOGLEVEL", "HYDRA", "LD_")
+READ_BY_IMPORTS = ("PYTHON", "OMP_", "MKL_", "TORCH", "CUDA", "LOGLEVEL", "HYDRA", "LD_", "CXX")
 
 
 class Server:
@@ -127,6 +127,7 @@ def serve(requests: socket.socket) -> list[str]:
 if __name__ == "__main__":
     for name in ("train", "hydra_train", "preprocess", "validate"):  # the first one sets up logging
         import_module(f"fairseq_cli.{name}")
+    import_module("torch._dynamo")  # which the first optimizer imports, for most of the time of a small training
     import_module("torch._dynamo")  # which optimizers import at their first step
     try:
         sys.argv = serve(socket.socket(fileno=int(sys.argv[1])))

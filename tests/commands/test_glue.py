@@ -97,15 +97,15 @@ def test_a_killed_grid_ends_with_the_same_table_and_is_done_once(
 
 @pytest.mark.slow
 def test_commands_and_their_jobs_share_a_grid(checkpoint: Path, glue: Path, tmp_path: Path) -> None:
-    words = [*arguments(checkpoint, glue, tmp_path), "--epochs", "1"]
+    words = [*arguments(checkpoint, glue, tmp_path), "--epochs", "1", "--seeds", "1"]
     command = [sys.executable, str(ROOT / "recipes/finetune_glue.py"), *words]
     processes = [subprocess.Popen([*command, *more], cwd=ROOT) for more in ([], ["--jobs", "2"])]
     assert [process.wait() for process in processes] == [0, 0]
-    for run in (tmp_path / task / f"lr0.001-batch16-seed{seed}" for task in ("RTE", "STS-B") for seed in (1, 2)):
-        log = (run / "train.log").read_text()
+    for task in ("RTE", "STS-B"):
+        log = (tmp_path / task / "lr0.001-batch16-seed1/train.log").read_text()
         assert log.count("done training") == 1  # by one of the processes
     rows = json.loads((tmp_path / "results.json").read_text())
-    assert [len(row["scores"][metric]) for row, metric in zip(rows, ("accuracy", "pearson"), strict=True)] == [2, 2]
+    assert [len(row["scores"][metric]) for row, metric in zip(rows, ("accuracy", "pearson"), strict=True)] == [1, 1]
 
 
 METRICS = {
