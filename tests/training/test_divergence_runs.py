@@ -29,7 +29,7 @@ def poisoned(self, model, sample, reduce=True):
     if model.training:
         batches.append(1)
     if model.training == where["training"] and rank == where["rank"] and len(batches) >= where["batch"]:
-        os.write(1, f"POISONED {sample['id'].tolist()}\n".encode())  # whole, though two ranks write into one pipe
+        os.write(1, f"POISONED {sample['id'].tolist()}\\n".encode())  # whole, though two ranks write into one pipe
         loss = loss * float("nan")
         log["loss"] = loss.data
     return loss, size, log
