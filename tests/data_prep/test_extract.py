@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -132,8 +134,9 @@ def test_names_that_are_no_utf8_and_files_left_out(tmp_path: Path, capsys: pytes
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_a_file_without_permission_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "One.txt").chmod(0)
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o777)
+    tmp_path.chmod(0o777)
+    for path in itertools.takewhile(lambda path: path != Path(gettempdir()), tmp_path.parents):
+        path.chmod(0o755)
     os.seteuid(65534)
     try:
         with pytest.raises(UsageError, match=r"One\.txt: cannot be opened \(Permission denied\)"):
