@@ -97,7 +97,7 @@ def test_shares_add_up_and_are_checked(tmp_path: Path) -> None:
     for config, message in (
         (SplitConfig(valid=1.0), "--valid 1.0"),
         (SplitConfig(0.5, 0.5), "nothing to train on"),
-        (SplitConfig(valid=1e-9), "no document in valid"),
+        (SplitConfig(valid=1e-9), "none is in valid"),
     ):
         with pytest.raises(UsageError, match=message):
             split(corpus, tmp_path / "out", config)
