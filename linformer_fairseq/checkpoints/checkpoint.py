@@ -200,12 +200,13 @@ def trained_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: complete[name] for name in names if complete.get(name) is not None}
 
 
-def untrained(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
-    """A new fairseq model of these settings, without classification heads; UsageError as `encoder_config`."""
-    dictionary = symbols(encoder_config(checkpoint).vocab_size)  # refuses settings that cannot be completed
-    settings = complete_settings(checkpoint.model)
-    encoder = linformer_roberta.LinformerRobertaEncoder(settings, dictionary)
-    return linformer_roberta.LinformerRobertaModel(settings, encoder)
+def untrained(model: Mapping[str, Any], vocabulary: int) -> linformer_roberta.LinformerRobertaModel:
+    """A new fairseq model of these settings, without classification heads: random parameters, always the same."""
+    settings = complete_settings(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        encoder = linformer_roberta.LinformerRobertaEncoder(settings, symbols(vocabulary))
+        return linformer_roberta.LinformerRobertaModel(settings, encoder)
 
 
 def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
@@ -214,7 +215,7 @@ def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     Raises:
         UsageError: as `encoder_config`, or parameters are missing, superfluous or of the wrong shape.
     """
-    model = untrained(checkpoint)
+    model = untrained(checkpoint.model, encoder_config(checkpoint).vocab_size)
     state = {key: value for key, value in checkpoint.state.items() if not key.endswith(".version")}
     for name in checkpoint.heads:
         head = f"{HEADS}{name}."

@@ -62,9 +62,7 @@ def to_linformer(
     grams = attention_grams(exact, sample, config) if init == "svd" and sample is not None else None
     generator = torch.Generator().manual_seed(1)
     if config.projection not in INITIALISED:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            new = untrained(result).state_dict()
+        new = untrained(result.model, config.vocab_size).state_dict()
         result.state |= {name: value for name, value in new.items() if ".E." in name or ".F." in name}
         return completed(result)
     for index, (name, k) in enumerate(projection_names(config)):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from linformer_fairseq.commands.train import become
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.paths import RECIPES
 
@@ -42,7 +41,6 @@ def main(argv: Sequence[str]) -> int:
     a = parser.parse_args(argv[:end])
 
     from linformer_fairseq.checkpoints.checkpoint import encoder_config, read, trained_settings
-    from linformer_fairseq.training.progress import program
     from linformer_fairseq.training.recipe import fairseq_train_argv
 
     teacher, student = read(a.teacher), read(a.student)
@@ -55,9 +53,4 @@ def main(argv: Sequence[str]) -> int:
         "criterion.teacher": str(a.teacher.resolve()),
         "checkpoint.finetune_from_model": str(a.student.resolve()),
     }
-    command = [*fairseq_train_argv(a.recipe, a.data, a.save_dir, overrides), *argv[end + 1 :]]
-    print(shlex.join(command), flush=True)
-    if a.dry_run:
-        return 0
-    command = program(command)
-    os.execv(command[0], command)
+    return become([*fairseq_train_argv(a.recipe, a.data, a.save_dir, overrides), *argv[end + 1 :]], a.dry_run)

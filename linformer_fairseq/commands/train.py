@@ -35,16 +35,24 @@ def main(argv: Sequence[str]) -> int:
     if None in (a.recipe, a.data, a.save_dir):
         parser.error("RECIPE, DATA and --save-dir are required (or --list alone)")
 
-    from linformer_fairseq.training.progress import program
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
     recipe = find_recipe(a.recipe)
-    for folder in a.data.split(":"):
-        if not a.dry_run and not Path(folder).is_dir():
+    return become([*fairseq_train_argv(recipe, a.data, a.save_dir), *argv[end + 1 :]], a.dry_run)
+
+
+def become(command: list[str], dry_run: bool) -> int:
+    """Print a command of fairseq-train and, but for a dry run, let it take the place of this process.
+
+    So it gets the signals that are meant for it. UsageError if its data is not there.
+    """
+    from linformer_fairseq.training.progress import program
+
+    for folder in command[1].split(":"):
+        if not dry_run and not Path(folder).is_dir():
             raise UsageError(f"DATA {folder} is not a folder: give one written by `linformer prepare binarize`")
-    command = [*fairseq_train_argv(recipe, a.data, a.save_dir), *argv[end + 1 :]]
     print(shlex.join(command), flush=True)
-    if a.dry_run:
+    if dry_run:
         return 0
     command = program(command)
-    os.execv(command[0], command)  # fairseq-train takes the place of this process, and gets the signals meant for it
+    os.execv(command[0], command)

@@ -47,8 +47,9 @@ class SelfAttention(nn.Module):
             (B, N, C), or (B, M, C). Rows of pads are meaningless.
         """
         x = x if keep is None else x * keep.unsqueeze(-1)
-        # The values of all tokens, without bias so that pads stay zero, where more than the slots needs them.
-        values = functional.linear(x, self.v_proj.weight) if self.local_conv or self.cfg.local_window else None
+        # The values of all tokens, without bias so that pads stay zero, where two things need them.
+        twice = self.cfg.local_conv or (self.cfg.local_window and self.cfg.one_per_head)
+        values = functional.linear(x, self.v_proj.weight) if twice else None
         slots = self.slots(x, values, keep, shared)
         dropout = self.cfg.attention_dropout if self.training else 0.0
         if slots is None or (self.cfg.local_window and not slots.whole):

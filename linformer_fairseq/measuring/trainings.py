@@ -4,10 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from linformer_fairseq.checkpoints.checkpoint import complete_settings, symbols
-from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel
 from linformer_fairseq.paths import RECIPES, USER_DIR
 from linformer_fairseq.training.metrics import read_metrics
 from linformer_fairseq.training.progress import parse_line, run_logged
@@ -15,13 +11,6 @@ from linformer_fairseq.training.recipe import fairseq_train_argv
 
 RECIPE = RECIPES / "pretrain/tiny_n512_k128.yaml"
 TOKENS = 8 * 512  # of an update
-
-
-def untrained(model: Mapping[str, Any], vocabulary: int) -> LinformerRobertaModel:
-    """A model with these settings and random parameters, always the same."""
-    settings = complete_settings(model)
-    torch.manual_seed(1)
-    return LinformerRobertaModel(settings, LinformerRobertaEncoder(settings, symbols(vocabulary)))
 
 
 def schedule(updates: int, validations: int = 10) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from fairseq import checkpoint_utils, file_io
 
+from linformer_fairseq.checkpoints.checkpoint import untrained
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
-from linformer_fairseq.measuring.trainings import untrained
 from linformer_fairseq.training import files
 from linformer_fairseq.training.saving import snapshot
 

@@ -16,11 +16,10 @@ from itertools import product
 import numpy as np
 import torch
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, untrained
 from linformer_fairseq.inference.engine import Batching, Compute, Engine
 from linformer_fairseq.inference.sequences import BOS, EOS, Ids, as_they_come, like_length
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
-from linformer_fairseq.measuring.trainings import untrained
 
 VOCABULARY = 1000  # the embedding takes no time
 BUCKETS = "length-bucketed"

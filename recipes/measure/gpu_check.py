@@ -31,6 +31,7 @@ from linformer_fairseq.criterions.fused_masked_lm import linear_cross_entropy
 from linformer_fairseq.environment import environment_report
 from linformer_fairseq.io.files import write_json
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
+from linformer_fairseq.layers.config import PROJECTIONS, SHARINGS
 from linformer_fairseq.measuring.gpu_memory import MASKED, of_recipe, training_bytes
 from linformer_fairseq.optim.fused_adamw import FusedAdamW, FusedAdamWConfig
 from linformer_fairseq.paths import USER_DIR
@@ -66,8 +67,7 @@ class Check:
     def types(self) -> dict[str, float]:
         """Largest error of loss and gradients in 16 bit against float32, relative to the largest value."""
         errors = {}
-        kinds = product(("none", "headwise", "key-value", "layerwise"), ("linear", "conv", "mean-pool", "max-pool"))
-        for sharing, projection in kinds:
+        for sharing, projection in product(SHARINGS, PROJECTIONS):
             cfg = EncoderConfig(**SIZES, projected_length=32, sharing=sharing, projection=projection, dropout=0.0)
             full = self._gradients(cfg, torch.float32)
             for dtype in (torch.float16, torch.bfloat16):

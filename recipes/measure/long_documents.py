@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
 from data_prep.encoders import Encoder
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config, read
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config, read, untrained
 from linformer_fairseq.checkpoints.extend import resize_positions
 from linformer_fairseq.checkpoints.names import POSITIONS
 from linformer_fairseq.errors import UsageError
@@ -35,7 +35,6 @@ from linformer_fairseq.inference.engine import Compute, Engine
 from linformer_fairseq.inference.sequences import Ids, arrange, tokenizer_of
 from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, Work, heading, markdown, rounds_of, spread
-from linformer_fairseq.measuring.trainings import untrained
 from linformer_fairseq.tables import read_table
 
 SPECIAL = 2  # <s> and </s> around what is read

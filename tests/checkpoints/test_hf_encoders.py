@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
-import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
-import sentencepiece
-import tokenizers
 import torch
 import transformers
-from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from data_prep import encoders
@@ -27,91 +21,25 @@ from data_prep.__main__ import main as data_prep
 from linformer_fairseq import cli
 from linformer_fairseq.checkpoints.checkpoint import build, digest, read
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
-from linformer_fairseq.commands import convert
 from linformer_fairseq.finetuning.glue import find_task, score
 from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, finetune
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
 from linformer_fairseq.plugin import register
 from linformer_fairseq.tables import Table, read_table
-
-TEXTS = ["The projected length, k = 128, isn't   n; naïve façade.", "A second line", "lengths", "n of k " * 9]
-CORPUS = [*TEXTS, "lengths and tokens of the second line", "a line of projected tokens"] * 20
-N = 80
-CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-TRUST = {"trust_remote_code": True}
-INPUTS = ("input_ids", "attention_mask")
-
-
-def write_tokenizer(kind: str, folder: Path) -> None:
-    """As the published models have it: WordPiece, byte-level BPE, a sentencepiece model alone, or Unigram."""
-    if kind == "bert":
-        trained = tokenizers.BertWordPieceTokenizer()
-        names = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        trained.train_from_iterator(CORPUS, 120, 1, special_tokens=names, show_progress=False)
-        trained.save_model(str(folder))
-        (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
-    elif kind == "roberta":
-        trained = tokenizers.ByteLevelBPETokenizer()
-        trained.train_from_iterator(CORPUS, 300, 1, special_tokens=list(SPECIAL[:4]), show_progress=False)
-        trained.add_special_tokens(["<mask>"])
-        trained.save(str(folder / "tokenizer.json"))
-    elif kind == "xlm-roberta":
-        model = io.BytesIO()
-        options = {"vocab_size": 60, "hard_vocab_limit": False, "minloglevel": 2}
-        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(CORPUS), model_writer=model, **options)
-        (folder / "sentencepiece.bpe.model").write_bytes(model.getvalue())
-    else:
-        names = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
-        pieces = sorted({char for text in TEXTS for char in text if char != " "} | {"▁", "▁line", "ength", "▁of"})
-        scores = [(name, 0.0) for name in names] + [(piece, -len(names) / len(piece)) for piece in pieces]
-        trained = tokenizers.Tokenizer(tokenizers.models.Unigram([*scores, ("<mask>", 0.0)], 3))
-        trained.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-        trained.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 6), ("<s>", 5))
-        trained.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-        trained.save(str(folder / "tokenizer.json"))
-
-
-def shake(model: nn.Module) -> None:
-    """Makes every parameter count, token types and layer norms included."""
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, mean=0.3 if parameter.dim() == 1 else 0.0, std=0.15)
-    model.eval()
-
-
-def make_source(kind: str, folder: Path, head: str = "ForMaskedLM", **changes: Any) -> Any:
-    """A folder of a random model, with a tokenizer trained here; returns the model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sizes: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
-    sizes |= {"intermediate_size": 40, "max_position_embeddings": N + 2, "layer_norm_eps": 1e-5, "vocab_size": 400}
-    if kind == "bert":
-        sizes |= {"max_position_embeddings": N, "layer_norm_eps": 1e-2, "pad_token_id": 0}
-    config = getattr(transformers, f"{CLASSES[kind]}Config")(**sizes | changes)
-    torch.manual_seed(0)
-    model = getattr(transformers, f"{CLASSES[kind]}{head}")(config)
-    shake(model)
-    model.save_pretrained(folder)
-    write_tokenizer(kind, folder)
-    return model
-
-
-def run(*words: Any) -> None:
-    assert convert.main([str(word) for word in words]) == 0
-
-
-def there(folder: Path, *words: str) -> Path:
-    """The exported folder, after the way through a fairseq checkpoint."""
-    checkpoint = folder.with_suffix(".pt")
-    run("from-bert", folder, checkpoint, *(words or ("--attention", "exact")))
-    out = folder.with_name(f"{folder.name}-out")
-    run("to-hf", checkpoint, out)
-    return out
-
-
-def ids_of(folder: Path, texts: list[str] = TEXTS) -> dict[str, Tensor]:
-    found = AutoTokenizer.from_pretrained(folder, **TRUST)(texts, padding=True, return_tensors="pt")
-    return {name: found[name] for name in INPUTS}
+from tests.checkpoints.hf_sources import (
+    CLASSES,
+    INPUTS,
+    TEXTS,
+    TRUST,
+    N,
+    add_sentence_transformers,
+    ids_of,
+    make_source,
+    run,
+    there,
+    write_tokenizer,
+)
 
 
 @torch.no_grad()
@@ -267,50 +195,6 @@ def test_longer_inputs_and_another_attention(tmp_path: Path) -> None:
     assert build(made)(ids, features_only=True)[0].shape == expected.shape
 
 
-def add_sentence_transformers(folder: Path, encoder: str = "") -> None:
-    kinds = {"0": ("Transformer", encoder), "1": ("Pooling", "1_Pooling"), "2": ("Normalize", "2_Normalize")}
-    modules = [
-        {"idx": int(name), "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for name, (kind, path) in kinds.items()
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": 24, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
-    (folder / encoder / "sentence_bert_config.json").write_text('{"max_seq_length": 30, "do_lower_case": false}')
-
-
-@pytest.mark.parametrize("encoder", ["", "0_Transformer"])
-def test_pooling_and_length_of_sentence_transformers_are_kept(encoder: str, tmp_path: Path) -> None:
-    make_source("bert", tmp_path / "a" / encoder, "Model")
-    add_sentence_transformers(tmp_path / "a", encoder)
-    out = there(tmp_path / "a")
-    assert (out / "1_Pooling/config.json").read_bytes() == (tmp_path / "a/1_Pooling/config.json").read_bytes()
-    modules = json.loads((out / "modules.json").read_text())
-    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
-    assert 'SentenceTransformer("a-out", trust_remote_code=True)' in (out / "README.md").read_text()
-    assert json.loads((out / "sentence_bert_config.json").read_text())["max_seq_length"] == 30
-    run("extend", tmp_path / "a.pt", tmp_path / "b.pt", "--max-positions", 2 * N)
-    run("to-hf", tmp_path / "b.pt", tmp_path / "b")
-    assert json.loads((tmp_path / "b/sentence_bert_config.json").read_text())["max_seq_length"] == 2 * N
-    run("from-hf", out, tmp_path / "c.pt")
-    run("to-hf", tmp_path / "c.pt", tmp_path / "c")
-    names = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "tokenizer_config.json", "vocab.txt")
-    assert all((tmp_path / "c" / name).read_bytes() == (out / name).read_bytes() for name in names)
-
-
-@pytest.mark.parametrize("encoder", ["", "0_Transformer"])
-def test_sentence_transformers_gives_equal_vectors(encoder: str, tmp_path: Path) -> None:
-    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    make_source("bert", tmp_path / "a" / encoder, "Model")
-    add_sentence_transformers(tmp_path / "a", encoder)
-    out = there(tmp_path / "a")
-    expected = library.SentenceTransformer(str(tmp_path / "a"), device="cpu").encode(TEXTS)
-    found = library.SentenceTransformer(str(out), device="cpu", **TRUST)
-    assert found.max_seq_length == 30
-    np.testing.assert_allclose(found.encode(TEXTS), expected, atol=1e-5)
-
-
 @torch.no_grad()
 def test_a_fine_tuned_bert_stays_one(tmp_path: Path) -> None:
     make_source("bert", tmp_path / "a", "Model", hidden_dropout_prob=0.0)
@@ -331,70 +215,6 @@ def test_a_fine_tuned_bert_stays_one(tmp_path: Path) -> None:
     own = torch.from_numpy(encode([(TEXTS[0],)], tokenizer_of(tuned, None), N).ids[0])[None]
     expected = build(tuned)(own, features_only=True, classification_head_name=tuned.heads[0])[0]
     torch.testing.assert_close(model(**ids_of(tmp_path / "b")).logits[:1], expected, rtol=1e-5, atol=1e-5)
-
-
-def change_modules(folder: Path, **values: Any) -> None:
-    path = folder / "modules.json"
-    modules = json.loads(path.read_text())
-    modules[1] |= values
-    path.write_text(json.dumps(modules))
-
-
-def link(folder: Path) -> None:
-    (folder / "vocab.txt").rename(folder.with_name("vocab.txt"))
-    (folder / "vocab.txt").symlink_to(folder.with_name("vocab.txt"))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (link, "vocab.txt: is a link out of the folder"),
-        (lambda f: change_modules(f, type="sentence_transformers.models.CNN"), "module sentence.*CNN cannot be kept"),
-        (lambda f: change_modules(f, type="custom.Pooling"), "modules.json: the module custom.Pooling cannot be kept"),
-        (lambda f: change_modules(f, path="../other"), "modules.json: its first module must be .* in this folder"),
-        (lambda f: (f / "modules.json").write_text("{"), "modules.json: not a list of modules"),
-        (lambda f: (f / "1_Pooling/pytorch_model.bin").write_text(""), "only .json and .safetensors files"),
-        (lambda f: (f / "vocab.txt").unlink(), "put its tokenizer there, too"),
-        (lambda f: (f / "vocab.txt").open("a").write("x\ny\n" * 200), "they do not belong together"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "mpnet"}'), "config.json: .* relative positions"),
-        (shutil.rmtree, "no such folder; give that of a Hugging Face model"),
-    ],
-)
-def test_other_folders_are_refused_in_a_sentence(
-    spoil: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_source("bert", tmp_path / "a", "Model")
-    add_sentence_transformers(tmp_path / "a")
-    spoil(tmp_path / "a")
-    capsys.readouterr()
-    words = ["convert", "from-bert", tmp_path / "a", tmp_path / "b.pt", "--attention", "exact"]
-    assert cli.main([str(word) for word in words]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert re.search(message, error), error
-    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("b")]
-
-
-def test_names_of_foreign_code_are_not_exported(tmp_path: Path) -> None:
-    make_source("bert", tmp_path / "a")
-    settings = {
-        "tokenizer_class": "BertTokenizer",
-        "auto_map": {"AutoTokenizer": ["other--code.Slow", "other--code.Fast"]},
-    }
-    (tmp_path / "a/tokenizer_config.json").write_text(json.dumps(settings))
-    out = there(tmp_path / "a")
-    assert "other--code" in (tmp_path / "a/tokenizer_config.json").read_text()
-    assert not any(b"other--code" in path.read_bytes() for path in out.iterdir())
-
-
-def test_links_within_the_cache_of_hugging_face_are_followed(tmp_path: Path) -> None:
-    cache = tmp_path / "models--x"
-    make_source("bert", cache / "snapshots/1", "Model")
-    (cache / "blobs").mkdir()
-    for number, path in enumerate(sorted((cache / "snapshots/1").iterdir())):
-        path.rename(cache / f"blobs/{number}")
-        path.symlink_to(f"../../blobs/{number}")
-    assert from_hf_encoder(cache / "snapshots/1").notes[-1]["conversion"] == "from-bert"
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -31,14 +33,14 @@ def sentence(tokens: int, rows: int = 1) -> Tensor:
     return torch.randint(2, 60, (rows, tokens), generator=torch.Generator().manual_seed(tokens))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    sharing=st.sampled_from(SHARINGS),
-    window=st.sampled_from((0, 3, 40)),
-    tokens=st.integers(1, 16),
-    before=st.integers(0, 40),
-    after=st.integers(0, 70),
-)
+def shapes(longest: int) -> Callable[[Any], Any]:
+    """Any sharing and window, a text of up to `longest` tokens, and pads or neighbours' tokens around it."""
+    window, around = st.sampled_from((0, 3, 40)), st.integers(0, 19)
+    shape = given(st.sampled_from(SHARINGS), window, st.integers(1, longest), around, around)
+    return lambda test: settings(max_examples=60, deadline=None)(shape(test))
+
+
+@shapes(longest=16)
 @torch.no_grad()
 def test_up_to_k_tokens_it_is_exact_attention(sharing: str, window: int, tokens: int, before: int, after: int) -> None:
     """Also where pads make the input longer than k."""
@@ -50,14 +52,7 @@ def test_up_to_k_tokens_it_is_exact_attention(sharing: str, window: int, tokens:
     torch.testing.assert_close(model(text)[0][real], exact(text)[0][real], rtol=0, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    sharing=st.sampled_from(SHARINGS),
-    window=st.sampled_from((0, 3, 40)),
-    tokens=st.integers(1, 90),
-    before=st.integers(0, 20),
-    after=st.integers(0, 18),
-)
+@shapes(longest=90)
 @torch.no_grad()
 def test_neither_padding_nor_neighbours_change_a_text(
     sharing: str, window: int, tokens: int, before: int, after: int

@@ -20,7 +20,13 @@ from linformer_fairseq.layers.config import SHARINGS
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 PROJECTIONS: list[dict[str, object]] = [
     *({"projection": kind, "sharing": sharing} for kind, sharing in product(("linear", "conv"), SHARINGS)),
-    *({"projection": "mean-pool"}, {"projection": "max-pool"}, {"attention": "exact"}, {"attention": "none"}),
+    *(
+        {"projection": "mean-pool"},
+        {"projection": "max-pool"},
+        {"projection": "adaptive", "local_window": 4},
+        {"attention": "exact"},
+        {"attention": "none"},
+    ),
 ]
 DETAILS: tuple[dict[str, object], ...] = (
     {},

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from fairseq.data import Dictionary
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, write
-from linformer_fairseq.measuring.trainings import untrained
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, untrained, write
 from recipes.measure import conversion
 from recipes.measure.conversion import table, updates_until
 

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from data_prep import encoders
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, untrained, write
 from linformer_fairseq.checkpoints.warm_start import to_linformer
-from linformer_fairseq.measuring.trainings import untrained
 from recipes.measure.converted import MEASUREMENT, PASSAGES, found_in, read_passages, vectors_of
 
 SETTINGS = {"encoder_layers": 1, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 16, "encoder_attention_heads": 2}

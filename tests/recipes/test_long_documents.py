@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from data_prep import encoders
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, write
-from linformer_fairseq.measuring.trainings import untrained
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, untrained, write
 from recipes.measure import long_documents
 from recipes.measure.long_documents import ADAPTIVE, halves_found, longer, vectors_of, verdict
 
