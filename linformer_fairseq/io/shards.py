@@ -195,12 +195,10 @@ class Claims:
 
     def _void(self, path: Path) -> bool:
         try:
-            owner = read_record(path) or {}
+            owner = read_record(path) or {}  # while it is written, or after a loss of power: its age decides
             age = self._file_system_time() - path.stat().st_mtime
         except FileNotFoundError:
             return True
-        except json.JSONDecodeError:  # being written, on a file system without hard links
-            return False
         here = owner.get("host") == socket.gethostname()
         return age > 5 * HEARTBEAT_SECONDS or (here and _started(owner["process"]) != owner["started"])
 
