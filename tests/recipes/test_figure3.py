@@ -41,6 +41,12 @@ def test_the_table_has_a_row_for_each_variant() -> None:
     assert len(cells) == 4
 
 
+def test_of_several_seeds_the_table_has_median_and_range() -> None:
+    seeds = {1: CURVE, 2: [{**p, "perplexity": 3 * p["perplexity"]} for p in CURVE], 3: CURVE}
+    table = study.table({"cells": {study.cell("exact attention", seed): curve for seed, curve in seeds.items()}})
+    assert "| exact attention | 128.0 (128.0-384.0) | 32.0 (32.0-96.0) | 4.0 (4.0-12.0) | 4.0 (4.0-12.0) | 8 |" in table
+
+
 @pytest.mark.parametrize("variant", study.VARIANTS)
 def test_fairseq_understands_each_variant(variant: str) -> None:
     argv = fairseq_train_argv(RECIPE, "DATA", Path("RUN"), study.VARIANTS[variant])
@@ -53,14 +59,16 @@ def test_fairseq_understands_each_variant(variant: str) -> None:
     assert (arguments.local_conv > 0) == ("local conv" in variant)
     attention = next((name for name in ("exact", "none") if variant.startswith(name.replace("none", "no "))), None)
     assert getattr(arguments, "attention", "linformer") == (attention or "linformer")
+    assert (getattr(arguments, "projection", None) == "adaptive") == variant.startswith("adaptive")
+    assert (getattr(arguments, "local_window", 0) > 0) == ("window" in variant)
 
 
 @pytest.mark.slow
 def test_two_variants_are_trained_beside_each_other(tiny_data: Path, tmp_path: Path) -> None:
     words = [str(tiny_data), "--out", str(tmp_path), "--quick", "--parallel", "2"]
-    assert study.MEASUREMENT.main([*words, "--variants", "Linformer", "no attention"]) == 0
+    assert study.MEASUREMENT.main([*words, "--variants", "Linformer", "no attention", "--seeds", "2"]) == 0
     cells = json.loads((tmp_path / "results.json").read_text())["cells"]
-    assert set(cells) == {"Linformer", "no attention"}
+    assert set(cells) == {"Linformer", "no attention", "Linformer, seed 2", "no attention, seed 2"}
     for curve in cells.values():
         valid = [p for p in curve if p["split"] == "valid"]
         assert {p["update"] for p in valid} >= set(range(2, 21, 2))
