@@ -8,6 +8,9 @@ text is the one before masking, whichever task reads it. A text that is longer t
 for it, each with <s> and </s> of its own; only the tokens between these are compared then, and v* is the mean over all
 of them.
 
+What long texts teach would move the vectors of short ones, which are exact before any training. So the loss is summed
+with that of a short text, the first tokens of each long one; in training their number is drawn anew for every batch.
+
 Shapes: B batch, N tokens, C channels, T longest input of the teacher.
 """
 
@@ -29,6 +32,8 @@ from linformer_fairseq.checkpoints.names import EMBEDDING
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import LinformerEncoder
 
+FEWEST = 8  # tokens of a short text
+
 
 @dataclass
 class DistillationConfig(FairseqDataclass):
@@ -40,14 +45,22 @@ class DistillationConfig(FairseqDataclass):
     )
     hidden_weight: float = field(default=1.0, metadata={"help": "weight of the outputs of the layers"})
     vector_weight: float = field(default=1.0, metadata={"help": "weight of the mean vector of a text"})
+    short_tokens: int = field(
+        default=0, metadata={"help": "most tokens of the short texts that are compared as well; 0 compares none"}
+    )
 
 
 @register_criterion("distillation", dataclass=DistillationConfig)
 class DistillationLoss(FairseqCriterion):
     """Relative squared error of every layer and cosine distance of the vectors, summed over the texts of a batch."""
 
-    def __init__(self, task: FairseqTask, teacher: str, hidden_weight: float, vector_weight: float) -> None:
+    def __init__(
+        self, task: FairseqTask, teacher: str, hidden_weight: float, vector_weight: float, short_tokens: int
+    ) -> None:
         super().__init__(task)
+        if short_tokens and short_tokens < FEWEST:
+            raise UsageError(f"--short-tokens {short_tokens}: must be 0 or at least {FEWEST}")
+        self.short_tokens = short_tokens
         self.weights = hidden_weight, vector_weight
         if min(self.weights) < 0 or not any(self.weights):
             given = f"--hidden-weight {hidden_weight} and --vector-weight {vector_weight}"
@@ -68,6 +81,30 @@ class DistillationLoss(FairseqCriterion):
         """
         given, target = sample["net_input"]["src_tokens"], sample["target"]
         tokens = torch.where(target.eq(self.padding_idx), given, target)
+        hidden, cosine = self._compare(model, tokens)
+        logged = {"hidden": hidden.detach(), "cosine": cosine.detach()}
+        loss = self._loss(hidden, cosine, len(tokens))
+        if self.short_tokens:
+            hidden, cosine = self._compare(model, self._first_tokens(tokens, model.training))
+            logged["short_cosine"] = cosine.detach()
+            loss = loss + self._loss(hidden, cosine, len(tokens))
+        sizes = {"ntokens": sample["ntokens"], "nsentences": len(tokens), "sample_size": len(tokens)}
+        return loss, len(tokens), {"loss": loss.detach()} | logged | sizes
+
+    def _loss(self, hidden: Tensor, cosine: Tensor, texts: int) -> Tensor:
+        return self.weights[0] * hidden + self.weights[1] * (texts - cosine)
+
+    def _first_tokens(self, tokens: Tensor, training: bool) -> Tensor:
+        """The first tokens of each text (B, N) as a text of its own, which ends with </s>."""
+        most = min(self.short_tokens, tokens.size(1))
+        # fairseq seeds this generator with the number of the update, so that a resumed run draws the same.
+        length = int(torch.randint(min(FEWEST, most), most + 1, ())) if training else most
+        short = tokens[:, :length].clone()
+        short[short[:, -1].ne(self.padding_idx), -1] = self.task.source_dictionary.eos()
+        return short
+
+    def _compare(self, model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Relative squared error of the layers and cosine of the vectors, summed over the texts (B, N)."""
         features, extra = model(tokens, features_only=True, return_all_hiddens=True)
         ours = [h.transpose(0, 1) for h in extra["inner_states"][1:]]
         known, theirs, compared = self._targets(tokens, features.dtype)
@@ -76,13 +113,8 @@ class DistillationLoss(FairseqCriterion):
             raise UsageError(f"--teacher has {found}: convert the model from this teacher")
         rows = compared.unsqueeze(-1)
         errors = [_relative_error(h * rows, t * rows) for h, t in zip(ours, theirs, strict=True)]
-        hidden = torch.stack(errors).mean(0).sum()
         vector, wanted = ((x.float() * rows).sum(1) for x in (features, known))
-        cosine = functional.cosine_similarity(vector, wanted).sum()
-        loss = self.weights[0] * hidden + self.weights[1] * (len(tokens) - cosine)
-        logged = {"loss": loss.detach(), "hidden": hidden.detach(), "cosine": cosine.detach()}
-        sizes = {"ntokens": sample["ntokens"], "nsentences": len(tokens), "sample_size": len(tokens)}
-        return loss, len(tokens), logged | sizes
+        return torch.stack(errors).mean(0).sum(), functional.cosine_similarity(vector, wanted).sum()
 
     @torch.no_grad()
     def _targets(self, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -104,9 +136,11 @@ class DistillationLoss(FairseqCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
-        """Means over texts of the loss, of the relative squared error of the layers, and of the cosine."""
+        """Means over texts of the loss, of the relative squared error of the layers, and of the cosines."""
         texts = sum(log["nsentences"] for log in logging_outputs)
-        for name in ("loss", "hidden", "cosine"):
+        for name in ("loss", "hidden", "cosine", "short_cosine"):
+            if name not in logging_outputs[0]:
+                continue
             metrics.log_scalar(name, sum(log[name] for log in logging_outputs) / texts, texts, round=4)
 
     @staticmethod

@@ -34,8 +34,8 @@ def teacher(tmp_path: Path) -> Path:
     return tmp_path / "teacher.pt"
 
 
-def criterion(teacher: Path, hidden: float = 1.0, vector: float = 1.0) -> DistillationLoss:
-    return DistillationLoss(task(V), str(teacher), hidden, vector)
+def criterion(teacher: Path, hidden: float = 1.0, vector: float = 1.0, short: int = 0) -> DistillationLoss:
+    return DistillationLoss(task(V), str(teacher), hidden, vector, short)
 
 
 def task(size: int) -> Any:
@@ -99,11 +99,32 @@ def test_a_text_longer_than_the_teacher_reads_is_compared_chunk_by_chunk(teacher
     assert torch.isfinite(loss) and loss.item() > 0
 
 
+def test_the_first_tokens_of_each_text_are_compared_as_a_text_of_their_own(teacher: Path) -> None:
+    model, batch = student(), sample(30, pads=20)
+    first = torch.where(batch["target"].eq(1), batch["net_input"]["src_tokens"], batch["target"])[:, :16].clone()
+    first[0, -1] = 2  # the second text has ended before
+    apart = {"net_input": {"src_tokens": first}, "target": torch.ones_like(first), "ntokens": 32}
+    alone = [criterion(teacher)(model.eval(), part)[0].item() for part in (batch, apart)]
+    loss, _, logged = criterion(teacher, short=16)(model, batch)
+    assert loss.item() == pytest.approx(sum(alone), rel=1e-5)
+    assert logged["short_cosine"].item() > logged["cosine"].item()
+
+
+def test_a_resumed_run_draws_the_same_lengths_of_short_texts(teacher: Path) -> None:
+    model, losses = student(dropout=0.0, attention_dropout=0.0).train(), []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        losses.append(criterion(teacher, short=24)(model, sample(30))[0].item())
+    assert losses[0] == losses[2] != losses[1]
+
+
 def test_what_does_not_fit_is_refused(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--hidden-weight -1.0 and --vector-weight 1.0"):
         criterion(teacher, -1.0)
+    with pytest.raises(UsageError, match="--short-tokens 3: must be 0 or at least 8"):
+        criterion(teacher, short=3)
     with pytest.raises(UsageError, match="has 40 symbols and DATA 41; binarise DATA with the teacher's"):
-        DistillationLoss(task(41), str(teacher), 1.0, 1.0)
+        DistillationLoss(task(41), str(teacher), 1.0, 1.0, 0)
     deeper = build(checkpoint(encoder_layers=3))
     with pytest.raises(UsageError, match="--teacher has 2 layers of 16 channels, the model 3 of 16"):
         criterion(teacher)(deeper, sample(20))
