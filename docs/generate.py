@@ -70,7 +70,8 @@ def flags_page() -> str:
         "## `--task streaming_masked_lm`\n",
         table(TASK_DATACLASS_REGISTRY["streaming_masked_lm"], flags=True),
     ]
-    names = (("criterion", "fused_masked_lm"), ("criterion", "distillation"), ("optimizer", "fused_adamw"))
+    names = [("criterion", "fused_masked_lm"), ("criterion", "distillation")]
+    names += [("optimizer", "fused_adamw"), ("optimizer", "muon")]
     for kind, name in names:
         config = REGISTRIES[kind]["dataclass_registry"].get(name)
         parts.append(f"## `--{kind} {name}`\n")

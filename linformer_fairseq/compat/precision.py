@@ -84,6 +84,13 @@ def autocast_on_cpu(cfg: DictConfig, criterion: nn.Module) -> None:
             cfg.common.bf16 = cfg.common.memory_efficient_bf16 = cfg.common.amp = False
 
 
+def keep_matrices_whole(cfg: DictConfig) -> None:
+    """With `--optimizer muon --fp16`: no one flat float32 copy of all parameters, which has no matrices."""
+    if cfg.optimizer._name == "muon":
+        with open_dict(cfg):
+            cfg.common.fp16_no_flatten_grads = True
+
+
 def scale_amp_once() -> None:
     """Let `--amp` on CUDA divide the gradients by the scale of the loss once.
 

@@ -5,6 +5,7 @@ values as float32. Here it saves the float32 values in their place: files keep t
 and their 16-bit values are the same. The counters of the loss scaler are saved beside its scale.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, MemoryEfficientFP16Optimizer
 from torch import Size, Tensor
 
+logger = logging.getLogger(__name__)
+
 WRAPPERS = ("FP16Optimizer", "MemoryEfficientFP16Optimizer", "AMPOptimizer")
 """Names of fairseq's classes around an optimizer, whose state each of them loads and so does the optimizer alone."""
 
@@ -24,6 +27,8 @@ def keep_what_fairseq_forgets() -> None:
     fairseq_load_state_dict = FairseqOptimizer.load_state_dict
 
     def load_state_dict(self: Any, state: dict[str, Any], optimizer_overrides: Any = None) -> None:
+        if not getattr(self, "takes_momentum", False):
+            _drop_momentum(state)
         _fit_parameters(state, [parameter.shape for parameter in self.params], flat=False)
         fairseq_load_state_dict(self, state, optimizer_overrides)
 
@@ -49,6 +54,7 @@ def _keep_loss_scaler(wrapper: Any, fairseq_state_dict: Any, fairseq_load_state_
         elif not isinstance(self, AMPOptimizer) and self.scaler is not None and not of_amp:
             vars(self.scaler).update(counters)
         if isinstance(self, FP16Optimizer) and self.has_flat_params:
+            _drop_momentum(state)
             _fit_parameters(state, [parameter.shape for parameter in self.fp16_params], flat=True)
         fairseq_load_state_dict(self, state, optimizer_overrides)
 
@@ -87,6 +93,13 @@ def master_weights_restored(trainer: Any) -> Iterator[None]:
             saved = loaded[name].to(master.device)
             if torch.equal(saved.to(low[name].dtype), low[name]):
                 master.copy_(saved)
+
+
+def _drop_momentum(state: dict[str, Any]) -> None:
+    """Empty the state of an optimizer that has one moment of some parameters and two of others, in place."""
+    if any("momentum" in moments for moments in state["state"].values()):
+        logger.info("the moments of all parameters start anew: muon keeps none of a matrix that Adam could use")
+        state["state"] = {}
 
 
 def _fit_parameters(state: dict[str, Any], shapes: Sequence[Size], flat: bool) -> None:

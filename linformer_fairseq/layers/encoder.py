@@ -18,6 +18,10 @@ try:  # NVIDIA's apex; PyPI's `apex` is another project without this module
 except ImportError:
     FusedLayerNorm = None
 
+HIDDEN = "hidden"
+"""`param_group` of the matrices between hidden states: of attention and of the feed-forward sublayers. E and F, which
+mix places and not channels, are none. An optimizer may treat them in another way."""
+
 
 class LinformerEncoderLayer(nn.Module):
     """Attention and feed-forward sublayer with residuals and layer norms (after each, or before with pre-LN)."""
@@ -68,6 +72,9 @@ class LinformerEncoder(nn.Module):
         self.E = build_projection(cfg, cfg.lengths[0]) if cfg.one_for_all_layers else None
         self.layers = nn.ModuleList(LinformerEncoderLayer(cfg, i) for i in range(cfg.num_layers))
         self.layer_norm = layer_norm(cfg.embed_dim, cfg.layer_norm_eps) if cfg.normalize_before else None
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                setattr(module.weight, "param_group", HIDDEN)  # noqa: B010  # mypy knows no such attribute
 
     def compile_layers(self, **options: Any) -> None:
         """Compiles the layers with torch.compile; each graph serves all layers of the same k.

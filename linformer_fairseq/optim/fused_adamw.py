@@ -44,7 +44,11 @@ class FusedAdamW(FairseqOptimizer):
 
     def __init__(self, cfg: FusedAdamWConfig, params: Iterable[Any]) -> None:
         super().__init__(cfg)
-        self._optimizer = _AdamW(params, self.optimizer_config)
+        self._optimizer = self.build(params)
+
+    def build(self, params: Iterable[Any]) -> "AdamW":
+        """The optimizer of PyTorch's kind."""
+        return AdamW(params, self.optimizer_config)
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def _betas(given: Any) -> tuple[float, float]:
         raise UsageError(f"--adam-betas is {given!r}: give two numbers, such as '(0.9, 0.98)'") from error
 
 
-class _AdamW(Optimizer):
+class AdamW(Optimizer):
     """PyTorch's fused AdamW kernel with the update and the state of fairseq's Adam, which loads its checkpoints.
 
     fairseq adds eps to the root of the second moment before correcting its bias, PyTorch (and apex) after it. The two
@@ -114,6 +118,10 @@ class _AdamW(Optimizer):
     """What the gradients are to be multiplied by. It lives and ends with them, so `zero_grad`, the one that every
     wrapper calls, resets it: a gradient scaler leaves out the `step` of gradients that have overflowed."""
 
+    def of_adam(self, parameter: Tensor) -> bool:
+        """Whether this optimizer updates the parameter; a derived one may update some in another way."""
+        return True
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Discards the gradients and their factor."""
         self.factor = 1.0
@@ -132,7 +140,7 @@ class _AdamW(Optimizer):
         for group in self.param_groups:
             alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
-                if parameter.grad is None:
+                if parameter.grad is None or not self.of_adam(parameter):
                     continue
                 if parameter.grad.is_sparse:
                     raise RuntimeError("fused_adamw takes no sparse gradients")

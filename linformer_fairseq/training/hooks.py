@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 
 from linformer_fairseq.compat import launch, precision, saved_precision
 from linformer_fairseq.errors import as_one_sentence
+from linformer_fairseq.optim.muon import who_updates
 from linformer_fairseq.training import divergence, files, interrupt, limits, logs, memory, resuming, saving, signals
 from linformer_fairseq.training.recorder import Recorder
 from linformer_fairseq.training.run_directory import run_folder
@@ -112,6 +113,7 @@ def create_trainer(
     if precision.on_cpu(cfg):
         memory.keep_freed_memory()
         precision.autocast_on_cpu(cfg, criterion)
+    precision.keep_matrices_whole(cfg)
     fairseq(trainer, cfg, task, model, criterion, quantizer)
 
 
@@ -150,6 +152,8 @@ def build_optimizer(fairseq: Function, trainer: Any) -> None:
     """The model has its parameters; the state of the optimizer comes next, and may be an equivalent one's."""
     fairseq(trainer)
     resuming.adopt_names(trainer)
+    if trainer.cfg.optimizer._name == "muon":
+        logging.getLogger(__name__).info(f"updates by role:\n{who_updates(trainer.get_model())}")
 
 
 @replaces(Trainer, "begin_epoch")

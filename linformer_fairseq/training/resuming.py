@@ -19,8 +19,11 @@ from linformer_fairseq.training import files
 logger = logging.getLogger(__name__)
 
 LAST = "checkpoint_last.pt"
-EQUIVALENT = {"criterion": {"MaskedLmLoss", "FusedMaskedLmLoss"}, "optimizer": {"FairseqAdam", "FusedAdamW", *WRAPPERS}}
-"""Names of classes whose states are the same, so that each resumes from what the other has saved."""
+EQUIVALENT = {
+    "criterion": {"MaskedLmLoss", "FusedMaskedLmLoss"},
+    "optimizer": {"FairseqAdam", "FusedAdamW", "Muon", *WRAPPERS},
+}
+"""Names of classes each of which resumes from what the other has saved."""
 
 
 def prepare(cfg: Any, trainer: Any) -> Any:
@@ -93,7 +96,8 @@ def adopt_names(trainer: Any) -> None:
         name = saved.get(f"{kind}_name")
         if name != own and {name, own} <= EQUIVALENT[kind]:
             saved[f"{kind}_name"] = own
-            logger.info(f"resuming with the {kind} {own} instead of {name}: their states are the same")
+            same = "" if "Muon" in (name, own) else ": their states are the same"
+            logger.info(f"resuming with the {kind} {own} instead of {name}{same}")
 
 
 def refuse_other_names(trainer: Any, filename: str) -> None:
