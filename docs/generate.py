@@ -71,7 +71,7 @@ def flags_page() -> str:
         table(TASK_DATACLASS_REGISTRY["streaming_masked_lm"], flags=True),
     ]
     names = [("criterion", "fused_masked_lm"), ("criterion", "distillation")]
-    names += [("optimizer", "fused_adamw"), ("optimizer", "muon")]
+    names += [("optimizer", "fused_adamw"), ("optimizer", "muon"), ("lr-scheduler", "warmup_stable_decay")]
     for kind, name in names:
         config = REGISTRIES[kind]["dataclass_registry"].get(name)
         parts.append(f"## `--{kind} {name}`\n")

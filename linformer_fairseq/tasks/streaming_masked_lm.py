@@ -42,6 +42,9 @@ class StreamingMaskedLMConfig(FairseqDataclass):
         default=512, metadata={"help": "most tokens in a sample, <s> included; the model needs as many positions"}
     )
     mask_prob: float = field(default=0.15, metadata={"help": "share of each sample's tokens that is predicted"})
+    valid_mask_prob: float = field(
+        default=0.15, metadata={"help": "the same in validation, so that perplexities of different rates compare"}
+    )
     leave_unmasked_prob: float = field(
         default=0.1, metadata={"help": "share of the predicted tokens that the model sees as they are"}
     )
@@ -67,8 +70,9 @@ class StreamingMaskedLMTask(MaskedLMTask):
         if cfg.tokens_per_sample < 3:
             raise UsageError(f"--tokens-per-sample {cfg.tokens_per_sample}: must be at least 3")
         kept, drawn = cfg.leave_unmasked_prob, cfg.random_token_prob
-        if not 0 < cfg.mask_prob < 1:
-            raise UsageError(f"--mask-prob {cfg.mask_prob}: must lie between 0 and 1")
+        for name in ("mask_prob", "valid_mask_prob"):
+            if not 0 < getattr(cfg, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must lie between 0 and 1")
         if min(kept, drawn) < 0 or kept + drawn > 1:
             raise UsageError(f"--leave-unmasked-prob {kept} and --random-token-prob {drawn}: must add up to 1 at most")
         folders = _folders(cfg)
@@ -103,7 +107,7 @@ class StreamingMaskedLMTask(MaskedLMTask):
         file = TokenFile(prefix)
         blocks = _BLOCKS[str(self.cfg.sample_break_mode)](file, self.cfg.tokens_per_sample - 1)
         masking = Masking(
-            probability=self.cfg.mask_prob,
+            probability=self.cfg.mask_prob if split == "train" else self.cfg.valid_mask_prob,
             leave=self.cfg.leave_unmasked_prob,
             random=self.cfg.random_token_prob,
             special=self.dictionary.nspecial,

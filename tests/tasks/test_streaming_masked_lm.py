@@ -142,12 +142,23 @@ def task_of(data, **settings):
     [
         ({"tokens_per_sample": 2}, "--tokens-per-sample 2"),
         ({"mask_prob": 1.0}, "--mask-prob 1.0"),
+        ({"valid_mask_prob": 0.0}, "--valid-mask-prob 0.0"),
         ({"leave_unmasked_prob": 0.6, "random_token_prob": 0.6}, "--leave-unmasked-prob 0.6 and --random-token-prob"),
     ],
 )
 def test_wrong_settings_are_named(tiny_data, settings, named):
     with pytest.raises(UsageError, match=named):
         task_of(tiny_data, **settings)
+
+
+def test_validation_has_its_own_share_of_masked_tokens(tiny_data):
+    task = task_of(tiny_data, tokens_per_sample=64, mask_prob=0.5)
+    shares = {}
+    for split in ("train", "valid"):
+        task.load_dataset(split)
+        batch = task.get_batch_iterator(task.dataset(split), max_sentences=16).first_batch
+        shares[split] = (batch["target"] != 1).sum().item() / batch["ntokens"]
+    assert shares == {"train": pytest.approx(0.5, abs=0.1), "valid": pytest.approx(0.15, abs=0.05)}
 
 
 def test_wrong_data_are_named(tiny_data, tmp_path):
