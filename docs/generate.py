@@ -73,7 +73,7 @@ def flags_page() -> str:
     names = [("criterion", "fused_masked_lm"), ("criterion", "distillation")]
     names += [("optimizer", "fused_adamw"), ("optimizer", "muon"), ("lr-scheduler", "warmup_stable_decay")]
     for kind, name in names:
-        config = REGISTRIES[kind]["dataclass_registry"].get(name)
+        config = REGISTRIES[kind.replace("-", "_")]["dataclass_registry"].get(name)
         parts.append(f"## `--{kind} {name}`\n")
         parts.append(table(config, flags=True) if config is not None and fields(config) else "No flags of its own.\n")
     return "\n".join(parts)
