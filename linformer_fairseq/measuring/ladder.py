@@ -1,0 +1,129 @@
+"""Trainings of the recipe `tiny_n512_k128` that differ in settings: perplexity over tokens and over processor minutes.
+
+Each is trained by the real fairseq-train on one CPU thread. Minutes are processor minutes of one core, so that
+trainings beside each other can be compared. With several seeds, the table has medians with the least and the greatest,
+and the picture the first seed.
+"""
+
+import argparse
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from linformer_fairseq.measuring.plots import Panel, plot_lines
+from linformer_fairseq.measuring.study import Cells, Measurement, Results, in_a_process, markdown
+from linformer_fairseq.measuring.trainings import TOKENS, schedule, train
+
+Curve = list[dict[str, Any]]
+BATCH = "dataset.batch_size"
+ROWS = 8  # of the recipe's batches
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The variants of a study: settings that differ from the recipe's, by a name for tables and plots."""
+
+    variants: Mapping[str, Mapping[str, Any]]
+    style: Callable[[str], str]  # of a variant's line
+
+    def measurement(self, file: str, about: str | None) -> Measurement:
+        """The script."""
+        return Measurement(
+            *(file, about, self.flags, self.measure, self.table, {"curves.png": self.plot}),
+            quick={"updates": 20},
+            choices=("variants", "parallel", "seeds"),
+        )
+
+    def flags(self, parser: argparse.ArgumentParser) -> None:
+        """The arguments."""
+        names, add = list(self.variants), parser.add_argument
+        add("data", type=Path, help="folder made by `python -m data_prep binarize`")
+        add("--updates", type=int, default=4900, help="of 4,096 tokens, more of fewer (default: %(default)s)")
+        add("--parallel", type=int, default=1, metavar="N", help="trainings at a time, one thread each")
+        add("--seeds", type=int, default=1, metavar="N", help="trainings of a variant (default: 1)")
+        add("--variants", nargs="+", choices=names, default=names, metavar="NAME")
+
+    def measure(self, options: argparse.Namespace, cells: Cells) -> None:
+        """Run the trainings that are not finished."""
+        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        work = {}
+        for seed in range(1, options.seeds + 1):
+            for variant in options.variants:
+                run = options.out / f"run-{list(self.variants).index(variant)}-{seed}"
+                settings = {"common.seed": seed, **self.variants[variant]}
+                name = cell(variant, seed)
+                work[name] = in_a_process(train_variant, name, settings, options.data, run, options.updates)
+        cells.run(work, parallel=options.parallel)
+
+    def validations(self, results: Results) -> dict[str, list[Curve]]:
+        """The points of validation by variant, a curve for each seed."""
+        found = {}
+        for variant in self.variants:
+            names = sorted(name for name in results["cells"] if name.partition(", seed ")[0] == variant)
+            if names:
+                found[variant] = [[p for p in results["cells"][name] if p["split"] == "valid"] for name in names]
+        return found
+
+    def tokens(self, variant: str) -> float:
+        """Of an update, in millions."""
+        rows: int = self.variants[variant].get(BATCH, ROWS)
+        return rows / ROWS * TOKENS / 1e6
+
+    def table(self, results: Results) -> str:
+        """Perplexity at equal tokens, and at the minutes in which the first variant was done."""
+        curves = self.validations(results)
+        name, [first, *_] = next(iter(curves.items()))
+        seconds = first[-1]["cpu_seconds"]
+        shown = [len(first) // 4, len(first) // 2, len(first) - 1]
+        rows = []
+        for variant, seeds in curves.items():
+            found = [[valid[i]["perplexity"] for valid in seeds] for i in shown]
+            found.append([perplexity_at(valid, seconds) for valid in seeds])
+            minutes = median(valid[-1]["cpu_seconds"] / 60 for valid in seeds)
+            rows.append([variant, *map(of_seeds, found), f"{minutes:.0f}"])
+        tokens = [f"{first[i]['update'] * self.tokens(name):.0f} M tokens" for i in shown]
+        return markdown(["", *tokens, f"at {seconds / 60:.0f} min", "minutes for all"], rows)
+
+    def plot(self, results: Results, path: Path) -> None:
+        """Perplexity over tokens, and over minutes."""
+        curves = [(name, seeds[0]) for name, seeds in self.validations(results).items()]
+        by_tokens = {n: [(p["update"] * self.tokens(n), p["perplexity"]) for p in valid] for n, valid in curves}
+        by_minutes = {n: [(p["cpu_seconds"] / 60, p["perplexity"]) for p in valid] for n, valid in curves}
+        panels = [Panel("million tokens", by_tokens), Panel("minutes of one processor core", by_minutes)]
+        plot_lines(path, "validation perplexity", panels, self.style)
+
+
+def cell(variant: str, seed: int) -> str:
+    """The name of a training."""
+    return variant if seed == 1 else f"{variant}, seed {seed}"
+
+
+def train_variant(name: str, settings: Mapping[str, Any], data: Path, run: Path, updates: int) -> Curve:
+    """Points of a training: update, split (train or valid), loss (bits), perplexity, processor seconds so far."""
+    updates = updates * ROWS // settings.get(BATCH, ROWS)
+    start = time.monotonic()
+    metrics = train(data, run, {**schedule(updates), "common.log_interval": 50, **settings}, name)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the last start, if there were several
+    share = (used.ru_utime + used.ru_stime) / (time.monotonic() - start)
+    names = ("update", "split", "loss", "perplexity")
+    return [{n: m[n] for n in names} | {"cpu_seconds": round(m["seconds"] * share, 1)} for m in metrics]
+
+
+def of_seeds(values: list[float]) -> str:
+    """A figure of each seed: the median, and the least and the greatest of several."""
+    found = f"{median(values):.1f}"
+    return found if len(values) == 1 else f"{found} ({min(values):.1f}-{max(values):.1f})"
+
+
+def perplexity_at(valid: Curve, seconds: float) -> float:
+    """Validation perplexity after that many processor seconds, interpolated; the last one after the end."""
+    for before, after in zip(valid, valid[1:], strict=False):
+        if before["cpu_seconds"] <= seconds < after["cpu_seconds"]:
+            share = (seconds - before["cpu_seconds"]) / (after["cpu_seconds"] - before["cpu_seconds"])
+            return float(before["perplexity"] * (after["perplexity"] / before["perplexity"]) ** share)
+    return float(valid[-1 if seconds >= valid[-1]["cpu_seconds"] else 0]["perplexity"])
