@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "pretrain a small model on this machine in minutes, from nothing",
     "prepare": "raw text to fairseq training data, in stages (python -m data_prep)",
     "train": "pretrain from a recipe",
+    "plan": "memory, time, energy and disk of a pretraining run, before it is started",
     "distill": "fit a converted model to the exact one that it was made from",
     "convert": "checkpoints from and to fairseq, RoBERTa, Hugging Face and safetensors; longer inputs",
     "choose-k": "propose k for each layer, and the local window, for a bound on the error of attention",

@@ -10,6 +10,7 @@
 # DATA       folder of binarised text, or several joined by colons         (default: data-run/data)
 # SAVE_DIR   checkpoints and logs; a run that is there resumes             (default: runs/RECIPE)
 # NODES, GPUS   nodes, and GPUs and tasks on each; only where this script calls sbatch, which reads neither
+# DEVICE     GPU for `linformer plan`, such as v100-16gb: a run that needs more memory is not submitted (default: none)
 # FREE_GB    disk space in GB that must be free for checkpoints            (default: 10, for a base model)
 # RETRIES    how many killed processes in a row, without a new checkpoint in between, lead to a requeue (default: 3)
 # SITE       a script to source first: modules, proxies, SBATCH_PARTITION  (default: slurm/site.sh, if it exists)

@@ -32,9 +32,9 @@ from linformer_fairseq.environment import environment_report
 from linformer_fairseq.io.files import write_json
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
 from linformer_fairseq.layers.config import PROJECTIONS, SHARINGS
-from linformer_fairseq.measuring.gpu_memory import MASKED, of_recipe, training_bytes
 from linformer_fairseq.optim.fused_adamw import FusedAdamW, FusedAdamWConfig
 from linformer_fairseq.paths import USER_DIR
+from linformer_fairseq.planning.memory import MASKED, of_recipe, training_bytes
 from linformer_fairseq.training import saving
 from linformer_fairseq.training.flops import encoder_flops, head_flops
 from linformer_fairseq.training.hardware import peak_flops

@@ -133,6 +133,10 @@ def test_nothing_is_queued_that_cannot_run(
     assert main(["slurm/pretrain.sh"], {**environ, "DATA": "nothing"}) == 1
     assert "pretrain: error: DATA (--data) nothing: no folder" in capsys.readouterr().err
     assert not (here / "asked").exists()
+    assert main(["slurm/pretrain.sh", "--batch-size", "200000"], {**environ, "DEVICE": "t4"}) == 1
+    assert re.search("needs .* GB of each GPU, which has 16 GB .*: use --batch-size", capsys.readouterr().err)
+    assert not (here / "asked").exists()
+    assert main(["slurm/pretrain.sh"], {**environ, "DEVICE": "t4"}) == 0 and (here / "asked").exists()
 
 
 def test_without_slurm_the_launcher_is_named(

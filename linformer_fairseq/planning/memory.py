@@ -1,8 +1,6 @@
 """How much memory of a GPU a pretraining run needs, from its model on the meta device: nothing is allocated.
 
-    python -m linformer_fairseq.measuring.gpu_memory base_n4096_k256
-
-Counted are what `--fp16` with one flat copy keeps for each parameter, what the forward pass of one batch keeps for the
+Counted are what the precision keeps for each parameter, what the forward pass of one batch keeps for the
 backward pass (each storage once, with PyTorch's memory-efficient attention, which V100 has too), and the largest
 tensors of the loss. CUDA's own memory and what the allocator cannot use are allowed for by constants.
 CUDA: not yet run.
@@ -10,8 +8,6 @@ CUDA: not yet run.
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -20,15 +16,25 @@ from torch import Tensor
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder, attention
 
-# 16-bit parameter and gradient, their copy in a bucket of DDP, 32-bit parameter and gradient, two moments of Adam
-BYTES_PER_PARAMETER = 2 + 2 + 2 + 4 + 4 + 8
+# Parameter, gradient, its copy in a bucket of DDP, and two moments of Adam; with a copy in 32 bit, it and its gradient
+BYTES_PER_PARAMETER = {
+    "fp32": 4 + 4 + 4 + 8,
+    "amp": 4 + 4 + 4 + 8,
+    "fp16": 2 + 2 + 2 + 8 + 4 + 4,
+    "bf16": 2 + 2 + 2 + 8 + 4 + 4,
+    "memory-efficient fp16": 2 + 2 + 2 + 8,
+    "memory-efficient bf16": 2 + 2 + 2 + 8,
+}
 CONTEXT = 0.8e9  # of CUDA, cuBLAS and NCCL
 FRAGMENTS = 1.1  # memory that the allocator holds over what is in use
 MASKED = 0.15
 
 
-def training_bytes(cfg: EncoderConfig, batch: int) -> dict[str, float]:
-    """Bytes of `parameters`, `activations`, `loss` and `other`, at the peak of an update with `batch` full rows."""
+def training_bytes(cfg: EncoderConfig, batch: int, mode: str = "fp16") -> dict[str, float]:
+    """Bytes of `parameters`, `activations`, `loss` and `other`, at the peak of an update with `batch` full rows.
+
+    `mode` is a key of `BYTES_PER_PARAMETER`. Activations of `amp` are counted as 16-bit ones.
+    """
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -41,24 +47,36 @@ def training_bytes(cfg: EncoderConfig, batch: int) -> dict[str, float]:
         patch.object(Tensor, "__bool__", lambda _: True),  # no row has pads
         patch.object(torch, "is_autocast_enabled", lambda device: False),
     ):
-        model = LinformerEncoder(cfg).half()
+        model = LinformerEncoder(cfg)
+        model = model if mode == "fp32" else model.half()
         own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         tokens = torch.zeros(batch, cfg.max_positions, dtype=torch.int64)
         needed = tokens[:, : round(MASKED * cfg.max_positions)]
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(tokens, needed=needed)
-    head = cfg.embed_dim * (cfg.embed_dim + 3) + cfg.vocab_size
-    parameters = sum(parameter.numel() for parameter in model.parameters()) + head
+    state = _with_head(model) * BYTES_PER_PARAMETER[mode]
     activations = sum(one.untyped_storage().nbytes() for key, one in kept.items() if key not in own)
     # The weight padded in 16 bit, two 32-bit gradients of it, and logits in 16 and twice in 32 bit of one chunk
     loss = cfg.vocab_size * cfg.embed_dim * (2 + 4 + 4) + 2.5 * 64 * 2**20
-    use = parameters * BYTES_PER_PARAMETER + activations + loss
+    use = state + activations + loss
     return {
-        "parameters": parameters * BYTES_PER_PARAMETER,
+        "parameters": state,
         "activations": activations,
         "loss": loss,
         "other": CONTEXT + (FRAGMENTS - 1) * use,
     }
+
+
+def parameters_of(cfg: EncoderConfig) -> int:
+    """Parameters of the encoder and of the masked-LM head, whose output matrix is the embedding."""
+    with torch.device("meta"):
+        return _with_head(LinformerEncoder(cfg))
+
+
+def _with_head(model: LinformerEncoder) -> int:
+    cfg = model.cfg
+    head = cfg.embed_dim * (cfg.embed_dim + 3) + cfg.vocab_size
+    return sum(parameter.numel() for parameter in model.parameters()) + head
 
 
 def _memory_efficient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
@@ -75,17 +93,3 @@ def of_recipe(name: str) -> tuple[EncoderConfig, int]:
     recipe = yaml.safe_load(find_recipe(name).read_text(encoding="utf-8"))
     settings = complete_settings({"max_positions": recipe["task"]["tokens_per_sample"], **recipe["model"]})
     return encoder_config(settings, vocab_size=50265, pad_index=1), recipe["dataset"]["batch_size"]
-
-
-def main(name: str) -> None:
-    """Print the parts for a recipe, and their sum with and without recomputed activations."""
-    cfg, batch = of_recipe(name)
-    parts = training_bytes(cfg, batch)
-    print(*(f"{part:<12} {size / 1e9:5.1f} GB" for part, size in parts.items()), sep="\n")
-    for recompute in (False, True):
-        total = sum(training_bytes(replace(cfg, checkpoint_activations=recompute), batch).values())
-        print(f"in all {total / 1e9:.1f} GB with checkpoint_activations: {str(recompute).lower()}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

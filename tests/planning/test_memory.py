@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from linformer_fairseq.layers import EncoderConfig
-from linformer_fairseq.measuring.gpu_memory import MASKED, of_recipe, training_bytes
+from linformer_fairseq.planning.memory import MASKED, of_recipe, training_bytes
 from linformer_fairseq.training.flops import encoder_flops, head_flops
 from linformer_fairseq.training.recipe import find_recipe
 

@@ -1,0 +1,97 @@
+"""`linformer plan`: whether a pretraining run fits its GPUs, and what it takes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.planning.devices import DEVICES
+
+if TYPE_CHECKING:
+    from linformer_fairseq.planning.plan import Plan
+
+DESCRIPTION = """\
+Compute memory, time, energy and disk of a pretraining run before it is started, and say what to change.
+Ends with status 1 if the run does not fit. Nothing is allocated, and no GPU is needed. CUDA: not yet run.
+
+    linformer plan base_n4096_k256 --gpus 64 --device v100-16gb
+    linformer plan my.yaml DATA --gpus 8 --device a100-80gb -- --batch-size 16 --update-freq 4
+    linformer plan base_n512_k128 --device l4 --gpus 1 --sweep      which k, n and batch fit
+"""
+LENGTHS, PROJECTED = (512, 1024, 2048, 4096, 8192, 16384), (128, 256)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(
+        prog="linformer plan",
+        description=DESCRIPTION,
+        usage="%(prog)s [-h] [--gpus N] [--device NAME] [--sweep] RECIPE [DATA] [-- MORE FAIRSEQ FLAGS]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("recipe", metavar="RECIPE", help="YAML file, or a name that `linformer train --list` prints")
+    add("data", metavar="DATA", nargs="?", help="folder of binarised text, for the size of the vocabulary")
+    add("--gpus", type=int, default=64, metavar="N", help="in all (default: %(default)s)")
+    add("--device", default="v100-16gb", metavar="NAME", help=f"one of {', '.join(DEVICES)} (default: %(default)s)")
+    add("--utilisation", type=float, default=0.3, help="share of the peak that is reached (default: %(default)s)")
+    add("--price", type=float, metavar="P", help="of a GPU for an hour, in any currency")
+    add("--sweep", action="store_true", help="instead, the largest batch that fits by n and k")
+    a = parser.parse_args(argv[:end])
+    from linformer_fairseq.planning.plan import plan_of
+
+    if a.gpus < 1 or not 0 < a.utilisation <= 1 or (a.price is not None and not 0 <= a.price < 1e9):
+        raise UsageError("--gpus must be at least 1, --utilisation above 0 and at most 1, --price 0 or more")
+    plan = plan_of(a.recipe, a.data, argv[end + 1 :], a.device, a.gpus, a.utilisation)
+    if a.sweep:
+        sweep(plan)
+        return 0
+    show(plan, a.price)
+    plan.refuse_too_large()
+    for line in plan.advice():
+        print(f"advice      {line}")
+    return 0
+
+
+def show(plan: Plan, price: float | None) -> None:
+    """Print the plan."""
+    parts = ", ".join(f"{part} {size / 1e9:.1f}" for part, size in plan.memory.items())
+    total = sum(plan.memory.values()) / 1e9
+    print(
+        f"update      {plan.tokens:,} tokens: {plan.gpus} GPUs x {plan.rows} rows x {plan.cfg.max_positions} tokens x "
+        f"{plan.accumulated} batches (--update-freq)"
+    )
+    print(f"memory      {total:.1f} of {plan.device.gigabytes:g} GB of a GPU ({plan.mode}): {parts}")
+    print(f"operations  {plan.operations:.1e} in {plan.updates:,} updates, {plan.updates * plan.tokens:.1e} tokens")
+    if (seconds := plan.seconds) is None:
+        print(f"time        not known: no figure for {plan.mode} of {plan.device.cuda_name}")
+    else:
+        hours = seconds / 3600
+        energy = hours * plan.gpus * plan.device.watts / 1000
+        cost = "" if price is None else f", {hours * plan.gpus * price:,.0f} at {price:g} for a GPU and hour"
+        print(
+            f"time        {hours:,.0f} hours at {plan.utilisation:.0%} of the peak, "
+            f"{plan.updates * plan.tokens / seconds:,.0f} tokens/s"
+        )
+        print(f"energy      at most {energy:,.0f} kWh of GPUs{cost}")
+    print(f"disk        {plan.disk / 1e9:.1f} GB for {plan.checkpoints} checkpoints; data takes 2 bytes a token")
+
+
+def sweep(plan: Plan) -> None:
+    """Print the largest batch of one GPU by n and k, with and without recomputed activations."""
+    print(
+        f"rows of a batch that fit {plan.device.gigabytes:g} GB in {plan.mode}; "
+        "in brackets, with --checkpoint-activations"
+    )
+    print(f"{'n':>8}" + "".join(f"{f'k = {k}':>16}" for k in PROJECTED))
+    for n in LENGTHS:
+        shown = []
+        for k in PROJECTED:
+            sized = replace(plan, cfg=replace(plan.cfg, max_positions=n, projected_length=k))
+            plain, again = (sized.recomputing(recompute).most_rows() for recompute in (False, True))
+            shown.append(f"{plain} ({again})")
+        print(f"{n:>8}" + "".join(f"{one:>16}" for one in shown))

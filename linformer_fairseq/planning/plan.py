@@ -1,0 +1,182 @@
+"""The plan of a pretraining run: what each of its numbers comes from, and the advice that follows.
+
+Memory is computed (`memory.py`), operations are counted (`training/flops.py`), and time is these at a share of the
+device's peak. CUDA: not yet run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from linformer_fairseq.compat.precision import Precision
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.layers import EncoderConfig
+from linformer_fairseq.planning.devices import DEVICES, Device, find_device
+from linformer_fairseq.planning.memory import parameters_of, training_bytes
+from linformer_fairseq.training.flops import encoder_flops, head_flops
+from linformer_fairseq.training.hardware import peak_of_gpu
+
+VOCABULARY = 50265  # of RoBERTa
+SHARE_OF_MEMORY = 0.95  # of a GPU's, that a run may fill by this computation
+WARM_STATE = 12  # bytes of a checkpoint for each parameter: its value and two moments, in float32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run of `updates` updates on so many GPUs. Bytes, seconds, joules and tokens are plain numbers."""
+
+    cfg: EncoderConfig
+    device: Device
+    gpus: int
+    rows: int  # of a batch on one GPU
+    accumulated: int  # batches of an update on one GPU (--update-freq)
+    updates: int
+    mode: str  # a key of `memory.BYTES_PER_PARAMETER`
+    masked: float  # share of the tokens that is predicted
+    utilisation: float  # share of the device's peak
+    checkpoints: int  # kept at a time
+
+    @classmethod
+    def of_arguments(cls, args: Namespace, cfg: EncoderConfig, device: Device, gpus: int, utilisation: float) -> Plan:
+        """From the parsed flags of fairseq-train."""
+        n = args.tokens_per_sample
+        rows = args.batch_size or (args.max_tokens or 0) // n
+        if rows < 1:
+            raise UsageError("the recipe has neither a --batch-size nor --max-tokens for one row: give one behind --")
+        if not 0 < args.max_update < math.inf:
+            raise UsageError("the recipe has no end: give --max-update behind --")
+        return cls(
+            *(replace(cfg, max_positions=n), device, gpus, rows, args.update_freq[0], int(args.max_update)),
+            *(mode_of(args), args.mask_prob, utilisation, max(1, args.keep_interval_updates) + 2),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Of an update."""
+        return self.gpus * self.accumulated * self.rows * self.cfg.max_positions
+
+    @cached_property
+    def memory(self) -> dict[str, float]:
+        """Bytes of a GPU by part."""
+        return training_bytes(self.cfg, self.rows, self.mode)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory is there."""
+        return sum(self.memory.values()) <= self.budget
+
+    @property
+    def budget(self) -> float:
+        """Bytes of a GPU that a run may use."""
+        return SHARE_OF_MEMORY * self.device.gigabytes * 1e9
+
+    @property
+    def operations(self) -> float:
+        """Of the whole run."""
+        n, tokens = self.cfg.max_positions, self.updates * self.tokens
+        masked = self.masked * n
+        return encoder_flops(self.cfg, tokens // n, n, masked) + head_flops(self.cfg, self.masked * tokens)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run; None where the device does not compute in this precision, or its peak is not known."""
+        low: Precision = "bf16" if self.mode.endswith("bf16") else "fp16"
+        peak = peak_of_gpu(self.device.cuda_name, "fp32" if self.mode == "fp32" else low)
+        if peak is None:
+            return None
+        again = 4 / 3 if self.cfg.checkpoint_activations else 1  # the forward pass comes twice
+        return self.operations * again / (peak * self.utilisation * self.gpus)
+
+    @property
+    def disk(self) -> float:
+        """Bytes of the checkpoints."""
+        return self.checkpoints * WARM_STATE * parameters_of(self.cfg)
+
+    def refuse_too_large(self) -> None:
+        """Raise a UsageError with what to do about it if the run does not fit."""
+        if not self.fits:
+            raise UsageError(
+                f"the run needs {sum(self.memory.values()) / 1e9:.1f} GB of each GPU, which has "
+                f"{self.device.gigabytes:g} GB ({self.device.cuda_name}): {', '.join(self.advice())}"
+            )
+
+    def most_rows(self) -> int:
+        """The largest batch that fits, by the memory of one row and of two."""
+        one, two = (sum(training_bytes(self.cfg, rows, self.mode).values()) for rows in (1, 2))
+        return 0 if one > self.budget else 1 + int((self.budget - one) / (two - one))
+
+    def with_rows(self, rows: int) -> Plan:
+        """The same run with batches of about so many rows, and as many rows in an update."""
+        all_rows = self.rows * self.accumulated
+        best = max(size for size in range(1, rows + 1) if all_rows % size == 0)
+        return replace(self, rows=best, accumulated=all_rows // best)
+
+    def recomputing(self, recompute: bool) -> Plan:
+        """The same run with or without --checkpoint-activations."""
+        return replace(self, cfg=replace(self.cfg, checkpoint_activations=recompute))
+
+    def advice(self) -> Iterator[str]:
+        """Sentences that a person can follow."""
+        most = self.most_rows()
+        if not self.fits:
+            if most:
+                smaller = self.with_rows(most)
+                yield f"use --batch-size {smaller.rows} --update-freq {smaller.accumulated}, the same batch in all"
+            elif not self.cfg.checkpoint_activations and (found := self.recomputing(True)).most_rows():
+                smaller = found.with_rows(found.most_rows())
+                yield f"use --checkpoint-activations --batch-size {smaller.rows} --update-freq {smaller.accumulated}"
+            larger = [name for name, device in DEVICES.items() if replace(self, device=device).fits]
+            yield f"or a device of {', '.join(larger)}" if larger else "no known device has the memory"
+        elif self.cfg.checkpoint_activations and self.recomputing(False).fits:
+            yield "leave out --checkpoint-activations, which this device has the memory for: a quarter less time"
+        elif self.accumulated > 1 and (larger_rows := self.with_rows(most)).rows > self.rows:
+            yield f"--batch-size {larger_rows.rows} --update-freq {larger_rows.accumulated} fits: fewer, larger batches"
+
+
+def plan_of(
+    recipe: str, data: str | None, flags: Sequence[str], device: str, gpus: int, utilisation: float = 0.3
+) -> Plan:
+    """The plan of a recipe (a file or a name) with more flags of fairseq-train; without DATA, of RoBERTa's vocabulary.
+
+    Raises:
+        UsageError: the recipe, DATA or the device is not there, or the model is not one of ours.
+    """
+    from fairseq import options
+
+    from linformer_fairseq.models import architectures
+    from linformer_fairseq.models.config import encoder_config
+    from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
+
+    argv = fairseq_train_argv(find_recipe(recipe), data or "DATA", Path("RUN"))
+    args = options.parse_args_and_arch(options.get_training_parser(), [*argv[1:], *flags])
+    if not args.arch.startswith(architectures.MODEL):
+        raise UsageError(f"{recipe}: --arch {args.arch} is not a {architectures.MODEL}, the one that can be planned")
+    architectures.complete(args, args.tokens_per_sample)
+    cfg = encoder_config(args, VOCABULARY if data is None else vocabulary(data), pad_index=1)
+    return Plan.of_arguments(args, cfg, find_device(device), gpus, utilisation)
+
+
+def vocabulary(data: str) -> int:
+    """Symbols of DATA with fairseq's special ones and <mask>."""
+    from fairseq.data import Dictionary
+
+    if not (file := Path(data.split(os.pathsep)[0]) / "dict.txt").is_file():
+        raise UsageError(f"DATA {data} has no dict.txt: give a folder written by `linformer prepare binarize`, or none")
+    return len(Dictionary.load(str(file))) + 1
+
+
+def mode_of(args: Namespace) -> str:
+    """The precision of the flags of fairseq-train."""
+    if args.amp:
+        return "amp"
+    low = next(
+        (name for name in ("fp16", "bf16") if getattr(args, name) or getattr(args, f"memory_efficient_{name}")), "fp32"
+    )
+    efficient = low != "fp32" and getattr(args, f"memory_efficient_{low}")
+    return f"memory-efficient {low}" if efficient else low

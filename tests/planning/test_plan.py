@@ -1,0 +1,107 @@
+"""Plans of recipes: what their numbers are, and that the advice leads on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from linformer_fairseq.commands import plan as command
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.layers import EncoderConfig
+from linformer_fairseq.planning.devices import DEVICES, find_device
+from linformer_fairseq.planning.memory import BYTES_PER_PARAMETER, parameters_of
+from linformer_fairseq.planning.plan import Plan, plan_of
+from linformer_fairseq.training.hardware import peak_of_gpu
+
+CFG = EncoderConfig(1000, 128, embed_dim=64, ffn_dim=128, num_heads=4, num_layers=2)
+V100 = DEVICES["v100-16gb"]
+PLAN = Plan(CFG, V100, 4, 8, 2, 100, "fp16", masked=0.15, utilisation=0.5, checkpoints=3)
+
+
+def with_memory(gigabytes: float) -> Plan:
+    return replace(PLAN, device=replace(V100, gigabytes=gigabytes))
+
+
+def test_every_device_has_a_peak_in_16_bit() -> None:
+    for name, device in DEVICES.items():
+        assert peak_of_gpu(device.cuda_name, "fp16"), name
+    with pytest.raises(UsageError, match="--device v9000: choose one of v100-16gb"):
+        find_device("v9000")
+
+
+def test_a_recipe_becomes_a_plan_and_flags_win_over_it() -> None:
+    found = plan_of("base_n4096_k256", None, ["--update-freq", "3"], "a100-40gb", gpus=8)
+    assert (found.rows, found.accumulated, found.updates, found.mode) == (2, 3, 250_000, "fp16")
+    assert found.tokens == 8 * 3 * 2 * 4096 and found.cfg.vocab_size == 50265
+    assert plan_of("tiny_n512_k128", None, [], "t4", gpus=1).mode == "fp32"
+    modes = {
+        flag: plan_of("tiny_n512_k128", None, [flag], "t4", 1).mode
+        for flag in ("--amp", "--bf16", "--memory-efficient-fp16")
+    }
+    assert set(modes.values()) == {"amp", "bf16", "memory-efficient fp16"} and set(modes.values()) < set(
+        BYTES_PER_PARAMETER
+    )
+
+
+def test_the_vocabulary_is_that_of_the_data(tiny_data: Path, tmp_path: Path) -> None:
+    symbols = len((tiny_data / "dict.txt").read_text().splitlines()) + 5
+    assert plan_of("tiny_n512_k128", str(tiny_data), [], "t4", 1).cfg.vocab_size == symbols
+    with pytest.raises(UsageError, match=r"has no dict\.txt"):
+        plan_of("tiny_n512_k128", str(tmp_path), [], "t4", 1)
+
+
+def test_time_is_operations_at_a_share_of_the_peak() -> None:
+    assert PLAN.seconds == pytest.approx(PLAN.operations / (125e12 * 0.5 * 4))
+    assert PLAN.recomputing(True).seconds == pytest.approx(PLAN.seconds * 4 / 3)
+    assert replace(PLAN, mode="bf16").seconds is None  # which a V100 does not compute
+    assert PLAN.disk == 3 * 12 * parameters_of(CFG)
+
+
+def test_a_run_that_fits_has_the_memory_of_its_largest_batch() -> None:
+    assert PLAN.fits and PLAN.most_rows() > PLAN.rows
+    edge = PLAN.with_rows(PLAN.most_rows())
+    assert edge.rows * edge.accumulated == PLAN.rows * PLAN.accumulated
+    at_the_limit = replace(PLAN, rows=PLAN.most_rows())
+    assert at_the_limit.fits and not replace(PLAN, rows=at_the_limit.rows + 2).fits
+
+
+def test_the_advice_for_a_run_that_does_not_fit_makes_it_fit() -> None:
+    large = replace(PLAN, rows=1024)
+    assert large.fits
+    small = replace(large, device=replace(V100, gigabytes=1.6))
+    with pytest.raises(
+        UsageError, match=r"needs \d+\.\d GB of each GPU, which has 1\.6 GB .*use --batch-size"
+    ) as raised:
+        small.refuse_too_large()
+    rows, accumulated = map(int, re.search(r"--batch-size (\d+) --update-freq (\d+)", str(raised.value)).groups())
+    followed = replace(small, rows=rows, accumulated=accumulated)
+    assert followed.fits and followed.tokens == small.tokens
+    assert "or a device of v100-16gb" in str(raised.value)
+
+
+def test_recomputing_is_advised_where_one_row_does_not_fit_otherwise() -> None:
+    one = replace(PLAN, cfg=replace(CFG, max_positions=32768, num_layers=12), rows=1, accumulated=1)
+    need = {recompute: sum(one.recomputing(recompute).memory.values()) / 1e9 for recompute in (False, True)}
+    tight = replace(one, device=replace(V100, gigabytes=(need[True] + need[False]) / 2))
+    assert "use --checkpoint-activations --batch-size 1" in next(tight.advice())
+    assert "leave out --checkpoint-activations" in next(one.recomputing(True).advice())
+
+
+def test_the_command_shows_a_plan_and_refuses_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["base_n512_k128", "--gpus", "8", "--price", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()[:6]] == "update memory operations time energy disk".split()
+    with pytest.raises(UsageError, match="use --batch-size 64 --update-freq 4"):
+        command.main(["base_n512_k128", "--", "--batch-size", "128", "--update-freq", "2"])
+    for wrong in (["--gpus", "0"], ["--utilisation", "nan"], ["--price", "-1"]):
+        with pytest.raises(UsageError, match="--gpus must be at least 1"):
+            command.main(["base_n512_k128", *wrong])
+
+
+def test_the_sweep_shows_fewer_rows_for_longer_inputs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["tiny_n512_k128", "--sweep"]) == 0
+    rows = [int(line.split()[1]) for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == sorted(rows, reverse=True) and rows[0] > rows[-1] > 0
