@@ -3,7 +3,7 @@
 Each function returns what the plain operations return, up to the rounding of a sum; dropout draws masks of its own.
 Without gradients, on other devices and in a compiled or exported graph they are the plain operations: there PyTorch's
 kernels and torch.compile do what is done by hand here. (On a CPU a compiled layer trains at 0.76 to 0.9 of the eager
-one's tokens/s.)
+one's tokens/s.) Linear layers that others have changed are called (`plain.py`).
 
 Measured on one layer of base size, 4,096 tokens, 2 cores, float32, about 1,100 ms per step: PyTorch's dropout draws one
 number at a time, 20 ms each; `keep_mask` draws four at once, 3 ms, into 1 byte per value instead of 4. The activations
@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from .plain import is_plain
 
 ROWS = 4096  # tokens per block in the backward pass of the feed-forward sublayer
 SCORES = 2**20  # attention weights, or gradients of E, per block: 4 MiB in float32 fit the caches of a CPU
@@ -69,7 +71,8 @@ def add_dropped(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor
 
 def feed_forward(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, activation: str) -> Tensor:
     """fc2(activation(fc1(x))), (…, C) -> (…, C); keeps only the output of fc1 for the backward pass."""
-    if not fuses(x):
+    own = fuses(x) and all(is_plain(fc) and type(fc.weight) is type(fc.bias) is nn.Parameter for fc in (fc1, fc2))
+    if not own:
         plain: Tensor = fc2(getattr(functional, activation)(fc1(x)))
         return plain
     return _apply(_FeedForward, *_autocast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias), activation)
