@@ -19,7 +19,6 @@ from .plain import is_plain, split_bias
 from .projection import Projection, build_projection, slot_mask
 from .window import Slots, attend_locally
 
-
 Split = tuple[Tensor, Tensor]  # x W, and the bias that is added last
 
 
