@@ -123,5 +123,5 @@ def _mask(queries: Tensor, keys: Tensor, n: int, window: int, keep: Tensor | Non
     if slots.spans is not None:
         first, last = (t[:, None, None, :] for t in slots.spans)
         filled = filled & ((first < queries.unsqueeze(-1) - window) | (last > queries.unsqueeze(-1) + window))
-    batch = max(len(filled), len(seen))
+    batch = max(filled.size(0), seen.size(0))
     return torch.cat([filled.expand(batch, *seen.shape[1:-1], -1), seen.expand(batch, -1, -1, -1)], -1)
