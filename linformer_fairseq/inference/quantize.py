@@ -29,11 +29,6 @@ class Int8Linear(nn.Module):
         self.register_buffer("scales", scales.squeeze(1))  # (out,)
         self.register_buffer("bias", torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float())
 
-    @property
-    def weight(self) -> Tensor:
-        """The rounded matrix (out, in) in float32, for attention that uses it directly."""
-        return self.values.t() * self.scales[:, None]
-
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out) of the same type."""
         rows = x.reshape(-1, x.size(-1)).float()

@@ -20,6 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from .config import EncoderConfig
+from .graphs import exporting
 from .learned import LearnedProjection
 
 
@@ -41,13 +42,13 @@ class AdaptiveProjection(LearnedProjection):
             return x
         x_BNHD = x.view(*x.shape[:2], *weight_HD.shape)
         scores_BNH = torch.einsum("bnhd,hd->bnh", x_BNHD, weight_HD).float()
-        mean = _scatter if torch.compiler.is_exporting() else _gather
+        mean = _scatter if exporting() else _gather
         return mean(x_BNHD, scores_BNH, self.k, keep).flatten(2)
 
 
 def pools(n: int, k: int) -> bool:
     """Whether inputs of n tokens are pooled. A graph exported for all lengths always has k slots."""
-    return torch.compiler.is_exporting() or n > k
+    return exporting() or n > k
 
 
 def _gather(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
@@ -84,7 +85,7 @@ def _scatter(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
 
 def slots_of(real: Tensor, k: int) -> Tensor:
     """The slot of each token, (B, N) for `real` (B, N), True for a token; k for pads."""
-    rank, length = real.cumsum(1) - 1, real.sum(1, keepdim=True)
+    rank, length = real.long().cumsum(1) - 1, real.sum(1, keepdim=True)
     inner = 1 + (rank - 1) * (k - 2) // (length - 2).clamp(min=1)
     of_long = torch.where(rank == 0, 0, torch.where(rank == length - 1, k - 1, inner))
     return torch.where(real, torch.where(length > k, of_long, rank), k)
@@ -117,7 +118,7 @@ def position(ranks: Tensor, keep: Tensor | None) -> Tensor:
     if keep is None:
         return ranks
     n = keep.size(1)
-    rank = torch.where(keep, keep.cumsum(1) - 1, n)  # pads all go to a column that is cut off
+    rank = torch.where(keep, keep.long().cumsum(1) - 1, n)  # pads all go to a column that is cut off
     places = torch.arange(n, device=keep.device).expand_as(rank)
     order = torch.zeros(keep.size(0), n + 1, dtype=torch.long, device=keep.device).scatter(1, rank, places)
     return order.gather(1, ranks.flatten(1)).view_as(ranks)

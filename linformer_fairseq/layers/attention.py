@@ -15,8 +15,12 @@ from torch import Tensor, nn
 from .adaptive import pools, spans
 from .config import EncoderConfig
 from .fused import attend
+from .graphs import compiling, exporting
+from .plain import is_plain, split_bias
 from .projection import Projection, build_projection, slot_mask
 from .window import Slots, attend_locally
+
+Split = tuple[Tensor, Tensor]  # x W, and the bias that is added last
 
 
 class SelfAttention(nn.Module):
@@ -49,7 +53,7 @@ class SelfAttention(nn.Module):
         x = x if keep is None else x * keep.unsqueeze(-1)
         # The values of all tokens, without bias so that pads stay zero, where two things need them.
         twice = self.cfg.local_conv or (self.cfg.local_window and self.cfg.one_per_head)
-        values = functional.linear(x, self.v_proj.weight) if twice else None
+        values = split_bias(self.v_proj, x) if twice else None
         slots = self.slots(x, values, keep, shared)
         dropout = self.cfg.attention_dropout if self.training else 0.0
         if slots is None or (self.cfg.local_window and not slots.whole):
@@ -59,25 +63,25 @@ class SelfAttention(nn.Module):
             attended = attend(self._heads(self.q_proj(at(x, needed))), slots.keys, slots.values, slots.mask, dropout)
         out = attended.transpose(1, 2).flatten(-2)
         if self.local_conv is not None and values is not None:
-            out = out + at(self.local_conv(values), needed)
+            out = out + at(self.local_conv(values[0]), needed)
         result: Tensor = self.out_proj(out)
         return result
 
-    def slots(self, x: Tensor, values: Tensor | None, keep: Tensor | None, shared: Projection | None) -> Slots | None:
+    def slots(self, x: Tensor, values: Split | None, keep: Tensor | None, shared: Projection | None) -> Slots | None:
         """What every token attends to; None for nothing beside the window. Here, all tokens.
 
         Args:
             x: (B, N, C), zero at pads.
-            values: x W_v (B, N, C), if it is known.
+            values: x W_v (B, N, C) and its bias, if they are known.
             keep, shared: as in `forward`.
         """
         keys, mixed = self.keys_values(x, values)
         mask = None if keep is None else keep[:, None, None, :]
         return Slots(self._heads(keys), self._heads(mixed), mask, whole=True)
 
-    def keys_values(self, x: Tensor, values: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x: Tensor, values: Split | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens, each (B, N, C)."""
-        return self.k_proj(x), self.v_proj(x) if values is None else values + self.v_proj.bias
+        return self.k_proj(x), self.v_proj(x) if values is None else values[0] + values[1]
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, H, N, D)"""
@@ -87,7 +91,7 @@ class SelfAttention(nn.Module):
 class LocalSelfAttention(SelfAttention):
     """Attention to the W nearest tokens on each side alone: the control for the slots beside a window."""
 
-    def slots(self, x: Tensor, values: Tensor | None, keep: Tensor | None, shared: Projection | None) -> Slots | None:
+    def slots(self, x: Tensor, values: Split | None, keep: Tensor | None, shared: Projection | None) -> Slots | None:
         """None: no slots."""
         return None
 
@@ -107,17 +111,16 @@ class LinformerSelfAttention(SelfAttention):
         self.E = None if cfg.one_for_all_layers else build_projection(cfg, k)
         self.F = build_projection(cfg, k) if cfg.separate_e_and_f else None
 
-    def slots(self, x: Tensor, values: Tensor | None, keep: Tensor | None, shared: Projection | None) -> Slots | None:
+    def slots(self, x: Tensor, values: Split | None, keep: Tensor | None, shared: Projection | None) -> Slots | None:
         """The projected keys and values."""
         e = self.E if shared is None else shared
         if e is None:
             raise ValueError("this layer shares E across layers and needs it as an argument")
         f = e if self.F is None else self.F
         if self.per_head:
-            if values is None:
-                values = functional.linear(x, self.v_proj.weight)
-            projected_keys = e(functional.linear(x, self.k_proj.weight), keep) + self.k_proj.bias
-            projected_values = f(values, keep) + self.v_proj.bias
+            keys, key_bias = split_bias(self.k_proj, x)
+            mixed, value_bias = values or split_bias(self.v_proj, x)
+            projected_keys, projected_values = e(keys, keep) + key_bias, f(mixed, keep) + value_bias
         else:
             compressed = e(x, keep)
             projected_keys = self.k_proj(compressed)
@@ -146,8 +149,8 @@ class NoAttention(nn.Module):
     ) -> Tensor:
         """(B, N, C) -> (B, N, C) or (B, M, C); arguments as in `SelfAttention.forward`."""
         x_real = x if keep is None else x * keep.unsqueeze(-1)
-        mixed = self.local_conv(functional.linear(x_real, self.v_proj.weight))
-        result: Tensor = self.out_proj(at(mixed, needed) + self.v_proj.bias)
+        values, bias = split_bias(self.v_proj, x_real)
+        result: Tensor = self.out_proj(at(self.local_conv(values), needed) + bias)
         return result
 
 
@@ -169,13 +172,17 @@ class LocalConv(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C); beyond the ends and at pads the values count as zero."""
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        plain = is_plain(self.conv)
+        if plain and compiling() and not exporting():
             # Inductor compiles a convolution anew for each length; sums it fuses with what is around them.
             padded = functional.pad(values, (0, 0, self.width // 2, self.width // 2))
             total = torch.zeros_like(values)
             for i in range(self.width):
                 total = total + padded[:, i : i + values.size(1)] * self.conv.weight[:, 0, i]
             return total
+        if not plain:
+            around: Tensor = self.conv(functional.pad(values.transpose(1, 2), (self.width // 2, self.width // 2)))
+            return around.transpose(1, 2)
         # As a 2-d convolution of height 1 it takes channels-last input without a copy: 4 times faster on a CPU.
         x_BC1N = values.transpose(1, 2).unsqueeze(2)
         mixed = functional.conv2d(

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import LinformerSelfAttention, LocalSelfAttention, NoAttention, SelfAttention, at
 from .config import EncoderConfig
 from .fused import add_dropped, dropout, feed_forward
+from .graphs import compiling
 from .projection import Projection, build_projection
 
 try:  # NVIDIA's apex; PyPI's `apex` is another project without this module
@@ -111,7 +112,7 @@ class LinformerEncoder(nn.Module):
         if real is None:
             real = tokens.ne(self.cfg.pad_index)
         # Without pads there is nothing to mask. A compiled or exported graph cannot branch on values: it always masks.
-        keep = real if torch.compiler.is_compiling() or not bool(real.all()) else None
+        keep = real if compiling() or not bool(real.all()) else None
         x = self._embed(tokens, real)
         hiddens = [x] if return_all_hiddens else []
         for layer in self.layers:
@@ -123,7 +124,7 @@ class LinformerEncoder(nn.Module):
         return x, hiddens
 
     def _embed(self, tokens: Tensor, real: Tensor) -> Tensor:
-        positions = real.cumsum(1) * real + self.cfg.pad_index
+        positions = real.long().cumsum(1) * real + self.cfg.pad_index
         x = self.layernorm_embedding(self.embed_tokens(tokens) + self.embed_positions(positions))
         return dropout(x, self.cfg.dropout, self.training)
 

@@ -3,7 +3,7 @@
 Each function returns what the plain operations return, up to the rounding of a sum; dropout draws masks of its own.
 Without gradients, on other devices and in a compiled or exported graph they are the plain operations: there PyTorch's
 kernels and torch.compile do what is done by hand here. (On a CPU a compiled layer trains at 0.76 to 0.9 of the eager
-one's tokens/s.)
+one's tokens/s.) Linear layers that others have changed are called (`plain.py`).
 
 Measured on one layer of base size, 4,096 tokens, 2 cores, float32, about 1,100 ms per step: PyTorch's dropout draws one
 number at a time, 20 ms each; `keep_mask` draws four at once, 3 ms, into 1 byte per value instead of 4. The activations
@@ -20,13 +20,16 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .graphs import compiling
+from .plain import is_plain
+
 ROWS = 4096  # tokens per block in the backward pass of the feed-forward sublayer
 SCORES = 2**20  # attention weights, or gradients of E, per block: 4 MiB in float32 fit the caches of a CPU
 
 
 def fuses(x: Tensor) -> bool:
     """Whether the functions here use their own implementation for x."""
-    return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return x.device.type == "cpu" and torch.is_grad_enabled() and not compiling()
 
 
 def keep_mask(
@@ -69,7 +72,8 @@ def add_dropped(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor
 
 def feed_forward(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, activation: str) -> Tensor:
     """fc2(activation(fc1(x))), (…, C) -> (…, C); keeps only the output of fc1 for the backward pass."""
-    if not fuses(x):
+    own = fuses(x) and all(is_plain(fc) and type(fc.weight) is type(fc.bias) is nn.Parameter for fc in (fc1, fc2))
+    if not own:
         plain: Tensor = fc2(getattr(functional, activation)(fc1(x)))
         return plain
     return _apply(_FeedForward, *_autocast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias), activation)
@@ -85,7 +89,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Te
     perhaps 1, True where a key may be attended to.
     """
     q, k, v = _autocast(q, k, v)
-    own = q.device.type == "cpu" and not torch.compiler.is_compiling() and (p > 0 or q.dtype == torch.bfloat16)
+    own = q.device.type == "cpu" and not compiling() and (p > 0 or q.dtype == torch.bfloat16)
     if not own:
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
     return _apply(_Attend, q, k, v, mask, p)
@@ -199,7 +203,7 @@ class _Attend(torch.autograd.Function):
         ctx.save_for_backward(q, k, v, mask)
         ctx.p, ctx.seed = p, int(torch.randint(2**62, ()).item()) if p else 0
         out = _like_heads(q)
-        for b, rows, weights, keep in _blocks(q, k, mask, p, ctx.seed):
+        for b, rows, weights, keep in _weights_by_block(q, k, mask, p, ctx.seed):
             out[b, :, rows] = torch.bmm(weights if keep is None else weights.mul_(keep), v[b])
         return out
 
@@ -209,7 +213,7 @@ class _Attend(torch.autograd.Function):
         q, k, v, mask = ctx.saved_tensors
         grad_q = _like_heads(q)
         grad_k, grad_v = (torch.zeros(t.shape, dtype=torch.promote_types(t.dtype, torch.float32)) for t in (k, v))
-        for b, rows, weights, keep in _blocks(q, k, mask, ctx.p, ctx.seed):
+        for b, rows, weights, keep in _weights_by_block(q, k, mask, ctx.p, ctx.seed):
             grad_out = grad[b, :, rows]
             grad_weights = torch.bmm(grad_out, v[b].transpose(1, 2))
             if keep is not None:
@@ -227,7 +231,7 @@ def _like_heads(q: Tensor) -> Tensor:
     return torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
 
 
-def _blocks(
+def _weights_by_block(
     q: Tensor, k: Tensor, mask: Tensor | None, p: float, seed: int
 ) -> Iterator[tuple[int, slice, Tensor, Tensor | None]]:
     """For each block: sample, rows, their attention weights (H, R, K), and the factors of dropout or None."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .adaptive import AdaptiveProjection, lengths, pools
 from .config import EncoderConfig
 from .fused import project
+from .graphs import exporting
 from .learned import LearnedProjection
 
 
@@ -50,7 +51,7 @@ class LinearProjection(LearnedProjection):
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, K, C)"""
-        if torch.compiler.is_exporting():  # a slice that is the whole would be another graph
+        if exporting():  # a slice that is the whole would be another graph
             weight = self.weight.index_select(-1, torch.arange(x.size(1), device=x.device))
         else:
             weight = self.weight[..., : x.size(1)]
@@ -136,8 +137,8 @@ def _blocks(x: Tensor, size: int, n: int, keep: Tensor | None) -> Tensor:
     `keep`.
     """
     missing = -x.size(1) % size
-    if exporting := keep is not None and torch.compiler.is_exporting():
+    if whole := keep is not None and exporting():
         missing = n - x.size(1)
-    if exporting or missing:
+    if whole or missing:
         x = functional.pad(x, (0, 0, 0, missing))
     return x.reshape(x.size(0), -1, size, x.size(2))

@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 
 from linformer_fairseq.layers.config import EncoderConfig
-from linformer_fairseq.layers.window import ROWS
+from linformer_fairseq.layers.window import QUERIES
 
 FORWARD_AND_BACKWARD = 3
 
@@ -78,6 +78,6 @@ def _scores(k: int, window: int, n: int, m: float) -> float:
     """Scores and their mixture for each channel, as `layers/window.py` computes them where there is a window."""
     if not window:
         return 4 * m * k
-    rows = max(ROWS, window)
+    rows = max(QUERIES, window)
     near = k + rows + 2 * window
     return 4 * m * (k + n) if m * (n + k) <= n * near else 4 * math.ceil(n / rows) * rows * near

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -71,10 +72,26 @@ def test_onnx_of_a_classifier(make_config: MakeConfig, tmp_path: Path) -> None:
     check_onnx(model, tmp_path / "model.onnx")
 
 
-def check_onnx(model: torch.nn.Module, path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [*({"projection": kind} for kind in KINDS), {"projection": "adaptive", "local_window": 2}, {"attention": "exact"}],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@torch.no_grad()
+def test_onnx_by_the_older_exporter(make_config: MakeConfig, tmp_path: Path, settings: dict[str, str]) -> None:
+    model = model_of(make_config(num_hidden_layers=1, projection_sharing="none", **settings))
+    check_onnx(model, tmp_path / "model.onnx", dynamo=False)
+
+
+def check_onnx(model: torch.nn.Module, path: Path, dynamo: bool = True) -> None:
     ids, mask = next(batches())
-    shapes = {"input_ids": DYNAMIC, "attention_mask": DYNAMIC}
-    torch.onnx.export(model, (ids, mask), path, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    names = ["input_ids", "attention_mask"]
+    if dynamo:
+        how: dict[str, Any] = {"dynamic_shapes": dict.fromkeys(names, DYNAMIC)}
+    else:
+        axes = {0: "batch", 1: "length"}
+        how = {"dynamic_axes": dict.fromkeys([*names, "logits"], axes), "input_names": names, "output_names": ["logits"]}
+    torch.onnx.export(model, (ids, mask), path, dynamo=dynamo, verbose=False, **how)
     session = onnxruntime.InferenceSession(path)
     for ids, mask in batches():
         (found,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})

@@ -1,0 +1,13 @@
+"""Whether a graph is being made, which can neither branch on values nor, if it serves all lengths, on sizes."""
+
+import torch
+
+
+def compiling() -> bool:
+    """By torch.compile, torch.export or torch.jit.trace."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def exporting() -> bool:
+    """One for all lengths: by torch.export, or by torch.jit.trace, which ONNX's older exporter uses."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
