@@ -98,12 +98,18 @@ def entry_of(name: str) -> Entry:
 
 
 @pytest.mark.parametrize("name", layers.CONTESTANTS)
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_each_contestant_gives_gradients_to_its_input_and_parameters(name: str, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "computed"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_each_contestant_gives_gradients_to_its_input_and_parameters(
+    name: str, dtype: str, computed: torch.dtype
+) -> None:
     if layers.missing(name):
         pytest.skip(f"{name}: {layers.missing(name)}")
     runner = Runner(replace(entry_of(name), dtype=dtype), "cpu")
+    types = set()
+    for linear in (module for module in runner.layer.modules() if isinstance(module, torch.nn.Linear)):
+        linear.register_forward_hook(lambda module, inputs, out: types.add(out.dtype))
     runner.step()
+    assert types == {computed}
     assert runner.x.grad is not None and runner.x.grad.shape == runner.x.shape
     assert all(parameter.grad is not None for parameter in runner.layer.parameters())
 
