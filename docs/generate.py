@@ -44,7 +44,7 @@ def help_of(command: str) -> str:
 
 def commands_page() -> str:
     """All of `HELPS`."""
-    parts = ["# Commands\n\n`linformer prepare` is the same as `python -m data_prep`.\n"]
+    parts = ["# Commands\n\n`linformer prepare` is the same as `python -m data_prep`. CUDA: not yet run.\n"]
     parts += [f"## {name}\n\n```text\n{help_of(name)}```\n" for name in HELPS]
     return "\n".join(parts)
 
@@ -64,7 +64,7 @@ def flags_page() -> str:
     parts = [
         "# Flags of fairseq-train\n",
         "What `--user-dir linformer_fairseq` adds; fairseq's own flags are in `fairseq-train --help`.\n",
-        f"`--arch` is one of {archs}.\n",
+        f"`--arch` is one of {archs}. CUDA: not yet run.\n",
         "## The model, `--arch linformer_roberta_…`\n",
         table(LinformerRobertaConfig, flags=True),
         "## `--task streaming_masked_lm`\n",

@@ -14,6 +14,7 @@
 # FREE_GB    disk space in GB that must be free for checkpoints            (default: 10, for a base model)
 # RETRIES    how many killed processes in a row, without a new checkpoint in between, lead to a requeue (default: 3)
 # SITE       a script to source first: modules, proxies, SBATCH_PARTITION  (default: slurm/site.sh, if it exists)
+# CONTAINER  words before `python` in each process, such as "apptainer exec --nv image.sif", or more flags of srun
 # PYTHON     of the environment with this project                          (default: .venv/bin/python, or python)
 # Arguments are more flags of fairseq-train.
 #

@@ -72,7 +72,7 @@ def _joined_by_srun(training: DictConfig, tasks: int, gpus: int, environ: Mappin
         # A port that every task works out alone, another one for each start of a job step, below the ephemeral ones.
         step = "/".join(environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
         port = 10000 + zlib.crc32(step.encode()) % 20000
-        rendezvous = f"tcp://{_first_host(nodes, environ)}:{max(training.distributed_port, 0) or port}"
+        rendezvous = f"tcp://{first_host(nodes, environ)}:{max(training.distributed_port, 0) or port}"
     per_node = gpus or max(1, training.distributed_world_size // nodes)
     if tasks == nodes and per_node > 1:
         return Peers(rendezvous, nodes * per_node, int(environ["SLURM_NODEID"]) * per_node, to_spawn=per_node)
@@ -80,16 +80,23 @@ def _joined_by_srun(training: DictConfig, tasks: int, gpus: int, environ: Mappin
     return Peers(rendezvous, tasks, int(environ["SLURM_PROCID"]), device_id)
 
 
-def _first_host(nodes: int, environ: Mapping[str, str]) -> str:
+def first_host(nodes: int, environ: Mapping[str, str]) -> str:
+    """Where the processes of a job step meet: MASTER_ADDR if it is set, as in a container without scontrol.
+
+    Raises:
+        UsageError: there is no scontrol that knows the nodes.
+    """
     if nodes == 1:
         return "localhost"
+    if given := environ.get("MASTER_ADDR"):
+        return given
     command = ["scontrol", "show", "hostnames", environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]
     except (OSError, subprocess.CalledProcessError) as error:
         raise UsageError(
-            f"`{' '.join(command)}` failed ({error}), so the processes have no rendezvous: give it with "
-            "--distributed-init-method tcp://HOST:PORT"
+            f"`{' '.join(command)}` failed ({error}), so the processes have no rendezvous: set MASTER_ADDR to the "
+            "first node, or give it with --distributed-init-method tcp://HOST:PORT"
         ) from None
 
 

@@ -34,7 +34,7 @@ class FusedMaskedLmLoss(MaskedLmLoss):
     """The loss, gradients and logs of `masked_lm` in training, for models with RoBERTa's head; else `masked_lm` itself.
 
     On a GPU, masked_lm waits for the device twice, to select the features and the targets of masked tokens. This
-    criterion waits once; then the number of tokens is known on the host.
+    criterion waits only for a batch whose masked tokens were not counted before it went there (`count_on_host`).
     """
 
     def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, Any]:
@@ -50,7 +50,7 @@ class FusedMaskedLmLoss(MaskedLmLoss):
             loss, sample_size, logging_output = super().forward(model, sample, reduce)
             return loss, sample_size, logging_output
         target = sample["target"]
-        masked = MaskedTokens.of(target.ne(self.padding_idx))
+        masked = MaskedTokens.of(target.ne(self.padding_idx), sample.get("masked_on_host"))
         x, weight, bias = _before_output_projection(model, sample["net_input"], masked)
         loss = linear_cross_entropy(x, weight, bias, target.flatten().index_select(0, masked.flat))
         logging_output = {

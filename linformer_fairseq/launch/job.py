@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from linformer_fairseq.compat.peers import first_host
 from linformer_fairseq.errors import UsageError, exit_status
 from linformer_fairseq.io.files import write_json
 from linformer_fairseq.training.signals import REQUEUE
@@ -144,9 +145,14 @@ def _srun(argv: Sequence[str], logs: Path, environ: Mapping[str, str]) -> tuple[
     command = ["srun", "--kill-on-bad-exit=1", "--open-mode=append", f"--output={output}"]
     if cpus := environ.get("SLURM_CPUS_PER_TASK"):
         command.append(f"--cpus-per-task={cpus}")
-    command += [sys.executable, "-u", "-m", "linformer_fairseq.launch.rank", *argv]
+    python, variables = [sys.executable], {}
+    if container := shlex.split(environ.get("CONTAINER", "")):
+        # There is no scontrol inside, so its processes are told where to meet.
+        python = [*container, "python"]
+        variables = {"MASTER_ADDR": first_host(int(environ.get("SLURM_JOB_NUM_NODES", "1")), environ)}
+    command += [*python, "-u", "-m", "linformer_fairseq.launch.rank", *argv]
     failure = None
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as srun:
+    with subprocess.Popen(command, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True) as srun:
         # With `--signal=B:USR1@…` Slurm signals only this script. SIGTERM it sends to the tasks itself.
         for warning in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(warning, lambda number, frame: srun.send_signal(number))

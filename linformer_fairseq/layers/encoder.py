@@ -87,7 +87,12 @@ class LinformerEncoder(nn.Module):
             layer.compile(dynamic=True, **options)
 
     def forward(
-        self, tokens: Tensor, return_all_hiddens: bool = False, real: Tensor | None = None, needed: Tensor | None = None
+        self,
+        tokens: Tensor,
+        return_all_hiddens: bool = False,
+        real: Tensor | None = None,
+        needed: Tensor | None = None,
+        padded: bool | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Encodes a batch of token ids.
 
@@ -97,6 +102,7 @@ class LinformerEncoder(nn.Module):
             real: (B, N) bool, False for a pad; by default `tokens != pad_index`.
             needed: (B, M), positions of the tokens whose features are needed; None for all. The last layer computes
                 only these; all tokens still enter its keys and values.
+            padded: whether there are pads; None to look, which waits for a GPU.
 
         Returns:
             Features (B, N, C) or (B, M, C), and the list of hidden states (B, N, C).
@@ -112,7 +118,11 @@ class LinformerEncoder(nn.Module):
         if real is None:
             real = tokens.ne(self.cfg.pad_index)
         # Without pads there is nothing to mask. A compiled or exported graph cannot branch on values: it always masks.
-        keep = real if compiling() or not bool(real.all()) else None
+        if compiling():
+            padded = True
+        elif padded is None:
+            padded = not bool(real.all())
+        keep = real if padded else None
         x = self._embed(tokens, real)
         hiddens = [x] if return_all_hiddens else []
         for layer in self.layers:

@@ -46,15 +46,23 @@ class MaskedTokens(NamedTuple):
     flat: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor) -> MaskedTokens:
-        """From (B, N), True for a masked token. On a GPU this waits for the device once, for T and M."""
+    def of(cls, mask: Tensor, on_host: list[int] | None = None) -> MaskedTokens:
+        """From (B, N), True for a masked token. Without their number in each sample, this waits for a GPU once."""
         counts = mask.sum(1)
-        on_host = counts.tolist()
+        on_host = counts.tolist() if on_host is None else on_host
         most, total = max(1, *on_host), sum(on_host)
         filled = torch.arange(most, device=mask.device) < counts.unsqueeze(1)
         return cls(
             _true_first(mask)[:, :most], _true_first(filled.flatten())[:total], _true_first(mask.flatten())[:total]
         )
+
+
+def count_on_host(sample: dict[str, Any], pad: int) -> None:
+    """Note in a batch that is still in main memory what a step would wait for a GPU to know."""
+    tokens, target = sample["net_input"]["src_tokens"], sample.get("target")
+    sample["net_input"]["padded"] = bool(tokens.eq(pad).any())
+    if target is not None and target.shape == tokens.shape:
+        sample["masked_on_host"] = target.ne(pad).sum(1).tolist()
 
 
 def _true_first(mask: Tensor) -> Tensor:
@@ -85,6 +93,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
         masked_tokens: Tensor | MaskedTokens | None = None,
         head_features_only: bool = False,
         needed: Tensor | None = None,
+        padded: bool | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Encodes (B, N) token ids.
@@ -97,6 +106,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
             head_features_only: stop before the head's output projection: return its input (…, C), and its weight (V, C)
                 and bias (V,) as `output_projection`, for a criterion that holds no logits.
             needed: (B, M), positions of the tokens whose features are needed; None for all.
+            padded: as in `LinformerEncoder.forward`.
 
         Returns:
             Logits (B, N, V) or (T, V), or features; and a dict of `inner_states` and `output_projection`.
@@ -105,7 +115,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
         if masked_tokens is not None and not features_only:
             masked = MaskedTokens.of(masked_tokens) if isinstance(masked_tokens, Tensor) else masked_tokens
             needed, select = (None, masked.flat) if return_all_hiddens else (masked.positions, masked.slots)
-        x, hiddens = self.sentence_encoder(src_tokens, return_all_hiddens, needed=needed)
+        x, hiddens = self.sentence_encoder(src_tokens, return_all_hiddens, needed=needed, padded=padded)
         if select is not None:
             x = x.flatten(0, 1).index_select(0, select)
         extra: dict[str, Any] = {"inner_states": [h.transpose(0, 1) for h in hiddens] if return_all_hiddens else None}

@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 
 from linformer_fairseq.compat import launch, precision, saved_precision
 from linformer_fairseq.errors import as_one_sentence
+from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, count_on_host
 from linformer_fairseq.optim.muon import who_updates
 from linformer_fairseq.training import divergence, files, interrupt, limits, logs, memory, resuming, saving, signals
 from linformer_fairseq.training.recorder import Recorder
@@ -216,6 +217,15 @@ def train_step(fairseq: Function, trainer: Any, samples: Sequence[Any], *argumen
     if logged is not None:  # else the gradient overflowed, and no update was made
         trainer.linformer_recorder.count(samples)
     return logged
+
+
+@replaces(Trainer, "_prepare_sample")
+def prepare_sample(fairseq: Function, trainer: Any, sample: Any, is_dummy: bool = False) -> Any:
+    """Bring a batch to the device; what a step needs to know on the host is counted before."""
+    encoder = getattr(trainer.get_model(), "encoder", None)
+    if isinstance(encoder, LinformerRobertaEncoder) and sample and not is_dummy:
+        count_on_host(sample, encoder.dictionary.pad())
+    return fairseq(trainer, sample, is_dummy)
 
 
 def validate_and_save(

@@ -29,7 +29,8 @@ THEIRS, AT_ONCE, BACKGROUND = WAYS = (
 PAUSE = "training stands still (s)"
 NOTE = """fairseq leaves the bytes to the operating system: a machine that fails within some seconds loses them. Ours
 are on the disk when they are reported as saved. The parameters are in main memory here; on a GPU, the copy in memory is
-the one from the GPU, which fairseq makes too. Writing in the background takes processor time beside training."""
+the one from the GPU, which fairseq makes too (CUDA: not yet run). Writing in the background takes processor time beside
+training."""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:

@@ -115,6 +115,8 @@ def test_srun_on_one_node_needs_no_scontrol(monkeypatch):
 
 def test_srun_without_scontrol_asks_for_an_address(monkeypatch):
     monkeypatch.setenv("PATH", "")
+    found = find_peers(flags(port=12345), 0, {**SRUN, "MASTER_ADDR": "node1"})
+    assert found == Peers("tcp://node1:12345", 8, 5)
     assert "--distributed-init-method" in refusal(flags(), 0, SRUN)
 
 

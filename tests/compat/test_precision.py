@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-from linformer_fairseq.compat import precision
+from linformer_fairseq.compat import launch, precision
 from linformer_fairseq.errors import UsageError
 
 UPDATES = ("--max-update", 4, "--disable-validation")
@@ -60,6 +61,26 @@ def test_fp16_on_a_cpu_is_refused_before_data_is_read(train: Callable[..., Any],
     assert refused.returncode == 1
     assert refused.output.strip().splitlines()[-1].startswith("error: --fp16 and --memory-efficient-fp16 need a CUDA")
     assert "Traceback" not in refused.output and "dictionary:" not in refused.output
+
+
+TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize("environ", [{}, TORCHRUN], ids=["alone", "one of two"])
+def test_training_does_not_start_on_a_gpu_that_torch_has_no_code_for(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V100 that a monkeypatch pretends, and the build of torch for CUDA 13."""
+    monkeypatch.setattr(launch.os, "environ", environ)
+    for name, value in {"is_available": True, "device_count": 2, "get_arch_list": ["sm_75", "sm_80"]}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    v100 = SimpleNamespace(name="Tesla V100", major=7, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: v100)
+    cfg = parsed("--fp16", *([] if environ else ["--distributed-world-size", "1"]))
+    with pytest.raises(
+        SystemExit, match="^error: Tesla V100 has capability 7.0, and torch .* has code for sm_75, sm_80"
+    ):
+        launch.start(pytest.fail, cfg, pytest.fail)
 
 
 @pytest.mark.parametrize("cuda", [False, True], ids=["without CUDA", "CUDA pretended by a monkeypatch"])

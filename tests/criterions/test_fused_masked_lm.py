@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fairseq import utils
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
@@ -18,6 +20,7 @@ from linformer_fairseq.criterions import fused_masked_lm as module
 from linformer_fairseq.criterions.fused_masked_lm import linear_cross_entropy
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.paths import USER_DIR
+from linformer_fairseq.training import hooks
 
 N = 32
 M, C, V = 37, 24, 101
@@ -65,6 +68,34 @@ def computed(name: str, model: Any, task: Task, sample: dict[str, Any]) -> tuple
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     return (loss.detach(), size), {**logs, **gradients}
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("pads", [0, 3])
+def test_a_step_asks_the_device_for_nothing(counted: bool, pads: int, task: Task, monkeypatch: Any) -> None:
+    """A tensor on the meta device has no values to give; the trainer counts before a batch is brought to its device."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # meta has no autocast
+    monkeypatch.setattr(torch, "autocast", lambda device, **options: nullcontext())
+    model, sample, pad = (
+        model_of("linformer_roberta_tiny", task).to("meta"),
+        sample_of(task),
+        task.source_dictionary.pad(),
+    )
+    for name in ("src_tokens", "target"):
+        (sample["net_input"] if name == "src_tokens" else sample)[name][0, N - pads :] = pad
+    masked = int(sample["target"].ne(pad).sum())
+
+    def to_device(trainer: Any, batch: Any, is_dummy: bool) -> Any:
+        return utils.apply_to_sample(lambda tensor: tensor.to("meta"), batch)
+
+    if counted:
+        sample = hooks.prepare_sample(to_device, Namespace(get_model=lambda: model), sample)
+    else:
+        sample = to_device(None, sample, False)
+    with nullcontext() if counted else pytest.raises((RuntimeError, NotImplementedError)):
+        loss, size, _ = criterion_of("fused_masked_lm", task)(model, sample)
+        loss.backward()
+        assert size == masked and sample["net_input"]["padded"] is (pads > 0)
 
 
 @pytest.mark.parametrize("arch", ["linformer_roberta_tiny", "roberta"])

@@ -45,6 +45,14 @@ def test_configurations_that_pages_name_exist() -> None:
     assert [name for name in bundled if f"`{name}`" not in corpus] == []
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
+)
+def test_what_a_page_says_of_gpus_is_marked_as_not_run(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "CUDA: not yet run" in text or not re.search(r"\b(CUDA|GPUs?|V100|A100|H100|NCCL|tensor cores)\b", text)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocs", reason="the site is built by the extra docs: pip install -e '.[docs]'")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,9 +100,15 @@ def test_numbers_as_class_names_are_in_their_order() -> None:
     assert classes_of(Table(Path("a.tsv"), [("a",)] * 3, ["10", "2", "1"])) == ("1", "2", "10")
 
 
-@pytest.mark.parametrize(("capability", "flag"), [((7, 0), "common.fp16"), ((9, 0), "common.bf16")])
-def test_a_gpu_trains_in_16_bit(capability: tuple[int, int], flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train._precision() == {}  # on a CPU
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+@pytest.mark.parametrize(("capability", "flag"), [((7, 0), "--fp16"), ((9, 0), "--bf16"), (None, None)])
+def test_a_gpu_trains_in_16_bit(
+    capability: tuple[int, int] | None, flag: str | None, checkpoint: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """In the type that it has; a CPU in 32 bit."""
+    started: list[Sequence[str]] = []
+    monkeypatch.setattr(train, "run_logged", lambda argv, *_: started.append(argv))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert train._precision() == {flag: True}
+    run = Run("task", tmp_path, checkpoint, None, {}, {}, Labels(("cold", "warm"), 1), ("accuracy",), 1, 2e-3, 16, 8)
+    train._train(run, read(checkpoint), 320)
+    assert [word for word in started[0] if word in ("--fp16", "--bf16")] == ([flag] if flag else [])

@@ -215,6 +215,19 @@ def test_a_finished_training_ends_the_job(job: Callable[..., tuple[int, str, str
     assert words[-2:] == ["--seed", "3"] and "fairseq-train" in words
 
 
+@pytest.mark.parametrize(("nodes", "address"), [("1", "localhost"), ("2", "gpu-07")])
+def test_processes_in_a_container_are_told_where_to_meet(
+    job: Callable[..., tuple[int, str, str]], environ: dict[str, str], tmp_path: Path, nodes: str, address: str
+) -> None:
+    environ |= {"CONTAINER": "apptainer exec 'an image.sif'", "SLURM_JOB_NUM_NODES": nodes, "SLURM_JOB_NODELIST": "gpu"}
+    assert job('echo "$MASTER_ADDR" > "$HERE/address"', "echo gpu-07; echo gpu-08")[0] == 0
+    assert (tmp_path / "address").read_text() == f"{address}\n"
+    words = (tmp_path / "srun").read_text().split()
+    start = words.index("apptainer")
+    assert words[start : start + 6] == ["apptainer", "exec", "an", "image.sif", "python", "-u"]
+    assert all(word.startswith("--") for word in words[:start])
+
+
 def test_a_saved_training_goes_back_into_the_queue(job: Callable[..., tuple[int, str, str]]) -> None:
     assert job(SAVED)[::2] == (0, "requeue 7\n")
 
@@ -296,12 +309,16 @@ def test_the_scripts_lines_for_sbatch() -> None:
     assert {f"#SBATCH {flag}" for flag in wanted} <= set(lines)
 
 
+@pytest.mark.parametrize("name", ["pretrain", "prepare_data", "finetune_glue"])
 @pytest.mark.parametrize("place", ["clone", "elsewhere"])
-def test_where_the_script_runs(tmp_path: Path, place: str) -> None:
-    """In a clone it changes to the clone's folder; the wheel's script stays where it is called."""
-    script = tmp_path / "package/slurm/pretrain.sh"
+def test_where_the_script_runs(tmp_path: Path, place: str, name: str) -> None:
+    """In a clone it changes to the clone's folder; the wheel's script stays where it is called.
+
+    The site's script may read variables that are not set.
+    """
+    script = tmp_path / f"package/slurm/{name}.sh"
     script.parent.mkdir(parents=True)
-    shutil.copy(ROOT / "slurm/pretrain.sh", script)
+    shutil.copy(ROOT / f"slurm/{name}.sh", script)
     folder = tmp_path / "here"
     if place == "clone":
         folder = tmp_path / "package"
@@ -311,13 +328,15 @@ def test_where_the_script_runs(tmp_path: Path, place: str) -> None:
     (folder / "slurm").mkdir(parents=True, exist_ok=True)
     (folder / "slurm/site.sh").write_text('[ -z "$UNSET_BY_MODULES" ] && export MODULE=cuda\n')
     (tmp_path / "here").mkdir(exist_ok=True)
-    environ = {"PATH": os.environ["PATH"], "PYTHON": str(tmp_path / "python")}
+    environ = {"PATH": os.environ["PATH"], "PYTHON": str(tmp_path / "python"), "CHECKPOINT": "c.pt"}
     done = subprocess.run(
-        ["bash", "../package/slurm/pretrain.sh", "--seed", "3"],
+        ["bash", f"../package/slurm/{name}.sh", "--seed", "3"],
         cwd=tmp_path / "here",
         env=environ,
         capture_output=True,
         text=True,
     )
-    expected = [str(folder), "cuda", "-u", "-m", "linformer_fairseq.launch.job", str(script), "--seed", "3"]
-    assert done.stdout.splitlines() == expected, done.stderr
+    where, module, *argv = done.stdout.splitlines()
+    assert (where, module) == (str(folder), "cuda") and "--seed" in argv, done.stderr
+    if name == "pretrain":
+        assert argv == ["-u", "-m", "linformer_fairseq.launch.job", str(script), "--seed", "3"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.planning.memory import MASKED, of_recipe, training_bytes
 from linformer_fairseq.training.flops import encoder_flops, head_flops
 from linformer_fairseq.training.recipe import find_recipe
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "docs/benchmarks/index.md"
 RECIPES = ("base_n512_k128", "base_n512_k256", "base_n4096_k256")
 
 
@@ -19,6 +22,9 @@ RECIPES = ("base_n512_k128", "base_n512_k256", "base_n4096_k256")
 def test_recipes_fit_their_gpu_and_say_what_is_computed(name: str) -> None:
     cfg, batch = of_recipe(name)
     about = find_recipe(name).read_text()
+    recipe = yaml.safe_load(about)
+    assert (recipe["optimizer"]["_name"], recipe["criterion"]["_name"]) == ("fused_adamw", "fused_masked_lm")
+    assert not cfg.checkpoint_activations  # there is room for all
     computed = sum(training_bytes(cfg, batch).values()) / 1e9
     peak, budget = map(float, re.search(r"# Memory +([\d.]+) of ([\d.]+) GB", about).groups())
     assert peak == round(computed, 1) and computed < 0.9 * budget
@@ -28,6 +34,7 @@ def test_recipes_fit_their_gpu_and_say_what_is_computed(name: str) -> None:
     operations, hours = re.search(r"Arithmetic: (\S+) operations, (\d+) hours", about).groups()
     assert operations == f"{250000 * update:.1e}".replace("+", "")
     assert int(hours) == round(250000 * update / (64 * 125e12 * 0.3) / 3600)
+    assert f"| `{name}` | 64 V100 | {hours} h (computed) |" in BENCHMARKS.read_text(encoding="utf-8")
 
 
 def test_activations_grow_with_the_batch_and_shrink_when_they_are_recomputed() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ import torch
 from linformer_fairseq.paths import USER_DIR
 
 PROGRAM = Path(__file__).with_name("emulated.py")
-MODES = {
-    "fp32": (),
-    "fp16": ("--fp16",),
-    "memory-efficient fp16": ("--memory-efficient-fp16",),
-    "amp": ("--amp",),
-    "bf16": ("--bf16",),
-    "memory-efficient bf16": ("--memory-efficient-bf16",),
+MODES: dict[str, dict[str, object]] = {
+    "fp32": {},
+    "fp16": {"common.fp16": True},
+    "memory-efficient fp16": {"common.fp16": True, "common.memory_efficient_fp16": True},
+    "amp": {"common.amp": True},
+    "bf16": {"common.bf16": True},
+    "memory-efficient bf16": {"common.bf16": True, "common.memory_efficient_bf16": True},
 }
 PAIRS = {
     "adam and masked_lm": ("--task", "masked_lm", "--optimizer", "adam", "--criterion", "masked_lm"),
@@ -62,12 +63,12 @@ class Emulator:
         self,
         save_dir: Path,
         *flags: object,
-        gradients: Mapping[int, object] | None = None,
+        runs: Sequence[Mapping[str, object]] = ({},),
         launcher: tuple[object, ...] = (),
         **env: str,
     ) -> Any:
-        """Start a run in its folder; `gradients`: see emulated.py."""
-        env = {"EMULATED_GRADIENTS": json.dumps(gradients or {}), **env}
+        """Start a process; `runs`: see emulated.py."""
+        env = {"EMULATED_RUNS": json.dumps(runs), **env}
         return self.popen(*launcher, PROGRAM, self.data, *TINY, "--save-dir", save_dir, *flags, env=env)
 
     def run(self, save_dir: Path, *flags: object, status: int | None = 0, **options: Any) -> Run:
@@ -77,6 +78,13 @@ class Emulator:
         assert status is None or process.returncode == status, output[-5000:]
         return Run(save_dir, process.returncode, output, self.parse(output))
 
+    def each(self, folder: Path, runs: Mapping[str, Mapping[str, object]], *flags: object) -> dict[str, Run]:
+        """Runs by their names, which are their folders, one after another in one process; each has its settings."""
+        settings = [{**run, "checkpoint.save_dir": str(folder / name)} for name, run in runs.items()]
+        output = self.run(folder, *flags, runs=settings).output
+        outputs = re.split(r"^EMULATED_RUNS \d+\n", output, flags=re.MULTILINE)[1:]
+        return {name: Run(folder / name, 0, own, self.parse(own)) for name, own in zip(runs, outputs, strict=True)}
+
 
 @pytest.fixture(scope="session")
 def emulator(tiny_data: Path, start_fairseq: Any, parse_losses: Any) -> Emulator:
@@ -85,8 +93,8 @@ def emulator(tiny_data: Path, start_fairseq: Any, parse_losses: Any) -> Emulator
 
 
 @pytest.fixture(scope="session")
-def modes() -> Mapping[str, tuple[str, ...]]:
-    """The flags of each precision."""
+def modes() -> Mapping[str, Mapping[str, object]]:
+    """The settings of each precision."""
     return MODES
 
 

@@ -2,20 +2,24 @@
 
 It changes no more than `as_on_a_gpu` says: the refusal, CUDA's names for what PyTorch has on CPUs too, and the choice
 of the plain operations of a layer. Parameters, gradients, loss scaling, optimizers, checkpoints are the real ones.
+A process may hold several runs, one after another: most of the time of a small run is that of reading its flags.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from fairseq_cli.train import cli_main  # isort: skip  (it sets up logging to standard output, if it is first)
 
 import torch
+from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks.fairseq_task import FairseqTask
 from torch.nn import functional
 
@@ -23,8 +27,9 @@ from linformer_fairseq.compat import precision
 from linformer_fairseq.layers import attention, fused
 from linformer_fairseq.plugin import register
 
-GRADIENTS = "EMULATED_GRADIENTS"
-"""Environment variable with a JSON object: after the n-th backward pass of a run, a gradient holds this value."""
+RUNS = "EMULATED_RUNS"
+"""Environment variable with a JSON list of objects, one for each run: its settings, where they differ from the flags,
+and under "gradients" what a gradient holds after the n-th backward pass."""
 
 
 def as_on_a_gpu() -> None:
@@ -39,9 +44,9 @@ def as_on_a_gpu() -> None:
     attention.attend = lambda q, k, v, mask, p: functional.scaled_dot_product_attention(q, k, v, mask, p)
 
 
-def inject(gradients: dict[str, float | str]) -> None:
-    """See `GRADIENTS`; for "hang" the process does nothing for a minute, and ends with status 3."""
-    train_step, count = FairseqTask.train_step, 0
+def disturbed(train_step: Callable[..., Any], gradients: Mapping[str, float | str]) -> Callable[..., Any]:
+    """See `RUNS`; for "hang" the process does nothing for a minute, and ends with status 3."""
+    count = 0
 
     def counted(task: Any, sample: Any, model: Any, *arguments: Any, **named: Any) -> Any:
         nonlocal count
@@ -56,11 +61,27 @@ def inject(gradients: dict[str, float | str]) -> None:
             last.view(-1)[0] = value
         return result
 
-    FairseqTask.train_step = counted
+    return counted
+
+
+def one_after_another(runs: list[dict[str, Any]]) -> None:
+    call_main, train_step = distributed_utils.call_main, FairseqTask.train_step
+
+    def call_each(cfg: Any, main: Any, **named: Any) -> None:
+        for number, settings in enumerate(runs):
+            print(f"{RUNS} {number}", flush=True)
+            FairseqTask.train_step = disturbed(train_step, settings.pop("gradients", {}))
+            own = copy.deepcopy(cfg)
+            for name, value in settings.items():
+                group, _, key = name.partition(".")
+                setattr(own[group], key, value)
+            call_main(own, main, **named)
+
+    distributed_utils.call_main = call_each
 
 
 if __name__ == "__main__":
     register()
     as_on_a_gpu()
-    inject(json.loads(os.environ.get(GRADIENTS, "{}")))
+    one_after_another(json.loads(os.environ.get(RUNS, "[{}]")))
     sys.exit(cli_main())

@@ -44,7 +44,9 @@ MATRIX = [
 TOKENS, PREDICTED = 48, 24  # of each of 3 samples
 
 
-def step(options: dict[str, object], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, LinformerEncoder]:
+def step(
+    options: dict[str, object], dtype: torch.dtype, padded: bool
+) -> tuple[Tensor, Tensor, Tensor, LinformerEncoder]:
     """Features, loss, bias of the head and model of a masked-LM whose first tokens are predicted."""
     sizes = {"vocab_size": 50, "max_positions": 64, "embed_dim": 16, "ffn_dim": 32, "num_heads": 2, "num_layers": 2}
     torch.set_default_dtype(dtype)  # `Module.to` cannot replace a pretended parameter
@@ -53,28 +55,22 @@ def step(options: dict[str, object], dtype: torch.dtype) -> tuple[Tensor, Tensor
     finally:
         torch.set_default_dtype(torch.float32)
     tokens = torch.full((3, TOKENS), 7)
-    x, _ = model(tokens, needed=torch.arange(PREDICTED).expand(3, -1))
+    x, _ = model(tokens, needed=torch.arange(PREDICTED).expand(3, -1), padded=padded)
     bias = torch.zeros(50, dtype=dtype, requires_grad=True)
     targets = tokens[:, :PREDICTED].flatten()
     loss = fused_masked_lm.linear_cross_entropy(x.flatten(0, 1), model.embed_tokens.weight, bias, targets)
     return x, loss, bias, model
 
 
-@pytest.fixture
-def without_values(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ "Are all tokens real?" has no answer where tensors have no values."""
-    monkeypatch.setattr(torch.Tensor, "__bool__", lambda _: not padded)
-
-
 @pytest.mark.parametrize(("options", "dtype", "padded"), MATRIX)
 def test_a_step_on_the_meta_device(
-    options: dict[str, object], dtype: torch.dtype, without_values: None, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, object], dtype: torch.dtype, padded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused_masked_lm, "CHUNK_BYTES", 1)  # two chunks, of 64 and 8 rows
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # meta has no autocast
     monkeypatch.setattr(torch, "autocast", lambda device, **options: nullcontext())
     with torch.device("meta"):
-        x, loss, bias, model = step(options, dtype)
+        x, loss, bias, model = step(options, dtype, padded)
         loss.backward()
     assert (x.dtype, x.device.type, x.shape) == (dtype, "meta", (3, PREDICTED, 16))
     assert (loss.dtype, loss.device.type, loss.shape) == (torch.float32, "meta", ())
@@ -88,10 +84,10 @@ def test_a_step_on_the_meta_device(
 @pytest.mark.parametrize(("options", "dtype", "padded"), MATRIX[::3])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_outputs_on_a_pretended_cuda_device(
-    options: dict[str, object], dtype: torch.dtype, autocast: bool, without_values: None
+    options: dict[str, object], dtype: torch.dtype, autocast: bool, padded: bool
 ) -> None:
     # Without gradients, since autograd asks for a real device.
     with FakeTensorMode(), torch.device("cuda"), torch.no_grad(), torch.autocast("cuda", enabled=autocast):
-        x, loss, *_ = step(options, dtype)
+        x, loss, *_ = step(options, dtype, padded)
     assert (x.device.type, x.shape) == ("cuda", (3, PREDICTED, 16))
     assert (loss.dtype, loss.device.type, loss.shape) == (torch.float32, "cuda", ())

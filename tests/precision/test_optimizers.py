@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import runpy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from fairseq.optim import fp16_optimizer
 from fairseq.optim.adam import FairseqAdam
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, MemoryEfficientFP16Optimizer
@@ -103,6 +105,20 @@ def test_amp_divides_the_gradients_by_the_scale_once(optimizer: Any) -> None:
         assert update(plain, number)
     for left, right in zip(scaled.params, plain.params, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("wrapper", [fp16, memory_efficient])
+def test_fairseq_by_itself_reads_what_is_saved(wrapper: Callable[[Any], Any]) -> None:
+    """Moments and scale; the counters of the scaler it does not know."""
+    saved, other = wrapper(FusedAdamW), wrapper(FusedAdamW)
+    for number in range(5):  # the scale doubles after four
+        update(saved, number)
+    assert saved.scaler.loss_scale == 256 and saved.state_dict()["loss_scaler"]["_last_rescale_iter"] > -1
+    fairseqs_own = runpy.run_module(fp16_optimizer.__name__)[type(other).__name__]
+    fairseqs_own.load_state_dict(other, saved.state_dict())
+    assert other.scaler.loss_scale == 256
+    ones, others = (one.optimizer.state_dict()["state"] for one in (saved, other))
+    assert all(torch.equal(ones[number]["exp_avg"], others[number]["exp_avg"]) for number in ones)
 
 
 def test_state_follows_its_parameter_to_another_device() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from linformer_fairseq.measuring import layers
 from linformer_fairseq.measuring.layers import Entry, Runner
@@ -74,6 +76,15 @@ def test_quick_has_the_cells_that_the_site_shows() -> None:
         assert f"memory, exact, n = 32768, k = 0, 32768 tokens, {dtype}, train" not in names
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 0), "fp16"), ((8, 0), "bf16")])
+def test_a_gpu_is_measured_in_the_16_bit_that_it_has(
+    capability: tuple[int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert options().dtypes == ["fp32", dtype]
+
+
 def test_the_grid_is_the_papers() -> None:
     cells = table3.grid(options("--dtypes", "fp32", "--modes", "forward", "--kinds", "time", "--contestants", "ours"))
     found = [(entry.n, entry.k) for entry in cells.values()]
@@ -87,11 +98,18 @@ def entry_of(name: str) -> Entry:
 
 
 @pytest.mark.parametrize("name", layers.CONTESTANTS)
-def test_each_contestant_gives_gradients_to_its_input_and_parameters(name: str) -> None:
+@pytest.mark.parametrize(("dtype", "computed"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_each_contestant_gives_gradients_to_its_input_and_parameters(
+    name: str, dtype: str, computed: torch.dtype
+) -> None:
     if layers.missing(name):
         pytest.skip(f"{name}: {layers.missing(name)}")
-    runner = Runner(entry_of(name), "cpu")
+    runner = Runner(replace(entry_of(name), dtype=dtype), "cpu")
+    types = set()
+    for linear in (module for module in runner.layer.modules() if isinstance(module, torch.nn.Linear)):
+        linear.register_forward_hook(lambda module, inputs, out: types.add(out.dtype))
     runner.step()
+    assert types == {computed}
     assert runner.x.grad is not None and runner.x.grad.shape == runner.x.shape
     assert all(parameter.grad is not None for parameter in runner.layer.parameters())
 
