@@ -20,6 +20,7 @@ SOURCES = {
     "docstrings": "of installed Python packages (no IN needed)",
 }
 DOCUMENT_ENDS = ("file", "blank", "line")
+REMOVED = ("window", "document")
 # Settings of a source that its reader takes, and the sources that have them.
 READER_SETTINGS = {
     "text_column": ("jsonl", "parquet"),
@@ -127,6 +128,10 @@ class DecontaminateConfig:
     folders: list[str] = setting(
         MISSING, "folders of GLUE, IMDB, … as downloaded", "--benchmarks", nargs="+", required=True, metavar="DIR"
     )
+    remove: str = setting(
+        "window", "what a document with an example loses: a window around it, or the whole document", choices=REMOVED
+    )
+    window: int = setting(200, "characters on each side of an example, and the shortest part kept", metavar="N")
 
 
 @dataclass

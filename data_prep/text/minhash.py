@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.text.words import Hashes, Places, code_points, mix, ngram_hashes, words
+from data_prep.text.scripts import code_points
+from data_prep.text.words import Hashes, Places, mix, ngram_hashes, words
 
 Signatures = NDArray[np.uint32]
 

@@ -64,18 +64,42 @@ def test_duplicates_are_found_across_files_and_the_first_stays(tmp_path: Path) -
     assert (tmp_path / "dedup/dedup.json").read_bytes() == before
 
 
-def test_documents_with_examples_of_a_benchmark_are_dropped(tmp_path: Path) -> None:
+def test_documents_with_examples_of_a_benchmark_are_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example = "nobody had told the old gardener that the orchard behind the chapel would be sold by the end of summer"
     glue = tmp_path / "glue/RTE"
     glue.mkdir(parents=True)
     (glue / "dev.tsv").write_text(f"index\tsentence1\tsentence2\tlabel\n0\t{example}\tYes.\tentailment\n")
     (glue / "train.tsv").write_text(f"index\tsentence1\n0\t{prose(2).splitlines()[0]}\n")
-    corpus = corpus_of(tmp_path / "corpus", [[prose(1), f"{prose(3)}\n{example.capitalize()}!"], [prose(2)]])
+    corpus = corpus_of(tmp_path / "corpus", [[prose(1), f"{prose(3, 2)}\n{example.capitalize()}!"], [prose(2)]])
     result = decontaminate(corpus, tmp_path / "out", DecontaminateConfig([str(tmp_path / "glue")]))["result"]
     assert ids(tmp_path / "out") == ["0.0", "1.0"]
-    assert result["dropped"] == {"benchmark example": 1}
+    assert result["dropped"] == {"benchmark example": 1} and result["unread"] == []
+    (glue / "test.xlsx").touch()
+    again = decontaminate(corpus, tmp_path / "again", DecontaminateConfig([str(tmp_path / "glue")]))["result"]
+    assert again["unread"] == [f"{glue}/test.xlsx"]
+    assert f"{glue}/test.xlsx is not read" in capsys.readouterr().out
     with pytest.raises(UsageError, match="absent: no such folder"):
         decontaminate(corpus, tmp_path / "other", DecontaminateConfig(["absent"]))
+
+
+def test_a_book_loses_a_window_around_an_example_and_not_itself(tmp_path: Path) -> None:
+    example = "four score and seven years ago our fathers brought forth on this continent a new nation"
+    (tmp_path / "glue").mkdir()
+    (tmp_path / "glue/dev.txt").write_text(f"He said: {example}.\n")
+    book = f"{prose(1, 50)}\nHe recited: {example.upper()}, conceived in liberty.\n{prose(2, 50)}"
+    quoting = "\n".join(f"{prose(n, 20)} {example}" for n in range(3, 14))  # twelve parts
+    corpus = corpus_of(tmp_path / "corpus", [[book, quoting, f"{prose(15, 2)} {example}"]])
+    config = DecontaminateConfig([str(tmp_path / "glue")])
+    result = decontaminate(corpus, tmp_path / "out", config)["result"]
+    assert ids(tmp_path / "out") == ["0.0"] and result["dropped"] == {"benchmark example": 2}
+    assert result["removed"] == {"window around a benchmark example": 1}
+    (kept,) = [d.text for path in corpus_files(tmp_path / "out") for d in read_file(path)]
+    lost = len(book) - len(kept)
+    assert 400 + len(example) <= lost < 500 + len(example) and example not in kept.lower()
+    assert set(kept.split()) <= set(book.split())  # no word is cut
+    config.remove = "document"
+    with pytest.raises(UsageError, match="drops all documents"):
+        decontaminate(corpus, tmp_path / "other", config)
 
 
 def test_the_split_is_stable_when_the_corpus_grows(tmp_path: Path) -> None:
