@@ -29,7 +29,7 @@ setup(
     package_data={
         "": ["py.typed", "*.yaml", "*.sh"],
         "linformer_fairseq": ["checkpoints/*.md"],
-        "data_prep": ["configs/*.yaml"],
+        "data_prep": ["configs/*.yaml", "sources/*.json"],
     },
     entry_points={"console_scripts": ["linformer = linformer_fairseq.cli:main"]},
     install_requires=[

@@ -74,7 +74,7 @@ def test_a_corpus_in_each_language_keeps_its_characters(seed: int) -> None:
 SHORT = [
     "这家小店的面条味道很好，老板热情，价格也公道。我和朋友周末常来，点两碗牛肉面和一盘凉菜，边吃边聊，很开心。",
     "在Windows10系统中安装PyTorch1.13之前，需要先安装CUDA11.7和cuDNN8.5。打开PowerShell，运行conda create -n torch113 "
-    "python=3.10，然后用pip install torch==1.13.1命令安装。如果出现DLL load failed错误，请确认PATH变量包含CUDA_HOME目录。",
+    "python=3.10，然后用pip install torch==1.13.1命令安装。如果出现DLL load failed错误，请确认PATH变量。",
     "ጠዋት፡በወንዙ፡ዳር፡ብዙ፡ሰዎች፡ይራመዱ፡ነበር፡ልጆቹም፡የሚያልፉትን፡ጀልባዎች፡ይቆጥሩ፡ነበር። የአሮጌው፡ወፍጮ፡ባለቤት፡መስኮቱን፡ከፍቶ፡"
     "ጎረቤቶቹን፡ሰላም፡አለ። የትምህርት፡ቤቱ፡ደወል፡ሲደወል፡ሁሉም፡ቀስ፡ብለው፡ወደ፡መንደሩ፡ተመለሱ።",
     "ព្រឹក\u200bមួយ\u200bនៅ\u200bមាត់\u200bទន្លេ\u200bមាន\u200bមនុស្ស\u200bជា\u200bច្រើន\u200bចេញ\u200bមក\u200bដើរ\u200bលេង"
