@@ -10,11 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data_prep.corpus import Document, corpus_files, corpus_fingerprint, read_file, write_file
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.io.records import begun, finish
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
+DROPPED = "dropped"  # the folder, in the output, of what was dropped
+DROPPED_COLUMNS = ("id", "reason", "detail", "beside")
+DROPPED_SCHEMA = pa.schema([("row", pa.int64()), *((name, pa.string()) for name in DROPPED_COLUMNS)])
 EXAMPLES = 3  # dropped documents named per file and reason
 
 
@@ -24,6 +31,7 @@ class Dropped:
 
     reason: str
     detail: str = ""
+    beside: str = ""  # `FILE:ROW`, in the corpus that is read, of the document that it repeats
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,14 @@ Verdict = Document | Shortened | Dropped
 
 
 def filter_file(source: Path, target: Path, judge: Callable[[int, Document], Verdict]) -> Done:
-    """Write the documents of one file that are kept.
+    """Write the documents of one file that are kept, and to the folder `dropped` beside it which were not and why.
 
     `judge` gets the number of a document in the file and the document; it returns the document to keep, or why not.
     """
     dropped: Counter[str] = Counter()
     removed: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
+    dropped_rows: list[dict[str, Any]] = []
 
     def note(document: Document, reason: str, detail: str) -> None:
         named = examples.setdefault(reason, [])
@@ -57,6 +66,7 @@ def filter_file(source: Path, target: Path, judge: Callable[[int, Document], Ver
             verdict = judge(number, document)
             if isinstance(verdict, Dropped):
                 dropped[verdict.reason] += 1
+                dropped_rows.append({"row": number, "id": document.id, **vars(verdict)})
                 note(document, verdict.reason, verdict.detail)
             elif isinstance(verdict, Shortened):
                 removed.update(verdict.removed)
@@ -67,7 +77,10 @@ def filter_file(source: Path, target: Path, judge: Callable[[int, Document], Ver
                 yield verdict
 
     counts = write_file(kept(), target)
-    return Done({**counts, "dropped": dropped, "removed": removed, "examples": examples}, [target])
+    notes = target.parent / DROPPED / target.name
+    with replace_when_done(notes) as partial:
+        pq.write_table(pa.Table.from_pylist(dropped_rows, DROPPED_SCHEMA), partial, compression="zstd")
+    return Done({**counts, "dropped": dropped, "removed": removed, "examples": examples}, [target, notes])
 
 
 def filter_corpus(

@@ -65,8 +65,8 @@ def _by_name(groups: Sequence[tuple[str, T]]) -> dict[str, T]:
 
 _FIRST = """nowrap, nobr, nobreak, small, smaller, big, larger, em, strong, abbr, tooltip, sc, smallcaps, vanchor,
 visible anchor, linktext, sic, not a typo, ill, interlanguage link, lien, flag, flagcountry, nobold, mvar, var,
-keypress, sup, sub, overline, underline, formatnum, nts, plainlist, quote, blockquote, cquote, quotation, cita, citation,
-zitat, samp, mono, nombre, varserif, frs, ens, angbr, date-, script/hebrew, readings, ruby, lang-"""
+keypress, sup, sub, overline, underline, formatnum, nts, plainlist, quote, blockquote, cquote, quotation, cita,
+citation, zitat, samp, mono, nombre, varserif, frs, ens, angbr, date-, script/hebrew, readings, ruby, lang-"""
 _LAST = """lang, langue, transl, transliteration, script, resize, wikt-lang, font color, color, colour, columns-list,
 columnslist, div col content, tlit"""
 _RULES: dict[str, Callable[[Sequence[str]], str]] = _by_name([

@@ -12,6 +12,7 @@ from data_prep.config import DecontaminateConfig, SplitConfig
 from data_prep.corpus import Document, corpus_files, read_file, write_file
 from data_prep.decontaminate import decontaminate
 from data_prep.dedup import dedup
+from data_prep.inspect import inspect
 from data_prep.split import split, split_of
 from data_prep.text.minhash import NearDuplicates
 from data_prep.text.rules import CleanConfig
@@ -62,6 +63,54 @@ def test_duplicates_are_found_across_files_and_the_first_stays(tmp_path: Path) -
     before = (tmp_path / "dedup/dedup.json").read_bytes()
     dedup(corpus, tmp_path / "dedup", NearDuplicates())
     assert (tmp_path / "dedup/dedup.json").read_bytes() == before
+
+
+def test_pages_with_a_text_of_their_own_stay_and_copies_of_it_go(tmp_path: Path) -> None:
+    frame = prose(1, 200)
+    pages = [f"{frame}\n{prose(n, 15)}" for n in range(2, 12)]
+    copy = pages[3].replace(" ", "  ", 1) + " Once more."
+    corpus = corpus_of(tmp_path / "corpus", [pages, [copy, pages[5]]])
+    result = dedup(corpus, tmp_path / "dedup", NearDuplicates(), 0)["result"]
+    assert ids(tmp_path / "dedup") == [f"0.{n}" for n in range(10)]
+    assert result["dropped"] == {"near duplicate": 1, "exact duplicate": 1}
+    assert len(ids_of(corpus, tmp_path / "off", NearDuplicates(own_words=0))) == 1
+
+
+def ids_of(corpus: Path, out: Path, config: NearDuplicates) -> list[str]:
+    """Ids of the documents that dedup keeps."""
+    dedup(corpus, out, config, 0)
+    return ids(out)
+
+
+def test_a_paragraph_in_many_documents_is_removed_if_asked_for(tmp_path: Path) -> None:
+    texts = [f"{prose(n, 5)}\nAll rights reserved." for n in range(8)]
+    corpus = corpus_of(tmp_path / "corpus", [texts[:3], [*texts[3:], "All rights reserved."]])
+    assert len(ids_of(corpus, tmp_path / "eight", NearDuplicates(repeated_paragraphs=9))) == 9
+    result = dedup(corpus, tmp_path / "out", NearDuplicates(repeated_paragraphs=8), 0)["result"]
+    assert result["removed"] == {"repeated paragraphs": 8} and result["dropped"] == {"repeated paragraphs": 1}
+    found = [d.text for path in corpus_files(tmp_path / "out") for d in read_file(path)]
+    assert found == [prose(n, 5) for n in range(8)]
+
+
+def test_inspect_says_why_a_document_was_dropped_and_beside_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = corpus_of(tmp_path / "corpus", [[prose(1), "Short."], [prose(2), prose(1)]])
+    clean(corpus, tmp_path / "clean", CleanConfig(), 0)
+    dedup(tmp_path / "clean", tmp_path / "dedup", NearDuplicates(), 0)
+    capsys.readouterr()
+    for document, said in (
+        ("0.1", ["clean has dropped 0.1: too few characters", "Short."]),
+        ("1.1", ["dedup has dropped 1.1: exact duplicate", "beside test-00000.parquet:0 [test 0.0] T0", prose(1)[:40]]),
+        ("1.0", [f"1.0 is kept in {tmp_path}/dedup/test-00001.parquet"]),
+    ):
+        inspect(tmp_path, 1, 1, document)
+        printed = capsys.readouterr().out
+        assert all(part in printed for part in said)
+    inspect(tmp_path / "dedup", 1, 1, "1.1")
+    assert "beside test-00000.parquet:0; the folder of the run" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--document 9: neither kept nor dropped"):
+        inspect(tmp_path, 1, 1, "9")
 
 
 def test_documents_with_examples_of_a_benchmark_are_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
