@@ -29,14 +29,14 @@ setup(
     package_data={
         "": ["py.typed", "*.yaml", "*.sh"],
         "linformer_fairseq": ["checkpoints/*.md"],
-        "data_prep": ["configs/*.yaml"],
+        "data_prep": ["configs/*.yaml", "sources/*.json"],
     },
     entry_points={"console_scripts": ["linformer = linformer_fairseq.cli:main"]},
     install_requires=[
         "torch>=2.11",
         "ve-fairseq==0.12.3",  # provides the module fairseq; it has wheels for Python 3.11 and 3.12
         *("numpy>=2", "sentencepiece", "pyarrow", "pyyaml", "omegaconf", "ftfy", "datasketch", "scipy"),
-        *("scikit-learn", "tokenizers", "tqdm", "matplotlib", "requests", "urllib3>=2.8", "charset-normalizer"),
+        *("scikit-learn", "tokenizers", "tqdm", "matplotlib", "requests", "urllib3>=2.8", "charset-normalizer", "regex"),
     ],
     extras_require={
         "hf": ["transformers>=5", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models

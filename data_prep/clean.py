@@ -1,13 +1,12 @@
 """The stage `clean`: repairs the text of each document, and drops documents that break a rule."""
 
-from collections import Counter
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_prep.corpus import Document
-from data_prep.filters import Dropped, filter_corpus, filter_file
+from data_prep.filters import Dropped, Shortened, Verdict, filter_corpus, filter_file
 from data_prep.text.rules import CleanConfig
 from data_prep.text.rules import clean as clean_text
 from linformer_fairseq.io.shards import Done
@@ -19,13 +18,10 @@ def clean(corpus: Path, out: Path, config: CleanConfig, workers: int = 1) -> dic
 
 
 def _clean_file(source: Path, target: Path, config: CleanConfig) -> Done:
-    removed: Counter[str] = Counter()
-
-    def judge(_: int, document: Document) -> Document | Dropped:
+    def judge(_: int, document: Document) -> Verdict:
         cleaned = clean_text(document.text, config)
-        removed.update(cleaned.removed)
-        return replace(document, text=cleaned.text) if cleaned.dropped is None else Dropped(cleaned.dropped)
+        if cleaned.dropped is not None:
+            return Dropped(cleaned.dropped)
+        return Shortened(replace(document, text=cleaned.text), cleaned.removed)
 
-    done = filter_file(source, target, judge)
-    done.result["removed_lines"] = removed
-    return done
+    return filter_file(source, target, judge)

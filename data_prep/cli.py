@@ -113,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     inspect = stage("inspect", "show random documents or decoded blocks, vocabulary coverage and lengths")
     inspect.add_argument("folder", type=Path, metavar="DIR", help="a run, a corpus, or binarised data")
     inspect.add_argument("--samples", type=int, default=3, metavar="N", help="how many to show (default %(default)s)")
+    inspect.add_argument("--document", metavar="ID", help="say instead why this document was dropped, and beside which")
     inspect.add_argument("--seed", type=int, default=1, help="chooses the samples (default %(default)s)")
     return top
 
@@ -145,5 +146,5 @@ _STAGES: dict[str, tuple[Any, ...]] = {
     "split": ("split", "corpus", "out", config.SplitConfig, "workers"),
     "tokenizer": ("make_tokenizer", "corpus", "out", config.TokenizerConfig),
     "binarize": ("binarize", "corpus", "tokenizer", "out", config.BinarizeConfig, "workers"),
-    "inspect": ("inspect", "folder", "samples", "seed"),
+    "inspect": ("inspect", "folder", "samples", "seed", "document"),
 }

@@ -20,11 +20,14 @@ SOURCES = {
     "docstrings": "of installed Python packages (no IN needed)",
 }
 DOCUMENT_ENDS = ("file", "blank", "line")
+MATH = ("placeholder", "text", "drop")
+REMOVED = ("window", "document")
 # Settings of a source that its reader takes, and the sources that have them.
 READER_SETTINGS = {
     "text_column": ("jsonl", "parquet"),
     "encoding": ("text", "books", "doc", "jsonl"),
     "document_end": ("text",),
+    "math": ("wikipedia",),
 }
 
 Settings = TypeVar("Settings")
@@ -109,6 +112,9 @@ class SourceConfig:
     document_end: str | None = setting(
         None, "what ends a document of text: the file (default), each blank line, or each line", choices=DOCUMENT_ENDS
     )
+    math: str | None = setting(
+        None, "what stands for a formula of wikipedia: a placeholder (default), its source, or nothing", choices=MATH
+    )
 
 
 @dataclass
@@ -127,6 +133,10 @@ class DecontaminateConfig:
     folders: list[str] = setting(
         MISSING, "folders of GLUE, IMDB, … as downloaded", "--benchmarks", nargs="+", required=True, metavar="DIR"
     )
+    remove: str = setting(
+        "window", "what a document with an example loses: a window around it, or the whole document", choices=REMOVED
+    )
+    window: int = setting(200, "characters on each side of an example, and the shortest part kept", metavar="N")
 
 
 @dataclass

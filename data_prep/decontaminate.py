@@ -1,49 +1,113 @@
-"""The stage `decontaminate`: drops documents that contain an example of a benchmark's dev or test files."""
+"""The stage `decontaminate`: takes the examples of a benchmark's dev and test files out of the corpus.
 
+As for GPT-3 (Brown et al. 2020, app. C), a document loses a window around each example, and is dropped if no long part
+or too many parts are left: a book is not lost for one line that a benchmark quotes.
+"""
+
+import unicodedata
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import DecontaminateConfig
+from data_prep.config import REMOVED, DecontaminateConfig
 from data_prep.corpus import Document
-from data_prep.filters import Dropped, filter_corpus, filter_file
-from data_prep.text.benchmarks import benchmark_examples
-from data_prep.text.ngrams import NgramIndex
+from data_prep.filters import Dropped, Shortened, Verdict, filter_corpus, filter_file
+from data_prep.sources.files import kind
+from data_prep.text.benchmarks import KINDS, benchmark_examples, held_out_files
+from data_prep.text.ngrams import Match, NgramIndex
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import fingerprint
 from linformer_fairseq.io.records import WORK
 from linformer_fairseq.io.shards import Done
 
+MOST_PARTS = 10  # a document of more is dropped; GPT-3
+REASON = "benchmark example"
+
 
 def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers: int = 1) -> dict[str, Any]:
-    """Write the corpus without contaminated documents; returns the record of the stage."""
+    """Write the corpus without the examples; returns the record of the stage."""
     folders = [Path(folder) for folder in config.folders]
     if not folders:
         raise UsageError("--benchmarks: name at least one folder of dev and test files, such as GLUE's")
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"--benchmarks {folder}: no such folder")
+    if config.remove not in REMOVED:
+        raise UsageError(f"--remove {config.remove}: must be one of {', '.join(REMOVED)}")
+    if config.window < 0:
+        raise UsageError(f"--window {config.window}: must be at least 0")
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
-    settings = {"benchmarks": [[path.name, fingerprint(path)] for path in files]}
+    settings = {
+        "benchmarks": [[path.name, fingerprint(path)] for path in files],
+        "remove": config.remove,
+        "window": config.window,
+    }
     index = out / WORK / "ngrams.npz"
+    unread = [str(path) for folder in folders for path in held_out_files(folder) if kind(path.name) not in KINDS]
+    for name in unread:
+        print(f"decontaminate: {name} is not read, so its examples stay; give them as one of {', '.join(KINDS)}")
 
     def build_index() -> None:
         if index.exists():  # of another task
             return
-        texts = [text for folder in folders for text in benchmark_examples(folder)]
-        if not texts:
+        ngrams = NgramIndex.build(text for folder in folders for text in benchmark_examples(folder))
+        if not ngrams.examples:
             raise UsageError(f"--benchmarks: no dev or test examples of 8 words or more in {folders[0]}")
-        NgramIndex.build(texts).save(index)
+        ngrams.save(index)
 
-    function = partial(_decontaminate_file, index=index)
-    return filter_corpus("decontaminate", corpus, out, settings, function, workers, build_index)
+    rule = "A document with an example is dropped."
+    if config.remove == "window":
+        rule = (
+            f"A document loses {config.window} characters on each side of an example, and is dropped if no part of "
+            f"{config.window} characters is left, or more than {MOST_PARTS} parts."
+        )
+    notes = {"rule": f"{rule} A character of Han or Kana counts as a word.", "unread": unread}
+    function = partial(_decontaminate_file, index=index, config=config)
+    return filter_corpus("decontaminate", corpus, out, settings, function, workers, build_index, notes)
 
 
-def _decontaminate_file(source: Path, target: Path, index: Path) -> Done:
+def _decontaminate_file(source: Path, target: Path, index: Path, config: DecontaminateConfig) -> Done:
     ngrams = NgramIndex.load(index)
 
-    def judge(_: int, document: Document) -> Document | Dropped:
+    def judge(_: int, document: Document) -> Verdict:
         found = ngrams.matches(document.text)
-        return document if found is None else Dropped("benchmark example", found[:100])
+        if not found:
+            return document
+        parts = parts_without(document.text, found, config.window) if config.remove == "window" else []
+        if not 0 < len(parts) <= MOST_PARTS:
+            return Dropped(REASON, found[0].example[:100])
+        windows = {f"window around a {REASON}": len(_windows(document.text, found, config.window))}
+        return Shortened(replace(document, text="\n".join(parts)), windows, found[0].example[:100])
 
     return filter_file(source, target, judge)
+
+
+def parts_without(text: str, matches: list[Match], window: int) -> list[str]:
+    """The parts of a text that are left without `window` characters around matches, and are at least that long."""
+    bounds = [(0, 0), *_windows(text, matches, window), (len(text), len(text))]
+    parts = (text[end:start].strip() for (_, end), (start, _) in pairwise(bounds))
+    return [part for part in parts if len(part) >= max(1, window)]
+
+
+def _windows(text: str, matches: list[Match], window: int) -> list[tuple[int, int]]:
+    """What is taken out, (start, end), in order and apart; it begins and ends between words, or between graphemes."""
+    found: list[tuple[int, int]] = []
+    for match in sorted(matches):
+        start, end = max(0, match.start - window), min(len(text), match.end + window)
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return [(_between(text, start, -1), _between(text, end, 1)) for start, end in found]
+
+
+def _between(text: str, place: int, step: int) -> int:
+    """The place next to `place`, in the direction of `step`, that is in no word, or if it is far before no mark."""
+    for near in range(place, place + 40 * step, step):
+        if 0 <= near < len(text) and text[near].isspace():
+            return near
+    while 0 < place < len(text) and unicodedata.category(text[place]).startswith("M"):
+        place += step
+    return place

@@ -2,8 +2,8 @@
 
 Every paragraph ends with </s>. Every document ends with one more </s>, alone in its item: `--sample-break-mode
 complete_doc` recognises the end of a document by it. fairseq refuses items longer than `--tokens-per-sample`, so a
-paragraph longer than `--max-item-tokens` is cut before a word into several items. Only the last one ends with </s>:
-the stream is the same with and without cuts.
+paragraph longer than `--max-item-tokens` is cut into several items, where a sentence ends if possible. Only the last
+one ends with </s>: the stream is the same with and without cuts.
 
 The files are written from whole arrays. They are those of fairseq's own writer, which takes one item at a time and
 takes longer to import than ten megabytes take to encode.
@@ -13,20 +13,23 @@ import shutil
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.corpus import take
-from data_prep.encoders import Encoder, Ids, Lengths, Mask, smallest_dtype
+from data_prep.encoders import Encoder, Ids, Lengths, smallest_dtype
 from data_prep.fairseq_dict import EOS
+from data_prep.text.scripts import graphemes, sentence_ends
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 
 # Characters that are encoded at a time: bounds the memory that a book of any size takes.
 BATCH_CHARACTERS = 1_000_000
+# Where a paragraph is cut: tokens that are looked at first, and those around them, for what they belong to.
+NEAR, CONTEXT = 64, 32
 
 _HEADER = struct.Struct("<9sQBQ")  # magic, version, code of the type, number of items
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -60,7 +63,7 @@ def encode_documents(texts: Iterable[str], encoder: Encoder, max_item_tokens: in
     owner = np.repeat(np.arange(len(documents)), [len(lines) for lines in documents])
     paragraphs = np.bincount(owner[lengths > 0], minlength=len(documents)).astype(np.int64)
     stream, sizes = join_paragraphs(ids, lengths[lengths > 0], paragraphs[paragraphs > 0])
-    return EncodedDocuments(stream, item_sizes(stream, sizes, encoder.starts_word, max_item_tokens).astype(np.int32))
+    return EncodedDocuments(stream, item_sizes(stream, sizes, encoder, max_item_tokens).astype(np.int32))
 
 
 def join_paragraphs(ids: Ids, lengths: Lengths, paragraphs: Lengths) -> tuple[Ids, Lengths]:
@@ -80,38 +83,63 @@ def join_paragraphs(ids: Ids, lengths: Lengths, paragraphs: Lengths) -> tuple[Id
     return stream, sizes
 
 
-def item_sizes(stream: Ids, sizes: Lengths, starts_word: Mask, max_item_tokens: int) -> Lengths:
+def item_sizes(stream: Ids, sizes: Lengths, encoder: Encoder, max_item_tokens: int) -> Lengths:
     """Lengths of the items of a stream, (T,), after the paragraphs that are too long have been cut.
 
-    `sizes` are the tokens of each paragraph with its </s>; `starts_word` tells for each id whether it begins a word.
+    `sizes` are the tokens of each paragraph with its </s>.
     """
     offsets = np.cumsum(sizes) - sizes
     found: list[Lengths] = []
     done = 0
     for position in np.flatnonzero(sizes > max_item_tokens).tolist():
         begin = offsets[position]
-        paragraph = stream[begin : begin + sizes[position]]
-        found += [sizes[done:position], cut(starts_word[paragraph], max_item_tokens)]
+        found += [sizes[done:position], cut(stream[begin : begin + sizes[position]], encoder, max_item_tokens)]
         done = position + 1
     return np.concatenate([*found, sizes[done:]])
 
 
-def cut(at_word: Mask, max_item_tokens: int) -> Lengths:
-    """Lengths of the items of one paragraph: 2 to `max_item_tokens` tokens, each as long as words allow.
+def cut(paragraph: Ids, encoder: Encoder, max_item_tokens: int) -> Lengths:
+    """Lengths of the items of one paragraph, with its </s>: 2 to `max_item_tokens` tokens, as many as the text allows.
 
-    `at_word` tells for each token of the paragraph, with its </s>, whether it begins a word.
+    In the second half of an item, the last end of a sentence is cut at, or else the last beginning of a word, or the
+    last bound of a grapheme.
     """
     # At least two tokens are left after a cut: an item of one token would end a document.
     found = []
     begin: int = 0
-    end: int = len(at_word)
+    end: int = len(paragraph)
     while end - begin > max_item_tokens:
         first, last = begin + max_item_tokens // 2, min(begin + max_item_tokens, end - 2)
-        words = np.flatnonzero(at_word[first : last + 1])
-        stop: int = first + words[-1].item() if len(words) else last
+        stop = _stop(paragraph, first, last, encoder)
         found.append(stop - begin)
         begin = stop
     return np.array([*found, end - begin], dtype=np.int64)
+
+
+def _stop(paragraph: Ids, first: int, last: int, encoder: Encoder) -> int:
+    """The best place for a cut, from `first` to `last`."""
+    # Mostly a sentence ends not far before `last`, so that few tokens need to be looked at.
+    sentences, places = _places(paragraph, max(first, last - NEAR), last, encoder)
+    if not sentences and last - first > NEAR:
+        sentences, places = _places(paragraph, first, last, encoder)
+    words = [place for place in places if encoder.starts_word[paragraph[place]]]
+    return (sentences or words or places or [last])[-1]
+
+
+def _places(paragraph: Ids, first: int, last: int, encoder: Encoder) -> tuple[list[int], list[int]]:
+    """The tokens from `first` to `last` before which a sentence has ended, and those that begin a grapheme."""
+    before, tokens = min(first, CONTEXT), paragraph[max(0, first - CONTEXT) : last + CONTEXT].tolist()
+    parts = [encoder.surfaces[token] for token in tokens]
+    text = b"".join(parts).decode(errors="surrogateescape")  # it may begin and end within a character
+
+    def size(some: str) -> int:
+        return len(some.encode(errors="surrogateescape"))
+
+    begins = dict(enumerate(accumulate(map(len, parts[:-1]), initial=0), first - before))  # by token, in bytes
+    bounds = set(accumulate(map(size, graphemes(text))))
+    places = [place for place in range(first, last + 1) if begins[place] in bounds]
+    ends = {size(text[:end]) for end in sentence_ends(text)}
+    return [place for place in places if begins[place] in ends], places
 
 
 def with_suffixes(prefix: Path, *suffixes: str) -> list[Path]:

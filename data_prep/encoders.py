@@ -7,8 +7,10 @@ fairseq.
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ SENTENCEPIECE = "sentencepiece.model"
 GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
 SPACE_PIECE, SPACE_BYTE = "\u2581", "\u0120"  # how the two models write the space before a word
 END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "\ufffd".encode()  # stands for text that the ids do not give back
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 HUGGINGFACE = "huggingface"  # the folder, in a tokenizer folder, of a tokenizer that Hugging Face's libraries read
 HUGGINGFACE_FAST = "tokenizer.json"
 _OTHER_MODEL = "give the dictionary that was made with this model, or delete it and import the model alone"
@@ -65,6 +69,15 @@ class Encoder(ABC):
             self._to_fairseq[i] = self._index.get(name, UNK)
         # As fairseq's get_whole_word_mask: special symbols and fillers count as words.
         self.starts_word = np.array([True] * len(SPECIALS) + [n.startswith(FILLER) or begins(n) for n in own])
+
+    @cached_property
+    def surfaces(self) -> list[bytes]:
+        """The text in UTF-8 of each id, (symbols,), with the space before a word; it may be part of a character."""
+        own = [n == MASK or n.startswith(FILLER) for n in self.names]
+        return [UNKNOWN if i <= UNK or own[i] else self._surface(name) for i, name in enumerate(self.names)]
+
+    @abstractmethod
+    def _surface(self, name: str) -> bytes: ...
 
     def _shown(self, ids: Sequence[int] | Ids) -> list[str]:
         return [self.names[i] for i in ids if i >= UNK]
@@ -122,6 +135,9 @@ class SentencePieceEncoder(Encoder):
             each[position] = np.array([self._index.get(word, UNK) for word in words], dtype=self._to_fairseq.dtype)
         return _concatenated(each)
 
+    def _surface(self, name: str) -> bytes:
+        return _piece_bytes(name)
+
     def decode(self, ids: Sequence[int] | Ids) -> str:
         runs: list[list[str]] = [[]]
         for name in self._shown(ids):
@@ -163,6 +179,9 @@ class Gpt2Encoder(Encoder):
         ids, lengths = _concatenated([np.array(text_ids, dtype=np.int64) for text_ids in encoded])
         return self._to_fairseq[ids], lengths
 
+    def _surface(self, name: str) -> bytes:
+        return _gpt2_bytes(self._tokens.get(name, name))
+
     def decode(self, ids: Sequence[int] | Ids) -> str:
         return str(self._decoder.decode([self._tokens.get(name, name) for name in self._shown(ids)]))
 
@@ -183,7 +202,8 @@ class HuggingFaceEncoder(Encoder):
         self._tokenizer.no_padding()
         self.special = special = special_ids(path / HUGGINGFACE_FAST, self._tokenizer)
         names = {i: name for name, i in self._tokenizer.get_vocab().items()}
-        inner = getattr(self._tokenizer.model, "continuing_subword_prefix", None)  # of WordPiece
+        self._names = names
+        self._inner = inner = getattr(self._tokenizer.model, "continuing_subword_prefix", None)  # of WordPiece
         space = (SPACE_PIECE, SPACE_BYTE)
 
         def begins(name: str) -> bool:
@@ -200,6 +220,17 @@ class HuggingFaceEncoder(Encoder):
         encoded = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
         ids, lengths = _concatenated([np.array(text_ids, dtype=np.int64) for text_ids in encoded])
         return self._to_fairseq[ids], lengths
+
+    def _surface(self, name: str) -> bytes:
+        token = self._names.get(int(name), name) if name.isdecimal() else name
+        if self._inner:
+            return token.removeprefix(self._inner).encode() if token.startswith(self._inner) else f" {token}".encode()
+        return _gpt2_bytes(token) if self._byte_level else _piece_bytes(token)
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        special = {self._names[i] for i in self.special or ()}
+        return all(_GPT2_BYTES.keys() >= set(token) for token in self._names.values() if token not in special)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         own = [self._own[int(i)] for i in ids if i >= UNK and int(i) in self._own]
@@ -257,6 +288,23 @@ def read_gpt2_vocabulary(path: Path) -> dict[str, int]:
     if not isinstance(content, dict) or not content or not all(isinstance(i, int) for i in content.values()):
         raise UsageError(f"{path}: not a table from token to id; give GPT-2's {GPT2_VOCABULARY}")
     return dict(sorted(content.items(), key=lambda item: item[1]))
+
+
+# GPT-2 writes each byte as a character: itself if that can be seen, else one of those that follow U+0100.
+_SEEN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_GPT2_BYTES = {chr(byte): byte for byte in _SEEN} | {
+    chr(0x100 + i): byte for i, byte in enumerate(byte for byte in range(0x100) if byte not in _SEEN)
+}
+
+
+def _gpt2_bytes(token: str) -> bytes:
+    known = token if _GPT2_BYTES.keys() >= set(token) else ""
+    return bytes(_GPT2_BYTES[character] for character in known) or UNKNOWN
+
+
+def _piece_bytes(piece: str) -> bytes:
+    """The text of a piece of sentencepiece; pieces such as `<0x0A>` are bytes."""
+    return bytes([int(piece[3:5], 16)]) if _BYTE_PIECE.fullmatch(piece) else piece.replace(SPACE_PIECE, " ").encode()
 
 
 def _concatenated(arrays: Sequence[Ids]) -> tuple[Ids, Lengths]:

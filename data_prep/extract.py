@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from data_prep.config import DOCUMENT_ENDS, READER_SETTINGS, SOURCES, ReadingConfig, SourceConfig
+from data_prep.config import DOCUMENT_ENDS, MATH, READER_SETTINGS, SOURCES, ReadingConfig, SourceConfig
 from data_prep.corpus import Document, write_files
 from data_prep.sources import Piece, ReadErrors, books, doc, docstrings, jsonl, tables, text, wikipedia
 from data_prep.sources.encodings import check_encoding
@@ -107,8 +107,8 @@ def _reader_settings(config: SourceConfig) -> dict[str, Any]:
         if config.source not in READER_SETTINGS[name]:
             others = ", ".join(READER_SETTINGS[name])
             raise UsageError(f"{flag}: --source {config.source} has no such setting; it is for {others}")
-        if name == "document_end" and value not in DOCUMENT_ENDS:
-            raise UsageError(f"{flag} {value}: must be one of {', '.join(DOCUMENT_ENDS)}")
+        if value not in (choices := {"document_end": DOCUMENT_ENDS, "math": MATH}.get(name, (value,))):
+            raise UsageError(f"{flag} {value}: must be one of {', '.join(choices)}")
     check_encoding(config.encoding)
     return given
 

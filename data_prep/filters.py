@@ -10,11 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data_prep.corpus import Document, corpus_files, corpus_fingerprint, read_file, write_file
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.io.records import begun, finish
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
+DROPPED = "dropped"  # the folder, in the output, of what was dropped
+DROPPED_COLUMNS = ("id", "reason", "detail", "beside")
+DROPPED_SCHEMA = pa.schema([("row", pa.int64()), *((name, pa.string()) for name in DROPPED_COLUMNS)])
 EXAMPLES = 3  # dropped documents named per file and reason
 
 
@@ -24,30 +31,56 @@ class Dropped:
 
     reason: str
     detail: str = ""
+    beside: str = ""  # `FILE:ROW`, in the corpus that is read, of the document that it repeats
 
 
-def filter_file(source: Path, target: Path, judge: Callable[[int, Document], Document | Dropped]) -> Done:
-    """Write the documents of one file that are kept.
+@dataclass(frozen=True)
+class Shortened:
+    """A document that is kept without parts of it: their number by reason, and what they are."""
+
+    document: Document
+    removed: Mapping[str, int]
+    detail: str = ""
+
+
+Verdict = Document | Shortened | Dropped
+
+
+def filter_file(source: Path, target: Path, judge: Callable[[int, Document], Verdict]) -> Done:
+    """Write the documents of one file that are kept, and to the folder `dropped` beside it which were not and why.
 
     `judge` gets the number of a document in the file and the document; it returns the document to keep, or why not.
     """
     dropped: Counter[str] = Counter()
+    removed: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
+    dropped_rows: list[dict[str, Any]] = []
+
+    def note(document: Document, reason: str, detail: str) -> None:
+        named = examples.setdefault(reason, [])
+        if len(named) < EXAMPLES:
+            named.append(f"{document.source} {document.id} {document.title}{f' ({detail})' if detail else ''}")
 
     def kept() -> Iterator[Document]:
         for number, document in enumerate(read_file(source)):
             verdict = judge(number, document)
-            if isinstance(verdict, Document):
+            if isinstance(verdict, Dropped):
+                dropped[verdict.reason] += 1
+                dropped_rows.append({"row": number, "id": document.id, **vars(verdict)})
+                note(document, verdict.reason, verdict.detail)
+            elif isinstance(verdict, Shortened):
+                removed.update(verdict.removed)
+                if verdict.detail:
+                    note(document, next(iter(verdict.removed)), verdict.detail)
+                yield verdict.document
+            else:
                 yield verdict
-                continue
-            dropped[verdict.reason] += 1
-            named = examples.setdefault(verdict.reason, [])
-            if len(named) < EXAMPLES:
-                detail = f" ({verdict.detail})" if verdict.detail else ""
-                named.append(f"{document.source} {document.id} {document.title}{detail}")
 
     counts = write_file(kept(), target)
-    return Done({**counts, "dropped": dropped, "examples": examples, "removed_lines": {}}, [target])
+    notes = target.parent / DROPPED / target.name
+    with replace_when_done(notes) as partial:
+        pq.write_table(pa.Table.from_pylist(dropped_rows, DROPPED_SCHEMA), partial, compression="zstd")
+    return Done({**counts, "dropped": dropped, "removed": removed, "examples": examples}, [target, notes])
 
 
 def filter_corpus(
@@ -58,11 +91,13 @@ def filter_corpus(
     function: Callable[..., Done],
     workers: int,
     prepare: Callable[[], None] = lambda: None,
+    notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run a stage; returns its record.
 
     `settings` are all that the result depends on besides the corpus. `function` gets an input file and an output file,
     and returns what `filter_file` returns. `prepare` makes what it needs; it is not called if the stage is finished.
+    `notes` are added to the result.
     """
     paths = corpus_files(corpus)
     if corpus.resolve() == out.resolve():
@@ -76,12 +111,13 @@ def filter_corpus(
     done = run_shards(out, shards, function, workers, stage, unit="B")
     results = [shard["result"] for shard in done.values()]
     result: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
-    for key in ("dropped", "removed_lines"):
+    for key in ("dropped", "removed"):
         result[key] = dict(sum((Counter(result[key]) for result in results), Counter()))
     examples: dict[str, list[str]] = {}
     for reason, named in (item for result in results for item in result["examples"].items()):
         examples.setdefault(reason, []).extend(named)
     result["examples"] = {reason: named[: 4 * EXAMPLES] for reason, named in examples.items()}
+    result |= notes or {}
     if not result["documents"]:
         raise UsageError(f"{stage}: drops all documents ({result['dropped']}); loosen its rules")
     return finish(record, settings, result, done.values())

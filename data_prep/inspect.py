@@ -1,4 +1,4 @@
-"""The command `inspect`: random documents of a corpus, or random blocks of binarised data, decoded."""
+"""The command `inspect`: random documents of a corpus, random blocks of data, or why a document is not there."""
 
 import random
 from collections.abc import Sequence
@@ -6,11 +6,13 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from data_prep import encoders
 from data_prep.corpus import Document, corpus_files, read_file
 from data_prep.encoded import read_data
 from data_prep.fairseq_dict import EOS, FILLER, UNK
+from data_prep.filters import DROPPED
 from linformer_fairseq.errors import UsageError
 
 PERCENTILES = (1, 10, 50, 90, 99)
@@ -19,8 +21,14 @@ SHOWN = 600  # characters
 READ = 200_000
 
 
-def inspect(folder: Path, samples: int, seed: int) -> None:
-    """Print samples and figures of a run, a corpus or binarised data; `seed` chooses the samples."""
+def inspect(folder: Path, samples: int, seed: int, document: str | None = None) -> None:
+    """Print samples and figures of a run, a corpus or binarised data, or what became of a document.
+
+    `seed` chooses the samples; `document` is an id.
+    """
+    if document is not None:
+        explain(folder, document)
+        return
     corpora = [path for path in (folder, folder / "split/train", folder / "train") if any(path.glob("*.parquet"))]
     data = sorted(path for below in ("", "shard*/", "data/", "data/shard*/") for path in folder.glob(f"{below}*.idx"))
     if not corpora and not data:
@@ -29,6 +37,33 @@ def inspect(folder: Path, samples: int, seed: int) -> None:
         inspect_corpus(path, samples, seed)
     for path in data:
         inspect_data(path.with_suffix(""), samples, seed)
+
+
+def explain(folder: Path, document: str) -> None:
+    """Print why a stage of a run has dropped a document, and beside which other, or else where it is."""
+    of_run = [folder / name for name in ("corpus", "clean", "dedup", "decontaminate")]
+    stages = [stage for stage in of_run if any(stage.glob("*.parquet"))] or [folder]
+    found = 0
+    for before, stage in zip([None, *stages], stages, strict=False):
+        for path in sorted((stage / DROPPED).glob("*.parquet")):
+            for row in pq.read_table(path, filters=[("id", "==", document)]).to_pylist():
+                found += 1
+                detail = f" ({row['detail']})" if row["detail"] else ""
+                print(f"\n{stage} has dropped {document}: {row['reason']}{detail}")
+                for place, word in ((f"{path.name}:{row['row']}", ""), (row["beside"], "beside ")):
+                    if place and before is None:
+                        print(f"  {word}{place}; the folder of the run has its text")
+                    elif place and before is not None:
+                        name, _, number = place.rpartition(":")
+                        one = next(islice(read_file(before / name), int(number), None))
+                        print(f"\n  {word}{place} [{one.source} {one.id}] {one.title}\n{_indented(one.text)}")
+    if not found:
+        kept = [path for path in corpus_files(stages[-1]) for one in read_file(path) if one.id == document]
+        if not kept:
+            raise UsageError(
+                f"--document {document}: neither kept nor dropped here; `inspect` without it shows some ids"
+            )
+        print("\n".join(f"{document} is kept in {path}" for path in kept))
 
 
 def inspect_corpus(folder: Path, samples: int, seed: int) -> None:

@@ -110,8 +110,14 @@ def _write_report(config: Mapping[str, Any], records: Mapping[str, Record], out:
     text += "![Tokens per document](lengths.png)\n"
     for name, record in records.items():
         if examples := record["result"].get("examples"):
-            text += f"\n## Examples of documents dropped by {name}\n\n"
+            text += f"\n## Examples of documents dropped or shortened by {name}\n\n"
             text += "".join(f"- {reason}: {'; '.join(named)}\n" for reason, named in examples.items())
+        if removed := record["result"].get("removed"):
+            text += f"\n## Taken out of documents that {name} kept\n\n"
+            text += "".join(f"- {reason}: {count:,}\n" for reason, count in removed.items())
+        if rule := record["result"].get("rule"):
+            unread = "".join(f"- {line}\n" for line in record["result"]["unread"])
+            text += f"\n## The rule of {name}\n\n{rule}\n" + f"\nFiles that were not read:\n\n{unread}" * bool(unread)
         if skipped := record["result"].get("skipped"):
             text += f"\n## Input that could not be read by {name}\n\n" + "".join(f"- {line}\n" for line in skipped)
     write_text(out / "report.md", text)

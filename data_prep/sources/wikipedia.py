@@ -6,11 +6,13 @@ Memory is bounded by the largest page, time is linear in the text.
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
+from data_prep.config import MATH
 from data_prep.corpus import Document
-from data_prep.sources import Piece, ReadErrors, dump
-from data_prep.sources.dump_bytes import pieces as pieces
-from data_prep.sources.wikitext import dropped_namespaces, prose
+from data_prep.sources import Piece, ReadErrors, dump, dump_bytes
+from data_prep.sources.mediawiki import redirect, wiki
+from data_prep.sources.wikitext import Page, prose
 
 SUFFIXES = None  # dumps in parts have names such as …-articles1.xml-p1p41242.bz2
 
@@ -26,10 +28,14 @@ _TITLE_END = re.compile(
     r" \((?:disambiguation|Begriffsklärung|homonymie|desambiguación|desambiguação|disambigua|doorverwijspagina|"
     r"ujednoznacznienie|значения|значення|olika betydelser|曖昧さ回避|消歧义|消歧義)\)$"
 )
-_REDIRECT = re.compile(r"\s*#redirect\b", re.I)
 
 
-def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
+def pieces(path: Path, piece_bytes: int | None = None, math: str | None = None) -> list[Piece]:
+    """Parts of a dump that can be unpacked for themselves."""
+    return dump_bytes.pieces(path, piece_bytes)
+
+
+def documents(piece: Piece, problems: ReadErrors, math: str | None = None) -> Iterator[Document]:
     """The articles of a piece; other pages are counted in ``problems.left_out``."""
     try:
         header = dump.header(piece.path)
@@ -37,12 +43,12 @@ def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
         if piece.start == 0:  # once per file
             problems.report(str(piece.path), str(error))
         return
-    dropped = dropped_namespaces(header.namespaces)
+    of_wiki = wiki(header.language, header.namespaces)
     templates = re.sub(r"\|\s+", "|", _TEMPLATES) + _BY_LANGUAGE.get(header.language, "")
     is_disambiguation = re.compile(rf"\{{\{{\s*(?:{templates})\s*(?:\||\}}\}})", re.I)
     for page in dump.pages(piece, header.namespaces, problems):
         reason = _reason(page, is_disambiguation)
-        text = "" if reason else prose(page.text, dropped)
+        text = "" if reason else prose(page.text, Page(of_wiki, page.title, math or MATH[0]))
         if text:
             yield Document(page.id, "wikipedia", page.title, text)
         else:
@@ -51,7 +57,7 @@ def documents(piece: Piece, problems: ReadErrors) -> Iterator[Document]:
 
 def _reason(page: dump.Page, is_disambiguation: re.Pattern[str]) -> str:
     """Why a page is left out, if it is."""
-    if page.redirect or _REDIRECT.match(page.text):
+    if page.redirect or redirect().match(page.text):
         return "redirect"
     if page.namespace != 0:
         return "other namespace"

@@ -1,34 +1,44 @@
 """Templates that stand for words in a sentence, under the names that several Wikipedias share.
 
-All others are dropped: they show a box, a citation or a note, or their words cannot be known without their source.
+Some names mean something else on some wikis: `_OF_LANGUAGE` has them by language. All others are dropped: they show a
+box, a citation or a note, or their words cannot be known without their source.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from data_prep.sources.mediawiki import magic
+
 T = TypeVar("T")
+Rule = tuple[str, Callable[[Sequence[str]], str]]  # names, and what the arguments become
 
 _OPTION = re.compile(r"\s*([^\W\d][\w -]{0,30}|[12])\s*=")
 _NUMBER = re.compile(r"[-+−±]?[\d.,/+ ]*\d[\d.,]*(?:e[-+]?\d+)?")
 _RANGE_WORDS = {"-", "–", "to", "and", "or", "by", "x", "×", "to(-)", "and(-)", "*"}
 
 
-def words(name: str, arguments: Sequence[str]) -> str:
-    """The words that a template leaves in the text, or none; its name in lower case, with spaces for underscores."""
+def words(name: str, arguments: Sequence[str], language: str = "", title: str = "") -> str:
+    """The words that a template leaves in the text, or none; its name in lower case, with spaces for underscores.
+
+    A name that means something else on another wiki counts only on the wikis of its language.
+    """
     function, colon, value = name.partition(":")
     if colon:
-        return value.strip() if function in _FUNCTIONS else ""
-    rule = _RULES.get("lang-" if name.startswith("lang-") else name)
+        return value.strip() if function in magic("value") else ""
+    if name in magic("title"):
+        return title
+    rule = _OF_LANGUAGE.get(language, {}).get(name) or _RULES.get("lang-" if name.startswith("lang-") else name)
     if rule is None:
         return _SYMBOLS.get(name, "")
     # "1=" and "text=" precede a text that has an equals sign in it; other names are options.
+    taken = ("1", "2", "text", "quote", "content", *(("u", "ul") if name == "val" else ()))
     positional: list[str] = []
     for argument in arguments:
         option = _OPTION.match(argument)
         if option is None:
             positional.append(argument.strip())
-        elif option[1] in ("1", "2", "text", "quote", "content"):
+        elif option[1] in taken:
             positional.append(argument[option.end() :].strip())
     return rule(positional) if positional else ""
 
@@ -53,11 +63,10 @@ def _by_name(groups: Sequence[tuple[str, T]]) -> dict[str, T]:
     return {name.strip(): value for names, value in groups for name in names.split(",")}
 
 
-_FUNCTIONS = {"formatnum", "lc", "uc", "lcfirst", "ucfirst"}
 _FIRST = """nowrap, nobr, nobreak, small, smaller, big, larger, em, strong, abbr, tooltip, sc, smallcaps, vanchor,
-visible anchor, linktext, sic, not a typo, w, ill, interlanguage link, lien, flag, flagcountry, nobold, mvar, var,
-keypress, sup, sub, overline, underline, formatnum, quote, blockquote, cquote, quotation, cita, citation, zitat, samp,
-mono, nombre, varserif, frs, ens, angbr, date-, script/hebrew, readings, ruby, lang-"""
+visible anchor, linktext, sic, not a typo, ill, interlanguage link, lien, flag, flagcountry, nobold, mvar, var,
+keypress, sup, sub, overline, underline, formatnum, nts, plainlist, quote, blockquote, cquote, quotation, cita,
+citation, zitat, samp, mono, nombre, varserif, frs, ens, angbr, date-, script/hebrew, readings, ruby, lang-"""
 _LAST = """lang, langue, transl, transliteration, script, resize, wikt-lang, font color, color, colour, columns-list,
 columnslist, div col content, tlit"""
 _RULES: dict[str, Callable[[Sequence[str]], str]] = _by_name([
@@ -72,11 +81,33 @@ _RULES: dict[str, Callable[[Sequence[str]], str]] = _by_name([
     ("circa, c.", lambda a: f"c. {a[0]}"),
     ("floruit, fl.", lambda a: f"fl. {a[0]}"),
     ("as of", lambda a: f"As of {a[0]}"),
-    ("us$", lambda a: f"US${a[0]}"),
-    ("gbp", lambda a: f"£{a[0]}"),
+    ("us$, usd", lambda a: f"US${a[0]}"),
+    ("gbp, £", lambda a: f"£{a[0]}"),
+    ("€, eur, euro", lambda a: f"€{a[0]}"),
+    ("¥, jpy", lambda a: f"¥{a[0]}"),
     ("inr", lambda a: f"₹{a[0]}"),
-    ("s", lambda a: f"{a[0]}e siècle"),
+    ("sortname", lambda a: " ".join(a[:2])),
+    ("hlist, flatlist", lambda a: ", ".join(filter(None, a))),
+    ("bulleted list, ubl, unbulleted list", lambda a: "\n" + "\n".join(a) + "\n"),
 ])  # fmt: skip
+# To an article: the label, or the title. To an article of another wiki: the label, or the title there.
+_LINK: Rule = ("w, wp", lambda a: a[-1])
+_FOREIGN: Rule = (
+    "нп, нп1, нп2, нп3, нп4, нп5, не переведено, не перекладено, iw, iw2",
+    lambda a: next(filter(None, a[1:2]), a[0]),
+)
+_SPACED: Rule = ("s, comment", lambda a: a[0])
+_OF_LANGUAGE: dict[str, dict[str, Callable[[Sequence[str]], str]]] = {
+    "en": _by_name([_LINK]),
+    "fr": _by_name([("s, s-, siècle", lambda a: f"{a[0]}e siècle")]),
+    "it": _by_name([_LINK]),
+    "ja": _by_name([("仮リンク, 読み仮名, ルビ, ふりがな", lambda a: a[0])]),
+    "ko": _by_name([("llang", lambda a: a[-1]), ("한자, 루비", lambda a: a[0])]),
+    "pt": _by_name([("séc", lambda a: f"século {a[0]}")]),
+    "ru": _by_name([_LINK, _FOREIGN, _SPACED]),
+    "uk": _by_name([_FOREIGN, _SPACED]),
+    "zh": _by_name([("le, link-en, link-ja, link-de, link-fr, internal link helper, tsl, lang-zh", lambda a: a[0])]),
+}
 _SYMBOLS = _by_name([
     ("ndash, en dash, –", "–"),
     ("snd, spnd, spaced ndash", " – "),

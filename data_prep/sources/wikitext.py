@@ -1,36 +1,45 @@
 """Article markup to prose: paragraphs, section titles and list items, one a line.
 
-One pass from left to right removes what is dropped with its content (comments, references, formulas, code); a second
+One pass from left to right removes what is dropped with its content (comments, references, code); a second
 keeps a stack of open templates, tables and links, of bounded depth; the rest is done line by line. Every pass takes
 time in proportion to the text, even if markup never closes.
 """
 
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
+from data_prep.config import MATH
+from data_prep.sources.mediawiki import Wiki, switches, wiki
 from data_prep.sources.wikitemplates import words
 
 DEPTH = 40  # of nested markup, as in MediaWiki; deeper markup loses its marks and keeps its words
 
 # Content and all. <table> is HTML's; a wiki's own tables are {| … |}.
-_DROPPED = """ref references math chem ce gallery timeline syntaxhighlight source score graph mapframe maplink imagemap
+_FORMULAS = ["math", "chem", "ce"]
+_DROPPED = """ref references gallery timeline syntaxhighlight source score graph mapframe maplink imagemap
 hiero templatedata inputbox categorytree pre includeonly style script table templatestyles indicator""".split()
-_RAW = re.compile(rf"<!--|<(nowiki|{'|'.join(_DROPPED)})\b([^<>]*)>", re.I)
+_RAW = re.compile(rf"<!--|<(nowiki|{'|'.join([*_FORMULAS, *_DROPPED])})\b([^<>]*)>", re.I)
 _BLOCK_TAG = re.compile(r"</?(?:p|div|li|ul|ol|dl|dd|dt|hr|center|blockquote|poem|h[1-6]|section)\b[^<>]*>", re.I)
 _TAG = re.compile(
     rf"<br\b[^<>]*>|</?(?:nowiki|noinclude|onlyinclude|span|font|small|big|sub|sup|b|i|u|s|em|strong|strike|del|ins|tt|"
     rf"code|kbd|samp|var|cite|q|abbr|bdi|bdo|mark|ruby|rb|rt|rp|rtc|time|data|dfn|wbr|tr|td|th|tbody|caption|thead|"
-    rf"tfoot|col|colgroup|a|img|languages|translate|tvar|section|{'|'.join(_DROPPED)})\b[^<>]*>|</?ref\b[^<>]*",
+    rf"tfoot|col|colgroup|a|img|languages|translate|tvar|section|{'|'.join([*_FORMULAS, *_DROPPED])})\b[^<>]*>"
+    r"|</?ref\b[^<>]*",
     re.I,
 )
 _MARK = re.compile(r"\{\{+|\}\}+|\[\[|\]\]+|\{\||\|\}+")
 _LINE_START = re.compile(r"(?:^|\n)[ \t:*#;]*$")
 _UNIT_END = re.compile(r"\n[ \t]*(?:\n|=)")
 _LANGUAGE_PREFIX = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*|simple")
-_VARIANT = re.compile(r"-\{(?:[^{}|]*\|)?([^{}]*)\}-")
-_SWITCH = re.compile(r"__([^\W\d_]+)__")
+_FILE_NAME = re.compile(
+    r"[^\n]+\.(?:jpe?g|png|svg|gif|tiff?|webp|xcf|pdf|djvu|og[gva]|webm|mp[34]|wav|flac|midi?|stl)", re.I
+)
+_VARIANT = re.compile(r"-\{(?:([^{}|]*)\|)?([^{}]*)\}-")
+_VARIANT_CODE = re.compile(r"\s*[a-z]{2,3}(?:-[a-z]+)*\s*:")
+_SWITCH = re.compile(r"(?<!_)__([^\s_]\S{0,60}?)__(?!_)")
 _EXTERNAL = re.compile(r"\[(?:https?:|ftps?:|mailto:|news:|irc:|//)[^\s\[\]<>\"]*[ \t]*([^\[\]]*)\]", re.I)
 # Repetitions are bounded, so that a line of nothing but commas takes no longer than others.
 _EMPTY_BRACKETS = re.compile(r"\s?(?:\([\s,;:–—-]{0,16}\)|（[\s，、；：,;]{0,16}）|\[\s?\])")
@@ -43,19 +52,26 @@ _LOOKS_LIKE_MARKUP = re.compile(r"(?<=\{)(?=[{|])|(?<=\})(?=\})|(?<=\[)(?=\[)|(?
 _ALPHANUMERIC = re.compile(r"[^\W_]")
 _SUSPECT = re.compile(r"\{[{|]|\}\}|\[\[|\]\]|\|-|<ref", re.I)
 
-_FILES = "file image media datei bild fichier archivo imagen immagine ficheiro imagem bestand afbeelding plik grafika"
-_CATEGORIES = "category kategorie catégorie categoría categoria categorie kategoria"
-DROPPED_NAMESPACES = frozenset(f"{_FILES} {_CATEGORIES}".split())
+FORMULA = "[formula]"
+_NO_WORDS = re.compile(rf"(?:{re.escape(FORMULA)}|[\W_])+")
 
 
-def dropped_namespaces(names: Mapping[int, str]) -> frozenset[str]:
-    """The lower-case prefixes of links that show no words, given a wiki's names of its namespaces by number."""
-    return DROPPED_NAMESPACES | {names[number].lower() for number in (-2, 6, 14) if names.get(number)}
+class Page(NamedTuple):
+    """What the meaning of a page's markup depends on."""
+
+    wiki: Wiki
+    title: str = ""
+    math: str = MATH[0]
 
 
-def prose(wikitext: str, dropped: frozenset[str] = DROPPED_NAMESPACES) -> str:
-    """The words of an article, a paragraph, section title or list item a line; see :func:`dropped_namespaces`."""
-    text = _nested(_without_raw(wikitext), dropped)
+def prose(wikitext: str, page: Page | None = None) -> str:
+    """The words of an article, a paragraph, section title or list item a line.
+
+    `FORMULA` stands for a formula, or its source, or nothing, as `page.math` says. One on a line of its own belongs to
+    the line before.
+    """
+    page = page or Page(wiki())
+    text = _nested(_without_raw(wikitext, page.math), page)
     headings: list[tuple[int, str]] = []  # titles of sections in which nothing was found so far
     lines: list[str] = []
     for line in _BLOCK_TAG.sub("\n", text).split("\n"):
@@ -63,7 +79,12 @@ def prose(wikitext: str, dropped: frozenset[str] = DROPPED_NAMESPACES) -> str:
             headings = [(above, title) for above, title in headings if above < level]
             if title := _words(line.strip()[level:-level]):
                 headings.append((level, title))
-        elif content := _words(line):
+        elif not (content := _words(line)):
+            continue
+        elif FORMULA in content and _NO_WORDS.fullmatch(content):
+            if lines and not lines[-1].endswith(content):
+                lines[-1] += f" {content}"
+        else:
             lines += [title for _, title in headings]
             lines.append(content)
             headings = []
@@ -80,8 +101,8 @@ def _heading_level(line: str) -> int:
     return min(before, len(line) - before - len(title), 6) if title else 0
 
 
-def _without_raw(text: str) -> str:
-    """Take out comments and tags whose content is no wikitext; what is in <nowiki> becomes entities."""
+def _without_raw(text: str, math: str) -> str:
+    """Take out comments and tags whose content is no wikitext; what is in <nowiki>, or a formula, becomes entities."""
     parts: list[str] = []
     position = 0
     closers: dict[str, tuple[int, int]] = {}  # where the next end of each kind of tag was found
@@ -102,19 +123,23 @@ def _without_raw(text: str) -> str:
             unit = _UNIT_END.search(text, position, again.start())
             position = unit.start() if unit else again.start()
             continue
-        if name == "nowiki":
+        if name == "nowiki" or (name in _FORMULAS and math == "text"):
             parts.append(_NOWIKI.sub(lambda mark: f"&#{ord(mark[0])};", text[position:begin]))
+        elif name in _FORMULAS and math == "placeholder":
+            parts.append(FORMULA)
         position = end
     parts.append(text[position:])
     return "".join(parts)
 
 
-_CLOSERS = {name: re.compile(rf"</{name}\s*>", re.I) for name in [*_DROPPED, "nowiki"]} | {"--": re.compile("-->")}
+_CLOSERS = {name: re.compile(rf"</{name}\s*>", re.I) for name in [*_FORMULAS, *_DROPPED, "nowiki"]} | {
+    "--": re.compile("-->")
+}
 _RAW_REF = re.compile(r"<ref\b[^<>]*(?<!/)>", re.I)
 _NOWIKI = re.compile(r"[\[\]{}|<>'=*#:;_]")
 
 
-def _nested(text: str, dropped: frozenset[str]) -> str:
+def _nested(text: str, page: Page) -> str:
     """Resolve templates, tables and links, innermost first."""
     stack: list[tuple[str, list[str]]] = [("", [])]  # mark that opened it, parts of its content
 
@@ -127,9 +152,9 @@ def _nested(text: str, dropped: frozenset[str]) -> str:
                 pass
         return True
 
-    def pop(resolve: Callable[[str, str, frozenset[str]], str]) -> str:
+    def pop(resolve: Callable[[str, str, Page], str]) -> str:
         mark, parts = stack.pop()
-        stack[-1][1].append(resolve(mark, "".join(parts), dropped))
+        stack[-1][1].append(resolve(mark, "".join(parts), page))
         return mark
 
     position = 0
@@ -165,16 +190,16 @@ def _nested(text: str, dropped: frozenset[str]) -> str:
 _WALLS = {"[[": ("{{", "{|"), "{|": ("{{",), "{{": ()}
 
 
-def _closed(mark: str, content: str, dropped: frozenset[str]) -> str:
+def _closed(mark: str, content: str, page: Page) -> str:
     if mark == "{|":
         return ""
     if mark == "{{":
         name, *arguments = content.split("|")
-        return words(" ".join(name.replace("_", " ").lower().split()), arguments)
+        return words(" ".join(name.replace("_", " ").lower().split()), arguments, page.wiki.language, page.title)
     target, bar, label = content.partition("|")
     target = target.strip()
     prefix, colon, _ = target.partition(":")
-    if colon and " ".join(prefix.replace("_", " ").lower().split()) in dropped:
+    if colon and (" ".join(prefix.replace("_", " ").lower().split()) in page.wiki.dropped or _is_file(target)):
         return ""
     if "\n" in target:
         return content
@@ -183,7 +208,12 @@ def _closed(mark: str, content: str, dropped: frozenset[str]) -> str:
     return label if bar and label.strip() else target.lstrip(":#").replace("_", " ")
 
 
-def _unclosed(mark: str, content: str, dropped: frozenset[str]) -> str:
+def _is_file(target: str) -> bool:
+    """Whether a link leads to a file by a name of the namespace that is unknown."""
+    return not target.startswith(":") and _FILE_NAME.fullmatch(target) is not None
+
+
+def _unclosed(mark: str, content: str, page: Page) -> str:
     """Markup that never ends: a link keeps its words, a template or table goes up to the end of its paragraph."""
     if mark == "[[":
         target, bar, label = content.partition("|")
@@ -222,12 +252,26 @@ def _without_quotes(line: str) -> str:
     return re.sub("''+", lambda quotes: "'" * (len(quotes[0]) - 5), line)
 
 
+def _variant(found: re.Match[str]) -> str:
+    """What `-{flags|zh-hans:…;zh-hant:…}-` shows: the first variant, or nothing if it only sets a rule or the title."""
+    flags, rule = (found[1] or "").upper().split(";"), found[2]
+    if {"H", "T", "-"} & {flag.strip() for flag in flags}:
+        return ""
+    code = None if "R" in flags else _VARIANT_CODE.match(rule)
+    return rule[code.end() :].partition(";")[0].strip() if code else rule
+
+
+def _switch(found: re.Match[str]) -> str:
+    """Nothing for `__NOTOC__` in any language, and for what extensions understand, which is in capitals."""
+    return "" if found[1].lower() in switches() or (found[1].isupper() and found[1].isalpha()) else found[0]
+
+
 # What is taken out of a line that has a mark, in this order.
 _INLINE: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("<", partial(_TAG.sub, lambda tag: " " if tag[0][:3].lower() == "<br" else "")),
     ("''", _without_quotes),
     ("[", partial(_EXTERNAL.sub, r"\1")),
-    ("-{", partial(_VARIANT.sub, lambda variant: variant[1].partition(";")[0].rpartition(":")[2])),
-    ("__", partial(_SWITCH.sub, lambda switch: "" if switch[1] == switch[1].upper() else switch[0])),
+    ("-{", partial(_VARIANT.sub, _variant)),
+    ("__", partial(_SWITCH.sub, _switch)),
     ("&", html.unescape),
 )

@@ -1,33 +1,38 @@
-"""The dev and test examples of a benchmark folder, such as GLUE's or IMDB's: what pretraining must not have seen."""
+"""The dev and test examples of a benchmark folder, such as GLUE's, SQuAD's or IMDB's: what pretraining must not see."""
 
 import csv
+import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.sources.files import READ_ERRORS, kind, opened
+from data_prep.text.ngrams import SHORTEST
 from linformer_fairseq.errors import UsageError
 
-KINDS = (".tsv", ".csv", ".jsonl", ".parquet")
-# Shorter cells are labels, numbers or phrases that prove nothing when they are found again.
-SHORTEST_EXAMPLE = 8  # words
+KINDS = (".tsv", ".csv", ".json", ".jsonl", ".txt", ".parquet")
 # Parts of a file's or folder's name, such as dev_matched.tsv or validation/0.parquet.
 _HELD_OUT = {"dev", "valid", "validation", "val", "test", "eval"}
 
 
-def benchmark_examples(folder: Path) -> Iterator[str]:
-    """Yield every cell of eight words or more of the dev and test files anywhere below a folder, with their headers.
+def held_out_files(folder: Path) -> list[Path]:
+    """The dev and test files anywhere below a folder, of any kind."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    parts = {path: set(re.split(r"[^a-z]+", str(path.relative_to(folder)).lower())) for path in paths}
+    return [path for path in paths if parts[path] & _HELD_OUT and "train" not in parts[path]]
 
-    Reads .tsv (no quoting, as in GLUE), .csv, .jsonl and .parquet. Raises UsageError if there is no such file, or one
-    that cannot be read.
+
+def benchmark_examples(folder: Path) -> Iterator[str]:
+    """Yield every text of eight words or more in the dev and test files of a folder, their headers included.
+
+    Reads .tsv (no quoting, as in GLUE), .csv, .json (SQuAD's, or a value a line), .jsonl, .txt (an example a line) and
+    .parquet, compressed or not. Raises UsageError if there is no such file, or one that cannot be read.
     """
-    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in KINDS and path.is_file()]
-    parts = {path: set(re.split(r"[-_./]", str(path.relative_to(folder)).lower())) for path in paths}
-    held_out = [path for path in paths if parts[path] & _HELD_OUT and "train" not in parts[path]]
+    held_out = [path for path in held_out_files(folder) if kind(path.name) in KINDS]
     if not held_out:
         raise UsageError(
             f"{folder}: no dev or test files here ({', '.join(KINDS)}); unpack the benchmark into this folder, "
@@ -37,28 +42,44 @@ def benchmark_examples(folder: Path) -> Iterator[str]:
         row = 1
         try:
             for record in _records(path):
-                yield from (text for text in _strings(record) if len(text.split()) >= SHORTEST_EXAMPLE)
+                yield from (text for text in _strings(record) if _counts(text))
                 row += 1
-        except (ValueError, RecursionError, csv.Error, pa.ArrowException, OSError) as error:
+        except (ValueError, RecursionError, csv.Error, *READ_ERRORS) as error:
             raise UsageError(f"{path}:{row}: cannot be read ({error}); repair or remove the file") from error
+
+
+def _counts(text: str) -> bool:
+    """Whether a text may have eight words: fewer are labels, numbers or phrases, which prove nothing."""
+    return len(text.split()) >= SHORTEST if text.isascii() else len(text) >= SHORTEST
 
 
 def _records(path: Path) -> Iterator[object]:
     """The rows of a table, each a value that holds strings."""
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        csv.field_size_limit(sys.maxsize)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.reader(file)
-    elif suffix == ".parquet":
+    suffix = kind(path.name)
+    if suffix == ".parquet":
         with pq.ParquetFile(path) as table:
             yield from (record for batch in table.iter_batches(1024) for record in batch.to_pylist())
-    else:
-        with path.open("rb") as lines:
-            for number, raw in enumerate(lines):
-                line = raw.decode("utf-8" if number else "utf-8-sig").rstrip("\r\n")
-                # Quotes are part of the text in GLUE's .tsv files.
-                yield line.split("\t") if suffix == ".tsv" else json.loads(line.strip() or "null")
+        return
+    with opened(path) as file:
+        if suffix == ".csv":
+            csv.field_size_limit(sys.maxsize)
+            yield from csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""))
+            return
+        lines: Iterable[bytes] = file
+        if suffix == ".json":
+            content = file.read()
+            try:
+                yield json.loads(content)
+                return
+            except ValueError:
+                lines = content.splitlines()  # a value a line
+        for number, raw in enumerate(lines):
+            line = raw.decode("utf-8" if number else "utf-8-sig").rstrip("\r\n")
+            # Quotes are part of the text in GLUE's .tsv files.
+            if suffix in (".tsv", ".txt"):
+                yield line.split("\t")
+            else:
+                yield json.loads(line.strip() or "null")
 
 
 def _strings(value: object) -> Iterator[str]:

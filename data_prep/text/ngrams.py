@@ -1,44 +1,60 @@
 """An index of the n-grams of benchmark examples, and the search for them in documents.
 
-A document is contaminated if it shares a run of 13 words with an example (Brown et al. 2020, GPT-3, app. C), or
-holds the whole of an example of 8 to 12 words. Letters and digits count, case and punctuation do not. Hashes
-find the candidates; a match counts only if the words themselves agree.
+A document is contaminated where it shares a run of 13 words with an example (Brown et al. 2020, GPT-3, app. C), or
+holds the whole of an example of 8 to 12 words. Letters and digits count, case and punctuation do not. A character of
+Han or Kana is a word; of other scripts without spaces, six characters are (`scripts.Size.unit`). Hashes find the
+candidates; a match counts only if the words themselves agree.
 """
 
 import zipfile
 from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.text.scripts import measure
 from data_prep.text.words import Hashes, Words, ngram_hashes, words
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 
-LONGEST, SHORTEST = 13, 8
+LONGEST, SHORTEST = 13, 8  # words
+_UNITS = (1, 6)  # of `words` in a word
+
+
+class Match(NamedTuple):
+    """Where a document has words of an example, in characters."""
+
+    start: int
+    end: int
+    example: str
 
 
 class NgramIndex:
     """Finds benchmark examples in documents: long ones by any of their 13-grams, short ones by their first 8 words."""
 
     def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Takes the examples in UTF-8, joined; their bounds, (examples + 1,); and two tables, see ``_Table``."""
+        """Takes the examples in UTF-8, joined; their bounds, (examples + 1,); and two tables a unit, see ``_Table``."""
         self._arrays = arrays
-        self._tables = {n: _Table(arrays[f"{n}_hashes"], arrays[f"{n}_examples"]) for n in (LONGEST, SHORTEST)}
+        sizes = [(longest * unit, unit) for longest in (LONGEST, SHORTEST) for unit in _UNITS]
+        tables = [(n, unit, _Table(arrays[f"{n}_hashes"], arrays[f"{n}_examples"])) for n, unit in sizes]
+        self._tables = [found for found in tables if len(arrays[f"{found[0]}_hashes"])]
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> Self:
         """Index examples; those of fewer than eight words are left out, since they prove nothing."""
         kept: list[bytes] = []
-        hashes = {n: [np.zeros(0, np.uint64)] for n in (LONGEST, SHORTEST)}
-        examples = {n: [np.zeros(0, np.uint32)] for n in (LONGEST, SHORTEST)}
+        sizes = [longest * unit for longest in (LONGEST, SHORTEST) for unit in _UNITS]
+        hashes = {n: [np.zeros(0, np.uint64)] for n in sizes}
+        examples = {n: [np.zeros(0, np.uint32)] for n in sizes}
         for text in texts:
-            found = words(text).hashes
-            if len(found) >= SHORTEST:
-                n = LONGEST if len(found) >= LONGEST else SHORTEST
-                grams = np.unique(ngram_hashes(found if n == LONGEST else found[:SHORTEST], n))
+            found, unit = words(text).hashes, _unit(text)
+            if len(found) >= SHORTEST * unit:
+                n = (LONGEST if len(found) >= LONGEST * unit else SHORTEST) * unit
+                grams = np.unique(ngram_hashes(found if len(found) >= LONGEST * unit else found[:n], n))
                 hashes[n].append(grams)
                 examples[n].append(np.full(len(grams), len(kept), np.uint32))
                 kept.append(text.encode("utf-8", "surrogatepass"))
@@ -52,17 +68,35 @@ class NgramIndex:
             arrays |= {f"{n}_hashes": joined[order], f"{n}_examples": np.concatenate(examples[n])[order]}
         return cls(arrays)
 
-    def matches(self, text: str) -> str | None:
-        """The first example found in a document, the long ones before the short ones; None if there is none."""
+    def matches(self, text: str) -> list[Match]:
+        """The runs of words that a document shares with examples, the long examples before the short ones."""
         found = words(text)
-        for n, table in self._tables.items():
-            for place, examples in table.find(ngram_hashes(found.hashes, n)):
+        places = list(accumulate((len(c.casefold()) for c in text), initial=0)) if len(found.text) != len(text) else []
+        example_words = cache(lambda number: words(self._example(number)))
+
+        def place(folded: int) -> int:
+            return int(np.searchsorted(places, folded)) if places else folded
+
+        matches = []
+        for n, unit, table in self._tables:
+            for first, examples in table.find(ngram_hashes(found.hashes, n)):
                 for number in examples:
-                    start, end = self._arrays["bounds"][number : number + 2]
-                    example = self._arrays["texts"][start:end].tobytes().decode("utf-8", "surrogatepass")
-                    if _agree(found, place, words(example)):
-                        return example
-        return None
+                    example: Words = example_words(number)
+                    if _agree(found, first, example, LONGEST * unit):
+                        last = first + min(len(example.hashes), LONGEST * unit) - 1
+                        start, end = place(int(found.starts[first])), place(int(found.ends[last]))
+                        matches.append(Match(start, end, self._example(number)))
+                        break
+        return matches
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return len(self._arrays["bounds"]) - 1
+
+    def _example(self, number: int) -> str:
+        start, end = self._arrays["bounds"][number : number + 2]
+        return str(self._arrays["texts"][start:end].tobytes().decode("utf-8", "surrogatepass"))
 
     def save(self, path: Path) -> None:
         """Write the index to one .npz file, atomically; the same examples give the same bytes."""
@@ -99,8 +133,13 @@ class _Table:
                 yield place, self._examples[start:end].tolist()
 
 
-def _agree(document: Words, place: int, example: Words) -> bool:
-    """Whether the words of a document at ``place`` are 13 words of an example, or all of a shorter one."""
+def _unit(text: str) -> int:
+    unit = measure(text).unit if text else 1
+    return unit if unit in _UNITS else 1
+
+
+def _agree(document: Words, place: int, example: Words, longest: int) -> bool:
+    """Whether the words of a document at ``place`` are ``longest`` of an example, or all of a shorter one."""
     size = len(example.hashes)
-    ngram, whole = document.ngram(place, min(size, LONGEST)), example.ngram(0, size)
-    return f" {ngram} " in f" {whole} " if size >= LONGEST else ngram == whole
+    ngram, whole = document.ngram(place, min(size, longest)), example.ngram(0, size)
+    return f" {ngram} " in f" {whole} " if size >= longest else ngram == whole

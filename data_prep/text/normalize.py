@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import ftfy
 
 from data_prep.corpus import tidy
+from data_prep.text.scripts import ends_sentence, measure
 
 # UTF-8 that was decoded as Latin-1 or Windows-1252 shows as a letter from Â to ô before one of these; a code page's
 # own C1 characters (U+0080 to U+009F) never occur in good text.
@@ -15,11 +16,13 @@ _MOJIBAKE = re.compile("[\u00c2-\u00f4][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š
 
 # Characters without a shape: controls, soft hyphens, byte order marks, zero width and direction marks, tags, private
 # use, lone surrogates, non-characters. Zero-width (non-)joiners stay where they change how a word is written: after
-# Arabic, Indic, Myanmar, Khmer and Mongolian letters, and in emoji.
+# letters of Arabic, Mongolian and the scripts of India and of South-East Asia, and in emoji. So does the space of no
+# width where it is all that separates words: in Thai, Lao, Tibetan, Myanmar, Khmer and their neighbours.
 _INVISIBLE = re.compile(
-    "[\u0000-\u0008\u000e-\u001b\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
+    "[\u0000-\u0008\u000e-\u001b\u001f\u007f-\u009f\u00ad\u061c\u180e\u200e\u200f\u202a-\u202e\u2060-\u206f"
     "\ufeff\ufff0-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\ue000-\uf8ff\U000e0000-\U0010ffff]"
-    "|(?<![\u0600-\u109f\u1780-\u18af\u2600-\u27bf\ufe0f\U0001f000-\U0001faff])[\u200c\u200d]"
+    "|(?<![\u0600-\u109f\u1780-\u1cff\ua800-\uabff\U00010a00-\U00011fff\u2600-\u27bf\ufe0f\U0001f000-\U0001faff])"
+    "[\u200c\u200d]|(?<![\u0e00-\u109f\u1780-\u17ff\u1950-\u1aaf\u1b00-\u1b7f\ua980-\uaadf])\u200b"
 )
 
 # Each line that matches one of these is removed.
@@ -28,7 +31,6 @@ MARKUP = r"(?:<[^<>]{1,40}>\s*)+"  # nothing but tags, such as <br>
 WEB_POLICY = r".*\b(?:terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies)\b.*"
 WEB_SCRIPT = r".*\bjavascript\b.*"
 
-_END_MARKS = (".", "?", "!", '"', "”", "…")
 _GUTENBERG_START = re.compile(
     r"[^\n]*\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK[^*]{0,400}\*\*\*\n?"
     r"(?:(?:Produced|E-text prepared|This eBook was produced) by [^\n]*\n)?",
@@ -79,7 +81,7 @@ def without_boilerplate(text: str, rules: LineRules) -> tuple[str, Counter[str]]
         text, removed["boilerplate"] = re.subn(whole_line, "", text, flags=re.IGNORECASE | re.MULTILINE)
     if rules.sentences:
         lines = text.split("\n")
-        kept = [line for line in lines if line.endswith(_END_MARKS) and line.count(" ") >= 4]
+        kept = [line for line in lines if measure(line).words > 4 and (ends_sentence(line) or line[-1] in '"”')]
         text, removed["no sentence"] = "\n".join(kept), len(lines) - len(kept)
     return text.strip("\n"), +removed
 

@@ -1,8 +1,8 @@
 """Which documents are worth training on: rules of C4 and Gopher that hold in any language.
 
-C4 is Raffel et al. 2020, sec. 2.2; Gopher is Rae et al. 2021, table A1. A word is what is between spaces, and
-each character of a script that is written without them (Chinese, Japanese, Thai, …); rules on the length of words
-leave texts in such a script alone. No document is dropped for being long.
+C4 is Raffel et al. 2020, sec. 2.2; Gopher is Rae et al. 2021, table A1. A word is what is between spaces, or about
+as much of a script that is written without them (Chinese, Japanese, Thai, …: see ``scripts.Size``). Rules on the length
+of words leave texts in such a script alone. No document is dropped for being long.
 """
 
 import re
@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.text.normalize import LineRules, normalize, without_boilerplate
-from data_prep.text.words import UNSPACED, Hashes, Places, ngram_hashes, words
+from data_prep.text.scripts import measure
+from data_prep.text.words import Hashes, Places, ngram_hashes, words
 
 # Gopher's limits on repeated n-grams were set for web pages, of which few have more than a few thousand words. In
 # longer texts ever more n-grams recur by chance, so a document is measured in parts of this many words.
 PART = 4096
 
-_UNSPACED = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED) + "]")
 _WITH_LETTER = re.compile(r"[^\W\d_]\S*")
 _NO_LETTER_FIRST = re.compile(r"[ \n][\W\d_]")
 _BULLETS = tuple("-*•‣◦▪●○■□➢")
@@ -35,10 +35,10 @@ class CleanConfig:
     """
 
     lines: LineRules = field(default_factory=LineRules)  # which lines are taken out of documents
-    min_characters: int = 100  # shorter documents say nothing that needs context; not in Gopher or C4
+    min_characters: int = 100  # of Hangul, … count as two, of Han and Kana as three; not in Gopher or C4
     min_words: int = 20  # Gopher: 50, which would drop the stubs of an encyclopedia
     min_mean_word: float = 2.0  # characters; Gopher: 3, but Vietnamese separates syllables
-    max_mean_word: float = 15.0  # characters; Gopher: 10, but Finnish or Greenlandic words are longer than English
+    max_mean_word: float = 20.0  # characters; Gopher: 10, but words of Finnish are longer, and of Greenlandic 15 long
     max_symbols: float = 0.1  # "#", "…" and "..." per word; Gopher
     min_alphabetic: float = 0.7  # share of words with a letter; Gopher: 0.8, but encyclopedias are full of dates
     max_bullet_lines: float = 0.9  # share of lines that begin with a bullet; Gopher
@@ -70,22 +70,21 @@ def clean(text: str, config: CleanConfig) -> Cleaned:
 
 def _reason_to_drop(text: str, config: CleanConfig) -> str | None:
     """The first rule that a text in corpus form breaks, cheap rules first."""
-    if len(text) < config.min_characters:
+    if not text:
         return "too few characters"
-    spaced = text.count(" ") + text.count("\n") + 1  # words between spaces
-    alone = 0 if text.isascii() else sum(map(len, _UNSPACED.findall(text)))
-    count = spaced + alone
-    if count < config.min_words:
+    size = measure(text)
+    if size.letters < config.min_characters:
+        return "too few characters"
+    if size.words < config.min_words:
         return "too few words"
-    unspaced = alone > len(text) // 2
-    if not unspaced and not config.min_mean_word <= (len(text) - count + 1) / spaced <= config.max_mean_word:
+    if size.mean_word and not config.min_mean_word <= size.mean_word <= config.max_mean_word:
         return "word length"
-    if text.count("#") + text.count("…") + text.count("...") > config.max_symbols * count:
+    if text.count("#") + text.count("…") + text.count("...") > config.max_symbols * size.words:
         return "symbols"
     return (
         _lines(text.split("\n"), len(text), config)
-        or _language(text, spaced, config)
-        or (_repetition(text, 2 if unspaced else 1, config) if count >= config.min_words_for_ngrams else None)
+        or _language(text, text.count(" ") + text.count("\n") + 1, config)
+        or (_repetition(text, size.unit, config) if size.words >= config.min_words_for_ngrams else None)
     )
 
 
@@ -117,9 +116,11 @@ def _language(text: str, spaced: int, config: CleanConfig) -> str | None:
 
 
 def _repetition(text: str, scale: int, config: CleanConfig) -> str | None:
-    """Gopher's rules on n-grams; a word of a script without spaces is taken for ``scale`` characters."""
+    """Gopher's rules on n-grams; a word of a script without spaces is taken for ``scale`` characters (`Size.unit`)."""
     found = words(text)
     hashes, lengths = found.hashes, found.ends - found.starts
+    if len(hashes) < config.min_words_for_ngrams * scale:
+        return None
 
     def exceeds(measure: Callable[[Hashes, Places, int], int], n: int, limit: float) -> bool:
         parts = [slice(start, start + PART) for start in range(0, len(hashes) - n * scale + 1, PART)]

@@ -1,8 +1,8 @@
 """Words and n-grams of words as numbers: what comparing texts is made of.
 
 A word is a run of letters, marks and digits, casefolded; all else only separates. Scripts that are written
-without spaces (Chinese, Japanese, Thai, …) have no such runs, so there each character is a word. Hashes depend
-on the text alone: they are the same in every process, on every machine and in every run.
+without spaces (Chinese, Japanese, Thai, …) have no such runs, so there each character is a word; `scripts.py` says
+which they are. Hashes depend on the text alone: they are the same in every process, on every machine and in every run.
 """
 
 import functools
@@ -15,22 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.text.scripts import IDEOGRAPHS, UNSPACED_LETTERS, code_points
+
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
-
-# First and last code points of the scripts that are written without spaces between words.
-UNSPACED = (
-    (0x0E00, 0x0EFF),  # Thai, Lao
-    (0x0F00, 0x0FFF),  # Tibetan
-    (0x1000, 0x109F),  # Myanmar
-    (0x1780, 0x17FF),  # Khmer
-    (0x3005, 0x3007),  # Han: iteration mark, closing mark, zero
-    (0x3041, 0x30FF),  # Hiragana, Katakana
-    (0x31F0, 0x31FF),  # Katakana, extensions
-    (0x3400, 0x9FFF),  # Han
-    (0xF900, 0xFAFF),  # Han, compatibility
-    (0x20000, 0x3FFFF),  # Han, extensions
-)
 
 # Characters or words that are hashed at once: their arrays fit the second-level cache, and memory stays flat.
 PIECE = 1 << 15
@@ -103,19 +91,12 @@ def _run_hashes(values: NDArray[Any], starts: Places | slice, ends: Places | sli
     return mix((sums[ends] - sums[starts]) * inverse[starts])
 
 
-def code_points(text: str) -> NDArray[np.uint8] | NDArray[np.uint32]:
-    """The characters of a text as numbers."""
-    if text.isascii():
-        return np.frombuffer(text.encode("ascii"), np.uint8)
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-
-
 @functools.cache
 def _character_kinds() -> NDArray[np.uint8]:
     """The kind of each code point, (1114112,); takes 0.2 s once a process."""
     points = range(sys.maxunicode + 1)
     kinds = np.fromiter((unicodedata.category(chr(point))[0] in "LMN" for point in points), np.uint8, len(points))
-    for first, last in UNSPACED:
+    for first, last in (*IDEOGRAPHS, *UNSPACED_LETTERS):
         kinds[first : last + 1] *= _ALONE
     return kinds
 

@@ -23,7 +23,8 @@ import sentencepiece
 
 from data_prep.corpus import corpus_files, read_file
 from data_prep.sources import ReadErrors, dump, wikipedia
-from data_prep.sources.wikitext import dropped_namespaces, prose
+from data_prep.sources.mediawiki import wiki
+from data_prep.sources.wikitext import Page, prose
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring.study import Cells, Measurement, Work, comparison, in_a_process
 
@@ -51,7 +52,7 @@ def extraction(options: argparse.Namespace, cells: Cells) -> None:
 def extract(name: str, path: Path, pages: int) -> dict[str, float]:
     """Speed of one extraction of all articles."""
     names = dump.header(path).namespaces
-    dropped = dropped_namespaces(names)
+    context = Page(wiki(dump.header(path).language, names))
     found = (page for piece in wikipedia.pieces(path) for page in dump.pages(piece, names, ReadErrors()))
     articles = [page.text for page in islice((p for p in found if not p.namespace and not p.redirect), pages)]
     if not articles:
@@ -59,7 +60,7 @@ def extract(name: str, path: Path, pages: int) -> dict[str, float]:
     start = time.perf_counter()
     for text in articles:
         if name == OURS:
-            prose(text, dropped)
+            prose(text, context)
         else:
             mwparserfromhell.parse(text).strip_code()
     seconds = time.perf_counter() - start

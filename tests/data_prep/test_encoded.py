@@ -24,10 +24,10 @@ from data_prep.encoded import (
 )
 from data_prep.encoders import Encoder, Ids, Lengths, smallest_dtype
 from data_prep.fairseq_dict import EOS
+from data_prep.text.scripts import graphemes
 from linformer_fairseq.errors import UsageError
 
 DOCUMENTS = st.lists(st.lists(st.lists(st.integers(4, 12), max_size=40), min_size=1, max_size=5), max_size=5)
-STARTS_WORD = np.arange(13) % 3 == 0
 
 
 def flat(documents: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ def flat(documents: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray, np.n
 @given(DOCUMENTS, st.integers(4, 20))
 def test_items_are_the_paragraphs_and_document_ends_in_order(documents: list[list[list[int]]], longest: int) -> None:
     stream, sizes = join_paragraphs(*flat(documents))
-    items = np.split(stream, np.cumsum(item_sizes(stream, sizes, STARTS_WORD, longest))[:-1]) if len(stream) else []
+    items = np.split(stream, np.cumsum(item_sizes(stream, sizes, Letters(), longest))[:-1]) if len(stream) else []
     expected: list[int] = []
     for document in documents:
         for paragraph in document:
@@ -54,42 +54,65 @@ def test_items_are_the_paragraphs_and_document_ends_in_order(documents: list[lis
         assert all(len(item) >= 2 for item in items if item.tolist() != [EOS])
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=80), st.integers(4, 20))
-def test_a_cut_paragraph_keeps_every_token(at_word: list[bool], longest: int) -> None:
-    sizes = cut(np.array(at_word), longest)
-    assert sizes.sum() == len(at_word) and sizes.max() <= longest
-    assert len(sizes) == 1 or sizes.min() >= 2
-    for begin in np.cumsum(sizes)[:-1]:
-        window = at_word[begin - longest // 2 : begin]
-        assert at_word[begin] or not any(window[1:]) or begin in np.cumsum(sizes)
-
-
-def test_a_cut_is_made_before_a_word() -> None:
-    assert cut(np.array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0], dtype=bool), 8).tolist() == [5, 5]
-
-
-def test_a_word_longer_than_an_item_is_cut_where_the_item_is_full() -> None:
-    assert cut(np.zeros(20, dtype=bool), 8).tolist() == [8, 8, 4]
-    assert cut(np.zeros(9, dtype=bool), 8).tolist() == [7, 2]
-
-
 LONGEST = 8
 
 
 class Letters(Encoder):
-    """A tokenizer whose tokens are the letters; it knows nothing of '-', as some know nothing of a character."""
+    """A tokenizer whose tokens are bytes; it knows nothing of '-', as some know nothing of a character."""
 
-    symbols = 200
-    starts_word = np.zeros(200, dtype=np.bool_)
+    symbols = 260
     files: tuple[str, ...] = ()
-    names: Sequence[str] = ()
+    names = [f"<{byte - 4}>" for byte in range(260)]
+    starts_word = np.arange(260) == 4 + ord(" ")
 
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
-        each = [[ord(letter) for letter in text.replace("-", "")] for text in texts]
+        each = [[4 + byte for byte in text.replace("-", "").encode()] for text in texts]
         return np.array(sum(each, []), dtype=np.int64), np.array([len(ids) for ids in each], dtype=np.int64)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        return "".join(map(chr, ids))
+        return bytes(i - 4 for i in ids).decode()
+
+    def _surface(self, name: str) -> bytes:
+        return bytes([int(name[1:-1])])
+
+
+def cut_text(text: str, longest: int) -> list[str]:
+    """The items of a paragraph, decoded, without </s>; fails if one is cut within a character."""
+    ids = [*Letters().encode([text])[0].tolist(), EOS]
+    ends = np.cumsum(cut(np.array(ids), Letters(), longest))
+    return [Letters().decode([i for i in item.tolist() if i != EOS]) for item in np.split(ids, ends[:-1])]
+
+
+@given(st.text("ab. éक्षि🇮🇹👩‍🚀。", max_size=200), st.integers(30, 60))
+def test_a_cut_paragraph_keeps_every_token_and_every_grapheme(text: str, longest: int) -> None:
+    sizes = cut(np.array([*Letters().encode([text])[0], EOS]), Letters(), longest)
+    assert sizes.sum() == len(text.encode()) + 1 and sizes.max() <= longest
+    assert len(sizes) == 1 or sizes.min() >= 2
+    items = cut_text(text, longest)
+    assert "".join(items) == text
+    longest_grapheme = max((len(g.encode()) for g in graphemes(text)), default=0)
+    if longest_grapheme < longest // 2:
+        assert [g for item in items for g in graphemes(item)] == graphemes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("one two. three four", ["one two.", " three", " four"]),
+        ("one two three", ["one two", " three"]),
+        ("3.1415 yes 2.71828", ["3.1415 yes", " 2.71828"]),
+        ("onetwothreefourfive", ["onetwothre", "efourfive"]),
+        ("He said “a.” Then", ["He said", " “a.”", " Then"]),
+        ("水流。水流", ["水流。", "水流"]),
+        ("ማ።ማሪያ", ["ማ።", "ማሪያ"]),
+        ("水流水流水流", ["水流水", "流水流"]),
+        ("aaaaaee\u0301\u0301\u0301\u0301b", ["aaaaae", "e\u0301\u0301\u0301\u0301", "b"]),
+    ],
+)
+def test_a_cut_is_made_where_a_sentence_ends_or_a_word_begins_and_never_in_a_character(
+    text: str, items: list[str]
+) -> None:
+    assert cut_text(text, 10) == items
 
 
 TEXT = st.lists(st.text("ab-", min_size=1, max_size=20), min_size=1, max_size=4).map("\n".join)
@@ -102,7 +125,7 @@ def test_documents_come_in_order_and_end_with_an_item_of_one_token(texts: list[s
         found = encode_documents(texts, Letters(), LONGEST)
     kept = [[line for line in text.replace("-", "").split("\n") if line] for text in texts]
     kept = [lines for lines in kept if lines]
-    expected = [i for lines in kept for line in [*lines, ""] for i in [*map(ord, line), EOS]]
+    expected = [i for lines in kept for line in [*lines, ""] for i in [*(4 + ord(letter) for letter in line), EOS]]
     sizes = found.sizes.tolist()
     assert found.tokens.tolist() == expected and sum(sizes) == len(expected)
     assert sizes.count(1) == len(kept)  # fairseq's complete_doc relies on it
@@ -115,7 +138,7 @@ def test_files_are_joined_to_the_same_tokens(tmp_path: Path) -> None:
         encode_documents([text], Letters(), LONGEST).write(prefix)
     write_data(tmp_path / "joined", prefixes, np.uint16)
     data = read_data(tmp_path / "joined")
-    text = "".join("\n" if i == EOS else chr(i) for i in data.tokens)
+    text = "".join("\n" if i == EOS else chr(i - 4) for i in data.tokens)
     assert data.sizes.tolist() == [5, 3, 1, 4, 1]
     assert text == "abcd\nef\n\nghi\n\n"
 

@@ -61,6 +61,13 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert counts == reasons
 
 
+def test_redirects_and_names_of_files_need_no_element_and_no_namespace(tmp_path: Path) -> None:
+    russian = HEAD.replace('"en"', '"ru"') + page(1, "Река {{s|12 км}}.[[Изображение:R.jpg|thumb|Вид]]")
+    (tmp_path / "ru.xml").write_text(russian + page(2, "#перенаправление [[Река]]") + TAIL)
+    found, _, counts = read(tmp_path / "ru.xml")
+    assert [d.text for d in found] == ["Река 12 км."] and counts == {"redirect": 1}
+
+
 @pytest.mark.parametrize("pack", [bytes, bz2.compress, gzip.compress, lzma.compress])
 def test_every_packing_gives_the_same(tmp_path: Path, pack: object) -> None:
     (tmp_path / "d").write_bytes(pack(DUMP))  # type: ignore[operator]

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.corpus import tidy
-from data_prep.sources.wikitext import dropped_namespaces, prose
+from data_prep.sources.mediawiki import redirect, wiki
+from data_prep.sources.wikitext import Page, prose
 
 MARKERS = ("{{", "}}", "[[", "]]", "<ref", "|-", "{|")
 
@@ -33,13 +34,19 @@ MARKERS = ("{{", "}}", "[[", "]]", "<ref", "|-", "{|")
             "mot Wort a b 1–2 As of 2012",
         ),
         ("== A ==\n=== B ===\n{{x}}\n== C ==\n* one\n*\n# two", "C\none\ntwo"),
-        ("a <math>x^2</math> b<sub>2</sub><br/>c <span style='x'>d</span>", "a b2 c d"),
+        ("a <math>x^2</math> b<sub>2</sub><br/>c <span style='x'>d</span>", "a [formula] b2 c d"),
         ("<gallery>\nFile:a.jpg|b\n</gallery>\n<syntaxhighlight lang=c>x</syntaxhighlight>__NOTOC__", ""),
         ("__init__ and __TOC__", "__init__ and"),
         ("a &amp; b&nbsp;c &lt;i&gt;", "a & b c <i>"),
         ("<nowiki>[[a]]</nowiki> &#123;&#123;b", "[ [a] ] { {b"),
         ("1 < b and c > d", "1 < b and c > d"),
         ("-{zh-hans:中国;zh-hant:中國}-", "中国"),
+        ("x-{H|zh-hans:软件;zh-hant:軟體}--{T|zh:名}-", "x"),
+        ("-{zh-hans;zh-hant|简体}- -{R|a:b}- -{原}-", "简体 a:b 原"),
+        ("x __БЕЗ_ОГЛАВЛЕНИЯ__ __目次非表示__ __لافهرس__ __some_name__", "x __some_name__"),
+        ("costs {{USD|100}} or {{€|5}}, {{val|3|ul=m/s}}, {{hlist|a|b}}", "costs US$100 or €5, 3 m/s, a, b"),
+        ("[[Мультимедиа:x.ogg|x]] [[Unknown:A b.JPG|thumb|a]] y", "y"),
+        ("so\n: <math>E = mc^2</math>,\nwhere <math>m</math>", "so [formula],\nwhere [formula]"),
         ("----\n|x\n: indented", "indented"),
     ],
 )
@@ -48,9 +55,56 @@ def test_constructs(markup: str, expected: str) -> None:
 
 
 def test_names_of_namespaces_come_from_the_dump() -> None:
-    dropped = dropped_namespaces({6: "Tiedosto", 14: "Luokka", 0: ""})
-    assert prose("a [[Tiedosto:a.jpg|thumb|b]][[luokka:C]]", dropped) == "a"
-    assert prose("a [[Luokka:C]]") == "a Luokka:C"
+    page = Page(wiki("xx", {6: "Kuvajainen", 14: "Laji", 0: ""}))
+    assert prose("a [[Kuvajainen:a|thumb|b]][[laji:C]]", page) == "a"
+    assert prose("a [[Laji:C]]") == "a Laji:C"
+
+
+def test_a_formula_is_a_placeholder_its_source_or_nothing() -> None:
+    text = "Here <math>a_{{1}} < [[b]]</math> is <ce>H2O</ce>."
+    found = {math: prose(text, Page(wiki("en"), math=math)) for math in ("placeholder", "text", "drop")}
+    assert found["placeholder"] == "Here [formula] is [formula]."
+    assert found["text"] == "Here a_{ {1}} < [ [b] ] is H2O.".replace("1}}", "1} }")
+    assert found["drop"] == "Here is."
+
+
+@pytest.mark.parametrize(
+    ("language", "markup", "expected"),
+    [
+        ("ru", "{{s|12 км}} {{w|Река|реки}} {{нп5|Имя|имени|en|Name}}", "12 км реки имени"),
+        ("fr", "{{s|XIX}} {{w|a|b}}", "XIXe siècle"),
+        ("en", "{{s|XIX}} {{w|a|b}} {{w|c}}", "b c"),
+        ("de", "{{s|XIX}} {{w|a|b}} x", "x"),
+        ("", "{{s|XIX}} {{w|a|b}} x", "x"),
+        ("zh", "{{le|城市|City}} {{PAGENAME}}", "城市 T"),
+        ("pl", "{{NAZWASTRONY}} {{FORMATNUM:1234}}", "T 1234"),
+    ],
+)
+def test_a_template_means_what_it_means_on_its_wiki(language: str, markup: str, expected: str) -> None:
+    assert prose(markup, Page(wiki(language), "T")) == expected
+
+
+# The namespaces of files and categories as people of each language have typed them, and the word for a redirect.
+TYPED = """ru Изображение Файл Категория #ПЕРЕНАПРАВЛЕНИЕ|uk Зображення Файл Категорія #ПЕРЕНАПРАВЛЕННЯ
+de Bild Datei Kategorie #WEITERLEITUNG|fr Image Fichier Catégorie #REDIRECTION|es Imagen Archivo Categoría #REDIRECCIÓN
+pt Imagem Ficheiro Categoria #REDIRECIONAMENTO|it Immagine File Categoria #RINVIA|pl Grafika Plik Kategoria #PATRZ
+ja 画像 ファイル カテゴリ #転送|zh 圖像 文件 分類 #重定向|ko 그림 파일 분류 #넘겨주기|ar صورة ملف تصنيف #تحويل
+fa تصویر پرونده رده #تغییر_مسیر|he תמונה קובץ קטגוריה #הפניה|tr Resim Dosya Kategori #YÖNLENDİRME
+vi Hình Tập_tin Thể_loại #đổi|cs Soubor Soubor Kategorie #PŘESMĚRUJ|hu Kép Fájl Kategória #ÁTIRÁNYÍTÁS
+el Εικόνα Αρχείο Κατηγορία #ΑΝΑΚΑΤΕΥΘΥΝΣΗ|sv Bild Fil Kategori #OMDIRIGERING
+nl Afbeelding Bestand Categorie #DOORVERWIJZING
+sr Слика Датотека Категорија #Преусмери|hi चित्र चित्र श्रेणी #पुनर्प्रेषित|bn চিত্র চিত্র বিষয়শ্রেণী #পুনর্নির্দেশ"""
+
+
+@pytest.mark.parametrize("row", [row for line in TYPED.splitlines() for row in line.split("|")])
+def test_nothing_leaks_in_any_language(row: str) -> None:
+    language, image, file, category, word = row.split(" ")
+    page = Page(wiki(language))  # a dump that does not name its namespaces
+    for marks in ("thumb|200px|right|x [[y]]", "мини|z", "20px"):
+        text = f"A [[{image}:B c.jpg|{marks}]] [[{file.lower()}:b|{marks}]]d.\n[[{category}:E|f]]"
+        assert prose(text, page) == "A d."
+    assert redirect().match(f"{word} [[x]]") and redirect().match(f" {word.replace('İ', 'i').lower()}: [[x]]")
+    assert not redirect().match(f"# {word[1:]} [[x]]") and not redirect().match("#[[x]]")
 
 
 HOSTILE = {
@@ -66,6 +120,8 @@ HOSTILE = {
     "number": "{{convert|" + "1" * 200_000 + "x}}",
     "kept": "{{nowrap|" * 60 + "x" * 50_000 + "}}" * 60,
     "brackets": "(," * 50_000,
+    "switches": "_" * 200_000 + "x",
+    "variants": "-{a|" * 50_000,
 }
 
 

@@ -15,7 +15,9 @@ from data_prep.text.minhash import (
     Signatures,
     band_hashes,
     duplicate_groups,
+    own_run,
     signatures,
+    sketches,
 )
 from data_prep.text.words import ngram_hashes, words
 
@@ -24,7 +26,7 @@ CONFIG = NearDuplicates()
 
 def groups(found: Signatures) -> tuple[list[int], int]:
     bands, rows = CONFIG.bands_and_rows()
-    hashes = (band_hashes(band) for band in np.split(found[:, : bands * rows], bands, axis=1))
+    hashes = [band_hashes(band) for band in np.split(found[:, : bands * rows], bands, axis=1)]
     first, comparisons = duplicate_groups(hashes, found, CONFIG.threshold)
     return first.tolist(), comparisons
 
@@ -96,7 +98,7 @@ def test_unlike_documents_in_one_bucket_need_a_bounded_number_of_comparisons() -
     assert comparisons <= 5000 * REPRESENTATIVES
 
 
-def test_joins_add_up_and_the_first_document_stays(tmp_path: Path) -> None:
+def test_a_document_is_dropped_beside_one_that_stays_and_that_it_is_like(tmp_path: Path) -> None:
     found = np.random.default_rng(0).integers(0, 2**32, (8, 10), np.uint32)
     found[5] = found[1]
     found[5, :2] = 0  # like 1
@@ -110,10 +112,36 @@ def test_joins_add_up_and_the_first_document_stays(tmp_path: Path) -> None:
     ab[[1, 5]] = 100
     bc[[3, 5]] = 100
     ab[[0, 7]] = 101
-    for bands in ([ab, bc], [bc, ab]):
-        first, comparisons = duplicate_groups(bands, mapped, 0.8)
-        assert first.tolist() == [-1, -1, -1, 1, -1, 1, -1, 0]
-        assert comparisons == 3
+    for bands, stays in (([ab, bc], 1), ([bc, ab], 3)):
+        first, _ = duplicate_groups(bands, mapped, 0.8)
+        assert first.tolist() == [-1, -1, -1, -1, -1, stays, -1, 0]
+
+
+def test_the_ends_of_a_chain_of_revisions_stay() -> None:
+    rng = random.Random(3)
+    revision, texts = text(rng, 400), []
+    for _ in range(60):
+        texts.append(" ".join(revision))
+        revision = revision[20:] + text(rng, 20)
+    found = signatures(texts, CONFIG)
+    first, _ = groups(found)
+    kept = [i for i, repeats in enumerate(first) if repeats < 0]
+    assert 10 <= len(kept) <= 45 and kept[0] == 0
+    for i, repeats in enumerate(first):
+        if repeats >= 0:
+            assert first[repeats] < 0 and np.mean(found[i] == found[repeats]) >= CONFIG.threshold
+
+
+def test_an_own_text_is_a_run_of_words_and_not_changes_here_and_there() -> None:
+    rng = random.Random(4)
+    page = text(rng, 2000)
+    own = [text(rng, 150) for _ in range(2)]
+    scattered = [word if rng.random() > 0.03 else "changed" for word in page]
+    pages = [page + own[0], page + own[1], page[:900] + own[1] + page[900:], page, scattered]
+    samples = sketches([" ".join(words) for words in pages], CONFIG)[1]
+    runs = [[own_run(sample, other) for other in samples] for sample in samples]
+    assert all(130 < runs[a][b] < 170 for a, b in ((0, 1), (1, 0), (0, 3), (2, 3), (2, 0)))
+    assert max(runs[3] + runs[4][3:]) < 60 and [runs[i][i] for i in range(5)] == [0] * 5
 
 
 def test_bands_and_rows_fit_the_permutations() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from data_prep.text.benchmarks import benchmark_examples
 from data_prep.text.ngrams import NgramIndex
+from data_prep.text.words import words
 from linformer_fairseq.errors import UsageError
 
 LONG = "A sentence of the test set that is longer than thirteen words, so that any part of it counts."
@@ -38,15 +40,40 @@ def index() -> NgramIndex:
     ],
 )
 def test_matches(index: NgramIndex, document: str, expected: str | None) -> None:
-    assert index.matches(document) == expected
+    found = index.matches(document)
+    assert [match.example for match in found[:1]] == ([expected] if expected else [])
+    assert all(words(document[m.start : m.end]).hashes[0] in words(m.example).hashes for m in found)
+
+
+CHINESE = "清晨的河边有许多人在散步，孩子们数着经过的小船，老磨坊的主人打开窗户向邻居们问好。"
+THAI = "เช้าวันหนึ่งที่ริมแม่น้ำมีผู้คนมากมายออกมาเดินเล่น เด็กๆนับเรือที่แล่นผ่านไปมา"
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (f"今天读到一段话。{CHINESE}写得很好。", CHINESE),
+        ("孩子们数着经过的小船老磨坊的", CHINESE),  # 14 characters
+        ("孩子们数着经过的小船", None),  # 10 of a longer example
+        (f"เขาเขียนว่า {THAI} จบ", THAI),
+        ("ที่ริมแม่น้ำมีผู้คนมาก", None),  # 22 characters, some five words
+    ],
+)
+def test_scripts_without_spaces_have_words_too(document: str, expected: str | None) -> None:
+    assert [m.example for m in NgramIndex.build([CHINESE, THAI]).matches(document)][:1] == [expected][: bool(expected)]
+
+
+def test_places_are_those_of_the_text_as_it_is_written(index: NgramIndex) -> None:
+    document = f"Straße ﬁn ŉ. {SHORT} Ende"  # casefolding makes these longer
+    match = index.matches(document)[0]
+    assert document[match.start : match.end] == SHORT.rstrip(".")
 
 
 def test_short_examples_with_the_same_beginning_are_told_apart() -> None:
     start = "one two three four five six seven eight"
     index = NgramIndex.build([f"{start} nine", f"{start} ten", start + " nine ten"])
-    assert index.matches(f"zero {start} nine ten eleven") == f"{start} nine"
-    assert index.matches(f"zero {start} ten eleven") == f"{start} ten"
-    assert index.matches(f"{start} eleven") is None
+    for words_after, expected in (("nine ten eleven", [f"{start} nine"]), ("ten eleven", [f"{start} ten"]), ("x", [])):
+        assert [match.example for match in index.matches(f"zero {start} {words_after}")] == expected
 
 
 def test_equal_hashes_are_not_enough(index: NgramIndex, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,8 +84,8 @@ def test_equal_hashes_are_not_enough(index: NgramIndex, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(module, "ngram_hashes", collide)
     colliding = NgramIndex.build([LONG])
-    assert colliding.matches("other words " * 20) is None
-    assert colliding.matches(LONG) == LONG
+    assert not colliding.matches("other words " * 20)
+    assert colliding.matches(LONG)[0].example == LONG
 
 
 def test_saved_index_finds_the_same_and_has_the_same_bytes(index: NgramIndex, tmp_path: Path) -> None:
@@ -77,26 +104,37 @@ def test_other_files_are_no_index(tmp_path: Path, content: bytes) -> None:
 
 
 def test_no_examples_find_nothing() -> None:
-    assert NgramIndex.build([]).matches(LONG) is None
+    assert not NgramIndex.build([]).matches(LONG)
 
 
 def test_examples_of_a_folder(tmp_path: Path) -> None:
-    words = "one two three four five six seven"
-    quirks = f'\ufeffQuality\t#1 String\n1\t"{words} a\n0\t{words} b "quoted"\tshort\n'
+    seven = "one two three four five six seven"
+    quirks = f'\ufeffQuality\t#1 String\n1\t"{seven} a\n0\t{seven} b "quoted"\tshort\n'
     for name in ("MRPC/test.tsv", "MRPC/train.tsv", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(quirks, encoding="utf-8")
-    (tmp_path / "dev-0.csv").write_text(f'text,label\n"{words}, c\n",1\n', encoding="utf-8")
-    rows = [{"text": f"{words} d", "answers": [{"text": f"{words} e"}], "label": 1}]
+    (tmp_path / "dev-0.csv").write_text(f'text,label\n"{seven}, c\n",1\n', encoding="utf-8")
+    rows = [{"text": f"{seven} d", "answers": [{"text": f"{seven} e"}], "label": 1}]
     (tmp_path / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
-    pq.write_table(pa.table({"text": [f"{words} f"], "n": [3]}), tmp_path / "test-00000-of-00001.parquet")
+    pq.write_table(pa.table({"text": [f"{seven} f"], "n": [3]}), tmp_path / "test-00000-of-00001.parquet")
+    squad = {"data": [{"paragraphs": [{"context": f"{seven} g", "qas": [{"question": f"{seven} h", "id": "1"}]}]}]}
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/dev-v1.1.json").write_text(json.dumps(squad, indent=1))
+    (tmp_path / "t/test2.json.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    (tmp_path / "t/test3.txt").write_text(f"{seven} i\nshort\n{CHINESE}\n")
     assert list(benchmark_examples(tmp_path)) == [
-        f'"{words} a',
-        f'{words} b "quoted"',
-        f"{words}, c\n",
-        f"{words} f",
-        f"{words} d",
-        f"{words} e",
+        f'"{seven} a',
+        f'{seven} b "quoted"',
+        f"{seven}, c\n",
+        f"{seven} g",
+        f"{seven} h",
+        f"{seven} d",
+        f"{seven} e",
+        f"{seven} i",
+        CHINESE,
+        f"{seven} f",
+        f"{seven} d",
+        f"{seven} e",
     ]
 
 
@@ -107,6 +145,8 @@ def test_examples_of_a_folder(tmp_path: Path) -> None:
         ("test.jsonl", b'{"a": "b"}\n{"a"', "test.jsonl:2"),
         ("test.parquet", b"PAR1", "test.parquet"),
         ("test.csv", b"\xff", "test.csv"),
+        ("dev.json", b"[1, 2", "dev.json:1"),
+        ("test.txt.gz", b"\x1f\x8b cut", "test.txt.gz"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, where: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import random
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +48,50 @@ def test_ordinary_text_stays(text: str) -> None:
     assert (result.text, result.dropped, dict(result.removed)) == (text, None, {})
 
 
+# A few articles of the Universal Declaration of Human Rights (United Nations, free to use) in 38 languages.
+LANGUAGES = [json.loads(line) for line in Path(__file__).with_name("languages.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_corpus_in_each_language_keeps_its_characters(seed: int) -> None:
+    chance = random.Random(seed)
+    for row in LANGUAGES:
+        articles = row["text"].split("\n")
+        chance.shuffle(articles)
+        documents: list[list[str]] = [[]]
+        for article in articles:
+            if sum(map(len, documents[-1])) > (60 if row["language"] in ("cmn_hans", "cmn_hant", "jpn") else 160):
+                documents.append([])
+            documents[-1].append(article)
+        if len(documents) > 1:
+            short = documents.pop()
+            documents[-1] += short
+        texts = ["\n".join(document) for document in documents]
+        kept = [clean(text, CleanConfig()) for text in texts]
+        assert sum(len(k.text) for k in kept if not k.dropped) >= 0.95 * sum(map(len, texts)), row["language"]
+
+
+SHORT = [
+    "这家小店的面条味道很好，老板热情，价格也公道。我和朋友周末常来，点两碗牛肉面和一盘凉菜，边吃边聊，很开心。",
+    "在Windows10系统中安装PyTorch1.13之前，需要先安装CUDA11.7和cuDNN8.5。打开PowerShell，运行conda create -n torch113 "
+    "python=3.10，然后用pip install torch==1.13.1命令安装。如果出现DLL load failed错误，请确认PATH变量。",
+    "ጠዋት፡በወንዙ፡ዳር፡ብዙ፡ሰዎች፡ይራመዱ፡ነበር፡ልጆቹም፡የሚያልፉትን፡ጀልባዎች፡ይቆጥሩ፡ነበር። የአሮጌው፡ወፍጮ፡ባለቤት፡መስኮቱን፡ከፍቶ፡"
+    "ጎረቤቶቹን፡ሰላም፡አለ። የትምህርት፡ቤቱ፡ደወል፡ሲደወል፡ሁሉም፡ቀስ፡ብለው፡ወደ፡መንደሩ፡ተመለሱ።",
+    "ព្រឹក\u200bមួយ\u200bនៅ\u200bមាត់\u200bទន្លេ\u200bមាន\u200bមនុស្ស\u200bជា\u200bច្រើន\u200bចេញ\u200bមក\u200bដើរ\u200bលេង"
+    "\u200bហើយ\u200bក្មេងៗ\u200bរាប់\u200bទូក\u200bដែល\u200bឆ្លង\u200bកាត់\u200bទៅ\u200bមក\u200bជា\u200bរៀង\u200bរាល់\u200bថ្ងៃ។",
+]
+
+
+@pytest.mark.parametrize("text", SHORT)
+def test_short_texts_of_other_scripts_stay_as_they_are(text: str) -> None:
+    assert clean(text, CleanConfig())[:2] == (text, None)
+
+
+def test_sentences_of_the_web_end_in_the_marks_of_their_script() -> None:
+    web = CleanConfig(lines=LineRules(sentences=True))
+    assert clean(f"首页\n{CHINESE}\n登录注册", web).text == CHINESE
+
+
 LIST = "\n".join(f"{i}-{i + 1} - winners Tramore and runners up Bluebell United of Dublin" for i in range(30))
 
 
@@ -53,7 +100,7 @@ LIST = "\n".join(f"{i}-{i + 1} - winners Tramore and runners up Bluebell United 
     [
         ("", "too few characters"),
         ("Short.", "too few characters"),
-        ("Incomprehensibilities " * 8, "too few words"),
+        ("Incomprehensible " * 8, "too few words"),
         ("a b c d e f g h i j " * 12, "word length"),
         ("https://example.org/a/very/long/address " * 25, "word length"),
         ("#tag and #tag or #tag more " * 10, "symbols"),
