@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from linformer_fairseq.io.processes import end_with_parent
+
 AGAIN = "the same command resumes from here"
 _EXTRAS = {"safetensors": "hf", "transformers": "hf", "tokenizers": "hf", "google": "hf", "submitit": "slurm"}
 _DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
@@ -20,13 +22,14 @@ class UsageError(ValueError):
 
 @contextmanager
 def as_one_sentence() -> Iterator[None]:
-    """End the program with a sentence where a `UsageError` would end it with a traceback."""
+    """End the program with a sentence where an error that a person can correct would end it with a traceback."""
     try:
         yield
-    except UsageError as error:
-        if _debugging():
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None or _debugging():
             raise
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {sentence}") from None
 
 
 def exit_status(program: str, command: Callable[[], int]) -> int:
@@ -34,6 +37,7 @@ def exit_status(program: str, command: Callable[[], int]) -> int:
 
     The error is shown as one sentence after `program`, what the person typed, or raised if LINFORMER_DEBUG is 1.
     """
+    end_with_parent()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not fail a finished run
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
