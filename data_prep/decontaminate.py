@@ -10,9 +10,8 @@ from data_prep.filters import Dropped, filter_corpus, filter_file
 from data_prep.text.benchmarks import benchmark_examples
 from data_prep.text.ngrams import NgramIndex
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import fingerprint
-from linformer_fairseq.io.records import WORK
-from linformer_fairseq.io.shards import Done
+from linformer_fairseq.io.records import WORK, names_and_sizes
+from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 
 def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers: int = 1) -> dict[str, Any]:
@@ -24,19 +23,23 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
         if not folder.is_dir():
             raise UsageError(f"--benchmarks {folder}: no such folder")
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
-    settings = {"benchmarks": [[path.name, fingerprint(path)] for path in files]}
+    settings = {"benchmarks": names_and_sizes(files)}
     index = out / WORK / "ngrams.npz"
 
-    def build_index() -> None:
-        if index.exists():  # of another task
-            return
-        texts = [text for folder in folders for text in benchmark_examples(folder)]
-        if not texts:
-            raise UsageError(f"--benchmarks: no dev or test examples of 8 words or more in {folders[0]}")
-        NgramIndex.build(texts).save(index)
+    def prepare() -> dict[str, dict[str, Any]]:
+        return run_shards(out, [Shard("ngrams", (folders, index), 1, files)], build_index, 0, "decontaminate: index")
 
     function = partial(_decontaminate_file, index=index)
-    return filter_corpus("decontaminate", corpus, out, settings, function, workers, build_index)
+    return filter_corpus("decontaminate", corpus, out, settings, function, workers, prepare, files)
+
+
+def build_index(folders: list[Path], index: Path) -> Done:
+    """Index the examples of the benchmarks."""
+    texts = [text for folder in folders for text in benchmark_examples(folder)]
+    if not texts:
+        raise UsageError(f"--benchmarks: no dev or test examples of 8 words or more in {folders[0]}")
+    NgramIndex.build(texts).save(index)
+    return Done({"examples": len(texts)}, [index])
 
 
 def _decontaminate_file(source: Path, target: Path, index: Path) -> Done:

@@ -21,8 +21,8 @@ from linformer_fairseq.finetuning.glue import score
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import dictionary_digest, encode, tokenizer_of
-from linformer_fairseq.io.files import write_json, write_text
-from linformer_fairseq.io.records import begun, changed_settings, read_record
+from linformer_fairseq.io.files import write_text
+from linformer_fairseq.io.records import begun, changed_settings, read_record, write_record
 from linformer_fairseq.paths import RECIPES
 from linformer_fairseq.tables import Table
 from linformer_fairseq.training.hardware import low_precision
@@ -148,7 +148,7 @@ def finetune(run: Run) -> Result:
         "broken": len(run.tables["train"].broken),
         "longer": {name: sequences.longer for name, sequences in rows.items()},
     }
-    write_json(run.out / RESULT, result)
+    write_record(run.out / RESULT, result)
     return result
 
 
