@@ -136,10 +136,16 @@ def read_hashes(path: Path) -> Iterator[str]:
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            rows = 0
             for number in range(file.num_row_groups):
                 table = file.read_row_group(number, columns=list(columns))
-                rows = [column.to_pylist() for column in table.columns]
-                yield from zip(*rows, strict=True)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                fits = len(table) == file.metadata.row_group(number).num_rows and table.column_names == list(columns)
+                if not fits or any(map(pa.types.is_binary, table.schema.types)):
+                    raise pa.ArrowInvalid("its parts do not fit together")
+                rows += len(table)
+                yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+            if rows != file.metadata.num_rows:
+                raise pa.ArrowInvalid(f"{rows} of {file.metadata.num_rows} rows")
+    except (pa.ArrowException, OSError, ValueError) as error:
         remedy = "add --verify to the command that wrote it, which makes it again"
         raise UsageError(f"{path}: damaged ({error}); {remedy}") from error

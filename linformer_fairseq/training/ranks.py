@@ -31,8 +31,9 @@ def watch(timeout: float) -> None:
     interval = (min(SILENCE, timeout / 2) if timeout > 0 else SILENCE) / LOOKS
     ended = threading.Event()
     signs: dict[int, str] = {}  # the last one of each rank
-    threads = [
-        threading.Thread(target=_listen, args=(_get_default_store().clone(), signs, interval, ended), daemon=True),
+    store: Any = _get_default_store()
+    threads = [  # with a connection of its own, since a call waits as long as the first rank does not answer
+        threading.Thread(target=_listen, args=(store.clone(), signs, interval, ended), daemon=True),
         threading.Thread(target=_report, args=(signs, interval, ended), daemon=True),
     ]
     for thread in threads:
