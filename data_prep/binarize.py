@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 
 from data_prep import encoders
 from data_prep.config import BinarizeConfig
-from data_prep.corpus import corpus_files, corpus_fingerprint, read_texts
+from data_prep.corpus import corpus_files, read_texts
 from data_prep.encoded import encode_documents, with_suffixes, write_data
 from data_prep.split import SPLITS
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import fingerprint, replace_when_done
+from linformer_fairseq.io.files import digest, replace_when_done
 from linformer_fairseq.io.pool import prepare_pool
-from linformer_fairseq.io.records import WORK, begun, finish
+from linformer_fairseq.io.records import WORK, begun, finish, names_and_sizes
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 # Edges of the histogram of document lengths in tokens: half powers of two, to 2^24.
@@ -53,18 +53,18 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     encoder = _encoder(tokenizer)
     settings = {
         **vars(config),
-        "corpus": {split: corpus_fingerprint(corpus / split) for split in files},
-        "tokenizer": {name: fingerprint(tokenizer / name) for name in encoder.files},
+        "corpus": {split: names_and_sizes(paths) for split, paths in files.items()},
+        "tokenizer": {name: digest(tokenizer / name) for name in encoder.files},
     }
     record = out / "binarize.json"
-    if finished := begun(record, settings):
+    if finished := begun(record, settings, inputs=[path for paths in files.values() for path in paths]):
         return finished
 
     # Each file is encoded for itself; then the encoded files of a split are joined.
     parts = out / WORK / "parts"
     prefixes = {split: [parts / f"{split}-{path.stem}" for path in paths] for split, paths in files.items()}
     shards = [
-        Shard(prefix.name, (path, prefix, tokenizer, config.max_item_tokens), path.stat().st_size)
+        Shard(prefix.name, (path, prefix, tokenizer, config.max_item_tokens), path.stat().st_size, [path])
         for split, paths in files.items()
         for path, prefix in zip(paths, prefixes[split], strict=True)
     ]

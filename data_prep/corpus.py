@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import fingerprint, replace_when_done
+from linformer_fairseq.io.files import replace_when_done
 
 Counts = Counter[str]  # of `documents` and `characters`
 Text = TypeVar("Text", bound=Sized)
@@ -26,6 +26,9 @@ _PARAGRAPH_END = re.compile("\r\n?|[\n\u2029]")
 
 COLUMNS = ("id", "source", "title", "text", "sha256")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
+
+# A checksum for each page, since a flipped bit in a text is a text as well.
+FORM: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 # Bounds the memory of a process that reads a file.
 ROW_GROUP_CHARACTERS = 4_000_000
@@ -71,7 +74,7 @@ def write_file(documents: Iterable[Document], path: Path) -> Counts:
     """Write one Parquet file, possibly without rows; returns its counts. Equal documents give equal bytes."""
     counts: Counts = Counter(documents=0, characters=0)
     stream = iter(documents)
-    with replace_when_done(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+    with replace_when_done(path) as partial, pq.ParquetWriter(partial, SCHEMA, **FORM) as writer:
         while group := list(take(stream, ROW_GROUP_CHARACTERS)):
             rows = [{**vars(document), "sha256": document.sha256} for document in group]
             writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
@@ -115,11 +118,6 @@ def corpus_files(corpus: Path) -> list[Path]:
     return paths
 
 
-def corpus_fingerprint(corpus: Path) -> list[list[str]]:
-    """Name and fingerprint of each file: what distinguishes one corpus from another in the settings of a stage."""
-    return [[path.name, fingerprint(path)] for path in corpus_files(corpus)]
-
-
 def read_file(path: Path) -> Iterator[Document]:
     """The documents of one file of a corpus."""
     return (Document(*row) for row in _rows(path, COLUMNS[:-1]))
@@ -136,7 +134,18 @@ def read_hashes(path: Path) -> Iterator[str]:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    with pq.ParquetFile(path) as file:
-        for number in range(file.num_row_groups):
-            table = file.read_row_group(number, columns=list(columns))
-            yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            rows = 0
+            for number in range(file.num_row_groups):
+                table = file.read_row_group(number, columns=list(columns))
+                fits = len(table) == file.metadata.row_group(number).num_rows and table.column_names == list(columns)
+                if not fits or any(map(pa.types.is_binary, table.schema.types)):
+                    raise pa.ArrowInvalid("its parts do not fit together")
+                rows += len(table)
+                yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+            if rows != file.metadata.num_rows:
+                raise pa.ArrowInvalid(f"{rows} of {file.metadata.num_rows} rows")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        remedy = "add --verify to the command that wrote it, which makes it again"
+        raise UsageError(f"{path}: damaged ({error}); {remedy}") from error

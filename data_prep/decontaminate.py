@@ -18,9 +18,8 @@ from data_prep.sources.files import kind
 from data_prep.text.benchmarks import KINDS, benchmark_examples, held_out_files
 from data_prep.text.ngrams import Match, NgramIndex
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import fingerprint
-from linformer_fairseq.io.records import WORK
-from linformer_fairseq.io.shards import Done
+from linformer_fairseq.io.records import WORK, names_and_sizes
+from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 MOST_PARTS = 10  # a document of more is dropped; GPT-3
 REASON = "benchmark example"
@@ -39,23 +38,14 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
     if config.window < 0:
         raise UsageError(f"--window {config.window}: must be at least 0")
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
-    settings = {
-        "benchmarks": [[path.name, fingerprint(path)] for path in files],
-        "remove": config.remove,
-        "window": config.window,
-    }
+    settings = {"benchmarks": names_and_sizes(files), "remove": config.remove, "window": config.window}
     index = out / WORK / "ngrams.npz"
     unread = [str(path) for folder in folders for path in held_out_files(folder) if kind(path.name) not in KINDS]
     for name in unread:
         print(f"decontaminate: {name} is not read, so its examples stay; give them as one of {', '.join(KINDS)}")
 
-    def build_index() -> None:
-        if index.exists():  # of another task
-            return
-        ngrams = NgramIndex.build(text for folder in folders for text in benchmark_examples(folder))
-        if not ngrams.examples:
-            raise UsageError(f"--benchmarks: no dev or test examples of 8 words or more in {folders[0]}")
-        ngrams.save(index)
+    def prepare() -> dict[str, dict[str, Any]]:
+        return run_shards(out, [Shard("ngrams", (folders, index), 1, files)], build_index, 0, "decontaminate: index")
 
     rule = "A document with an example is dropped."
     if config.remove == "window":
@@ -65,7 +55,16 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
         )
     notes = {"rule": f"{rule} A character of Han or Kana counts as a word.", "unread": unread}
     function = partial(_decontaminate_file, index=index, config=config)
-    return filter_corpus("decontaminate", corpus, out, settings, function, workers, build_index, notes)
+    return filter_corpus("decontaminate", corpus, out, settings, function, workers, prepare, files, notes)
+
+
+def build_index(folders: list[Path], index: Path) -> Done:
+    """Index the examples of the benchmarks."""
+    ngrams = NgramIndex.build(text for folder in folders for text in benchmark_examples(folder))
+    if not ngrams.examples:
+        raise UsageError(f"--benchmarks: no dev or test examples of 8 words or more in {folders[0]}")
+    ngrams.save(index)
+    return Done({"examples": ngrams.examples}, [index])
 
 
 def _decontaminate_file(source: Path, target: Path, index: Path, config: DecontaminateConfig) -> Done:

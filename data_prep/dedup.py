@@ -32,10 +32,10 @@ def dedup(corpus: Path, out: Path, config: NearDuplicates, workers: int = 1) -> 
     """Write the corpus without documents that repeat an earlier one; returns the record of the stage."""
     paths = corpus_files(corpus)
 
-    def compare() -> None:
-        shards = [Shard(f"minhash-{path.stem}", (path, out, config), path.stat().st_size) for path in paths]
+    def compare() -> dict[str, dict[str, Any]]:
+        shards = [Shard(f"minhash-{path.stem}", (path, out, config), path.stat().st_size, [path]) for path in paths]
         run_shards(out, shards, sign_file, workers, "dedup: signatures", unit="B")
-        run_shards(out, [Shard("duplicates", (paths, out, config))], find_duplicates, 1, "dedup: comparison")
+        return run_shards(out, [Shard("duplicates", (paths, out, config))], find_duplicates, 1, "dedup: comparison")
 
     return filter_corpus("dedup", corpus, out, asdict(config), partial(_dedup_file, out=out), workers, compare)
 

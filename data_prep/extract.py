@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +12,9 @@ from data_prep.config import DOCUMENT_ENDS, MATH, READER_SETTINGS, SOURCES, Read
 from data_prep.corpus import Document, write_files
 from data_prep.sources import Piece, ReadErrors, books, doc, docstrings, jsonl, tables, text, wikipedia
 from data_prep.sources.encodings import check_encoding
-from data_prep.sources.files import STDIN, expand, input_files, is_stream
+from data_prep.sources.files import expand, input_files, is_stream
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import digest, fingerprint, write_text
+from linformer_fairseq.io.files import digest, write_text
 from linformer_fairseq.io.records import begun, finish
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
@@ -44,7 +44,8 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     if not config.inputs and source != "docstrings":
         raise UsageError(f"--source {source} needs at least one IN: a file, a folder or a tar archive")
     problems = ReadErrors(reading.on_error == "skip")
-    paths, prints = _paths(config, problems)
+    paths = _paths(config, problems)
+    hashed = [path for path in paths if not (is_stream(path) or config.source == "docstrings")]
     settings: dict[str, Any] = {
         "source": source,
         "text_column": config.text_column,
@@ -53,20 +54,20 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         # Docstrings are any text of this kind: one more installed package does not make the corpus stale.
         "inputs": [str(path) for path in config.inputs]
         if source == "docstrings"
-        else [[path.name, print_] for path, print_ in zip(paths, prints, strict=True)],
+        else [[path.name, "stream" if is_stream(path) else path.stat().st_size] for path in paths],
     }
     record = out / f"extract-{name}.json"
     # What was read without an error is the same whatever an error would have led to.
-    if finished := begun(record, settings, ignored={"on_error"} if problems.skip else ()):
+    if finished := begun(record, settings, {"on_error"} if problems.skip else (), hashed):
         return finished
     full = [path for path in paths if is_stream(path) or path.is_dir() or path.stat().st_size]
     if empty := len(paths) - len(full):
         problems.left_out["empty files"] = empty
+    hashes = _hash_inputs(hashed, out, name, workers)
     shards = _shards(name, (piece for path in full for piece in READERS[source].pieces(path, **options)))
     function = partial(extract_shard, out=out, config=config, reading=reading)
     # A stream can be read in this process only.
     done = run_shards(out, shards, function, 0 if any(map(is_stream, paths)) else workers, f"extract {name}", unit="B")
-    hashed = {} if source == "docstrings" else _hash_inputs(paths, out, name, workers)
     results = [shard["result"] for shard in done.values()]
     skipped = problems.skipped + [line for result in results for line in result["skipped"]]
     for line in skipped[:10]:
@@ -78,7 +79,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         raise UsageError(f"--source {source}: no text found in {', '.join(map(str, config.inputs))}")
     result["left_out"] = left_out
     result["skipped"] = skipped
-    return finish(record, settings, result, [*done.values(), {"files": hashed, "seconds": 0}])
+    return finish(record, settings, result, [*done.values(), *hashes])
 
 
 def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: SourceConfig, reading: ReadingConfig) -> Done:
@@ -121,45 +122,44 @@ def _print_left_out(left_out: Counter[str], files: int) -> None:
         print(f"{sum(kinds.values()):,} of {files:,} files left out: {named}")
 
 
-def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> dict[str, str]:
-    """Write the hashes of the input files; returns the name and the hash of that file."""
-    shards = _shards(f"{name}-sha256", (Piece(path, path.stat().st_size) for path in paths if not is_stream(path)))
-    hashes = run_shards(out, shards, hash_files, workers, f"extract {name}: hashes", unit="B")
-    target = out / f"extract-{name}.sha256"
-    write_text(target, "".join(f"{line}\n" for shard in hashes.values() for line in shard["result"]["lines"]))
-    return {target.name: digest(target)}
-
-
-def hash_files(pieces: Sequence[Piece], _: str) -> Done:
-    """A line per file, as `sha256sum` prints it."""
+def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> list[Mapping[str, Any]]:
+    """Write the hashes of the input files, as `sha256sum` prints them; returns what `finish` takes."""
+    shards = _shards(f"{name}-sha256", (Piece(path, path.stat().st_size) for path in paths), inputs=True)
+    done = [*run_shards(out, shards, _nothing, workers, f"extract {name}: hashes", unit="B").values()]
     lines = []
-    for path in (piece.path for piece in pieces):
+    for path, (*_, sha256) in zip(paths, (entry for shard in done for entry in shard["inputs"]), strict=True):
         escaped = str(path).replace("\\", "\\\\").replace("\n", "\\n")
-        lines.append(f"{'' if escaped == str(path) else chr(92)}{digest(path)}  {escaped}")
-    return Done({"lines": lines})
+        lines.append(f"{'' if escaped == str(path) else chr(92)}{sha256}  {escaped}\n")
+    target = out / f"extract-{name}.sha256"
+    write_text(target, "".join(lines))
+    return [*done, {"files": {target.name: digest(target)}, "seconds": 0}]
 
 
-def _paths(config: SourceConfig, problems: ReadErrors) -> tuple[list[Path], list[str]]:
-    """The input files that can be opened, and their fingerprints; for docstrings, folders without."""
+def _nothing(*_: object) -> Done:
+    return Done({})
+
+
+def _paths(config: SourceConfig, problems: ReadErrors) -> list[Path]:
+    """The input files that can be opened; for docstrings, folders."""
     expanded = [path for given in map(str, config.inputs) for path in expand(given, problems)]
     if config.source == "docstrings":
         for path in expanded:
             if not path.is_dir():
                 raise UsageError(f"{path}: no such folder; --source docstrings reads folders of Python packages")
-        return expanded or docstrings.installed_roots(), []
+        return expanded or docstrings.installed_roots()
     paths: list[Path] = []
-    prints: list[str] = []
     for path in input_files(expanded, READERS[config.source].SUFFIXES, problems):
         try:
-            prints.append("stdin" if path == STDIN else "pipe" if is_stream(path) else fingerprint(path))
+            if not is_stream(path):
+                path.open("rb").close()
             paths.append(path)
         except OSError as error:
             problems.report(str(path), f"cannot be opened ({error.strerror})")
-    return paths, prints
+    return paths
 
 
-def _shards(name: str, pieces: Iterable[Piece]) -> list[Shard]:
-    """Shards of about `SHARD_BYTES`, whose function gets some pieces and the name of the shard."""
+def _shards(name: str, pieces: Iterable[Piece], inputs: bool = False) -> list[Shard]:
+    """Shards of about `SHARD_BYTES`, whose function gets some pieces and its name; with `inputs`, it reads all."""
     groups: list[list[Piece]] = []
     size = 0
     for piece in pieces:
@@ -169,4 +169,7 @@ def _shards(name: str, pieces: Iterable[Piece]) -> list[Shard]:
         groups[-1].append(piece)
         size += piece.size
     names = [f"{name}-{number:05d}" for number in range(len(groups))]
-    return [Shard(n, (group, n), sum(p.size for p in group)) for n, group in zip(names, groups, strict=True)]
+    return [
+        Shard(n, (group, n), sum(p.size for p in group), [p.path for p in group] if inputs else ())
+        for n, group in zip(names, groups, strict=True)
+    ]

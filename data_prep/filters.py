@@ -5,7 +5,7 @@ few of each reason are named in the record of the stage, so that a person can ju
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.corpus import Document, corpus_files, corpus_fingerprint, read_file, write_file
+from data_prep.corpus import FORM, Document, corpus_files, read_file, write_file
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
-from linformer_fairseq.io.records import begun, finish
+from linformer_fairseq.io.records import begun, finish, names_and_sizes
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 DROPPED = "dropped"  # the folder, in the output, of what was dropped
@@ -79,7 +79,7 @@ def filter_file(source: Path, target: Path, judge: Callable[[int, Document], Ver
     counts = write_file(kept(), target)
     notes = target.parent / DROPPED / target.name
     with replace_when_done(notes) as partial:
-        pq.write_table(pa.Table.from_pylist(dropped_rows, DROPPED_SCHEMA), partial, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(dropped_rows, DROPPED_SCHEMA), partial, **FORM)
     return Done({**counts, "dropped": dropped, "removed": removed, "examples": examples}, [target, notes])
 
 
@@ -90,24 +90,25 @@ def filter_corpus(
     settings: Mapping[str, Any],
     function: Callable[..., Done],
     workers: int,
-    prepare: Callable[[], None] = lambda: None,
+    prepare: Callable[[], dict[str, dict[str, Any]]] = dict,
+    inputs: Sequence[Path] = (),
     notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run a stage; returns its record.
 
     `settings` are all that the result depends on besides the corpus. `function` gets an input file and an output file,
-    and returns what `filter_file` returns. `prepare` makes what it needs; it is not called if the stage is finished.
-    `notes` are added to the result.
+    and returns what `filter_file` returns. `prepare` makes what it needs, of other `inputs` than the corpus, and
+    returns what `run_shards` returned; it is not called if the stage is finished. `notes` are added to the result.
     """
     paths = corpus_files(corpus)
     if corpus.resolve() == out.resolve():
         raise UsageError(f"--out {out}: is the corpus itself; choose another folder")
-    settings = {**settings, "corpus": corpus_fingerprint(corpus)}
+    settings = {**settings, "corpus": names_and_sizes(paths)}
     record = out / f"{stage}.json"
-    if finished := begun(record, settings):
+    if finished := begun(record, settings, inputs=[*paths, *inputs]):
         return finished
-    prepare()
-    shards = [Shard(path.stem, (path, out / path.name), path.stat().st_size) for path in paths]
+    prepared = prepare()
+    shards = [Shard(path.stem, (path, out / path.name), path.stat().st_size, [path]) for path in paths]
     done = run_shards(out, shards, function, workers, stage, unit="B")
     results = [shard["result"] for shard in done.values()]
     result: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
@@ -120,4 +121,4 @@ def filter_corpus(
     result |= notes or {}
     if not result["documents"]:
         raise UsageError(f"{stage}: drops all documents ({result['dropped']}); loosen its rules")
-    return finish(record, settings, result, done.values())
+    return finish(record, settings, result, [*done.values(), *prepared.values()])

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data_prep.config import SplitConfig
-from data_prep.corpus import Document, corpus_files, corpus_fingerprint, read_file, read_hashes, write_file
+from data_prep.corpus import Document, corpus_files, read_file, read_hashes, write_file
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.records import begun, finish
+from linformer_fairseq.io.records import begun, finish, names_and_sizes
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 SPLITS = ("train", "valid", "test")
@@ -27,13 +27,13 @@ def split(corpus: Path, out: Path, config: SplitConfig, workers: int = 1) -> dic
     if config.valid + config.test >= 1:
         raise UsageError(f"--valid {config.valid} and --test {config.test}: leave nothing to train on")
     paths = corpus_files(corpus)
-    settings = {**vars(config), "corpus": corpus_fingerprint(corpus)}
+    settings = {**vars(config), "corpus": names_and_sizes(paths)}
     record = out / "split.json"
     if not record.exists():
         _check_shares(paths, config)
-    if finished := begun(record, settings):
+    if finished := begun(record, settings, inputs=paths):
         return finished
-    shards = [Shard(path.stem, (path, out), path.stat().st_size) for path in paths]
+    shards = [Shard(path.stem, (path, out), path.stat().st_size, [path]) for path in paths]
     done = run_shards(out, shards, partial(split_file, config=config), workers, "split", unit="B")
     counts = [shard["result"] for shard in done.values()]
     result = {key: sum(count[key] for count in counts) for key in counts[0]}

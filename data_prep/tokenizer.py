@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from data_prep import encoders
 from data_prep.config import TokenizerConfig
-from data_prep.corpus import corpus_files, corpus_fingerprint, read_texts
+from data_prep.corpus import corpus_files, read_texts
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, SENTENCEPIECE
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, VOCAB_MULTIPLE, dictionary_text
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import fingerprint, replace_when_done, write_text
-from linformer_fairseq.io.records import begun, finish
+from linformer_fairseq.io.files import digest, replace_when_done, write_text
+from linformer_fairseq.io.records import begun, finish, names_and_sizes
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 # Trains in under a minute; a larger sample hardly changes the vocabulary.
@@ -47,7 +47,7 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
     function: Callable[..., Done]
     if config.existing is not None:
         names = _existing_files(Path(config.existing))
-        settings = {"existing": {name: fingerprint(path) for path, name in names.items()}}
+        settings = {"existing": {name: digest(path) for path, name in names.items()}}
         shard, function = Shard("import", (names, out)), import_files
     elif corpus is None:
         raise UsageError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
@@ -58,10 +58,11 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
         if size % VOCAB_MULTIPLE:
             near = round(size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
             raise UsageError(f"--vocab-size {size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
-        settings = {"vocab_size": size, "model": config.model, "corpus": corpus_fingerprint(corpus)}
-        shard, function = Shard("train", (corpus_files(corpus), out, config)), train
+        inputs = corpus_files(corpus)
+        settings = {"vocab_size": size, "model": config.model, "corpus": names_and_sizes(inputs)}
+        shard, function = Shard("train", (inputs, out, config), 1, inputs), train
     record = out / "tokenizer.json"
-    if finished := begun(record, settings):
+    if finished := begun(record, settings, inputs=shard.inputs):
         return finished
     done = run_shards(out, [shard], function, 1, "tokenizer")
     return finish(record, settings, done[shard.name]["result"], done.values())

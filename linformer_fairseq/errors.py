@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from linformer_fairseq.io.processes import end_with_parent
+
 AGAIN = "the same command resumes from here"
+_REMEDIES = {
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "give access to it, or choose another --out"),
+    **dict.fromkeys((errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE), f"check that disk; {AGAIN}"),
+    # Commands check what they are given, so this was there a moment ago.
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), f"it was removed or replaced meanwhile; restore it, and {AGAIN}"),
+}
 _EXTRAS = {"safetensors": "hf", "transformers": "hf", "tokenizers": "hf", "google": "hf", "submitit": "slurm"}
 _DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
 
@@ -20,13 +28,14 @@ class UsageError(ValueError):
 
 @contextmanager
 def as_one_sentence() -> Iterator[None]:
-    """End the program with a sentence where a `UsageError` would end it with a traceback."""
+    """End the program with a sentence where an error that a person can correct would end it with a traceback."""
     try:
         yield
-    except UsageError as error:
-        if _debugging():
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None or _debugging():
             raise
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {sentence}") from None
 
 
 def exit_status(program: str, command: Callable[[], int]) -> int:
@@ -34,6 +43,7 @@ def exit_status(program: str, command: Callable[[], int]) -> int:
 
     The error is shown as one sentence after `program`, what the person typed, or raised if LINFORMER_DEBUG is 1.
     """
+    end_with_parent()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not fail a finished run
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -68,6 +78,6 @@ def _sentence(error: Exception) -> str | None:
     numpy_wrote_less = isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", str(error))
     if isinstance(error, OSError) and (numpy_wrote_less or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
         return f"{error.filename or 'the disk'}: no space left; free some, and {AGAIN}"
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{error.filename or 'the disk'}: {error.strerror}; give access to it, or choose another --out"
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        return f"{error.filename or 'the disk'}: {error.strerror}; {_REMEDIES[error.errno]}"
     return None

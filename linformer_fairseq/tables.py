@@ -111,7 +111,7 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """A Parquet file of any size; UsageError if it is not one or is damaged, at any time while it is open."""
     try:
         # Without the buffer, all pages of a column of a row group are read at once, however large that is.
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         remedy = "make it again, or name another file"

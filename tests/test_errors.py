@@ -80,3 +80,8 @@ def test_a_disk_that_is_full_for_numpy_is_one_sentence(capsys: pytest.CaptureFix
 
     assert exit_status("x", write) == 1
     assert capsys.readouterr().err == f"x: error: the disk: no space left; free some, and {AGAIN}\n"
+
+
+def test_a_full_disk_ends_fairseqs_programs_in_one_sentence() -> None:
+    with pytest.raises(SystemExit, match="^error: a.bin: no space left"), as_one_sentence():
+        raise OSError(errno.ENOSPC, "No space left", "a.bin")

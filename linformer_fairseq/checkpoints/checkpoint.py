@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from linformer_fairseq.checkpoints.files import read_tensors, save_tensors
 from linformer_fairseq.checkpoints.names import EMBEDDING, HEADS, LM_HEAD
-from linformer_fairseq.compat.checkpoints import load
+from linformer_fairseq.compat.checkpoints import load, refuse_larger
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.layers import EncoderConfig
@@ -88,7 +88,9 @@ def read(path: Path) -> Checkpoint:
     state = {str(key): value for key, value in content["model"].items() if isinstance(value, Tensor)}
     updates = int((content.get("optimizer_history") or [{}])[-1].get("num_updates", 0))
     scores = dict(ours.get("scores") or _scores(content, task))
-    return Checkpoint(state, _plain(cfg["model"]), task, updates, list(ours.get("notes", [])), scores)
+    model = _plain(cfg["model"])
+    refuse_larger(path, model, state)
+    return Checkpoint(state, model, task, updates, list(ours.get("notes", [])), scores)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -100,7 +102,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
     if about is None:
         raise UsageError(f"{path}: holds no settings of a checkpoint; it was not written by to-safetensors")
     state |= {key: state[original] for key, original in about.pop("same").items()}
-    return Checkpoint(state, **about)
+    checkpoint = Checkpoint(state, **about)
+    refuse_larger(path, checkpoint.model, state)
+    return checkpoint
 
 
 def _scores(content: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, float]:

@@ -20,6 +20,7 @@ import yaml
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.environment import cpu_cores
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.processes import child_environment
 from linformer_fairseq.paths import RECIPES, USER_DIR
 
 RECIPE = RECIPES / "pretrain/tiny_n512_k128.yaml"
@@ -52,7 +53,7 @@ def demo(out: Path, updates: int, packages: list[Path]) -> None:
     changes = [f"sources.0.inputs=[{','.join(str(path.resolve()) for path in packages)}]"] if packages else []
     prepare = ["prepare", "run", "demo", *changes, "--out", str(out), "--workers", str(cpu_cores())]
     print("$", shlex.join(["linformer", *prepare]), flush=True)
-    status = subprocess.call([sys.executable, "-m", "linformer_fairseq", *prepare])
+    status = subprocess.call([sys.executable, "-m", "linformer_fairseq", *prepare], env=child_environment())
     if status == 130:
         raise KeyboardInterrupt
     if status:

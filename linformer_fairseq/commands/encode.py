@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from linformer_fairseq.inference.engine import Compute, check_compute
     from linformer_fairseq.inference.predict import labels_of
     from linformer_fairseq.inference.sequences import dictionary_digest, tokenizer_of
-    from linformer_fairseq.io.files import fingerprint
+    from linformer_fairseq.io.records import names_and_sizes
 
     documents = Documents(find_files(a.input), text, tuple(a.keep_columns), a.quoted)
     documents.schema()  # checked before anything is computed
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         **{f"--{name.replace('_', '-')}": value for name, value in vars(a).items() if name not in without_effect},
         "--checkpoint": digest(checkpoint.state),
         "--data": dictionary_digest(a.data or checkpoint.data),
-        "--input": [fingerprint(path) for path in documents.files],
+        "--input": names_and_sizes(documents.files),
     }
     print(f"{a.checkpoint} on {device}, {a.dtype}{', 8-bit integers' if a.quantize else ''}")
     threads = a.threads or max(1, torch.get_num_threads() // a.workers)

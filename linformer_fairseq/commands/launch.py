@@ -28,6 +28,7 @@ import yaml
 
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.processes import child_environment
 from linformer_fairseq.launch import submission
 from linformer_fairseq.launch.job import check_save_dir, find_data
 from linformer_fairseq.launch.submission import LIVE, Submitted, Task
@@ -86,7 +87,7 @@ def run_here(tasks: Sequence[Task]) -> int:
     # Ctrl-C reaches the program as well, which saves and exits by itself.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     for task in {task.argv: task for task in tasks}.values():  # one copy does all the work
-        if status := subprocess.call(task.argv):
+        if status := subprocess.call(task.argv, env=child_environment()):
             print(f"{task.name}: exit status {status}; the same command resumes from here")
             return status
     return 0

@@ -84,7 +84,9 @@ def _refusing(load_to_cpu: Callable[..., Any]) -> Callable[..., Any]:
     def load_checkpoint_to_cpu(path: str, *others: Any, **named: Any) -> Any:
         state = load_to_cpu(path, *others, **named)
         if _building.get():
-            _refuse_foreign_kinds(path, state.get("cfg") or {})
+            cfg = state.get("cfg") or {}
+            _refuse_foreign_kinds(path, cfg)
+            refuse_larger(path, _settings(cfg["model"]), state["model"])
         return state
 
     return load_checkpoint_to_cpu
@@ -101,8 +103,7 @@ def _refuse_foreign_kinds(path: str, cfg: Any) -> None:
         found = cfg.get(section)
         if found is None and section == "criterion":
             continue
-        settings: Any = OmegaConf.to_container(found, resolve=False) if isinstance(found, DictConfig) else found
-        settings = vars(found) if isinstance(found, Namespace) else settings
+        settings = _settings(found)
         # An old Namespace has the settings of everything; in others, a name may stand at either place.
         given = [settings.get(key) for key in keys] if isinstance(settings, Mapping) else [settings]
         names = [str(name) for name in given if name is not None] or ["None"]
@@ -112,6 +113,25 @@ def _refuse_foreign_kinds(path: str, cfg: Any) -> None:
                 f"{path} was not loaded, because it asks for the {section} {wrong[0]}, which a file may not choose: "
                 "fairseq might run code that stands in its settings; load models of this project and RoBERTas"
             )
+
+
+def _settings(section: Any) -> Any:
+    """A section of the settings as a dict, if it is one in any of fairseq's forms; nothing is resolved."""
+    section = OmegaConf.to_container(section, resolve=False) if isinstance(section, DictConfig) else section
+    return vars(section) if isinstance(section, Namespace) else section
+
+
+def refuse_larger(path: object, model: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raise a UsageError for settings of a model that is larger than its parameters, before memory is taken for it."""
+    names = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "max_positions", "local_conv")
+    layers, width, inner, positions, kernel = (
+        value if isinstance(value := model.get(name), int | float) else 0 for name in names
+    )
+    there = sum(tensor.numel() for tensor in state.values() if isinstance(tensor, torch.Tensor))
+    needed = layers * width * (4 * width + 2 * inner + kernel) + positions * width
+    if layers > len(state) or max(needed, inner, kernel, positions) > there:
+        given = ", ".join(f"{name} {model[name]}" for name in names if model.get(name))
+        raise UsageError(f"{path}: its {there:,} parameters do not fit its settings ({given}); take a whole checkpoint")
 
 
 def load(file: IO[bytes], **options: Any) -> Any:

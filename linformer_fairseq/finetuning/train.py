@@ -21,8 +21,9 @@ from linformer_fairseq.finetuning.glue import score
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import dictionary_digest, encode, tokenizer_of
-from linformer_fairseq.io.files import write_json, write_text
-from linformer_fairseq.io.records import begun, changed_settings, read_record
+from linformer_fairseq.io.files import digest as file_digest
+from linformer_fairseq.io.files import write_text
+from linformer_fairseq.io.records import begun, changed_settings, intact, read_record, stamps, write_record
 from linformer_fairseq.paths import RECIPES
 from linformer_fairseq.tables import Table
 from linformer_fairseq.training.hardware import low_precision
@@ -110,8 +111,8 @@ def finetune(run: Run) -> Result:
 
     Returns the content of `result.json`: `settings`; `scores`, by evaluation and metric; `constant`, the same if the
     majority class of the training rows (or the mean of their scores) is always predicted; numbers of `rows`, of
-    `broken` rows that were left out, and of rows `longer` than the model reads. UsageError if the folder holds a run of
-    other settings, or the training failed.
+    `broken` rows that were left out, and of rows `longer` than the model reads; `files` and `stamps` as in records.
+    UsageError if the folder holds a run of other settings, or the training failed.
     """
     if (done := read_result(run)) is not None:
         return done
@@ -140,6 +141,7 @@ def finetune(run: Run) -> Result:
         constant[name] = {metric: score(metric, wanted[name], [answer] * len(found)) for metric in run.metrics}
     tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
     write(tuned, run.out / MODEL, force=True)
+    names = [MODEL, *(f"{name}.tsv" for name in evaluations)]
     result = {
         "settings": run.settings(),
         "scores": scores,
@@ -147,15 +149,17 @@ def finetune(run: Run) -> Result:
         "rows": {name: len(table) for name, table in run.tables.items()},
         "broken": len(run.tables["train"].broken),
         "longer": {name: sequences.longer for name, sequences in rows.items()},
+        "files": {name: file_digest(run.out / name) for name in names},
+        "stamps": stamps(run.out, names),
     }
-    write_json(run.out / RESULT, result)
+    write_record(run.out / RESULT, result)
     return result
 
 
 def read_result(run: Run) -> Result | None:
-    """The result of a finished run, or None; UsageError if it has other settings."""
+    """The result of a finished run; None without one, or if its files are not those written; UsageError for others'."""
     result: Result | None = read_record(run.out / RESULT)
-    if result is None:
+    if result is None or not intact(run.out, result):
         return None
     if changed := changed_settings(result["settings"], run.settings()):
         what = f"the result of other settings ({', '.join(changed)} changed)"

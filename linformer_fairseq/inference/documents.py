@@ -95,11 +95,11 @@ def cut_windows(documents: Documents, rows: int, folder: Path) -> Done:
     sizes = []
     for number, window in enumerate(_windows(batches, documents.text, rows)):
         with replace_when_done(window_file(folder, number)) as partial:
-            pq.write_table(window, partial)
+            pq.write_table(window, partial, write_page_checksum=True)
         sizes.append(window.num_rows)
     if not sizes:
         raise UsageError(f"{', '.join(map(str, documents.files))}: no rows; there is nothing to encode")
-    return Done({"windows": sizes})
+    return Done({"windows": sizes}, [window_file(folder, number) for number in range(len(sizes))])
 
 
 def texts_of(rows: pa.Table, columns: Sequence[str]) -> list[tuple[str, ...] | None]:

@@ -32,8 +32,17 @@ from linformer_fairseq.inference.engine import Compute, Engine
 from linformer_fairseq.inference.predict import labels_of
 from linformer_fairseq.inference.sequences import Sequences, encode, tokenizer_of
 from linformer_fairseq.io.files import remove, replace_when_done
-from linformer_fairseq.io.records import begun, changed_settings
-from linformer_fairseq.io.shards import Done, Shard, run_shards
+from linformer_fairseq.io.records import (
+    WORK,
+    Inputs,
+    StaleOutput,
+    begun,
+    changed_settings,
+    read_record,
+    refuse_other_inputs,
+)
+from linformer_fairseq.io.shards import Done, Shard, record_of, run_shards
+from linformer_fairseq.tables import open_parquet
 
 KEY = b"linformer_fairseq"  # of the settings and counts in the output's metadata
 GROUP_ROWS = 1 << 14  # of a row group of the output, at least
@@ -68,19 +77,19 @@ def encode_documents(job: EncodingJob, out: Path, settings: Mapping[str, Any], f
     """
     folder = out.with_name(f".{out.name}.parts")
     try:
-        if (counts := _finished_counts(out, settings, force)) is None:
-            _begin(folder, out, settings, force)
-            counts = _encode_windows(job, folder)
-            about = {"settings": settings, "counts": counts}
+        if (counts := _finished_counts(job, out, settings, force)) is None:
+            _begin(job, folder, out, settings, force)
+            counts, inputs = _encode_windows(job, folder)
+            about = {"settings": settings, "counts": counts, "inputs": inputs}
             run_shards(folder, [Shard("join", (folder, out, about))], join, 0, "join")
     except FileNotFoundError:  # another process has joined the parts and removed them
-        if (counts := _finished_counts(out, settings, force)) is None:
+        if (counts := _finished_counts(job, out, settings, force)) is None:
             raise
     remove(folder)
     return counts
 
 
-def _finished_counts(out: Path, settings: Mapping[str, Any], force: bool) -> dict[str, int] | None:
+def _finished_counts(job: EncodingJob, out: Path, settings: Mapping[str, Any], force: bool) -> dict[str, int] | None:
     """What `encode_documents` returned for a finished output; None if there is none, or `force` replaces it."""
     if not out.exists():
         return None
@@ -91,6 +100,12 @@ def _finished_counts(out: Path, settings: Mapping[str, Any], force: bool) -> dic
         wrong = "is not an output of `linformer encode`"
     else:
         if not changed:
+            try:
+                refuse_other_inputs(out, job.documents.files, about, "result")
+            except StaleOutput:
+                if force:
+                    return None
+                raise
             return dict(about["counts"])
         wrong = f"holds the result of other settings ({', '.join(changed)} changed)"
     if force:
@@ -98,9 +113,11 @@ def _finished_counts(out: Path, settings: Mapping[str, Any], force: bool) -> dic
     raise UsageError(f"{out} {wrong}; choose another --out, or start over with --force")
 
 
-def _begin(folder: Path, out: Path, settings: Mapping[str, Any], force: bool) -> None:
+def _begin(job: EncodingJob, folder: Path, out: Path, settings: Mapping[str, Any], force: bool) -> None:
     try:
         begun(folder / "encode.json", settings)
+        cut = read_record(record_of(folder / WORK, "windows"))
+        refuse_other_inputs(out, job.documents.files, cut, "unfinished work")
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror}; choose another place") from error
     except UsageError:
@@ -110,9 +127,10 @@ def _begin(folder: Path, out: Path, settings: Mapping[str, Any], force: bool) ->
         begun(folder / "encode.json", settings)
 
 
-def _encode_windows(job: EncodingJob, folder: Path) -> dict[str, int]:
+def _encode_windows(job: EncodingJob, folder: Path) -> tuple[dict[str, int], Inputs]:
+    first = Shard("windows", (job.documents, job.window, folder), 1, job.documents.files)
     try:
-        cut = run_shards(folder, [Shard("windows", (job.documents, job.window, folder))], cut_windows, 0, "read")
+        cut = run_shards(folder, [first], cut_windows, 0, "read")
     except UsageError:
         remove(folder)  # nothing is computed yet, and a repaired input is another setting
         raise
@@ -128,7 +146,7 @@ def _encode_windows(job: EncodingJob, folder: Path) -> dict[str, int]:
     seconds = sum(shard["seconds"] for shard in done) or 0.001  # nothing to compute, and a clock of milliseconds
     speed = [f"{counts[name] / seconds:,.1f} {name}/s" for name in ("documents", "tokens")]
     print(f"{job.checkpoint}: {' and '.join(speed)} in each process")
-    return counts
+    return counts, cut["windows"]["inputs"]
 
 
 def encode_window(job: EncodingJob, folder: Path, window: int, following: int | None) -> Done:
@@ -155,7 +173,7 @@ def join(folder: Path, out: Path, about: Mapping[str, Any]) -> Done:
         with pq.ParquetWriter(partial, schema, **_form(schema)) as writer:
             held: list[pa.Table] = []
             for part in parts:
-                held.append(pq.read_table(part).replace_schema_metadata(metadata))
+                held.append(pq.read_table(part, page_checksum_verification=True).replace_schema_metadata(metadata))
                 if sum(table.num_rows for table in held) >= GROUP_ROWS or part == parts[-1]:
                     writer.write_table(pa.concat_tables(held))
                     held = []
@@ -171,7 +189,8 @@ def _part(folder: Path, window: int) -> Path:
 def _form(schema: pa.Schema) -> dict[str, Any]:
     # The numbers of a vector all differ: a dictionary of them, or their extremes, would only take time.
     others = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
-    return {"compression": "zstd", "compression_level": 1, "use_dictionary": others, "write_statistics": others}
+    form = {"compression": "zstd", "compression_level": 1, "write_page_checksum": True}
+    return form | {"use_dictionary": others, "write_statistics": others}
 
 
 class DocumentEncoder:
@@ -195,7 +214,8 @@ class DocumentEncoder:
         return coming.result()
 
     def _prepare(self, window: int) -> Prepared:
-        rows = pq.ParquetFile(window_file(self._folder, window)).read()
+        with open_parquet(window_file(self._folder, window)) as file:
+            rows = file.read()
         texts = texts_of(rows, self._job.documents.text)
         some = [row for row in texts if row is not None]
         sequences = encode(some, self._tokenizer, self._longest, self._job.keep)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.processes import alive, own_name
 
 DAY = 86_400
-_HOST = socket.gethostname().split(".")[0]
 
 
 @contextmanager
@@ -29,11 +28,11 @@ def replace_when_done(path: Path, force: bool = True) -> Iterator[Path]:
     if not force and path.exists():
         raise UsageError(f"{path} exists; choose another target, or replace it with --force")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{own_name()}.partial")
     try:
         yield partial
         if partial.is_dir() and path.exists():
-            replaced = path.with_name(f".{path.name}.replaced.{_HOST}.{os.getpid()}.partial")
+            replaced = path.with_name(f".{path.name}.replaced.{own_name()}.partial")
             os.replace(path, replaced)
             os.replace(partial, path)
             remove(replaced)
@@ -54,10 +53,9 @@ def remove(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove partial files that killed processes left below `folder`; those of running processes stay."""
     for path in folder.rglob(".*.partial"):
-        host, process = path.name.split(".")[-3:-1]
+        running = alive(".".join(path.name.split(".")[-3:-1]))
         try:
-            dead = not Path("/proc", process).exists() if host == _HOST else time.time() - path.stat().st_mtime > DAY
-            if dead:
+            if running is False or (running is None and time.time() - path.stat().st_mtime > DAY):
                 remove(path)
         except FileNotFoundError:
             pass  # meanwhile finished, or removed by another task
@@ -92,11 +90,14 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(path: Path) -> str:
-    """Size and a hash of the first and last 64 KiB: fast, and unchanged by copying, unlike a time stamp."""
+def fingerprint(path: Path, parts: int = 256, width: int = 1 << 16) -> str:
+    """SHA-256 of size and content, unchanged by copying; of a file above 16 MiB, of evenly spread parts alone."""
     size = path.stat().st_size
-    with path.open("rb") as file:
-        ends = file.read(65536)
-        file.seek(max(0, size - 65536))
-        ends += file.read()
-    return f"{size}-{hashlib.sha256(ends).hexdigest()[:16]}"
+    found = hashlib.sha256(str(size).encode())
+    with path.open("rb", buffering=0) as file:
+        if size <= parts * width:
+            found.update(file.read())
+        else:
+            for number in range(parts):
+                found.update(os.pread(file.fileno(), width, number * (size - width) // (parts - 1)))
+    return found.hexdigest()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, sweep, write_text
 
+Inputs = list[list[Any]]  # size, time (ns) and SHA-256 of each file
+
 always_hash = False
-"""Whether `intact` reads every file; otherwise only those whose time is not the recorded one (`--verify`)."""
+"""Whether every file is read again; otherwise only those whose time is not the recorded one (`--verify`)."""
+_SEAL = "sha256 of the rest"
 WORK = ".work"  # folder in the output: claims and records of shards, and files needed only until the work is finished
 
 
@@ -26,12 +30,24 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The content of a record; None if there is none, or a loss of power has left it empty."""
+    """What `write_record` was given; None if there is no such file, or it is empty or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
+    if not isinstance(content, dict) or content.pop(_SEAL, None) not in (None, _seal(content)):
+        return None
+    return content
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically, with a hash of the content, so that a damaged record is not believed."""
+    content = json.loads(json.dumps(content))
+    write_text(path, json.dumps({**content, _SEAL: _seal(content)}, indent=1, sort_keys=True) + "\n")
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def stamps(out: Path, names: Iterable[str]) -> dict[str, list[int]]:
@@ -43,8 +59,8 @@ def stamps(out: Path, names: Iterable[str]) -> dict[str, list[int]]:
 def intact(out: Path, content: Mapping[str, Any] | None) -> bool:
     """Whether the files of a record are those that were written.
 
-    `files` has their hashes, but for those in `WORK`, and `stamps` size and time. A file of another size is another
-    one; if it has another time, as after copying, or with `always_hash`, its hash decides.
+    `files` has their hashes, and `stamps` size and time. A file of another size is another one; if it has another time,
+    as after copying, or with `always_hash`, its hash decides.
     """
     if content is None:
         return False
@@ -60,12 +76,40 @@ def intact(out: Path, content: Mapping[str, Any] | None) -> bool:
     return True
 
 
-def begun(record: Path, settings: Mapping[str, Any], ignored: Collection[str] = ()) -> dict[str, Any] | None:
+def names_and_sizes(paths: Iterable[Path]) -> list[list[Any]]:
+    """What tells input files from others in settings; `refuse_other_inputs` compares their content."""
+    return [[path.name, path.stat().st_size] for path in paths]
+
+
+def seen(paths: Iterable[Path]) -> list[list[int]]:
+    """Size and time (ns) of input files."""
+    return [[stat.st_size, stat.st_mtime_ns] for stat in (path.stat() for path in paths)]
+
+
+def examined(paths: Sequence[Path]) -> Inputs:
+    """Size, time (ns) and SHA-256 of input files, for the record of what was made of them."""
+    return [[*stamp, digest(path)] for stamp, path in zip(seen(paths), paths, strict=True)]
+
+
+def refuse_other_inputs(out: Path, paths: Sequence[Path], content: Mapping[str, Any] | None, what: str) -> None:
+    """Raise StaleOutput if files are not those that the work in a record has read; judged as by `intact`."""
+    before: Inputs = (content or {}).get("inputs", [])
+    for path, now, (*stamp, sha256) in zip(paths, seen(paths), before, strict=False):
+        if now[0] != stamp[0] or ((always_hash or now != stamp) and digest(path) != sha256):
+            raise StaleOutput(
+                f"{out} holds the {what} of another {path}; restore that file, delete {out}, or choose another --out"
+            )
+
+
+def begun(
+    record: Path, settings: Mapping[str, Any], ignored: Collection[str] = (), inputs: Sequence[Path] = ()
+) -> dict[str, Any] | None:
     """Start or resume work in the folder of `record`; its content if the work is finished, else None.
 
     `record` is `<stage>.json` in the output folder, to be written by `finish`. `settings` are everything that the
-    result depends on, including the input, in JSON's types; those `ignored` may have changed. StaleOutput if the folder
-    holds work of other settings. Finished work of which a file was changed or removed is begun again.
+    result depends on, in JSON's types, with the names and sizes of input files; those `ignored` may have changed.
+    `inputs` are these files, in the order in which the shards have read them. StaleOutput if the folder holds work of
+    other settings or inputs. Finished work of which a file was changed or removed is begun again.
     """
     notes = record.parent / WORK / f"{record.stem}.settings"
     for path in (record, notes):
@@ -80,13 +124,15 @@ def begun(record: Path, settings: Mapping[str, Any], ignored: Collection[str] = 
                     f"{record.parent} holds the {'result' if path == record else 'unfinished work'} of other settings "
                     f"({', '.join(changed)} changed, see {path.name}); delete that folder or choose another --out"
                 )
+            if path == record:
+                refuse_other_inputs(record.parent, inputs, content, "result")
             if path == record and not intact(record.parent, content):
                 print(f"{record.stem}: files in {record.parent} were changed or removed since, and are made again")
             elif path == record:
                 finished: dict[str, Any] = content
                 print(f"{record.stem}: already finished in {record.parent}: {describe(finished['result'])}")
                 return finished
-    write_text(notes, json.dumps({"settings": settings}))
+    write_record(notes, {"settings": settings})
     return None
 
 
@@ -104,20 +150,20 @@ def finish(
     `done` is what `run_shards` returned for each shard, whose files and seconds are added up; others as for `begun`.
     """
     done = list(done)
-    files = {name: sha256 for shard in done for name, sha256 in shard["files"].items()}
+    files = {name: sha256 for shard in done for name, sha256 in shard["files"].items() if Path(name).parts[0] != WORK}
     recorded = {name: stamp for shard in done for name, stamp in shard.get("stamps", {}).items() if name in files}
     content: dict[str, Any] = {
         "settings": settings,
         "result": result,
         "files": files,
         "stamps": stamps(record.parent, files.keys() - recorded.keys()) | recorded,
+        "inputs": [entry for shard in done for entry in shard.get("inputs", ())],
         "seconds": round(sum(shard["seconds"] for shard in done), 2),
     }
     sweep(record.parent)  # before the record exists: afterwards nobody looks at this folder again
-    text = json.dumps(content, indent=1, sort_keys=True)
-    write_text(record, f"{text}\n")
+    write_record(record, content)
     print(f"{record.stem}: {describe(result)} in {record.parent}")
-    content = json.loads(text)  # the same, in the same order, as when it is read again
+    content = json.loads(json.dumps(content, sort_keys=True))  # the same, in the same order, as when it is read again
     return content
 
 

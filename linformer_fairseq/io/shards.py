@@ -23,7 +23,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -34,13 +34,25 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from linformer_fairseq.io.files import digest, sync, write_text
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import digest, sync
 from linformer_fairseq.io.pool import Inline, process_pool
-from linformer_fairseq.io.records import WORK, intact, read_record, stamps
+from linformer_fairseq.io.processes import alive, own_name
+from linformer_fairseq.io.records import (
+    WORK,
+    Inputs,
+    examined,
+    intact,
+    read_record,
+    refuse_other_inputs,
+    seen,
+    stamps,
+    write_record,
+)
 
-# A claim is renewed at this interval. It is void after five intervals without renewal, if the task ran on another
-# machine. A dead process on this machine is detected at once.
-HEARTBEAT_SECONDS = 30
+# A claim is renewed at this interval, and void if another task sees no renewal in five of them by its own watch: clocks
+# of machines and file systems may differ. A dead process on this machine is detected at once.
+HEARTBEAT_SECONDS = 10
 POLL_SECONDS = 1.0
 
 Result = dict[str, Any]
@@ -55,6 +67,7 @@ class Shard:
     name: str  # unique in the output folder; a valid file name
     arguments: tuple[Any, ...]  # picklable; they must not depend on the machine or the number of processes
     size: int = 1  # of the work, in any unit, for the progress bar; large shards run first
+    inputs: Sequence[Path] = ()  # files that it reads; once it is finished, other ones are refused
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class Done:
     """What the function of a shard returns: counts or other JSON values, and the files that it wrote below `out`."""
 
     result: Result
-    files: Sequence[Path] = ()  # those in `out/.work` are believed by size, and not listed in the end
+    files: Sequence[Path] = ()  # those in `out/.work` are not listed in the end
 
 
 def run_shards(
@@ -78,12 +91,17 @@ def run_shards(
         label: text of the progress bar.
         unit: of `Shard.size`; `B` for bytes.
 
-    Returns, for each shard in the given order, `result` and `files` (name below `out` -> SHA-256) of its `Done`, and
-    the `seconds` that it took. Raises whatever `function` raises; finished shards stay finished, claims are released.
+    Returns, for each shard in the given order, `result` and `files` (name below `out` -> SHA-256) of its `Done`, its
+    `inputs` (see `records.examined`) and the `seconds` that it took. Raises StaleOutput if a file was changed that a
+    finished shard has read, and whatever `function` raises; finished shards stay finished, claims are released.
     """
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
-    waiting = [shard for shard in shards if not intact(out, read_record(record_of(work, shard.name)))]
+    finished = {shard.name: read_record(record_of(work, shard.name)) for shard in shards}
+    waiting = [shard for shard in shards if not intact(out, finished[shard.name])]
+    for shard in shards:
+        if shard not in waiting:
+            refuse_other_inputs(out, shard.inputs, finished[shard.name], "unfinished work")
     for shard in waiting:
         record_of(work, shard.name).unlink(missing_ok=True)
     waiting.sort(key=lambda shard: -shard.size)  # with the small ones last, processes end together
@@ -92,7 +110,7 @@ def run_shards(
     module = getattr(function, "func", function).__module__
     pool_of = process_pool(min(workers, max(1, len(waiting))), module) if workers else Inline()
     with bar, Claims(work) as claims, pool_of as pool:
-        running: dict[Future[tuple[Done, float]], Shard] = {}
+        running: dict[Future[tuple[Done, Inputs, float]], Shard] = {}
         while waiting or running:
             held: list[Shard] = []  # claimed by other tasks, or to be submitted later
             for position, shard in enumerate(waiting):
@@ -102,7 +120,7 @@ def run_shards(
                 if record_of(work, shard.name).exists():
                     bar.update(shard.size)
                 elif claims.take(shard.name):
-                    running[pool.submit(_timed, function, shard.arguments)] = shard
+                    running[pool.submit(_timed, function, shard)] = shard
                 else:
                     held.append(shard)
             waiting = held
@@ -110,16 +128,19 @@ def run_shards(
                 time.sleep(POLL_SECONDS if waiting else 0)
                 continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                shard, (done, seconds) = running.pop(future), future.result()
+                shard, (done, inputs, seconds) = running.pop(future), future.result()
                 paths = {str(path.relative_to(out)): path for path in done.files}
                 for path in paths.values():
                     sync(path)
-                files = {name: digest(path) for name, path in paths.items() if work not in path.parents}
-                content = {"result": done.result, "files": files, "stamps": stamps(out, paths), "seconds": seconds}
-                write_text(record_of(work, shard.name), json.dumps(content, sort_keys=True))
+                files = {name: digest(path) for name, path in paths.items()}
+                content = {"result": done.result, "files": files, "stamps": stamps(out, paths)}
+                write_record(record_of(work, shard.name), content | {"inputs": inputs, "seconds": seconds})
                 claims.drop(shard.name)
                 bar.update(shard.size)
-    return {shard.name: json.loads(record_of(work, shard.name).read_text(encoding="utf-8")) for shard in shards}
+    done_now = {shard.name: read_record(record_of(work, shard.name)) for shard in shards}
+    if lost := [name for name, content in done_now.items() if content is None]:
+        raise UsageError(f"{work}: the record of {lost[0]} was lost or damaged meanwhile; start the same command again")
+    return done_now  # type: ignore[return-value]
 
 
 def record_of(work: Path, name: str) -> Path:
@@ -127,9 +148,13 @@ def record_of(work: Path, name: str) -> Path:
     return work / f"{name}.json"
 
 
-def _timed(function: Callable[..., Done], arguments: tuple[Any, ...]) -> tuple[Done, float]:
-    start = time.monotonic()
-    return function(*arguments), round(time.monotonic() - start, 3)
+def _timed(function: Callable[..., Done], shard: Shard) -> tuple[Done, Inputs, float]:
+    start, before = time.monotonic(), seen(shard.inputs)
+    done = function(*shard.arguments)
+    inputs = examined(shard.inputs)
+    if [stamp for *stamp, _ in inputs] != before:
+        raise UsageError(f"{shard.inputs[0].parent}: files were changed while they were read; start the command again")
+    return done, inputs, round(time.monotonic() - start, 3)
 
 
 class Claims:
@@ -137,8 +162,9 @@ class Claims:
 
     def __init__(self, work: Path) -> None:
         self._work = work
-        self._own = work / f".{socket.gethostname()}-{os.getpid()}"  # no other task uses this name
+        self._own = work / f".{secrets.token_hex(4)}.{own_name()}.partial"
         self._held: set[Path] = set()
+        self._renewals: dict[Path, tuple[int, float]] = {}  # of others' claims: the last, and when it was seen
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
@@ -155,12 +181,12 @@ class Claims:
     def take(self, name: str) -> bool:
         """Claim a shard; True if nobody held it, or its holder is dead."""
         path = self._work / f"{name}.claim"
-        if not self._create(path):
+        if path.exists():
             if not self._void(path):
                 return False
             path.unlink(missing_ok=True)
-            if not self._create(path):
-                return False
+        if not self._create(path):
+            return False
         self._held.add(path)
         if record_of(self._work, name).exists():  # finished after this task looked for its record
             self.drop(name)
@@ -175,7 +201,7 @@ class Claims:
 
     def _create(self, path: Path) -> bool:
         # A hard link to a complete file: whoever sees the claim can read its owner.
-        identity = {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
+        identity = {"owner": own_name()}
         self._own.write_text(json.dumps(identity), encoding="utf-8")
         try:
             os.link(self._own, path)
@@ -195,19 +221,14 @@ class Claims:
 
     def _void(self, path: Path) -> bool:
         try:
-            owner = read_record(path) or {}  # while it is written, or after a loss of power: its age decides
-            age = self._file_system_time() - path.stat().st_mtime
+            owner = (read_record(path) or {}).get("owner", "")  # none while it is written, or after a loss of power
+            renewed, now = path.stat().st_mtime_ns, time.monotonic()
         except FileNotFoundError:
             return True
-        here = owner.get("host") == socket.gethostname()
-        return age > 5 * HEARTBEAT_SECONDS or (here and _started(owner["process"]) != owner["started"])
-
-    def _file_system_time(self) -> float:
-        """The present time of the file system's clock, which stamps the claims and may differ from this machine's."""
-        self._own.touch()
-        now = self._own.stat().st_mtime
-        self._own.unlink()
-        return now
+        last, since = self._renewals.get(path, (None, now))
+        if last != renewed:
+            self._renewals[path] = renewed, (since := now)
+        return alive(str(owner)) is False or now - since > 5 * HEARTBEAT_SECONDS
 
     def _renew(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -216,11 +237,3 @@ class Claims:
                     os.utime(path)
                 except FileNotFoundError:
                     pass  # dropped, or taken over while this task was suspended; both tasks write the same bytes
-
-
-def _started(process: int) -> str | None:
-    """Start time of a process of this machine, which distinguishes it from later ones with its id; None if gone."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return None

@@ -22,6 +22,7 @@ from typing import Any
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import write_json
+from linformer_fairseq.io.processes import child_environment
 from linformer_fairseq.launch.job import still_ours
 from linformer_fairseq.launch.rank import WARNINGS
 from linformer_fairseq.paths import CLONE
@@ -42,7 +43,7 @@ class Task:
     def __call__(self) -> None:
         """Run it to its end, or until submitit requeues the job; CalledProcessError if it fails."""
         global _running
-        with subprocess.Popen(self.argv) as running:
+        with subprocess.Popen(self.argv, env=child_environment()) as running:
             _running = running
             signal.signal(signal.SIGTERM, lambda number, frame: running.send_signal(number))
             status = running.wait()

@@ -7,12 +7,14 @@ stand in the order in which a run calls them. The rest of this folder is called 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 from weakref import ref
 
@@ -27,9 +29,22 @@ from omegaconf import DictConfig
 
 from linformer_fairseq.compat import launch, precision, saved_precision
 from linformer_fairseq.errors import as_one_sentence
+from linformer_fairseq.io.processes import end_with_parent
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, count_on_host
 from linformer_fairseq.optim.muon import who_updates
-from linformer_fairseq.training import divergence, files, interrupt, limits, logs, memory, resuming, saving, signals
+from linformer_fairseq.training import (
+    divergence,
+    files,
+    interrupt,
+    limits,
+    logs,
+    memory,
+    position,
+    ranks,
+    resuming,
+    saving,
+    signals,
+)
 from linformer_fairseq.training.recorder import Recorder
 from linformer_fairseq.training.run_directory import run_folder
 
@@ -71,7 +86,12 @@ def _replace(owner: Any, name: str, hook: Function) -> None:
 @replaces(distributed_utils, "call_main")
 def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any) -> None:
     """All programs of fairseq start here; a training run also listens to signals and keeps logs."""
-    if getattr(main, "__module__", "") != "fairseq_cli.train":
+    training = getattr(main, "__module__", "") == "fairseq_cli.train"
+    with as_one_sentence():
+        splits = [cfg.dataset.train_subset] if training else []
+        position.refuse_damaged(cfg, ",".join([*splits, cfg.dataset.valid_subset]))
+    if not training:
+        end_with_parent()
         launch.start(fairseq, cfg, main, **kwargs)
         return
     with as_one_sentence():
@@ -79,6 +99,7 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
         limits.refuse_useless(cfg)
     signals.listen()
     signals.hold_for_children()
+    end_with_parent(partial(os.kill, os.getpid(), SIGTERM))  # to save and stop
     # It reports each rank that outlives the first one to end, and the last line should say how to resume.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     try:
@@ -116,13 +137,18 @@ def create_trainer(
         precision.autocast_on_cpu(cfg, criterion)
     precision.keep_matrices_whole(cfg)
     fairseq(trainer, cfg, task, model, criterion, quantizer)
+    ranks.watch(cfg.distributed_training.heartbeat_timeout)
 
 
 @replaces(checkpoint_utils, "load_checkpoint")
 def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -> Any:
     """Resume from a whole checkpoint, or start; what observes the run begins here, with the model complete."""
     with as_one_sentence():
-        extra_state, epoch_itr = fairseq(resuming.prepare(cfg, trainer), trainer, **options)
+        try:
+            extra_state, epoch_itr = fairseq(resuming.prepare(cfg, trainer), trainer, **options)
+        except RuntimeError as error:
+            resuming.explain(error, trainer)
+            raise
     ended = extra_state is not None and resuming.why_ended(trainer, epoch_itr)
     if ended:
         logging.getLogger(__name__).info(f"{cfg.save_dir}: this run has ended ({ended}), so there is nothing to do")
@@ -144,7 +170,7 @@ def load_state(fairseq: Function, trainer: Any, filename: str, *arguments: Any, 
     except AssertionError:
         resuming.refuse_other_names(trainer, filename)
         raise
-    resuming.share_among(trainer.data_parallel_world_size, extra_state)
+    resuming.take_position(trainer, filename, extra_state)
     return extra_state
 
 

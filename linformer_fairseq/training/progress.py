@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.processes import child_environment
 
 # train_inner: every --log-interval updates; valid: after each validation. "train" repeats these per epoch.
 _FIGURES = re.compile(r"\| (train_inner|valid) \| (\{.*\})$")
@@ -43,7 +44,12 @@ def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label:
     with (
         log.open("a", encoding="utf-8") as file,
         subprocess.Popen(
-            program(argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            program(argv),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=child_environment(),
         ) as process,
         tqdm(initial=updates.start, total=updates.stop, desc=label, unit=" updates", disable=not updates) as bar,
     ):

@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from omegaconf import open_dict
 from linformer_fairseq.compat.saved_precision import WRAPPERS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io import locks
-from linformer_fairseq.training import files
+from linformer_fairseq.training import files, position
 
 logger = logging.getLogger(__name__)
 
@@ -33,25 +34,31 @@ def prepare(cfg: Any, trainer: Any) -> Any:
         UsageError: in the first rank, as `checkpoint_instead`.
         SystemExit: in the other ranks then.
     """
+    found = _of_first_rank(lambda: checkpoint_instead(cfg, trainer.checkpoint_suffix), trainer.device)
+    if found is not None:
+        cfg = copy.deepcopy(cfg)
+        with open_dict(cfg):
+            cfg.restore_file, cfg.finetune_from_model = found, None
+    return cfg
+
+
+def _of_first_rank(find: Callable[[], Any], device: Any) -> Any:
+    """What the first rank finds, in every rank; its UsageError is a silent SystemExit in the others."""
     several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
     first = not several or torch.distributed.get_rank() == 0
     found: list[Any] = [None]
     if first:
         try:
-            found = [checkpoint_instead(cfg, trainer.checkpoint_suffix)]
+            found = [find()]
         except UsageError as error:
             found = [error]
     if several:
-        torch.distributed.broadcast_object_list(found, src=0, device=trainer.device)
+        torch.distributed.broadcast_object_list(found, src=0, device=device)
     if isinstance(found[0], UsageError):
         if several:
             torch.distributed.barrier()  # before the first rank ends, which the others would report instead
         raise found[0] if first else SystemExit(1)
-    if found[0] is not None:
-        cfg = copy.deepcopy(cfg)
-        with open_dict(cfg):
-            cfg.restore_file, cfg.finetune_from_model = found[0], None
-    return cfg
+    return found[0]
 
 
 def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
@@ -119,6 +126,49 @@ def refuse_other_names(trainer: Any, filename: str) -> None:
             ) from None
 
 
+def take_position(trainer: Any, filename: str, extra_state: dict[str, Any] | None) -> None:
+    """Note the data and their order for this run's checkpoints, and see that a saved position is one in the same.
+
+    With --reset-dataloader, or from the file of --finetune-from-model, training begins with the first batch anyway.
+
+    Raises:
+        UsageError: in the first rank, if they differ.
+        SystemExit: in the other ranks then.
+    """
+    settings, saved = trainer.cfg.checkpoint, (extra_state or {}).get("linformer_fairseq") or {}
+
+    def compared() -> position.Position:
+        now = position.of(trainer.cfg)
+        changed = position.changes(saved.get("position") or {}, now)
+        begins = settings.reset_dataloader or filename == settings.finetune_from_model
+        if saved.get("position") and changed and not begins:
+            raise UsageError(
+                f"{filename} was saved in the middle of other data, or of the same in another order (changed: "
+                f"{', '.join(changed)}): restore these, or begin with the first batch by --reset-dataloader, for one "
+                "start only"
+            )
+        return now
+
+    trainer.linformer_position = _of_first_rank(compared, trainer.device)
+    position.share_among(trainer.data_parallel_world_size, extra_state)
+
+
+def explain(error: RuntimeError, trainer: Any) -> None:
+    """Say what fairseq means by its "dataloader mismatch": a checkpoint that does not tell what it was saved with.
+
+    Raises:
+        UsageError: the saved position is beyond the end of the epoch.
+        SystemExit: likewise, in all ranks but the first.
+    """
+    if "dataloader mismatch" in str(error):
+        if trainer.data_parallel_rank > 0:
+            sys.exit(1)
+        raise UsageError(
+            "the saved position is beyond the last batch of the epoch: restore the earlier data, --batch-size and "
+            "other settings of the data, or begin with the first batch by --reset-dataloader, for one start only"
+        ) from None
+
+
 def _own_names(trainer: Any) -> dict[str, str]:
     own = {"criterion": trainer.get_criterion(), "optimizer": trainer.optimizer}
     return {kind: type(value).__name__ for kind, value in own.items()}
@@ -134,18 +184,3 @@ def why_ended(trainer: Any, epoch_itr: Any) -> str | None:
     if 0 < limits.stop_time_hours < trainer.cumulative_training_time() / 3600:
         return f"--stop-time-hours {limits.stop_time_hours}"
     return None
-
-
-def share_among(now: int, extra_state: dict[str, Any] | None) -> None:
-    """Set where each of `now` processes resumes in data that another number of them has shared, batch by batch."""
-    before = ((extra_state or {}).get("linformer_fairseq") or {}).get("processes")
-    if extra_state is None or before in (None, now):
-        return
-    position = extra_state["train_iterator"]
-    done = position["iterations_in_epoch"] * before
-    position["iterations_in_epoch"], again = divmod(done, now)
-    logger.info(
-        f"Resuming with {now} processes instead of {before}: parameters, optimizer, updates and learning rate are "
-        f"exactly those saved. An update now has {now}/{before} of the batches (--update-freq can make up for it). "
-        f"{done} batches of the epoch are done, {again} of them come again, and dropout differs from here on."
-    )

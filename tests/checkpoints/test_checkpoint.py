@@ -188,3 +188,14 @@ def test_other_safetensors_are_refused(make_checkpoint: MakeCheckpoint, tmp_path
         read(path)
     with pytest.raises(UsageError, match="no such file"):
         read(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("setting", ["encoder_layers", "max_positions", "encoder_embed_dim"])
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_a_model_larger_than_its_parameters_is_refused_before_it_is_built(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, setting: str, name: str
+) -> None:
+    checkpoint = make_checkpoint()
+    write(checkpoint.converted(model=checkpoint.model | {setting: 10**8}), tmp_path / name)
+    with pytest.raises(UsageError, match=f"do not fit its settings .*{setting} 100000000"):
+        read(tmp_path / name)

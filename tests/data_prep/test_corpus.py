@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -56,3 +57,22 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(UsageError, match=r"a\.parquet: not a Parquet file"):
         corpus_files(tmp_path)
+
+
+def test_no_flipped_bit_is_silently_another_text(tmp_path: Path) -> None:
+    """Of the pages, which have checksums, and of what describes them; elsewhere it changes nothing."""
+    path = tmp_path / "a.parquet"
+    chance = random.Random(1)
+    texts = [" ".join(chance.choices("the river garden child book".split(), k=80)) for _ in range(40)]
+    documents = [Document(f"{number}", "text", "title", text) for number, text in enumerate(texts)]
+    write_file(documents, path)
+    content = path.read_bytes()
+    refused = 0
+    for place in range(0, len(content), 11):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :])
+        try:
+            assert list(read_file(path)) == documents, place
+        except UsageError as error:
+            assert "add --verify to the command that wrote it" in str(error)
+            refused += 1
+    assert refused > len(content) // 11 // 2

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import DAY, fingerprint, replace_when_done, sweep, write_json
+from linformer_fairseq.io.processes import own_name
 
 
-def partial_file(folder: Path, name: str, host: str, process: int, age: float = 0) -> Path:
+def partial_file(folder: Path, name: str, process: str, age: float = 0) -> Path:
     """A partial file as another process leaves it."""
-    path = folder / f".{name}.{host}.{process}.partial"
+    path = folder / f".{name}.{process}.partial"
     path.touch()
     os.utime(path, (path.stat().st_atime - age, path.stat().st_mtime - age))
     return path
 
 
+def ended_process() -> str:
+    """The name of a process that has ended."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, own_name().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        return file.read().decode()
+
+
 def test_sweep_removes_files_of_dead_processes_only(tmp_path: Path) -> None:
-    here = socket.gethostname().split(".")[0]
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
     (tmp_path / "train").mkdir()
-    dead = partial_file(tmp_path / "train", "a.parquet", here, process.pid)
-    elsewhere = partial_file(tmp_path, "b.parquet", "node7", 1)
-    forgotten = partial_file(tmp_path, "c.parquet", "node7", 1, age=DAY + 60)
+    dead = partial_file(tmp_path / "train", "a.parquet", ended_process())
+    elsewhere = partial_file(tmp_path, "b.parquet", "node7.1-1")
+    forgotten = partial_file(tmp_path, "c.parquet", "node7.1-1", age=DAY + 60)
     with replace_when_done(tmp_path / "d.parquet") as ours:
         ours.touch()
         sweep(tmp_path)
@@ -59,10 +67,10 @@ def test_a_folder_replaces_a_folder_only_when_asked(tmp_path: Path) -> None:
             pass
 
 
-def test_a_fingerprint_sees_size_and_both_ends(tmp_path: Path) -> None:
+def test_a_fingerprint_sees_size_and_content(tmp_path: Path) -> None:
     path = tmp_path / "a"
     found = set()
     for content in (b"", b"a" * 200_000, b"b" + b"a" * 199_999, b"a" * 199_999 + b"b", b"a" * 200_001):
         path.write_bytes(content)
-        found.add(fingerprint(path))
-    assert len(found) == 5
+        found |= {fingerprint(path), fingerprint(path, parts=3, width=100)}
+    assert len(found) == 9  # of the empty file there is one

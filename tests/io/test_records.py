@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def test_finished_work_is_returned_with_the_same_settings_only(
     done = [{"files": {"a": files["a"]}, "seconds": 1.0}, {"files": {"b": files["b"]}, "seconds": 0.5}]
     content = finish(record, {"rule": "a"}, {"documents": 1234, "examples": {}}, done)
     assert content["files"] == files and content["seconds"] == 1.5
-    assert json.loads(record.read_text()) == content == begun(record, {"rule": "a"})
+    assert records.read_record(record) == content == begun(record, {"rule": "a"})
     assert f"clean: already finished in {tmp_path}: 1,234 documents" in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"the result of other settings \(extra, rule changed.*choose another --out"):
         begun(record, {"rule": "b", "extra": 1})
@@ -51,6 +50,25 @@ def test_a_record_that_a_loss_of_power_has_emptied(tmp_path: Path, content: str)
     (tmp_path / ".work/clean.settings").write_text(content)
     with pytest.raises(UsageError, match="clean.settings cannot be read.*delete"):
         begun(record, {"rule": "a"})
+
+
+def test_a_record_with_a_wrong_character_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    records.write_record(path, {"documents": 1234, "share": 0.1, "why": {"é": (1, None)}})
+    assert records.read_record(path) == {"documents": 1234, "share": 0.1, "why": {"é": [1, None]}}
+    path.write_text(path.read_text().replace("1234", "1334"))
+    assert records.read_record(path) is None
+
+
+def test_finished_work_of_other_input_is_refused(tmp_path: Path) -> None:
+    source, record = tmp_path / "source", tmp_path / "out/clean.json"
+    source.write_text("text")
+    begun(record, {}, inputs=[source])
+    finish(record, {}, {}, [{"files": {}, "seconds": 1.0, "inputs": records.examined([source])}])
+    assert begun(record, {}, inputs=[source])
+    source.write_text("next")
+    with pytest.raises(records.StaleOutput, match=f"the result of another {source}"):
+        begun(record, {}, inputs=[source])
 
 
 @pytest.mark.parametrize("change", ["emptied", "removed", "edited", "restored", "copied"])

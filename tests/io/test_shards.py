@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
-import socket
+import signal
 import subprocess
 import sys
 import time
@@ -15,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io import processes, records
 from linformer_fairseq.io import shards as module
-from linformer_fairseq.io.records import WORK
+from linformer_fairseq.io.files import digest, replace_when_done, sweep
+from linformer_fairseq.io.records import WORK, StaleOutput
 from linformer_fairseq.io.shards import Claims, Done, Shard, run_shards
 
 
@@ -64,13 +65,37 @@ def test_a_shard_whose_file_is_gone_or_changed_is_computed_again(tmp_path: Path,
     assert ran(tmp_path)[6:] == ["c"] and (tmp_path / "c.txt").read_text() == "c" and list(done) == list("abcdef")
 
 
+def test_another_input_is_refused_where_it_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    source.write_text("text")
+    (tmp_path / "out").mkdir()
+    work = [Shard("a", (tmp_path / "out", "a"), inputs=[source])]
+    done = run_shards(tmp_path / "out", work, write_line, 0, "test")
+    assert done["a"]["inputs"] == [[4, source.stat().st_mtime_ns, digest(source)]]
+    before = source.stat()
+    source.touch()
+    run_shards(tmp_path / "out", work, write_line, 0, "test")  # the hash decides
+    source.write_text("next")
+    with pytest.raises(StaleOutput, match=f"unfinished work of another {source}"):
+        run_shards(tmp_path / "out", work, write_line, 0, "test")
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    run_shards(tmp_path / "out", work, write_line, 0, "test")  # believed by size and time …
+    monkeypatch.setattr(records, "always_hash", True)
+    with pytest.raises(StaleOutput):  # … but with --verify
+        run_shards(tmp_path / "out", work, write_line, 0, "test")
+    assert ran(tmp_path / "out") == ["a"]
+
+
 @pytest.mark.parametrize("suffix", ["json", "claim"])
-def test_what_a_loss_of_power_has_emptied_does_not_stop_the_work(tmp_path: Path, suffix: str) -> None:
+def test_what_a_loss_of_power_has_emptied_does_not_stop_the_work(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
     run_shards(tmp_path, shards(tmp_path), write_line, 0, "test")
     (tmp_path / WORK / "b.json").unlink()
     path = tmp_path / WORK / f"b.{suffix}"
     path.write_text("")
-    os.utime(path, (1, 1))
     run_shards(tmp_path, shards(tmp_path), write_line, 0, "test")
     assert ran(tmp_path)[6:] == ["b"]
 
@@ -99,25 +124,51 @@ def test_several_tasks_share_the_shards(tmp_path: Path) -> None:
 
 
 def test_the_shard_of_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
-    process.start()
-    claim = {"host": socket.gethostname(), "process": process.pid, "started": module._started(process.pid or 0)}
-    path = tmp_path / "a.claim"
-    path.write_text(json.dumps(claim))
+    path, child = tmp_path / "a.claim", os.fork()
+    if not child:
+        Claims(tmp_path).take("a")
+        signal.pause()
+    while not path.exists():
+        time.sleep(0.01)
     assert not Claims(tmp_path).take("a")
-    process.kill()
-    process.join()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     assert Claims(tmp_path).take("a")
-    assert json.loads(path.read_text())["process"] == os.getpid()
+    assert json.loads(path.read_text()) == {"owner": processes.own_name()}
 
 
-def test_the_shard_of_another_machine_is_taken_over_when_its_claim_is_no_longer_renewed(tmp_path: Path) -> None:
-    path = tmp_path / "a.claim"
-    path.write_text(json.dumps({"host": "elsewhere", "process": 1, "started": "1"}))
-    assert not Claims(tmp_path).take("a")
-    old = path.stat().st_mtime - 5 * module.HEARTBEAT_SECONDS - 1
-    os.utime(path, (old, old))
-    assert Claims(tmp_path).take("a")
+@pytest.mark.parametrize("clock", [-3600, 0, 3600])
+def test_a_claim_of_another_machine_lasts_as_long_as_it_is_renewed_by_whatever_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: int
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    path, claims = tmp_path / "a.claim", Claims(tmp_path)
+    path.write_text(json.dumps({"owner": "elsewhere.1-1"}))
+    for renewal in range(10):
+        os.utime(path, (time.time() + clock + renewal,) * 2)
+        assert not claims.take("a")
+        now += 3 * module.HEARTBEAT_SECONDS
+    now += 3 * module.HEARTBEAT_SECONDS
+    assert claims.take("a")
+
+
+def test_containers_with_the_same_host_name_and_process_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if this process had its number in each of them."""
+    monkeypatch.setattr(processes, "_MACHINE", "one")
+    one = Claims(tmp_path)
+    assert one.take("a")
+    with replace_when_done(tmp_path / "text") as partial:
+        partial.write_text("one")
+        monkeypatch.setattr(processes, "_MACHINE", "other")
+        other = Claims(tmp_path)
+        assert not other.take("a") and other.take("b")
+        with replace_when_done(tmp_path / "text") as beside:
+            beside.write_text("other")
+        sweep(tmp_path)
+        assert partial.exists()
 
 
 def test_claims_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +186,7 @@ def test_claims_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def alive(process: int) -> bool:
     """Whether a process runs."""
-    return module._started(process) is not None and ") Z " not in Path(f"/proc/{process}/stat").read_text()
+    return processes._started(process) is not None
 
 
 def test_workers_exit_when_their_parent_is_killed(tmp_path: Path) -> None:

@@ -86,6 +86,38 @@ def test_a_lock_that_was_replaced_ends_the_run_before_it_overwrites_anything(
     assert log.strip().splitlines()[-1].startswith(f"error: {tmp_path / '.lock'} was replaced")
 
 
+def test_other_data_under_the_same_name_is_refused(
+    run: Path, finish: Any, train_command: Any, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    command = [tmp_path / "data" if word == tiny_data else word for word in train_command(run, "--max-update", 10)]
+    tokens = tmp_path / "data/train.bin"
+    content = tokens.read_bytes()
+    tokens.write_bytes(content[:-100])
+    log = finish(command, status=1)
+    assert "do not belong together" in log.strip().splitlines()[-1] and "Traceback" not in log
+    middle = len(content) // 2
+    tokens.write_bytes(
+        content[:middle] + content[middle + 2 : middle + 4] + content[middle : middle + 2] + content[middle + 4 :]
+    )
+    log = finish([*command, "--batch-size", 8, "--finetune-from-model", run / "checkpoint_1_4.pt"], status=1)
+    assert "(changed: train.bin, --batch-size 8 instead of 16)" in log.strip().splitlines()[-1]
+    assert "Traceback" not in log
+    assert "10 updates" in finish([*command, "--reset-dataloader"])
+    log = finish([*command, "--max-update", 11])  # the checkpoint is one of the new data
+    assert "11 updates" in log
+
+
+def test_a_position_beyond_the_end_is_one_sentence_though_the_checkpoint_tells_nothing(
+    run: Path, finish: Any, train_command: Any
+) -> None:
+    state = torch.load(run / "checkpoint_last.pt", weights_only=False)
+    del state["extra_state"]["linformer_fairseq"]  # as fairseq saves
+    torch.save(state, run / "checkpoint_last.pt")
+    log = finish(train_command(run, "--max-update", 10, "--batch-size", 400), status=1)
+    assert "the saved position is beyond the last batch" in log.strip().splitlines()[-1] and "Traceback" not in log
+
+
 def test_without_a_whole_one_it_says_so(run: Path, finish: Any, train_command: Any, srun: Any) -> None:
     """Once, though both ranks end."""
     for path in run.glob("*.pt"):
