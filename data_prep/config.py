@@ -9,6 +9,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from linformer_fairseq.ranges import POSITIONS, Checked, Range
+
 CONFIGS = Path(__file__).parent / "configs"
 SOURCES = {
     "wikipedia": "MediaWiki XML dumps",
@@ -31,7 +33,10 @@ Settings = TypeVar("Settings")
 
 
 def setting(default: Any, help: str, flag: str = "", **options: Any) -> Any:
-    """A field with a flag (`--` and its name unless given); `options` are those of `ArgumentParser.add_argument`."""
+    """A field with a flag (`--` and its name unless given), and a `range` if it is a number.
+
+    Other `options` are those of `ArgumentParser.add_argument`.
+    """
     return field(default=default, metadata={"flag": flag, "help": help, **options})
 
 
@@ -42,6 +47,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
         if options:
             flag = _flag(one)
             del options["flag"]
+            options.pop("range", None)
             if isinstance(one.default, int | float | str):
                 options |= {"type": type(one.default), "default": one.default}
                 options["help"] += " (default %(default)s)"
@@ -78,7 +84,7 @@ def from_flags(settings: type[Settings], arguments: argparse.Namespace) -> Setti
 
 
 @dataclass
-class DownloadConfig:
+class DownloadConfig(Checked):
     """Where a dump comes from."""
 
     mirror: str = setting("https://dumps.wikimedia.org", "server with the layout of Wikimedia's", metavar="URL")
@@ -86,7 +92,7 @@ class DownloadConfig:
 
 
 @dataclass
-class SourceConfig:
+class SourceConfig(Checked):
     """One source of documents."""
 
     source: str = setting(
@@ -112,16 +118,18 @@ class SourceConfig:
 
 
 @dataclass
-class ReadingConfig:
+class ReadingConfig(Checked):
     """How all sources are read."""
 
     on_error: str = setting("stop", "`stop` at input that cannot be read, or `skip` it, counted and listed")
     # Some seconds for the slowest stage: a kill costs little, and processes end together.
-    file_characters: int = setting(8_000_000, "size of a Parquet file, the unit of work of later stages", metavar="N")
+    file_characters: int = setting(
+        8_000_000, "size of a Parquet file, the unit of work of later stages", metavar="N", range=Range(1000)
+    )
 
 
 @dataclass
-class DecontaminateConfig:
+class DecontaminateConfig(Checked):
     """The benchmarks whose dev and test examples must not be in the corpus."""
 
     folders: list[str] = setting(
@@ -130,18 +138,23 @@ class DecontaminateConfig:
 
 
 @dataclass
-class SplitConfig:
+class SplitConfig(Checked):
     """Shares of the documents that are not trained on, chosen by the hash of each document."""
 
-    valid: float = setting(0.01, "share of the documents", metavar="F")
-    test: float = setting(0.0, "share of the documents", metavar="F")
+    valid: float = setting(0.01, "share of the documents", metavar="F", range=Range(0, 0.99))
+    test: float = setting(0.0, "share of the documents", metavar="F", range=Range(0, 0.99))
 
 
 @dataclass
-class TokenizerConfig:
+class TokenizerConfig(Checked):
     """A vocabulary that is trained on the training documents, or an existing one."""
 
-    vocab_size: int = setting(32000, "size of the dictionary, special symbols included; a multiple of 64", metavar="N")
+    vocab_size: int = setting(
+        32000,
+        "size of the dictionary, special symbols included; a multiple of 64",
+        metavar="N",
+        range=Range(320, 1_000_000),  # 256 bytes and some letters
+    )
     model: str = setting("unigram", "kind of sentencepiece model", choices=("unigram", "bpe"))
     existing: str | None = setting(
         None, "instead of training: a .model, or a folder with encoder.json and vocab.bpe", "--import", metavar="PATH"
@@ -149,11 +162,13 @@ class TokenizerConfig:
 
 
 @dataclass
-class BinarizeConfig:
+class BinarizeConfig(Checked):
     """The shape of fairseq's data."""
 
-    max_item_tokens: int = setting(510, "longer paragraphs are cut; at most --tokens-per-sample minus 2", metavar="N")
-    shards: int = setting(1, "folders to join by colons, each an epoch for fairseq", metavar="N")
+    max_item_tokens: int = setting(
+        510, "longer paragraphs are cut; at most --tokens-per-sample minus 2", metavar="N", range=Range(4, POSITIONS)
+    )
+    shards: int = setting(1, "folders to join by colons, each an epoch for fairseq", metavar="N", range=Range())
 
 
 def bundled() -> list[str]:

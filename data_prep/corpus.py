@@ -136,7 +136,10 @@ def read_hashes(path: Path) -> Iterator[str]:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    with pq.ParquetFile(path) as file:
-        for number in range(file.num_row_groups):
-            table = file.read_row_group(number, columns=list(columns))
-            yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+    try:
+        with pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                table = file.read_row_group(number, columns=list(columns))
+                yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: damaged ({error}); delete it and make it again") from error

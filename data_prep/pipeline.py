@@ -16,6 +16,7 @@ from data_prep import config as stages
 from data_prep.text.minhash import NearDuplicates
 from data_prep.text.rules import CleanConfig
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.settings import read_yaml
 
 
 @dataclass
@@ -71,7 +72,7 @@ def load_config(config: str, changes: Sequence[str] = (), section: str | None = 
         if "=" not in change:
             raise UsageError(f"{change}: expected KEY=VALUE, such as tokenizer.vocab_size=50048")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(PipelineConfig), OmegaConf.load(path))
+        merged = OmegaConf.merge(OmegaConf.structured(PipelineConfig), read_yaml(path))
         for change in changes:
             key, _, value = change.partition("=")
             for name in _keys(key, merged):

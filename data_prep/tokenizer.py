@@ -53,8 +53,6 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
         raise UsageError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
     else:
         size = config.vocab_size
-        if size < SMALLEST:
-            raise UsageError(f"--vocab-size {size}: must be at least {SMALLEST}, for its 256 bytes and letters")
         if size % VOCAB_MULTIPLE:
             near = round(size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
             raise UsageError(f"--vocab-size {size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")

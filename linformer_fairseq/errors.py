@@ -9,6 +9,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+# A file where a folder is needed, and the like.
+_WRONG_PLACES = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 AGAIN = "the same command resumes from here"
 _EXTRAS = {"safetensors": "hf", "transformers": "hf", "tokenizers": "hf", "google": "hf", "submitit": "slurm"}
 _DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
@@ -70,4 +80,8 @@ def _sentence(error: Exception) -> str | None:
         return f"{error.filename or 'the disk'}: no space left; free some, and {AGAIN}"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error.filename or 'the disk'}: {error.strerror}; give access to it, or choose another --out"
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _WRONG_PLACES:
+        return f"{error.filename}: {error.strerror}; choose another path"
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "allocate" in str(error):  # PyTorch's
+        return f"not enough memory ({str(error).splitlines()[0][:200] if str(error) else 'MemoryError'}); ask for less"
     return None

@@ -24,10 +24,9 @@ _HOST = socket.gethostname().split(".")[0]
 def replace_when_done(path: Path, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file or folder written there is renamed to `path` on success.
 
-    UsageError if `path` exists and `force` is false.
+    UsageError as of `check_target`.
     """
-    if not force and path.exists():
-        raise UsageError(f"{path} exists; choose another target, or replace it with --force")
+    check_target(path, force)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
     try:
@@ -41,6 +40,15 @@ def replace_when_done(path: Path, force: bool = True) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         remove(partial)
+
+
+def check_target(path: Path, force: bool) -> None:
+    """UsageError if `path` exists and `force` is false, or a file stands where its folder would be."""
+    if not force and path.exists():
+        raise UsageError(f"{path} exists; choose another target, or replace it with --force")
+    above = next((folder for folder in path.parents if folder.exists()), path.parent)
+    if not above.is_dir():
+        raise UsageError(f"{path} cannot be written, since {above} is not a folder; choose another target")
 
 
 def remove(path: Path) -> None:

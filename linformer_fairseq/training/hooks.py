@@ -27,7 +27,18 @@ from omegaconf import DictConfig
 
 from linformer_fairseq.compat import launch, precision, saved_precision
 from linformer_fairseq.errors import as_one_sentence
-from linformer_fairseq.training import divergence, files, interrupt, limits, logs, memory, resuming, saving, signals
+from linformer_fairseq.training import (
+    divergence,
+    files,
+    interrupt,
+    limits,
+    logs,
+    memory,
+    preflight,
+    resuming,
+    saving,
+    signals,
+)
 from linformer_fairseq.training.recorder import Recorder
 from linformer_fairseq.training.run_directory import run_folder
 
@@ -75,6 +86,7 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
     with as_one_sentence():
         logs.refuse_missing_tensorboard(cfg)
         limits.refuse_useless(cfg)
+        preflight.refuse_unfitting(cfg)
     signals.listen()
     signals.hold_for_children()
     # It reports each rank that outlives the first one to end, and the last line should say how to resume.
