@@ -13,6 +13,7 @@ from typing import Any
 from data_prep import config
 from data_prep.config import add_flags, as_changes, bundled, from_flags
 from linformer_fairseq.io import records
+from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.ranges import PROCESSES, whole
 
 _EPILOG = """\
@@ -123,6 +124,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run_stage(a: argparse.Namespace) -> int:
     """Run the stage that the arguments name; returns the exit status."""
+    if hasattr(a, "out"):
+        check_folder(a.out)
     records.always_hash = getattr(a, "verify", False)
     function, *parameters = _STAGES[a.stage]
     stage = getattr(import_module(f"data_prep.{a.stage}"), function)

@@ -9,8 +9,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.ranges import POSITIONS, Checked, Range
 
+VOCAB_MULTIPLE = 64  # suits tensor cores and the usual degrees of tensor parallelism
+SMALLEST = 320  # symbols of a vocabulary: a piece for each byte, one for the space, and some letters
 CONFIGS = Path(__file__).parent / "configs"
 SOURCES = {
     "wikipedia": "MediaWiki XML dumps",
@@ -121,10 +124,12 @@ class SourceConfig(Checked):
 class ReadingConfig(Checked):
     """How all sources are read."""
 
-    on_error: str = setting("stop", "`stop` at input that cannot be read, or `skip` it, counted and listed")
+    on_error: str = setting(
+        "stop", "`stop` at input that cannot be read, or `skip` it, counted and listed", choices=("stop", "skip")
+    )
     # Some seconds for the slowest stage: a kill costs little, and processes end together.
     file_characters: int = setting(
-        8_000_000, "size of a Parquet file, the unit of work of later stages", metavar="N", range=Range(1000)
+        8_000_000, "size of a Parquet file, the unit of work of later stages", metavar="N", range=Range()
     )
 
 
@@ -141,8 +146,13 @@ class DecontaminateConfig(Checked):
 class SplitConfig(Checked):
     """Shares of the documents that are not trained on, chosen by the hash of each document."""
 
-    valid: float = setting(0.01, "share of the documents", metavar="F", range=Range(0, 0.99))
-    test: float = setting(0.0, "share of the documents", metavar="F", range=Range(0, 0.99))
+    valid: float = setting(0.01, "share of the documents", metavar="F", range=Range(0, 1))
+    test: float = setting(0.0, "share of the documents", metavar="F", range=Range(0, 1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.valid + self.test >= 1:
+            raise UsageError(f"--valid {self.valid} and --test {self.test}: leave nothing to train on")
 
 
 @dataclass
@@ -153,12 +163,20 @@ class TokenizerConfig(Checked):
         32000,
         "size of the dictionary, special symbols included; a multiple of 64",
         metavar="N",
-        range=Range(320, 1_000_000),  # 256 bytes and some letters
+        range=Range(SMALLEST, 1_000_000),
     )
     model: str = setting("unigram", "kind of sentencepiece model", choices=("unigram", "bpe"))
     existing: str | None = setting(
         None, "instead of training: a .model, or a folder with encoder.json and vocab.bpe", "--import", metavar="PATH"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocab_size % VOCAB_MULTIPLE and self.existing is None:
+            near = round(self.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+            raise UsageError(
+                f"--vocab-size {self.vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}"
+            )
 
 
 @dataclass

@@ -17,12 +17,7 @@ from linformer_fairseq.io.shards import Done
 
 def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers: int = 1) -> dict[str, Any]:
     """Write the corpus without contaminated documents; returns the record of the stage."""
-    folders = [Path(folder) for folder in config.folders]
-    if not folders:
-        raise UsageError("--benchmarks: name at least one folder of dev and test files, such as GLUE's")
-    for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"--benchmarks {folder}: no such folder")
+    folders = benchmark_folders(config)
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
     settings = {"benchmarks": [[path.name, fingerprint(path)] for path in files]}
     index = out / WORK / "ngrams.npz"
@@ -37,6 +32,17 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
 
     function = partial(_decontaminate_file, index=index)
     return filter_corpus("decontaminate", corpus, out, settings, function, workers, build_index)
+
+
+def benchmark_folders(config: DecontaminateConfig) -> list[Path]:
+    """The folders of benchmarks; UsageError if there are none, or one is missing."""
+    folders = [Path(folder) for folder in config.folders]
+    if not folders:
+        raise UsageError("--benchmarks: name at least one folder of dev and test files, such as GLUE's")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"--benchmarks {folder}: no such folder; name those of GLUE, IMDB, … as downloaded")
+    return folders
 
 
 def _decontaminate_file(source: Path, target: Path, index: Path) -> Done:

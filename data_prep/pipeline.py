@@ -76,7 +76,10 @@ def load_config(config: str, changes: Sequence[str] = (), section: str | None = 
         for change in changes:
             key, _, value = change.partition("=")
             for name in _keys(key, merged):
-                OmegaConf.update(merged, name, _value(key, value))
+                try:
+                    OmegaConf.update(merged, name, _value(key, value))
+                except AssertionError as error:  # OmegaConf's, below a section that is null
+                    raise UsageError(f"{change}: {path.name} has no such section; add it there") from error
         if section is None and merged.input is None and "${input}" in path.read_text(encoding="utf-8"):
             raise UsageError(f"{config}: needs input=PATH, a file or folder")
         chosen = merged if section is None else OmegaConf.select(merged, section)

@@ -62,15 +62,19 @@ def _number(kind: type[Number], allowed: Range, what: str) -> Callable[[str], Nu
 class Checked:
     """A base of dataclasses whose numbers must lie in a range: the `range` in a field's metadata, or else at least 0.
 
-    Creating one raises a UsageError that names the `flag` in the metadata (by default the field's name), or the field.
+    Values must be among the `choices`, if there are any. Creating one raises a UsageError that names the `flag` in the
+    metadata (by default the field's name), or the field.
     """
 
     def __post_init__(self) -> None:
         for one in fields(self):  # type: ignore[arg-type]
             given = getattr(self, one.name)
             allowed = one.metadata.get("range", Range(0))
+            choices = one.metadata.get("choices")
             for value in given if isinstance(given, tuple | list) else [given]:
                 refusal = allowed.refusal(value) if isinstance(value, int | float) else ""
+                if choices and value is not None and value not in choices:
+                    refusal = f"must be one of {', '.join(choices)}"
                 if refusal:
                     flag = "flag" in one.metadata and f"--{one.name.replace('_', '-')}"
                     raise UsageError(f"{one.metadata.get('flag') or flag or one.name} {value}: {refusal}")

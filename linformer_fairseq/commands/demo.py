@@ -19,6 +19,7 @@ import yaml
 
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.environment import cpu_cores
+from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.paths import RECIPES, USER_DIR
 from linformer_fairseq.ranges import whole
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     packages = "folders of Python files whose docstrings are the corpus (default: all installed packages)"
     parser.add_argument("--packages", type=Path, nargs="+", default=[], metavar="DIR", help=packages)
     a = parser.parse_args(argv)
+    check_folder(a.out)
     logging.basicConfig(level=logging.WARNING, force=True)  # importing fairseq sets INFO for every logger
     os.environ.setdefault("OMP_NUM_THREADS", str(min(cpu_cores(), 2)))  # the model is too small to use more
     demo(a.out, a.updates, a.packages)

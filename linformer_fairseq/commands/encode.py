@@ -22,6 +22,7 @@ from pathlib import Path
 from linformer_fairseq.commands.arguments import command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference import DTYPES, KEEPS, POOLINGS, VECTOR_DTYPES
+from linformer_fairseq.io.files import check_target
 from linformer_fairseq.ranges import PROCESSES, TOKENS, whole
 
 
@@ -105,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(a: argparse.Namespace) -> tuple[str, ...]:
     """Check what the command line alone tells, and return the columns of text."""
     text = text_columns(a)
+    check_target(a.out, force=True)
     if a.keep == "chunks" and len(text) == 2:
         raise UsageError("--keep chunks: is for one text a row; with two, choose head or head-tail")
     computed = ("label", "scores", "score") if a.predict else ("vector",)

@@ -22,6 +22,7 @@ from pathlib import Path
 from linformer_fairseq.commands.arguments import command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
+from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.ranges import ROWS, real, whole
 
 
@@ -68,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _train(a: argparse.Namespace) -> None:
     text = text_columns(a)
+    check_folder(a.out)
     if a.dev is not None and a.dev_share is not None:
         raise UsageError(f"--dev-share {a.dev_share}: has no meaning with --dev; leave one of them out")
     share = a.dev_share or 0.1

@@ -19,7 +19,9 @@ from itertools import product
 from pathlib import Path
 
 from linformer_fairseq.commands.arguments import command_parser, shared_flags
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
+from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.ranges import PROCESSES, ROWS, real, whole
 
 
@@ -59,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from linformer_fairseq.inference.sequences import tokenizer_of
 
     tasks = [find_task(name) for name in (a.tasks.split(",") if a.tasks else TASKS)]
+    for flag, values in (("--tasks", [task.name for task in tasks]), ("--lr", a.lr), ("--batch-size", a.batch_size)):
+        if len(set(values)) < len(values):
+            raise UsageError(f"{flag}: {max(values, key=values.count)} is there twice; name each once")
+    check_folder(a.out)
+    for item in a.beside:
+        if not all(item.partition("=")):
+            raise UsageError(f"--beside {item}: give it as NAME=DIR")
     beside = {name: read_rows(Path(folder)) for name, _, folder in (item.partition("=") for item in a.beside)}
     # Everything is read before anything is trained: a wrong file must not end a night's work at its last task.
     source = read(a.checkpoint)

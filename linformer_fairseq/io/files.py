@@ -46,9 +46,14 @@ def check_target(path: Path, force: bool) -> None:
     """UsageError if `path` exists and `force` is false, or a file stands where its folder would be."""
     if not force and path.exists():
         raise UsageError(f"{path} exists; choose another target, or replace it with --force")
-    above = next((folder for folder in path.parents if folder.exists()), path.parent)
-    if not above.is_dir():
-        raise UsageError(f"{path} cannot be written, since {above} is not a folder; choose another target")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """UsageError if there is a file in the place of an output folder, or of one above it."""
+    found = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    if not found.is_dir():
+        raise UsageError(f"{folder}: cannot be a folder, since {found} is a file; choose another one")
 
 
 def remove(path: Path) -> None:

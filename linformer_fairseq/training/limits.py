@@ -11,7 +11,8 @@ from fairseq.dataclass.configs import FairseqConfig
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.ranges import PROCESSES, ROWS, TOKENS, Range
@@ -32,7 +33,7 @@ _SECTIONS = (
 _RANGES = {
     **dict.fromkeys(("batch_size", "batch_size_valid"), Range(1, ROWS)),
     **dict.fromkeys(("max_tokens", "max_tokens_valid"), Range(1, TOKENS)),
-    **dict.fromkeys(("update_freq", "required_batch_size_multiple"), Range(1, 2**20)),
+    **dict.fromkeys(("update_freq", "required_batch_size_multiple", "required_seq_len_multiple"), Range(1, 2**20)),
     **dict.fromkeys(("save_interval", "validate_interval", "log_interval", "tokens_per_sample"), Range(1, 2**31)),
     "num_workers": Range(0, PROCESSES),
     "mask_prob": Range(0, 1, inside=True),
@@ -42,8 +43,7 @@ _RANGES = {
 def refuse_useless(cfg: DictConfig) -> None:
     """Raise a UsageError that names the flag, before anything is loaded."""
     for section in _SECTIONS:
-        node: Any = cfg.get(section)
-        settings = vars(node) if isinstance(node, Namespace) else node if isinstance(node, Mapping | DictConfig) else {}
+        settings = plain(cfg.get(section))
         defaults = _defaults(section, settings.get("_name"))
         for name in defaults.keys() & settings.keys():
             given, default = settings[name], defaults[name]
@@ -53,7 +53,7 @@ def refuse_useless(cfg: DictConfig) -> None:
             for value in [given] if isinstance(given, int | float) else given or []:
                 if isinstance(value, int | float) and (refusal := allowed.refusal(value)):
                     raise UsageError(f"--{name.replace('_', '-')} {value}: {refusal}")
-    rows, length = cfg.dataset.get("batch_size"), (cfg.get("task") or {}).get("tokens_per_sample")
+    rows, length = cfg.dataset.get("batch_size"), plain(cfg.get("task")).get("tokens_per_sample")
     if rows and isinstance(length, int) and rows * length > TOKENS:
         given = f"--batch-size {rows} of --tokens-per-sample {length}"
         raise UsageError(f"{given}: more than {TOKENS:,} tokens in a batch; use a smaller one, with --update-freq")
@@ -67,3 +67,14 @@ def _defaults(section: str, name: str | None) -> dict[str, Any]:
     own = FairseqConfig.__dataclass_fields__[section].type
     chosen = known.get(name) if name is not None else own
     return {one.name: one.default for one in fields(chosen)} if hasattr(chosen, "__dataclass_fields__") else {}
+
+
+def plain(node: Any) -> dict[str, Any]:
+    """The settings of a section, what they refer to filled in; UsageError if one refers to nothing."""
+    if isinstance(node, Namespace):
+        return dict(vars(node))
+    try:
+        found = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}
+    except OmegaConfBaseException as error:
+        raise UsageError(f"settings that refer to nothing: {str(error).splitlines()[0]}") from error
+    return {str(name): value for name, value in dict(found or {}).items()}

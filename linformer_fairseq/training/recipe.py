@@ -12,11 +12,13 @@ checked against the flags of fairseq and this project before anything starts.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from linformer_fairseq.compat.checkpoints import EVALUATED, is_literal
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.settings import read_yaml
 from linformer_fairseq.paths import RECIPES, USER_DIR
@@ -86,6 +88,13 @@ def fairseq_train_argv(
     return argv
 
 
+def check_flags(argv: Sequence[str]) -> None:
+    """End the program as fairseq-train would, with what is wrong, if it does not take these flags."""
+    from fairseq import options
+
+    options.parse_args_and_arch(options.get_training_parser(), list(argv[1:]))
+
+
 def _sections(recipe: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -145,6 +154,11 @@ def _flag(where: str, action: argparse.Action, value: Any) -> Iterator[str]:
     else:
         numbers = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
         text = ",".join(map(str, value)) if numbers else str(value)
+        # fairseq passes the text of some settings to `eval`, among them every one of a type of its own.
+        if (action.type not in (None, int, float, str) or action.dest in EVALUATED) and not (
+            is_literal(text) or re.fullmatch(r"[\w.,+ -]*", text)
+        ):
+            raise UsageError(f"{where}: {text!r} is not a plain value; write numbers, or a list of them")
         try:
             converted = action.type(text) if callable(action.type) else text
         except Exception as error:  # fairseq's types evaluate the text

@@ -245,6 +245,7 @@ COMMANDS = [
     Command(
         "fairseq-train",
         TRAIN,
+        zero=True,
         wrong=(
             "--arch no-such",
             "--task no-such",
@@ -272,7 +273,7 @@ COMMANDS = [
             "--adam-betas 0.9",
             "--adam-betas (1,2,3)",
             "--adam-betas (1,2)",
-            "--adam-betas __import__('os').system('touch${IFS}ran')",
+            "--adam-betas __import__('os').system('touch_ran')",
             "--update-freq 0",
             "--update-freq x",
             "--save-interval-updates -1",
@@ -289,6 +290,9 @@ COMMANDS = [
             "--finetune-from-model {w}/nothing",
             "--train-subset no-such",
             "--distributed-world-size 0",
+            *(f"--{name} 0" for name in ("batch-size", "max-tokens", "batch-size-valid", "tokens-per-sample")),
+            *(f"--{name} 0" for name in ("required-batch-size-multiple", "validate-interval", "save-interval")),
+            *(f"--{name} 0" for name in ("encoder-layers", "encoder-embed-dim", "max-positions", "log-interval")),
         ),
     ),
 ]

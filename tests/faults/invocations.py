@@ -35,6 +35,7 @@ class Command:
     wrong: tuple[str, ...] = ()  # flags to add to the valid ones, which do not go together
     fine: tuple[str, ...] = ()  # `--flag value`: right for this flag, though not for most of its kind
     runs: bool = True  # whether the valid invocation can be run here, in seconds
+    zero: bool = False  # whether 0 is right for most of its whole numbers
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,10 @@ def invocations(command: Command, parser: argparse.ArgumentParser, world: Path) 
     yield wrong([*given, "--no-such-flag"], "--no-such-flag")
     for line in command.wrong:
         words = line.replace("{w}", str(world)).split()
-        yield wrong([*_without(given, words[0]), *words], *words)
+        keys = [key for word in words for key, _, value in [word.partition("=")] for key in (word, key, value)]
+        named = {part for key in keys for part in (key, key.lstrip("-"), key.split(".")[-1])}
+        named |= {name.replace("_", "-") for name in named}
+        yield wrong([*_without(given, words[0]), *words], *named)
     for place, action in enumerate(positionals[:first]):
         if action.required:
             yield wrong(given[:place] + given[first:], str(action.metavar), action.dest)
@@ -121,8 +125,13 @@ def invocations(command: Command, parser: argparse.ArgumentParser, world: Path) 
         if action.required:
             yield wrong(rest, flag)
         for value in _wrong_values(action, valid.get(flag), world):
-            if f"{flag} {value}" not in command.fine:
-                yield wrong([*rest, flag, value], flag, *([value, Path(value).parent.name] if "/" in value else []))
+            right = value == str(action.default) or (command.zero and value == "0") or f"{flag} {value}" in command.fine
+            if not right:
+                yield wrong(
+                    [*rest, flag, value],
+                    *action.option_strings,
+                    *([value, Path(value).parent.name] if "/" in value else []),
+                )
 
 
 def _wrong_values(action: argparse.Action, valid: str | None, world: Path) -> Iterator[str]:
