@@ -1,5 +1,6 @@
-# `make` lists the targets. All but help and clean first make .venv with the versions pinned in constraints.txt, and
-# update it when setup.py or constraints.txt has changed.
+# `make` lists the targets. All but help and clean first make .venv with the files whose hashes are in requirements.lock,
+# and update it when setup.py, constraints.txt or requirements.lock has changed. torch and what it brings with it are
+# pinned by version (constraints.txt): its builds for CPUs and for each CUDA have the same version and other hashes.
 #   PYTHON=/path/to/python3.12   the interpreter to make .venv with (default: python3.11, python3.12 or python3)
 #   CUDA=cu126                   the build of torch for that CUDA, from PyTorch's own index; .venv keeps it from then on
 #   PYTEST_ARGS="-k padding"     more options for pytest
@@ -21,11 +22,14 @@ USABLE := import os, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) or 
 # One package, antlr4-python3-runtime, has no wheel: the pinned setuptools builds it, whatever pip would choose.
 # The pinned packages of CUDA itself are those of PyPI's torch; another build brings its own.
 PINS := $(if $(CUDA),$(VENV)/constraints.txt,constraints.txt)
-PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1 $(BIN)/python -m pip install -c $(PINS)
-TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)+$(CUDA)
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1 $(BIN)/python -m pip install
+HASHED := $(PIP) --require-hashes --no-deps --no-build-isolation -r
+TORCH = torch==$(shell sed -n 's/^torch==//p' constraints.txt)$(CUDA:%=+%)
+INDEX := $(CUDA:%=--extra-index-url https://download.pytorch.org/whl/%)
+UNHASHED := -e '^\#' -e '^$$' -e '^torch' -e '^cuda' -e '^nvidia' -e '^triton'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint docs wheel venv clean
+.PHONY: help demo test test-fast lint docs wheel venv lock sbom clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +57,14 @@ wheel: $(STAMP) ## build the wheel in dist/
 
 venv: $(STAMP) ## only make .venv
 
+lock: ## write requirements.lock anew from constraints.txt (pip install uv)
+	grep -v $(UNHASHED) constraints.txt | uv pip compile - --no-deps --universal --python-version 3.11.5 --generate-hashes \
+	  --no-header --no-annotate -q | { sed '/^[^\#]/,$$d' requirements.lock; cat; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+sbom: $(STAMP) ## a software bill of materials of .venv in sbom.json, CycloneDX (pip install cyclonedx-bom)
+	cyclonedx-py environment $(BIN)/python --output-reproducible --output-file sbom.json
+
 clean: ## remove .venv, demo-run, what was built, and all caches
 	rm -rf $(VENV) demo-run build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -65,7 +77,7 @@ ifneq ($(CUDA),$(MADE_WITH))
 .PHONY: $(STAMP)
 endif
 
-$(STAMP): setup.py constraints.txt
+$(STAMP): setup.py constraints.txt requirements.lock
 	@$(BIN)/python -c '$(USABLE)' 2>/dev/null || { \
 	  for python in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3); do \
 	    "$$python" -c '$(SUPPORTED)' 2>/dev/null && break; python=; \
@@ -82,8 +94,10 @@ $(STAMP): setup.py constraints.txt
 	@echo "Installing the pinned packages into $(VENV): some minutes, once."
 	@rm -f $(STAMP)
 	$(if $(CUDA),@grep -v -e '^cuda' -e '^nvidia' -e '^triton' constraints.txt > $(PINS))
-	$(PIP_INSTALL) setuptools
-	$(if $(CUDA),$(PIP_INSTALL) torch==$(TORCH) --extra-index-url https://download.pytorch.org/whl/$(CUDA))
-	$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
+	@sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > $(VENV)/setuptools.lock
+	$(HASHED) $(VENV)/setuptools.lock
+	$(HASHED) requirements.lock
+	$(PIP) -c $(PINS) $(TORCH) $(INDEX)
+	$(PIP) -c $(PINS) --no-build-isolation -e '.[dev]'
 	$(if $(CUDA),@echo $(CUDA) > $(VENV)/cuda)
 	@printf %s "$(CURDIR)" > $(STAMP)

@@ -31,10 +31,6 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     is an epoch for fairseq, has something of every source. Returns the record of the stage: documents, items and tokens
     of each split, and the histogram of document lengths.
     """
-    if config.max_item_tokens < 4:
-        raise UsageError(f"--max-item-tokens {config.max_item_tokens}: must be at least 4")
-    if config.shards < 1:
-        raise UsageError(f"--shards {config.shards}: must be at least 1")
     if not (corpus / "train").is_dir():
         raise UsageError(f"{corpus}: no folder train here; make it with `python -m data_prep split`")
     files = {split: corpus_files(corpus / split) for split in SPLITS if (corpus / split).is_dir()}

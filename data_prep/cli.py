@@ -12,8 +12,9 @@ from typing import Any
 
 from data_prep import config
 from data_prep.config import add_flags, as_changes, bundled, from_flags
-from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io import records
+from linformer_fairseq.io.files import check_folder
+from linformer_fairseq.ranges import PROCESSES, whole
 
 _EPILOG = """\
 everything at once, from a YAML file or a bundled configuration ({bundled}):
@@ -68,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
             verify = "read what is finished and make again what is not what was written (else: by size and time)"
             command.add_argument("--verify", action="store_true", help=verify)
         if "workers" in _STAGES[name]:
-            command.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
+            command.add_argument(
+                "--workers", type=whole(1, PROCESSES), default=1, metavar="N", help="processes (default %(default)s)"
+            )
         return command
 
     run = stage("run", "all stages of a configuration", "folder of the run, with a folder for each stage")
@@ -112,7 +115,9 @@ def parser() -> argparse.ArgumentParser:
 
     inspect = stage("inspect", "show random documents or decoded blocks, vocabulary coverage and lengths")
     inspect.add_argument("folder", type=Path, metavar="DIR", help="a run, a corpus, or binarised data")
-    inspect.add_argument("--samples", type=int, default=3, metavar="N", help="how many to show (default %(default)s)")
+    inspect.add_argument(
+        "--samples", type=whole(0, 10_000), default=3, metavar="N", help="how many to show (default %(default)s)"
+    )
     inspect.add_argument("--document", metavar="ID", help="say instead why this document was dropped, and beside which")
     inspect.add_argument("--seed", type=int, default=1, help="chooses the samples (default %(default)s)")
     return top
@@ -120,8 +125,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run_stage(a: argparse.Namespace) -> int:
     """Run the stage that the arguments name; returns the exit status."""
-    if getattr(a, "workers", 1) < 1:
-        raise UsageError(f"--workers {a.workers}: must be at least 1")
+    if hasattr(a, "out"):
+        check_folder(a.out)
     records.always_hash = getattr(a, "verify", False)
     function, *parameters = _STAGES[a.stage]
     stage = getattr(import_module(f"data_prep.{a.stage}"), function)

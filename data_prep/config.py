@@ -9,6 +9,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.ranges import POSITIONS, Checked, Range
+
+VOCAB_MULTIPLE = 64  # suits tensor cores and the usual degrees of tensor parallelism
+SMALLEST = 320  # symbols of a vocabulary: a piece for each byte, one for the space, and some letters
 CONFIGS = Path(__file__).parent / "configs"
 SOURCES = {
     "wikipedia": "MediaWiki XML dumps",
@@ -34,7 +39,10 @@ Settings = TypeVar("Settings")
 
 
 def setting(default: Any, help: str, flag: str = "", **options: Any) -> Any:
-    """A field with a flag (`--` and its name unless given); `options` are those of `ArgumentParser.add_argument`."""
+    """A field with a flag (`--` and its name unless given), and a `range` if it is a number.
+
+    Other `options` are those of `ArgumentParser.add_argument`.
+    """
     return field(default=default, metadata={"flag": flag, "help": help, **options})
 
 
@@ -45,6 +53,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
         if options:
             flag = _flag(one)
             del options["flag"]
+            options.pop("range", None)
             if isinstance(one.default, int | float | str):
                 options |= {"type": type(one.default), "default": one.default}
                 options["help"] += " (default %(default)s)"
@@ -81,7 +90,7 @@ def from_flags(settings: type[Settings], arguments: argparse.Namespace) -> Setti
 
 
 @dataclass
-class DownloadConfig:
+class DownloadConfig(Checked):
     """Where a dump comes from."""
 
     mirror: str = setting("https://dumps.wikimedia.org", "server with the layout of Wikimedia's", metavar="URL")
@@ -89,7 +98,7 @@ class DownloadConfig:
 
 
 @dataclass
-class SourceConfig:
+class SourceConfig(Checked):
     """One source of documents."""
 
     source: str = setting(
@@ -118,16 +127,20 @@ class SourceConfig:
 
 
 @dataclass
-class ReadingConfig:
+class ReadingConfig(Checked):
     """How all sources are read."""
 
-    on_error: str = setting("stop", "`stop` at input that cannot be read, or `skip` it, counted and listed")
+    on_error: str = setting(
+        "stop", "`stop` at input that cannot be read, or `skip` it, counted and listed", choices=("stop", "skip")
+    )
     # Some seconds for the slowest stage: a kill costs little, and processes end together.
-    file_characters: int = setting(8_000_000, "size of a Parquet file, the unit of work of later stages", metavar="N")
+    file_characters: int = setting(
+        8_000_000, "size of a Parquet file, the unit of work of later stages", metavar="N", range=Range()
+    )
 
 
 @dataclass
-class DecontaminateConfig:
+class DecontaminateConfig(Checked):
     """The benchmarks whose dev and test examples must not be in the corpus."""
 
     folders: list[str] = setting(
@@ -140,30 +153,50 @@ class DecontaminateConfig:
 
 
 @dataclass
-class SplitConfig:
+class SplitConfig(Checked):
     """Shares of the documents that are not trained on, chosen by the hash of each document."""
 
-    valid: float = setting(0.01, "share of the documents", metavar="F")
-    test: float = setting(0.0, "share of the documents", metavar="F")
+    valid: float = setting(0.01, "share of the documents", metavar="F", range=Range(0, 1))
+    test: float = setting(0.0, "share of the documents", metavar="F", range=Range(0, 1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.valid + self.test >= 1:
+            raise UsageError(f"--valid {self.valid} and --test {self.test}: leave nothing to train on")
 
 
 @dataclass
-class TokenizerConfig:
+class TokenizerConfig(Checked):
     """A vocabulary that is trained on the training documents, or an existing one."""
 
-    vocab_size: int = setting(32000, "size of the dictionary, special symbols included; a multiple of 64", metavar="N")
+    vocab_size: int = setting(
+        32000,
+        "size of the dictionary, special symbols included; a multiple of 64",
+        metavar="N",
+        range=Range(SMALLEST, 1_000_000),
+    )
     model: str = setting("unigram", "kind of sentencepiece model", choices=("unigram", "bpe"))
     existing: str | None = setting(
         None, "instead of training: a .model, or a folder with encoder.json and vocab.bpe", "--import", metavar="PATH"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocab_size % VOCAB_MULTIPLE and self.existing is None:
+            near = round(self.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+            raise UsageError(
+                f"--vocab-size {self.vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}"
+            )
+
 
 @dataclass
-class BinarizeConfig:
+class BinarizeConfig(Checked):
     """The shape of fairseq's data."""
 
-    max_item_tokens: int = setting(510, "longer paragraphs are cut; at most --tokens-per-sample minus 2", metavar="N")
-    shards: int = setting(1, "folders to join by colons, each an epoch for fairseq", metavar="N")
+    max_item_tokens: int = setting(
+        510, "longer paragraphs are cut; at most --tokens-per-sample minus 2", metavar="N", range=Range(4, POSITIONS)
+    )
+    shards: int = setting(1, "folders to join by colons, each an epoch for fairseq", metavar="N", range=Range())
 
 
 def bundled() -> list[str]:

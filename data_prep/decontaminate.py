@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import REMOVED, DecontaminateConfig
+from data_prep.config import DecontaminateConfig
 from data_prep.corpus import Document
 from data_prep.filters import Dropped, Shortened, Verdict, filter_corpus, filter_file
 from data_prep.sources.files import kind
@@ -27,16 +27,7 @@ REASON = "benchmark example"
 
 def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers: int = 1) -> dict[str, Any]:
     """Write the corpus without the examples; returns the record of the stage."""
-    folders = [Path(folder) for folder in config.folders]
-    if not folders:
-        raise UsageError("--benchmarks: name at least one folder of dev and test files, such as GLUE's")
-    for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"--benchmarks {folder}: no such folder")
-    if config.remove not in REMOVED:
-        raise UsageError(f"--remove {config.remove}: must be one of {', '.join(REMOVED)}")
-    if config.window < 0:
-        raise UsageError(f"--window {config.window}: must be at least 0")
+    folders = benchmark_folders(config)
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
     settings = {"benchmarks": names_and_sizes(files), "remove": config.remove, "window": config.window}
     index = out / WORK / "ngrams.npz"
@@ -56,6 +47,17 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
     notes = {"rule": f"{rule} A character of Han or Kana counts as a word.", "unread": unread}
     function = partial(_decontaminate_file, index=index, config=config)
     return filter_corpus("decontaminate", corpus, out, settings, function, workers, prepare, files, notes)
+
+
+def benchmark_folders(config: DecontaminateConfig) -> list[Path]:
+    """The folders of benchmarks; UsageError if there are none, or one is missing."""
+    folders = [Path(folder) for folder in config.folders]
+    if not folders:
+        raise UsageError("--benchmarks: name at least one folder of dev and test files, such as GLUE's")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"--benchmarks {folder}: no such folder; name those of GLUE, IMDB, … as downloaded")
+    return folders
 
 
 def build_index(folders: list[Path], index: Path) -> Done:

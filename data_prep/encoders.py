@@ -283,7 +283,7 @@ def read_gpt2_vocabulary(path: Path) -> dict[str, int]:
     """Token -> id of an encoder.json, in the order of the ids; UsageError if the file is not one."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(content, dict) or not content or not all(isinstance(i, int) for i in content.values()):
         raise UsageError(f"{path}: not a table from token to id; give GPT-2's {GPT2_VOCABULARY}")

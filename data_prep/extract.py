@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from data_prep.config import DOCUMENT_ENDS, MATH, READER_SETTINGS, SOURCES, ReadingConfig, SourceConfig
+from data_prep.config import READER_SETTINGS, SOURCES, ReadingConfig, SourceConfig
 from data_prep.corpus import Document, write_files
 from data_prep.sources import Piece, ReadErrors, books, doc, docstrings, jsonl, tables, text, wikipedia
 from data_prep.sources.encodings import check_encoding
@@ -34,13 +34,9 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     of Python packages, or nothing for all packages of the running environment.
     """
     source, name = config.source, config.name or config.source
-    if source not in READERS:
-        raise UsageError(f"--source {source}: unknown; choose one of {', '.join(READERS)}")
     if not re.fullmatch(r"\w[\w. -]*", name):
         raise UsageError(f"--name {name}: begins the names of files, so letters, digits, dots and - are allowed, not /")
     options = _reader_settings(config)
-    if reading.on_error not in ("stop", "skip"):
-        raise UsageError(f"--on-error {reading.on_error}: must be stop or skip")
     if not config.inputs and source != "docstrings":
         raise UsageError(f"--source {source} needs at least one IN: a file, a folder or a tar archive")
     problems = ReadErrors(reading.on_error == "skip")
@@ -103,13 +99,11 @@ def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: Source
 def _reader_settings(config: SourceConfig) -> dict[str, Any]:
     """The settings that were given for the reader of a source; raises UsageError if one is not for it, or wrong."""
     given = {name: getattr(config, name) for name in READER_SETTINGS if getattr(config, name) is not None}
-    for name, value in given.items():
+    for name in given:
         flag = f"--{name.replace('_', '-')}"
         if config.source not in READER_SETTINGS[name]:
             others = ", ".join(READER_SETTINGS[name])
             raise UsageError(f"{flag}: --source {config.source} has no such setting; it is for {others}")
-        if value not in (choices := {"document_end": DOCUMENT_ENDS, "math": MATH}.get(name, (value,))):
-            raise UsageError(f"{flag} {value}: must be one of {', '.join(choices)}")
     check_encoding(config.encoding)
     return given
 

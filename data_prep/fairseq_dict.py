@@ -7,13 +7,13 @@ fairseq numbers its symbols <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines `sym
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from data_prep.config import VOCAB_MULTIPLE
 from linformer_fairseq.errors import UsageError
 
 DICTIONARY = "dict.txt"
 BOS, PAD, EOS, UNK = range(4)
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
-VOCAB_MULTIPLE = 64  # suits tensor cores and the usual degrees of tensor parallelism
 FILLER = "madeupword"  # fairseq's name for symbols that only pad a dictionary to a multiple
 OVERWRITE = "#fairseq:overwrite"
 

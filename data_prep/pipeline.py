@@ -16,6 +16,7 @@ from data_prep import config as stages
 from data_prep.text.minhash import NearDuplicates
 from data_prep.text.rules import CleanConfig
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.settings import read_yaml
 
 
 @dataclass
@@ -71,11 +72,14 @@ def load_config(config: str, changes: Sequence[str] = (), section: str | None = 
         if "=" not in change:
             raise UsageError(f"{change}: expected KEY=VALUE, such as tokenizer.vocab_size=50048")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(PipelineConfig), OmegaConf.load(path))
+        merged = OmegaConf.merge(OmegaConf.structured(PipelineConfig), read_yaml(path))
         for change in changes:
             key, _, value = change.partition("=")
             for name in _keys(key, merged):
-                OmegaConf.update(merged, name, _value(key, value))
+                try:
+                    OmegaConf.update(merged, name, _value(key, value))
+                except AssertionError as error:  # OmegaConf's, below a section that is null
+                    raise UsageError(f"{change}: {path.name} has no such section; add it there") from error
         if section is None and merged.input is None and "${input}" in path.read_text(encoding="utf-8"):
             raise UsageError(f"{config}: needs input=PATH, a file or folder")
         chosen = merged if section is None else OmegaConf.select(merged, section)

@@ -18,12 +18,12 @@ from typing import Any
 from data_prep.binarize import binarize, data_folders
 from data_prep.clean import clean
 from data_prep.config import ReadingConfig
-from data_prep.decontaminate import decontaminate
+from data_prep.decontaminate import benchmark_folders, decontaminate
 from data_prep.dedup import dedup
 from data_prep.extract import extract
 from data_prep.pipeline import PipelineConfig, load_config
 from data_prep.split import split
-from data_prep.tokenizer import make_tokenizer
+from data_prep.tokenizer import existing_files, make_tokenizer
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done, sweep, write_text
 from linformer_fairseq.io.records import StaleOutput
@@ -43,6 +43,13 @@ def run(config: str, changes: Sequence[str], out: Path, workers: int = 1, redo: 
     With `redo`, first delete the folders of that stage and of all later ones.
     """
     settings: PipelineConfig = load_config(config, changes)
+    # Hours may pass before the stages that read these.
+    if not settings.sources:
+        raise UsageError(f"{config}: has no sources; name one, such as sources.0.source=text")
+    if settings.decontaminate is not None:
+        benchmark_folders(settings.decontaminate)
+    if settings.tokenizer.existing is not None:
+        existing_files(Path(settings.tokenizer.existing))
     if redo is not None:
         if redo not in STAGES:
             raise UsageError(f"--redo {redo}: no such stage; choose one of {', '.join(STAGES)}")

@@ -21,11 +21,6 @@ SURELY = 50  # documents that a split is expected to have, so that it has some: 
 
 def split(corpus: Path, out: Path, config: SplitConfig, workers: int = 1) -> dict[str, Any]:
     """Write `out/{train,valid,test}/`, each a corpus, with one file for each file of `corpus`."""
-    for flag, share in (("--valid", config.valid), ("--test", config.test)):
-        if not 0 <= share < 1:
-            raise UsageError(f"{flag} {share}: must be at least 0 and below 1")
-    if config.valid + config.test >= 1:
-        raise UsageError(f"--valid {config.valid} and --test {config.test}: leave nothing to train on")
     paths = corpus_files(corpus)
     settings = {**vars(config), "corpus": names_and_sizes(paths)}
     record = out / "split.json"

@@ -19,10 +19,10 @@ import sentencepiece
 from tqdm import tqdm
 
 from data_prep import encoders
-from data_prep.config import TokenizerConfig
+from data_prep.config import SMALLEST, VOCAB_MULTIPLE, TokenizerConfig
 from data_prep.corpus import corpus_files, read_texts
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, SENTENCEPIECE
-from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, VOCAB_MULTIPLE, dictionary_text
+from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, dictionary_text
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, replace_when_done, write_text
 from linformer_fairseq.io.records import begun, finish, names_and_sizes
@@ -32,8 +32,6 @@ from linformer_fairseq.io.shards import Done, Shard, run_shards
 SAMPLE_CHARACTERS = 20_000_000
 # Results of unigram training depend on the number of threads, so it must not depend on the machine.
 TRAINER_THREADS = 16
-# A piece for each byte, one for the space, and some letters.
-SMALLEST = 320
 OTHER_SYMBOLS = len((*SPECIALS, MASK)) - 1  # of the dictionary, besides the pieces of the model, one of which is <unk>
 
 
@@ -46,18 +44,13 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
     settings: dict[str, Any]
     function: Callable[..., Done]
     if config.existing is not None:
-        names = _existing_files(Path(config.existing))
+        names = existing_files(Path(config.existing))
         settings = {"existing": {name: digest(path) for path, name in names.items()}}
         shard, function = Shard("import", (names, out)), import_files
     elif corpus is None:
         raise UsageError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
     else:
         size = config.vocab_size
-        if size < SMALLEST:
-            raise UsageError(f"--vocab-size {size}: must be at least {SMALLEST}, for its 256 bytes and letters")
-        if size % VOCAB_MULTIPLE:
-            near = round(size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-            raise UsageError(f"--vocab-size {size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
         inputs = corpus_files(corpus)
         settings = {"vocab_size": size, "model": config.model, "corpus": names_and_sizes(inputs)}
         shard, function = Shard("train", (inputs, out, config), 1, inputs), train
@@ -140,7 +133,7 @@ def sample_paragraphs(files: list[Path], characters: int = SAMPLE_CHARACTERS) ->
     return [paragraph for paragraph in paragraphs if zlib.crc32(paragraph.encode()) < threshold]
 
 
-def _existing_files(existing: Path) -> dict[Path, str]:
+def existing_files(existing: Path) -> dict[Path, str]:
     """The files of a tokenizer, and their names in a tokenizer folder."""
     if (existing / HUGGINGFACE).is_dir():
         return {existing / name: name for name in encoders.load(existing).files}

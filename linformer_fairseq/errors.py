@@ -17,6 +17,9 @@ _REMEDIES = {
     **dict.fromkeys((errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE), f"check that disk; {AGAIN}"),
     # Commands check what they are given, so this was there a moment ago.
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), f"it was removed or replaced meanwhile; restore it, and {AGAIN}"),
+    **dict.fromkeys(
+        (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP), "choose another path"
+    ),
 }
 _EXTRAS = {"safetensors": "hf", "transformers": "hf", "tokenizers": "hf", "google": "hf", "submitit": "slurm"}
 _DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
@@ -80,4 +83,6 @@ def _sentence(error: Exception) -> str | None:
         return f"{error.filename or 'the disk'}: no space left; free some, and {AGAIN}"
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         return f"{error.filename or 'the disk'}: {error.strerror}; {_REMEDIES[error.errno]}"
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "allocate" in str(error):  # PyTorch's
+        return f"not enough memory ({str(error).splitlines()[0][:200] if str(error) else 'MemoryError'}); ask for less"
     return None

@@ -166,8 +166,8 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         for number, line in enumerate(_decoded(file, path), start=1):
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UsageError(f"{path}: row {number} is not JSON ({error.msg})") from error
+            except (ValueError, RecursionError) as error:
+                raise UsageError(f"{path}: row {number} is not JSON ({error}); repair or remove it") from error
             if not isinstance(row, dict):
                 raise UsageError(f"{path}: row {number} is not a JSON object")
             check_columns(f"{path}: row {number}", list(row), columns)

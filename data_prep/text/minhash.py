@@ -14,13 +14,14 @@ A page can be mostly boilerplate and have a text of its own: a long run of words
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.text.scripts import code_points
 from data_prep.text.words import Hashes, Places, mix, ngram_hashes, words
+from linformer_fairseq.ranges import Checked, Range
 
 Signatures = NDArray[np.uint32]
 
@@ -36,15 +37,18 @@ _SHINGLES = 512  # hashed at once, so that their (shingles, permutations) array 
 
 
 @dataclass
-class NearDuplicates:
+class NearDuplicates(Checked):
     """What counts as a near duplicate; threshold and shingle are those of Lee et al. 2022."""
 
-    threshold: float = 0.8  # documents of at least this estimated Jaccard similarity are duplicates
-    shingle: int = 5  # words in a shingle; characters in scripts without spaces
-    permutations: int = 128  # numbers in a signature; the estimate's standard error is at most 0.5 / sqrt(permutations)
+    # Documents of at least this estimated Jaccard similarity are duplicates.
+    threshold: float = field(default=0.8, metadata={"range": Range(0.01, 1)})
+    # Words in a shingle; characters in scripts without spaces.
+    shingle: int = field(default=5, metadata={"range": Range(1, 1000)})
+    # Numbers in a signature; the estimate's standard error is at most 0.5 / sqrt(permutations).
+    permutations: int = field(default=128, metadata={"range": Range(8, 65_536)})
     # How much worse a missed pair is than a needless comparison, from 0 to 1, when bands and rows are chosen.
     # Comparisons are cheap, since each candidate pair is verified against the signatures.
-    missed: float = 0.95
+    missed: float = field(default=0.95, metadata={"range": Range(0, 1)})
     own_words: int = 100  # a document with so long a run of words that the other lacks is no duplicate; 0: no rule
     repeated_paragraphs: int = 0  # a paragraph in more documents than this is removed from all; 0: none is
 

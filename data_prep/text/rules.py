@@ -16,6 +16,7 @@ import numpy as np
 from data_prep.text.normalize import LineRules, normalize, without_boilerplate
 from data_prep.text.scripts import measure
 from data_prep.text.words import Hashes, Places, ngram_hashes, words
+from linformer_fairseq.ranges import Checked
 
 # Gopher's limits on repeated n-grams were set for web pages, of which few have more than a few thousand words. In
 # longer texts ever more n-grams recur by chance, so a document is measured in parts of this many words.
@@ -28,7 +29,7 @@ _ENGLISH = frozenset("the be to of and that have with".split())  # Gopher's stop
 
 
 @dataclass
-class CleanConfig:
+class CleanConfig(Checked):
     """Settings of the stage ``clean``; the defaults suit encyclopedias and books in any language.
 
     Shares are between 0 and 1; a share of 1 switches a rule on repetition, bullets or ellipses off.

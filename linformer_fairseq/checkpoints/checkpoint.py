@@ -95,14 +95,14 @@ def read(path: Path) -> Checkpoint:
 
 def _read_safetensors(path: Path) -> Checkpoint:
     state, metadata = read_tensors(path)
-    try:
-        about = json.loads(metadata.get(_OURS, "null"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}: not a whole safetensors file ({error})") from error
-    if about is None:
+    if _OURS not in metadata:
         raise UsageError(f"{path}: holds no settings of a checkpoint; it was not written by to-safetensors")
-    state |= {key: state[original] for key, original in about.pop("same").items()}
-    checkpoint = Checkpoint(state, **about)
+    try:
+        about = json.loads(metadata[_OURS])
+        state |= {key: state[original] for key, original in about.pop("same").items()}
+        checkpoint = Checkpoint(state, **about)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{path}: not a whole safetensors file of to-safetensors ({error})") from error
     refuse_larger(path, checkpoint.model, state)
     return checkpoint
 

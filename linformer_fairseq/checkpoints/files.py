@@ -19,7 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file, which must be an object; anything else is a UsageError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: holds no JSON object; download it again")

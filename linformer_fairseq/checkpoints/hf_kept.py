@@ -54,7 +54,7 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
         modules = json.loads(path.read_text(encoding="utf-8"))
         kinds = [str(module["type"]) for module in modules]
         inside = [folder.joinpath(module["path"]).resolve().is_relative_to(folder.resolve()) for module in modules]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"{path}: not a list of modules ({type(error).__name__}: {error})") from error
     for kind in kinds:
         if not kind.startswith("sentence_transformers.") or kind.split(".")[-1] not in KEPT_MODULES:

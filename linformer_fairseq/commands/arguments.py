@@ -1,13 +1,13 @@
 """What the parsers of all subcommands share."""
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning import EPOCHS, LEARNING_RATE
+from linformer_fairseq.finetuning import EPOCHS
 from linformer_fairseq.inference import KEEPS
+from linformer_fairseq.ranges import whole
 
 
 def command_parser(name: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "rest from the end; or chunks, all of it, in chunks of equal length whose results are averaged",
     },
     "--from-scratch": {"action": "store_true", "help": "train the same model without its pretrained parameters"},
-    "--epochs": {"type": int, "default": EPOCHS, "help": "default: %(default)s"},
+    "--epochs": {"type": whole(1, 10_000), "default": EPOCHS, "help": "default: %(default)s"},
     "--force": {"action": "store_true", "help": "replace an existing --out"},
 }
 
@@ -42,23 +42,12 @@ def shared_flags(*names: str) -> argparse.ArgumentParser:
 
 
 def text_columns(a: argparse.Namespace) -> tuple[str, ...]:
-    """The columns of --text-column; UsageError if there are more than two."""
+    """The columns of --text-column; UsageError if there are more than two, or one is named twice or as the label."""
     if len(a.text_column) > 2:
         raise UsageError(f"--text-column: one or two columns, not {len(a.text_column)}")
+    names = [*a.text_column, getattr(a, "label_column", None)]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"--text-column {' '.join(a.text_column)}: a column can be one text only, and not the label too"
+        )
     return tuple(a.text_column)
-
-
-def check_at_least_one(a: argparse.Namespace, *names: str) -> None:
-    """Raise UsageError if one of these flags is a number below 1, or has such a number."""
-    for name in names:
-        given = getattr(a, name)
-        for value in given if isinstance(given, list) else [given]:
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-
-
-def check_learning_rates(*rates: float) -> None:
-    """Raise UsageError if a value of --lr cannot train anything."""
-    for rate in rates:
-        if not 0 < rate < math.inf:
-            raise UsageError(f"--lr {rate}: must be above 0, such as {LEARNING_RATE:g}")

@@ -14,8 +14,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from linformer_fairseq.commands.arguments import check_at_least_one, command_parser, shared_flags
+from linformer_fairseq.commands.arguments import command_parser, shared_flags
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.ranges import POSITIONS, ROWS, real, whole
 
 LENGTHS = (16, 32, 64, 128, 256, 512)
 WINDOWS = (0, 16, 32, 64)
@@ -27,19 +28,24 @@ def parser() -> argparse.ArgumentParser:
     top = command_parser("choose-k", __doc__, parents=[shared_flags("--data")])
     top.add_argument("model", type=Path, metavar="MODEL", help="checkpoint or folder")
     top.add_argument("text", type=Path, nargs="+", metavar="TEXT", help="text files, or folders of .txt files")
-    top.add_argument("--error", type=float, default=0.5, metavar="BOUND", help="in every layer (default: %(default)s)")
+    top.add_argument(
+        "--error",
+        type=real(0, 1000, inside=True),
+        default=0.5,
+        metavar="BOUND",
+        help="in every layer (default: %(default)s)",
+    )
     positions = "tokens of a passage (default: the model's longest input); beyond that, positions repeat"
-    top.add_argument("--max-positions", type=int, metavar="N", help=positions)
-    top.add_argument("--passages", type=int, default=16, metavar="B", help="passages to look at (default: %(default)s)")
+    top.add_argument("--max-positions", type=whole(LENGTHS[0], POSITIONS), metavar="N", help=positions)
+    top.add_argument(
+        "--passages", type=whole(1, ROWS), default=16, metavar="B", help="passages to look at (default: %(default)s)"
+    )
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the error and cost of all candidates, and the cheapest within the bound; returns the exit status."""
     a = parser().parse_args(argv)
-    check_at_least_one(a, "passages")
-    if a.max_positions is not None and a.max_positions < LENGTHS[0]:
-        raise UsageError(f"--max-positions {a.max_positions}: must be at least {LENGTHS[0]}, the least k that is tried")
 
     from linformer_fairseq.checkpoints.checkpoint import encoder_config
     from linformer_fairseq.inference import approximation as by

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import check_target
+from linformer_fairseq.ranges import POSITIONS, whole
 
 if TYPE_CHECKING:  # --help does not wait for torch and fairseq
     from linformer_fairseq.checkpoints.checkpoint import Checkpoint
@@ -30,11 +32,14 @@ SHARINGS = ("none", "headwise", "key-value", "layerwise")
 PROJECTIONS = ("linear", "mean-pool", "max-pool", "conv", "adaptive")
 INITS = ("block-mean", "svd", "random", "exact")
 METHODS = ("keep", "interpolate", "tile")
+_OF_LINFORMER = ("projected_length", "projection_sharing", "projection", "local_window", "init", "transfer")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one conversion; returns the exit status."""
     a = parser().parse_args(argv)
+    if hasattr(a, "target"):
+        check_target(a.target, a.force)
     made: Checkpoint | None = a.run(a)
     if made is not None:
         from linformer_fairseq.checkpoints.checkpoint import write
@@ -81,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     _add_shape(command("from-bert", _from_roberta, text), "adaptive")
 
     add = command("extend", _extend, "longer inputs, or another projected length")
-    add("--max-positions", type=int, metavar="N", help="new longest input in tokens")
+    add("--max-positions", type=whole(1, POSITIONS), metavar="N", help="new longest input in tokens")
     add("--projected-length", metavar="K", help="new k, or one per layer")
     method = "keep what short inputs give (default), or interpolate or tile positions, E and F"
     add("--method", default="keep", choices=METHODS, help=method)
@@ -99,22 +104,22 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_shape(add: Callable[..., argparse.Action], projection: str) -> None:
     """Add what says how exact attention becomes that of a Linformer."""
-    add("--projected-length", default="256", metavar="K", help="k, as for training (default: 256)")
+    add("--projected-length", metavar="K", help="k, as for training (default: 256)")
     positions = "longest input (default: that of the model); positions beyond its own repeat them"
-    add("--max-positions", type=int, metavar="N", help=positions)
-    add("--projection-sharing", default="layerwise", choices=SHARINGS, help="sharing of E and F (default: layerwise)")
-    add("--projection", default=projection, choices=PROJECTIONS, help="kind of E and F (default: %(default)s)")
+    add("--max-positions", type=whole(1, POSITIONS), metavar="N", help=positions)
+    add("--projection-sharing", choices=SHARINGS, help="sharing of E and F (default: layerwise)")
+    add("--projection", choices=PROJECTIONS, help=f"kind of E and F (default: {projection})")
     window = "W: attend exactly to W neighbours on each side beside the slots (default: 0)"
-    add("--local-window", type=int, default=0, metavar="W", help=window)
+    add("--local-window", type=whole(0, POSITIONS), metavar="W", help=window)
     init = "averages of n/k neighbours, the leading directions of the model's own attention on --sample, or N(0, 1/k)"
     init = f"initial E and F: {init}; exact is --attention exact (default: block-mean)"
-    add("--init", default="block-mean", choices=INITS, help=init)
+    add("--init", choices=INITS, help=init)
     attention = "exact keeps the attention of the model, without E and F (default: linformer)"
     add("--attention", default="linformer", choices=("linformer", "exact"), help=attention)
     sample = "binarised data: for svd and --transfer, and to print the perplexity before and after"
     add("--sample", type=Path, metavar="DIR", help=sample)
     transfer = "N steps of fitting each layer's output to that of exact attention"
-    add("--transfer", type=int, default=0, metavar="N", help=transfer)
+    add("--transfer", type=whole(0, 1_000_000), metavar="N", help=transfer)
 
 
 def _inspect(a: argparse.Namespace) -> None:
@@ -140,24 +145,30 @@ def _from_roberta(a: argparse.Namespace) -> Checkpoint:
     if a.command == "from-bert" and not a.source.is_dir():
         raise UsageError(f"{a.source}: no such folder; give that of a Hugging Face model, with its config.json")
     stays_exact = "exact" in (a.init, a.attention)
-    needs_text = not stays_exact and (a.init == "svd" or a.transfer)
+    for name in _OF_LINFORMER if stays_exact else ():
+        if getattr(a, name) not in (None, "exact"):
+            raise UsageError(f"--{name.replace('_', '-')}: a model with exact attention has none; leave it out")
+    length, sharing, window = a.projected_length or "256", a.projection_sharing or "layerwise", a.local_window or 0
+    projection = a.projection or ("adaptive" if a.command == "from-bert" else "linear")
+    init = a.init or "block-mean"
+    needs_text = not stays_exact and (init == "svd" or a.transfer)
     if needs_text and a.sample is None:
         raise UsageError("--init svd and --transfer look at the model's attention on text: name it with --sample")
     exact = from_roberta(a.source)
-    shape = (a.projected_length, a.max_positions, a.projection_sharing, a.projection)
+    shape = (length, a.max_positions, sharing, projection)
     if a.source.is_dir():
         _say_what_changed(exact.notes[-1])
     if stays_exact:
         made = longer(exact, a.max_positions)
     else:
-        batches = sample_batches(a.sample, exact, min(a.transfer, 64)) if needs_text else ()
-        made = to_linformer(exact, *shape, a.init, batches, a.local_window)
+        batches = sample_batches(a.sample, exact, min(a.transfer or 0, 64)) if needs_text else ()
+        made = to_linformer(exact, *shape, init, batches, window)
         if a.transfer:
             made, losses = transfer(exact, made, batches, a.transfer)
             print(f"attention transfer: relative error {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
     if a.sample:
         models = {"the RoBERTa": exact, "converted": made}
-        if not stays_exact and a.projection in ("linear", "conv"):
+        if not stays_exact and projection in ("linear", "conv"):
             models["with random E and F"] = to_linformer(exact, *shape, "random")
         print(compare(a.sample, models))
     return made

@@ -19,9 +19,10 @@ import yaml
 
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.environment import cpu_cores
-from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.io.processes import child_environment
 from linformer_fairseq.paths import RECIPES, USER_DIR
+from linformer_fairseq.ranges import whole
 
 RECIPE = RECIPES / "pretrain/tiny_n512_k128.yaml"
 SENTENCE = "Returns the <mask> of the array."
@@ -32,12 +33,13 @@ def main(argv: Sequence[str]) -> int:
     parser = command_parser("demo", __doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-run"), metavar="DIR", help="default: demo-run")
     updates: int = yaml.safe_load(RECIPE.read_text())["optimization"]["max_update"]
-    parser.add_argument("--updates", type=int, default=updates, metavar="N", help="to train for (default: %(default)s)")
+    parser.add_argument(
+        "--updates", type=whole(2, 10_000_000), default=updates, metavar="N", help="to train for (default: %(default)s)"
+    )
     packages = "folders of Python files whose docstrings are the corpus (default: all installed packages)"
     parser.add_argument("--packages", type=Path, nargs="+", default=[], metavar="DIR", help=packages)
     a = parser.parse_args(argv)
-    if a.updates < 2:
-        parser.error(f"--updates {a.updates}: must be at least 2, half before the stop and half after it")
+    check_folder(a.out)
     logging.basicConfig(level=logging.WARNING, force=True)  # importing fairseq sets INFO for every logger
     os.environ.setdefault("OMP_NUM_THREADS", str(min(cpu_cores(), 2)))  # the model is too small to use more
     demo(a.out, a.updates, a.packages)
@@ -57,7 +59,7 @@ def demo(out: Path, updates: int, packages: list[Path]) -> None:
     if status == 130:
         raise KeyboardInterrupt
     if status:
-        raise UsageError(f"the command above failed (exit status {status})")
+        raise SystemExit(status)  # it has said why
 
     print("\n== 2/5  Pretraining: linformer_roberta_tiny reads n = 512 tokens and attends to k = 128")
     pretrain(out, until=updates // 2, total=updates)

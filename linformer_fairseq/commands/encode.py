@@ -19,9 +19,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from linformer_fairseq.commands.arguments import check_at_least_one, command_parser, shared_flags, text_columns
+from linformer_fairseq.commands.arguments import command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference import DTYPES, KEEPS, POOLINGS, VECTOR_DTYPES
+from linformer_fairseq.io.files import check_target
+from linformer_fairseq.ranges import PROCESSES, TOKENS, whole
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,18 +41,20 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--vectors", choices=VECTOR_DTYPES, default="float32", help="their type (default: float32)")
 
     how = top.add_argument_group("how it is computed")
-    how.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    how.add_argument("--workers", type=whole(1, PROCESSES), default=1, metavar="N", help="processes (default: 1)")
     how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
-    how.add_argument("--threads", type=int, metavar="N", help="of each process (default: its share of the cores)")
+    how.add_argument(
+        "--threads", type=whole(1, PROCESSES), metavar="N", help="of each process (default: its share of the cores)"
+    )
     dtypes = "bfloat16: by autocast, in float16 on a GPU without bfloat16 (default: float32)"
     how.add_argument("--dtype", choices=DTYPES, default="float32", help=dtypes)
     how.add_argument("--quantize", action="store_true", help="linear layers in 8-bit integers, on a CPU")
     compiled = "by torch.compile, for long runs: it takes up to two minutes to start"
     how.add_argument("--compile", action="store_true", help=compiled)
     tokens = "in a batch, padding included (default: 8192; on a GPU: 65536)"
-    how.add_argument("--batch-tokens", type=int, metavar="N", help=tokens)
+    how.add_argument("--batch-tokens", type=whole(1, TOKENS), metavar="N", help=tokens)
     window = "documents batched and written together; a kill loses at most these (default: %(default)s)"
-    how.add_argument("--window", type=int, default=4096, metavar="N", help=window)
+    how.add_argument("--window", type=whole(1, 2**20), default=4096, metavar="N", help=window)
     return top
 
 
@@ -102,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(a: argparse.Namespace) -> tuple[str, ...]:
     """Check what the command line alone tells, and return the columns of text."""
     text = text_columns(a)
+    check_target(a.out, force=True)
     if a.keep == "chunks" and len(text) == 2:
         raise UsageError("--keep chunks: is for one text a row; with two, choose head or head-tail")
     computed = ("label", "scores", "score") if a.predict else ("vector",)
@@ -111,5 +116,4 @@ def _check(a: argparse.Namespace) -> tuple[str, ...]:
     for flag in ("pooling", "keep"):
         if a.predict and getattr(a, flag):
             raise UsageError(f"--{flag}: with --predict, the checkpoint determines it; leave it out")
-    check_at_least_one(a, "workers", "threads", "batch_tokens", "window")
     return text

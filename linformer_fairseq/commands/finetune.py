@@ -19,15 +19,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from linformer_fairseq.commands.arguments import (
-    check_at_least_one,
-    check_learning_rates,
-    command_parser,
-    shared_flags,
-    text_columns,
-)
+from linformer_fairseq.commands.arguments import command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
+from linformer_fairseq.io.files import check_folder
+from linformer_fairseq.ranges import ROWS, real, whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,13 +48,15 @@ def parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train, keep="head")
     train.add_argument("--train", type=Path, required=True, metavar="TABLE", help="rows to train on")
     train.add_argument("--dev", type=Path, metavar="TABLE", help="rows to select the epoch on (default: from --train)")
-    train.add_argument("--dev-share", type=float, default=0.1, metavar="X", help="without --dev (default: %(default)s)")
+    train.add_argument("--dev-share", type=real(0, 1, inside=True), metavar="X", help="without --dev (default: 0.1)")
     train.add_argument("--test", type=Path, metavar="TABLE", help="labelled rows to score at the end")
     train.add_argument("--label-column", default="label", metavar="NAME", help="default: label")
     train.add_argument("--regression", action="store_true", help="labels are numbers to be predicted as such")
-    train.add_argument("--lr", type=float, default=LEARNING_RATE, help="default: %(default)s")
-    train.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="in rows (default: %(default)s)")
-    train.add_argument("--seeds", type=int, default=1, metavar="N", help="runs, each in its own folder (default: 1)")
+    train.add_argument("--lr", type=real(0, 1000, inside=True), default=LEARNING_RATE, help="default: %(default)s")
+    train.add_argument("--batch-size", type=whole(1, ROWS), default=BATCH_SIZE, help="in rows (default: %(default)s)")
+    train.add_argument(
+        "--seeds", type=whole(1, 1000), default=1, metavar="N", help="runs, each in its own folder (default: 1)"
+    )
     train.add_argument("--name", help="of the task in the table of results (default: name of the --train file)")
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for model.pt, results.md, …")
 
@@ -71,10 +69,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _train(a: argparse.Namespace) -> None:
     text = text_columns(a)
-    check_at_least_one(a, "seeds", "epochs", "batch_size")
-    check_learning_rates(a.lr)
-    if not 0 < a.dev_share < 1:
-        raise UsageError(f"--dev-share {a.dev_share}: must be above 0 and below 1")
+    check_folder(a.out)
+    if a.dev is not None and a.dev_share is not None:
+        raise UsageError(f"--dev-share {a.dev_share}: has no meaning with --dev; leave one of them out")
+    share = a.dev_share or 0.1
 
     from linformer_fairseq.plugin import register
 
@@ -95,9 +93,9 @@ def _train(a: argparse.Namespace) -> None:
     source = read(a.checkpoint)
     tokenizer_of(source, a.data)
     if a.dev is None:
-        train, dev = tables.pop("train").split(a.dev_share)
+        train, dev = tables.pop("train").split(share)
         if not (len(train) and len(dev)):
-            raise UsageError(f"--dev-share {a.dev_share}: leaves no rows of {a.train} for one of both; name --dev")
+            raise UsageError(f"--dev-share {share}: leaves no rows of {a.train} for one of both; name --dev")
         tables = {"train": train, "dev": dev, **tables}
     metrics = ("pearson", "spearman") if a.regression else ("accuracy",)
     given = (a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels, metrics)

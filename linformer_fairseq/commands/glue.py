@@ -18,8 +18,11 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from linformer_fairseq.commands.arguments import check_at_least_one, check_learning_rates, command_parser, shared_flags
+from linformer_fairseq.commands.arguments import command_parser, shared_flags
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
+from linformer_fairseq.io.files import check_folder
+from linformer_fairseq.ranges import PROCESSES, ROWS, real, whole
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,14 +31,16 @@ def parser() -> argparse.ArgumentParser:
     top = command_parser("glue", __doc__, parents=[shared])
     top.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="a folder a task: DIR/RTE/train.tsv …")
     top.add_argument("--tasks", metavar="A,B", help="default: all nine")
-    top.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each setting (default: 3)")
-    top.add_argument("--lr", type=float, nargs="+", default=[LEARNING_RATE], help="default: %(default)s")
-    top.add_argument("--batch-size", type=int, nargs="+", default=[BATCH_SIZE], help="default: %(default)s")
+    top.add_argument("--seeds", type=whole(1, 1000), default=3, metavar="N", help="runs of each setting (default: 3)")
+    top.add_argument(
+        "--lr", type=real(0, 1000, inside=True), nargs="+", default=[LEARNING_RATE], help="default: %(default)s"
+    )
+    top.add_argument("--batch-size", type=whole(1, ROWS), nargs="+", default=[BATCH_SIZE], help="default: %(default)s")
     top.add_argument("--test", action="store_true", help="also answer the test sets, in OUT/submission.zip")
     top.add_argument("--name", default="median (range)", help="of this model in the table (default: %(default)s)")
     others = "other models in the table: --out of their grids"
     top.add_argument("--beside", nargs="+", default=[], metavar="NAME=DIR", help=others)
-    top.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    top.add_argument("--jobs", type=whole(1, PROCESSES), default=1, metavar="N", help="processes (default: 1)")
     top.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
     return top
 
@@ -43,8 +48,6 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """All runs, the table, and the zip; returns the exit status."""
     a = parser().parse_args(argv)
-    check_at_least_one(a, "jobs", "seeds", "epochs", "batch_size")
-    check_learning_rates(*a.lr)
 
     from linformer_fairseq.plugin import register
 
@@ -58,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from linformer_fairseq.inference.sequences import tokenizer_of
 
     tasks = [find_task(name) for name in (a.tasks.split(",") if a.tasks else TASKS)]
+    for flag, values in (("--tasks", [task.name for task in tasks]), ("--lr", a.lr), ("--batch-size", a.batch_size)):
+        if len(set(values)) < len(values):
+            raise UsageError(f"{flag}: {max(values, key=values.count)} is there twice; name each once")
+    check_folder(a.out)
+    for item in a.beside:
+        if not all(item.partition("=")):
+            raise UsageError(f"--beside {item}: give it as NAME=DIR")
     beside = {name: read_rows(Path(folder)) for name, _, folder in (item.partition("=") for item in a.beside)}
     # Everything is read before anything is trained: a wrong file must not end a night's work at its last task.
     source = read(a.checkpoint)

@@ -26,13 +26,16 @@ from typing import Any
 
 import yaml
 
+from linformer_fairseq.commands import glue
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.io.processes import child_environment
 from linformer_fairseq.launch import submission
 from linformer_fairseq.launch.job import check_save_dir, find_data
 from linformer_fairseq.launch.submission import LIVE, Submitted, Task
 from linformer_fairseq.paths import SLURM
+from linformer_fairseq.ranges import real, whole
 
 # Settings that a sweep cannot vary, since the command sets them for all of its runs.
 SET_BY = {"task.data": "--data", "checkpoint.save_dir": "--save-dir", "common.user_dir": "this package"}
@@ -40,9 +43,10 @@ SET_BY = {"task.data": "--data", "checkpoint.save_dir": "--save-dir", "common.us
 
 def pretrain(a: argparse.Namespace, more: list[str]) -> list[Task]:
     """One training run for each combination of a sweep's values, each in a folder of its own."""
-    from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
+    from linformer_fairseq.training.recipe import check_flags, fairseq_train_argv, find_recipe
 
     recipe, data = find_recipe(a.recipe), find_data(a.data)
+    check_folder(a.save_dir)
     tasks: list[Task] = []
     for changes in combinations(a.sweep):
         name = ",".join(f"{key.rsplit('.')[-1]}={value}" for key, value in changes.items()) or recipe.stem
@@ -52,18 +56,26 @@ def pretrain(a: argparse.Namespace, more: list[str]) -> list[Task]:
         if not a.dry_run:
             check_save_dir(save_dir, a.free_gb)
         argv = [*fairseq_train_argv(recipe, data, save_dir, changes), *more]
+        check_flags(argv)
         tasks.append(Task(name, (sys.executable, "-u", "-m", "linformer_fairseq.launch.rank", *argv)))
     return tasks
 
 
 def finetune(a: argparse.Namespace, more: list[str]) -> list[Task]:
     """Copies of one `linformer glue` command, which share its runs; the last to finish writes the table."""
+    glue.parser().parse_args(more)
     argv = (sys.executable, "-u", "-m", "linformer_fairseq", "glue", *more)
     return [Task(f"copy {number + 1}", argv) for number in range(a.copies)]
 
 
 def prepare(a: argparse.Namespace, more: list[str]) -> list[Task]:
     """Copies of one `linformer prepare` command, which share its work."""
+    from data_prep.cli import parse
+    from data_prep.pipeline import load_config
+
+    words = ["run", a.config, *more, "--out", str(a.out)]
+    load_config(a.config, parse(words).changes)
+    check_folder(a.out)
     argv = (sys.executable, "-m", "data_prep", "run", a.config, *more, "--out", str(a.out), "--workers", str(a.cpus))
     return [Task(f"copy {number + 1}", argv) for number in range(a.copies)]
 
@@ -138,6 +150,12 @@ def cancel(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
     return subprocess.call(["scancel", *(job.id for job in jobs)])
 
 
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; leave the flag out")
+    return text
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = command_parser("launch", __doc__)
@@ -148,13 +166,13 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         command.set_defaults(tasks_of=tasks_of)
         add = command.add_argument
-        add("--nodes", type=int, default=nodes, help="nodes of each job (default: %(default)s)")
-        add("--gpus", type=int, default=gpus, help="GPUs on each node (default: %(default)s)")
-        add("--cpus", type=int, default=4, help="processors of each task (default: %(default)s)")
-        add("--hours", type=float, default=24, help="time limit, after which a job is requeued")
-        add("--partition", help="partition of the cluster (default: the cluster's)")
-        add("--account", help="account to charge (default: the cluster's)")
-        add("--parallel", type=int, default=256, help="array elements that may run at the same time")
+        add("--nodes", type=whole(1, 100_000), default=nodes, help="nodes of each job (default: %(default)s)")
+        add("--gpus", type=whole(0, 1024), default=gpus, help="GPUs on each node (default: %(default)s)")
+        add("--cpus", type=whole(1, 4096), default=4, help="processors of each task (default: %(default)s)")
+        add("--hours", type=real(0.1, 100_000), default=24, help="time limit, after which a job is requeued")
+        add("--partition", type=_name, help="partition of the cluster (default: the cluster's)")
+        add("--account", type=_name, help="account to charge (default: the cluster's)")
+        add("--parallel", type=whole(1, 1_000_000), default=256, help="array elements that may run at the same time")
         add("--local", action="store_true", help="run here, without Slurm (default if there is none)")
         add("--dry-run", action="store_true", help="only print the sbatch file")
         return add
@@ -164,13 +182,13 @@ def parser() -> argparse.ArgumentParser:
     add("--data", default="data-run/data", help="folder of binarised text (default: %(default)s)")
     add("--save-dir", type=Path, required=True, help="folder of the run; of a sweep, the folder of its runs")
     add("--sweep", nargs="+", default=[], metavar="KEY=V,V", help="settings of the recipe to vary")
-    add("--free-gb", type=float, default=10, help="disk space that must be free (default: %(default)s)")
+    add("--free-gb", type=real(0, 1e9), default=10, help="disk space that must be free (default: %(default)s)")
     add = jobs(finetune, nodes=1, gpus=1)
-    add("--copies", type=int, default=27, help="jobs that share the runs (default: %(default)s)")
+    add("--copies", type=whole(1, 100_000), default=27, help="jobs that share the runs (default: %(default)s)")
     add = jobs(prepare, nodes=1, gpus=0)
     add("config", help="a YAML file, or the name of a configuration of data_prep")
     add("--out", type=Path, required=True, help="folder that all nodes see")
-    add("--copies", type=int, default=4, help="jobs that share the work (default: %(default)s)")
+    add("--copies", type=whole(1, 100_000), default=4, help="jobs that share the work (default: %(default)s)")
     for of_jobs in (status, logs, cancel):
         one = commands.add_parser(of_jobs.__name__, help=of_jobs.__doc__)
         one.set_defaults(of_jobs=of_jobs)

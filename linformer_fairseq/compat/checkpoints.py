@@ -52,7 +52,7 @@ _ALLOWED: list[Any] = [
 _MODELS = ("linformer_roberta", "roberta")
 _TASKS = ("masked_lm", "multilingual_masked_lm", "sentence_prediction", "streaming_masked_lm")
 _CRITERIONS = ("masked_lm", "fused_masked_lm", "distillation", "cross_entropy", "sentence_prediction")
-_EVALUATED = {"xformers_att_config", "adam_betas", "adamax_betas", "adafactor_eps", "lamb_betas"}
+EVALUATED = {"xformers_att_config", "adam_betas", "adamax_betas", "adafactor_eps", "lamb_betas"}
 _building = ContextVar("_building", default=False)
 
 
@@ -152,7 +152,7 @@ def load(file: IO[bytes], **options: Any) -> Any:
         raise UsageError(_reason(name, error)) from None
     if isinstance(content, Mapping):
         for key, value in _strings([content.get("cfg"), content.get("args")]):
-            if re.search(r"\$\{.*:", value, re.DOTALL) or (key in _EVALUATED and not _is_literal(value)):
+            if re.search(r"\$\{.*:", value, re.DOTALL) or (key in EVALUATED and not is_literal(value)):
                 raise UsageError(
                     f"{name} was not loaded, because its setting {key} is {value[:60]!r}, which fairseq would compute: "
                     "save it again with a plain value there, if you made it yourself"
@@ -185,7 +185,7 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _strings(inner, key)
 
 
-def _is_literal(value: str) -> bool:
+def is_literal(value: str) -> bool:
     try:
         ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

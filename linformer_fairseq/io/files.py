@@ -23,10 +23,9 @@ DAY = 86_400
 def replace_when_done(path: Path, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file or folder written there is renamed to `path` on success.
 
-    UsageError if `path` exists and `force` is false.
+    UsageError as of `check_target`.
     """
-    if not force and path.exists():
-        raise UsageError(f"{path} exists; choose another target, or replace it with --force")
+    check_target(path, force)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{own_name()}.partial")
     try:
@@ -40,6 +39,20 @@ def replace_when_done(path: Path, force: bool = True) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         remove(partial)
+
+
+def check_target(path: Path, force: bool) -> None:
+    """UsageError if `path` exists and `force` is false, or a file stands where its folder would be."""
+    if not force and path.exists():
+        raise UsageError(f"{path} exists; choose another target, or replace it with --force")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """UsageError if there is a file in the place of an output folder, or of one above it."""
+    found = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    if not found.is_dir():
+        raise UsageError(f"{folder}: cannot be a folder, since {found} is a file; choose another one")
 
 
 def remove(path: Path) -> None:

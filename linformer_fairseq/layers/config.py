@@ -38,7 +38,7 @@ def option(
 
 def size(default: int, help: str, fairseq: str | None = None, hf: str | None = None, label: str = "") -> Any:
     """A row of the table for a number of at least 1 that the architecture decides."""
-    return option(default, help, fairseq, hf, label or help, limits=(1, math.inf), by_arch=True)
+    return option(default, help, fairseq, hf, label or help, limits=(1, 2**21), by_arch=True)
 
 
 def probability(default: float, help: str, fairseq: str | None = None, hf: str | None = None) -> Any:
@@ -100,6 +100,7 @@ class EncoderConfig:
         0.1,
         "learning rate of E and F as a multiple of --lr, for optimizers whose step does not depend on the size of the "
         "gradient, such as adam and lamb",
+        limits=(0, 1e6),
     )
     freeze_projection: bool = option(False, "keep the initial E and F", training=True)
     attention: str = option(
@@ -114,13 +115,14 @@ class EncoderConfig:
         "W: each token attends exactly to itself and to its W neighbours on each side, beside the projected slots of "
         "the rest, in one softmax; 0 for none, as in the paper",
         label="local window",
-        limits=(0, math.inf),
+        limits=(0, 2**21),
     )
     local_conv: int = option(
         0,
         "width of a depthwise convolution over the values, added to the attention output; odd, or 0 for none, as in "
         "the paper",
         label="local convolution",
+        limits=(0, 2**16),
         by_arch=True,
     )
     dropout: float = probability(0.1, "dropout of embeddings and sublayer outputs", hf="hidden_dropout_prob")
@@ -129,7 +131,7 @@ class EncoderConfig:
     activation: str = option(
         "gelu", "activation of the feed-forward sublayer", "activation_fn", "hidden_act", choices=ACTIVATIONS
     )
-    layer_norm_eps: float = option(1e-5, "added to the variance in every layer norm", limits=(0, math.inf))
+    layer_norm_eps: float = option(1e-5, "added to the variance in every layer norm", limits=(0, 1))
     normalize_before: bool = option(
         False,
         "layer norm before each sublayer instead of after it (pre-LN)",
@@ -163,7 +165,7 @@ class EncoderConfig:
         if self.embed_dim % self.num_heads:
             heads = f"--encoder-attention-heads {self.num_heads}"
             raise ValueError(f"--encoder-embed-dim {self.embed_dim} cannot be split over {heads}; choose a divisor")
-        if self.local_conv < 0 or (self.local_conv and self.local_conv % 2 == 0):
+        if self.local_conv and self.local_conv % 2 == 0:
             remedy = "its width must be odd, so that it is centred on a token, or 0 for no convolution"
             raise ValueError(f"--local-conv is {self.local_conv}; {remedy}")
         if bool(self.local_window) not in {"linformer": (False, True), "local": (True,)}.get(self.attention, (False,)):

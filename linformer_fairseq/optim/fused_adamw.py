@@ -56,7 +56,7 @@ class FusedAdamW(FairseqOptimizer):
         lr = self.cfg.lr
         return {
             "lr": lr[0] if isinstance(lr, Sequence) else lr,
-            "betas": _betas(self.cfg.adam_betas),
+            "betas": betas(self.cfg.adam_betas),
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,
         }
@@ -89,13 +89,15 @@ class FusedAdamW(FairseqOptimizer):
         self._optimizer.zero_grad()
 
 
-def _betas(given: Any) -> tuple[float, float]:
+def betas(given: Any) -> tuple[float, float]:
     """Two numbers, from a string on the command line or a list in a configuration, or a UsageError."""
     try:
-        first, second = ast.literal_eval(given) if isinstance(given, str) else given
-        return float(first), float(second)
-    except (SyntaxError, TypeError, ValueError) as error:
+        first, second = map(float, ast.literal_eval(given) if isinstance(given, str) else given)
+    except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError) as error:
         raise UsageError(f"--adam-betas is {given!r}: give two numbers, such as '(0.9, 0.98)'") from error
+    if not (0 <= first < 1 and 0 <= second < 1):
+        raise UsageError(f"--adam-betas is {given!r}: both must be at least 0 and below 1, such as '(0.9, 0.98)'")
+    return first, second
 
 
 class AdamW(Optimizer):

@@ -67,14 +67,7 @@ class StreamingMaskedLMTask(MaskedLMTask):
         Raises:
             UsageError: a setting out of its range, no dictionary, or folders with different ones.
         """
-        if cfg.tokens_per_sample < 3:
-            raise UsageError(f"--tokens-per-sample {cfg.tokens_per_sample}: must be at least 3")
-        kept, drawn = cfg.leave_unmasked_prob, cfg.random_token_prob
-        for name in ("mask_prob", "valid_mask_prob"):
-            if not 0 < getattr(cfg, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must lie between 0 and 1")
-        if min(kept, drawn) < 0 or kept + drawn > 1:
-            raise UsageError(f"--leave-unmasked-prob {kept} and --random-token-prob {drawn}: must add up to 1 at most")
+        check(cfg)
         folders = _folders(cfg)
         for folder in folders:
             try:
@@ -143,6 +136,18 @@ class StreamingMaskedLMTask(MaskedLMTask):
         options = {name: options[name] for name in names if name in options}
         dataset.set_epoch(options.get("epoch", 1))
         return BlockIterator(dataset, min(sizes), buffer_size=data_buffer_size, **options)
+
+
+def check(cfg: Any) -> None:
+    """Raise a UsageError for settings that are out of their range."""
+    if cfg.tokens_per_sample < 3:
+        raise UsageError(f"--tokens-per-sample {cfg.tokens_per_sample}: must be at least 3")
+    kept, drawn = cfg.leave_unmasked_prob, cfg.random_token_prob
+    for name in ("mask_prob", "valid_mask_prob"):
+        if not 0 < getattr(cfg, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must lie between 0 and 1")
+    if min(kept, drawn) < 0 or kept + drawn > 1:
+        raise UsageError(f"--leave-unmasked-prob {kept} and --random-token-prob {drawn}: must add up to 1 at most")
 
 
 def _folders(cfg: StreamingMaskedLMConfig) -> list[Path]:

@@ -40,6 +40,7 @@ from linformer_fairseq.training import (
     logs,
     memory,
     position,
+    preflight,
     ranks,
     resuming,
     saving,
@@ -97,6 +98,7 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
     with as_one_sentence():
         logs.refuse_missing_tensorboard(cfg)
         limits.refuse_useless(cfg)
+        preflight.refuse_unfitting(cfg)
     signals.listen()
     signals.hold_for_children()
     end_with_parent(partial(os.kill, os.getpid(), SIGTERM))  # to save and stop

@@ -12,12 +12,15 @@ checked against the flags of fairseq and this project before anything starts.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from linformer_fairseq.compat.checkpoints import EVALUATED, is_literal
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.settings import read_yaml
 from linformer_fairseq.paths import RECIPES, USER_DIR
 from linformer_fairseq.plugin import register
 
@@ -62,6 +65,10 @@ def fairseq_train_argv(
     argv = ["fairseq-train", str(data)]
     for section, settings in settings_of.items():
         where = f"{recipe}: {section}"
+        if not (
+            settings is None or isinstance(settings, Mapping) or section in classes_of and isinstance(settings, str)
+        ):
+            raise UsageError(f"{where} is {settings!r}, not a mapping of settings")
         if section in _FIXED:
             argv += _flags(where, FairseqConfig.__dataclass_fields__[section].type, settings)
         elif section in classes_of:
@@ -69,7 +76,7 @@ def fairseq_train_argv(
             name = settings.pop("_name", None)
             if section == "task":
                 settings.pop("data", None)  # comes from the command line
-            if name not in classes_of[section]:
+            if not isinstance(name, str) or name not in classes_of[section]:
                 known = ", ".join(sorted(classes_of[section]))
                 raise UsageError(f"{where}._name: {name} is unknown; fairseq has {known}")
             flag = _FLAG_OF.get(section, f"--{section.replace('_', '-')}")
@@ -81,19 +88,25 @@ def fairseq_train_argv(
     return argv
 
 
+def check_flags(argv: Sequence[str]) -> None:
+    """End the program as fairseq-train would, with what is wrong, if it does not take these flags."""
+    from fairseq import options
+
+    options.parse_args_and_arch(options.get_training_parser(), list(argv[1:]))
+
+
 def _sections(recipe: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
+    config = read_yaml(recipe)
+    if not isinstance(config, DictConfig):
+        raise UsageError(f"{recipe}: not a mapping of sections")
     try:
-        config = OmegaConf.load(recipe)
-        if not isinstance(config, DictConfig):
-            raise UsageError(f"{recipe}: not a mapping of sections")
         for key, value in {"common.user_dir": str(USER_DIR), **overrides}.items():
             OmegaConf.update(config, key, value)
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    except (OSError, OmegaConfBaseException, YAMLError) as error:
+    except OmegaConfBaseException as error:
         raise UsageError(f"{recipe}: {error}") from error
 
 
@@ -141,9 +154,14 @@ def _flag(where: str, action: argparse.Action, value: Any) -> Iterator[str]:
     else:
         numbers = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
         text = ",".join(map(str, value)) if numbers else str(value)
+        # fairseq passes the text of some settings to `eval`, among them every one of a type of its own.
+        if (action.type not in (None, int, float, str) or action.dest in EVALUATED) and not (
+            is_literal(text) or re.fullmatch(r"[\w.,+ -]*", text)
+        ):
+            raise UsageError(f"{where}: {text!r} is not a plain value; write numbers, or a list of them")
         try:
             converted = action.type(text) if callable(action.type) else text
-        except (ValueError, TypeError, SyntaxError, argparse.ArgumentTypeError) as error:
+        except Exception as error:  # fairseq's types evaluate the text
             raise UsageError(f"{where}: {text!r} is not a value for {flag} ({error})") from error
         if action.choices is not None and converted not in action.choices:
             raise UsageError(f"{where}: {text!r} is not one of {', '.join(map(str, action.choices))}")

@@ -190,7 +190,7 @@ def test_help_imports_no_large_package() -> None:
         (["split", "corpus"], [SplitConfig()]),
         (["split", "corpus", "--valid", "0.2"], [SplitConfig(valid=0.2)]),
         (["tokenizer", "corpus"], [TokenizerConfig()]),
-        (["tokenizer", "--import", "model", "--vocab-size", "64"], [TokenizerConfig(64, existing="model")]),
+        (["tokenizer", "--import", "model", "--vocab-size", "640"], [TokenizerConfig(640, existing="model")]),
         (["binarize", "corpus", "--tokenizer", "t", "--shards", "3"], [BinarizeConfig(shards=3)]),
         (["decontaminate", "corpus", "--benchmarks", "a", "b"], [DecontaminateConfig(["a", "b"])]),
     ],
