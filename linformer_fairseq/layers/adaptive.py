@@ -20,6 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from .config import EncoderConfig
+from .fused import exporting
 from .learned import LearnedProjection
 
 
@@ -41,13 +42,13 @@ class AdaptiveProjection(LearnedProjection):
             return x
         x_BNHD = x.view(*x.shape[:2], *weight_HD.shape)
         scores_BNH = torch.einsum("bnhd,hd->bnh", x_BNHD, weight_HD).float()
-        mean = _scatter if torch.compiler.is_exporting() else _gather
+        mean = _scatter if exporting() else _gather
         return mean(x_BNHD, scores_BNH, self.k, keep).flatten(2)
 
 
 def pools(n: int, k: int) -> bool:
     """Whether inputs of n tokens are pooled. A graph exported for all lengths always has k slots."""
-    return torch.compiler.is_exporting() or n > k
+    return exporting() or n > k
 
 
 def _gather(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:

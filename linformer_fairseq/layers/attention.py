@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .adaptive import pools, spans
 from .config import EncoderConfig
-from .fused import attend
+from .fused import attend, exporting
 from .projection import Projection, build_projection, slot_mask
 from .window import Slots, attend_locally
 
@@ -169,7 +169,7 @@ class LocalConv(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C); beyond the ends and at pads the values count as zero."""
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        if torch.compiler.is_compiling() and not exporting():
             # Inductor compiles a convolution anew for each length; sums it fuses with what is around them.
             padded = functional.pad(values, (0, 0, self.width // 2, self.width // 2))
             total = torch.zeros_like(values)

@@ -29,6 +29,11 @@ def fuses(x: Tensor) -> bool:
     return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
+def exporting() -> bool:
+    """Whether torch.export makes a graph for all lengths; torch 2.11's `is_exporting` says so in torch.compile too."""
+    return torch.compiler._is_exporting_flag
+
+
 def keep_mask(
     shape: torch.Size | tuple[int, ...],
     p: float,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .adaptive import AdaptiveProjection, lengths, pools
 from .config import EncoderConfig
-from .fused import project
+from .fused import exporting, project
 from .learned import LearnedProjection
 
 
@@ -50,7 +50,7 @@ class LinearProjection(LearnedProjection):
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, K, C)"""
-        if torch.compiler.is_exporting():  # a slice that is the whole would be another graph
+        if exporting():  # a slice that is the whole would be another graph
             weight = self.weight.index_select(-1, torch.arange(x.size(1), device=x.device))
         else:
             weight = self.weight[..., : x.size(1)]
@@ -136,8 +136,8 @@ def _blocks(x: Tensor, size: int, n: int, keep: Tensor | None) -> Tensor:
     `keep`.
     """
     missing = -x.size(1) % size
-    if exporting := keep is not None and torch.compiler.is_exporting():
+    if all_lengths := keep is not None and exporting():
         missing = n - x.size(1)
-    if exporting or missing:
+    if all_lengths or missing:
         x = functional.pad(x, (0, 0, 0, missing))
     return x.reshape(x.size(0), -1, size, x.size(2))

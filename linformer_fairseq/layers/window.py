@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .fused import attend
+from .fused import attend, exporting
 
 ROWS = 64  # at least W, so that at most a third of the products is masked
 
@@ -66,14 +66,14 @@ def attend_locally(
     rows = max(ROWS, window)
     near, total = rows + 2 * window, 0 if slots is None else slots.keys.size(2)
     few = n if needed is None else needed.size(1)
-    if not torch.compiler.is_exporting() and few * (n + total) <= n * (near + total):  # all tokens, masked, cost less
+    if not exporting() and few * (n + total) <= n * (near + total):  # all tokens, masked, cost less
         mask = _mask((places if needed is None else needed).view(-1, 1, few), places.view(1, n), n, window, keep, slots)
         if slots is not None:
             k, v = torch.cat([slots.keys, k], 2), torch.cat([slots.values, v], 2)
         return attend(_at(q, needed), k, v, mask, p)
 
     # A graph for all lengths can tell neither one block from several nor whether the last is full, and has two more.
-    count = n // rows + 2 if torch.compiler.is_exporting() else -(-n // rows)
+    count = n // rows + 2 if exporting() else -(-n // rows)
     begins = torch.arange(count, device=q.device).unsqueeze(1) * rows
     queries, keys = begins + torch.arange(rows, device=q.device), begins - window + torch.arange(near, device=q.device)
     mask = _mask(queries.unsqueeze(0), keys, n, window, keep, slots)
@@ -91,7 +91,7 @@ def attend_locally(
 
 def _stretches(x: Tensor, places: Tensor, step: int, before: int) -> Tensor:
     """x (B, H, N, D) at the places (G, T), which begin `before` tokens ahead of each step-th token: (B, G, H, T, D)."""
-    if torch.compiler.is_exporting():  # without a length that must be seen to divide another
+    if exporting():  # without a length that must be seen to divide another
         return x[:, :, places.clamp(0, x.size(2) - 1)].transpose(1, 2)
     missing = places.size(0) * step - x.size(2)
     around = functional.pad(x, (0, 0, before, before + missing)).unfold(2, places.size(1), step)
