@@ -5,9 +5,13 @@ import torch
 
 def compiling() -> bool:
     """By torch.compile, torch.export or torch.jit.trace."""
-    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+    return torch.compiler.is_compiling() or _tracing()
 
 
 def exporting() -> bool:
     """One for all lengths: by torch.export, or by torch.jit.trace, which ONNX's older exporter uses."""
-    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+    return torch.compiler._is_exporting_flag or _tracing()  # torch 2.11's `is_exporting` is true in torch.compile too
+
+
+def _tracing() -> bool:
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]

@@ -67,14 +67,16 @@ class Check:
     def types(self) -> dict[str, float]:
         """Largest error of loss and gradients in 16 bit against float32, relative to the largest value."""
         errors = {}
-        for sharing, projection in product(SHARINGS, PROJECTIONS):
-            cfg = EncoderConfig(**SIZES, projected_length=32, sharing=sharing, projection=projection, dropout=0.0)
+        kinds = [*((kind, 0) for kind in PROJECTIONS), ("adaptive", 16)]
+        for sharing, (kind, window) in product(SHARINGS, kinds):
+            options: dict[str, Any] = {"sharing": sharing, "projection": kind, "local_window": window, "dropout": 0.0}
+            cfg = EncoderConfig(**SIZES, projected_length=32, **options)
             full = self._gradients(cfg, torch.float32)
             for dtype in (torch.float16, torch.bfloat16):
                 low = self._gradients(cfg, dtype)
                 pairs = zip(low, full, strict=True)
                 worst = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in pairs)
-                errors[f"{sharing}, {projection}, {str(dtype)[6:]}"] = worst
+                errors[f"{sharing}, {kind}, window {window}, {str(dtype)[6:]}"] = worst
         return errors
 
     def _gradients(self, cfg: EncoderConfig, dtype: torch.dtype) -> list[torch.Tensor]:

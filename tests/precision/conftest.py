@@ -31,7 +31,7 @@ PAIRS = {
 TINY = [
     *("--user-dir", USER_DIR, "--arch", "linformer_roberta_tiny", "--cpu", "--seed", 1, "--num-workers", 0),
     *("--encoder-layers", 2, "--encoder-embed-dim", 32, "--encoder-ffn-embed-dim", 64, "--encoder-attention-heads", 2),
-    *("--tokens-per-sample", 64, "--projected-length", 16, "--sample-break-mode", "complete", "--batch-size", 8),
+    *("--tokens-per-sample", 64, "--projected-length", 16, "--sample-break-mode", "complete", "--batch-size", 4),
     *("--lr-scheduler", "fixed", "--lr", "2e-3", "--required-batch-size-multiple", 1, "--clip-norm", 1.0),
     *("--dropout", 0, "--attention-dropout", 0, "--log-format", "json", "--log-interval", 1),
     *("--no-epoch-checkpoints", "--disable-validation"),

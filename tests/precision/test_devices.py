@@ -20,11 +20,14 @@ from linformer_fairseq.layers.config import SHARINGS
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 PROJECTIONS: list[dict[str, object]] = [
     *({"projection": kind, "sharing": sharing} for kind, sharing in product(("linear", "conv"), SHARINGS)),
+    *({"projection": "adaptive", "local_window": 4, "sharing": sharing} for sharing in SHARINGS),
     *(
         {"projection": "mean-pool"},
         {"projection": "max-pool"},
-        {"projection": "adaptive", "local_window": 4},
+        {"projection": "linear", "local_window": 4},
+        {"projection": "adaptive"},
         {"attention": "exact"},
+        {"attention": "local", "local_window": 4},
         {"attention": "none"},
     ),
 ]

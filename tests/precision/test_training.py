@@ -19,6 +19,7 @@ SCALED = ("fp16", "memory-efficient fp16", "amp")
 LOW = (*SCALED, "bf16", "memory-efficient bf16")
 KINDS: dict[str, dict[str, object]] = {kind: {"model.projection": kind} for kind in PROJECTIONS}
 KINDS["adaptive with a window"] = {"model.projection": "adaptive", "model.local_window": 4}
+UPDATES = 10
 # Pooling has no parameters to share.
 MODELS = [(kind, sharing) for kind in KINDS for sharing in (SHARINGS[:1] if kind.endswith("pool") else SHARINGS)]
 
@@ -31,10 +32,17 @@ def curves(request: Any, emulator: Any, modes: Any, pairs: Any, tmp_path_factory
         for kind, sharing in MODELS
         for mode in ("fp32", *LOW[:4])
     }
-    ran = emulator.each(tmp_path_factory.mktemp("curves"), runs, *pairs[request.param], "--max-update", 20, "--no-save")
-    assert all([update for update, _ in run.losses] == list(range(1, 21)) for run in ran.values())
+    flags = (*pairs[request.param], "--max-update", UPDATES, "--lr", "5e-3", "--no-save")
+    ran = emulator.each(tmp_path_factory.mktemp("curves"), runs, *flags)
+    assert all([update for update, _ in run.losses] == list(range(1, UPDATES + 1)) for run in ran.values())
     found = {name: [loss for _, loss in run.losses] for name, run in ran.items()}
-    assert len({tuple(losses) for losses in found.values()}) == len(runs)  # so the settings have had an effect
+    # The settings have had an effect: models differ in parameters or losses, precisions in losses or a loss scale.
+    # (Where heads have channels of their own, headwise is as good as none.)
+    sizes = {name: re.search(r"num. shared model params: ([\d,]+)", run.output) for name, run in ran.items()}
+    models = [f"{kind}, {sharing}, fp32" for kind, sharing in MODELS if sharing != "headwise"]
+    assert len({(sizes[name][1], *found[name]) for name in models}) == len(models)
+    assert all(found[f"{model}, bf16"] != found[f"{model}, fp32"] for model in map(", ".join, MODELS))
+    assert all(('"loss_scale"' in run.output) is name.endswith(SCALED) for name, run in ran.items())
     return found
 
 
