@@ -23,7 +23,7 @@ from data_prep.dedup import dedup
 from data_prep.extract import extract
 from data_prep.pipeline import PipelineConfig, load_config
 from data_prep.split import split
-from data_prep.tokenizer import make_tokenizer
+from data_prep.tokenizer import make_tokenizer, refuse_impossible
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done, sweep, write_text
 from linformer_fairseq.io.records import StaleOutput
@@ -43,6 +43,7 @@ def run(config: str, changes: Sequence[str], out: Path, workers: int = 1, redo: 
     With `redo`, first delete the folders of that stage and of all later ones.
     """
     settings: PipelineConfig = load_config(config, changes)
+    refuse_impossible(settings.tokenizer)
     if redo is not None:
         if redo not in STAGES:
             raise UsageError(f"--redo {redo}: no such stage; choose one of {', '.join(STAGES)}")

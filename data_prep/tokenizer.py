@@ -43,6 +43,7 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
     A `dict.txt` beside an imported model is taken as it is, whatever its size. Otherwise one is written that lists the
     symbols of the model in its order, with fillers (`madeupword0000`) to a multiple of 64, as fairseq does.
     """
+    refuse_impossible(config)
     settings: dict[str, Any]
     function: Callable[..., Done]
     if config.existing is not None:
@@ -52,19 +53,27 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
     elif corpus is None:
         raise UsageError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
     else:
-        size = config.vocab_size
-        if size < SMALLEST:
-            raise UsageError(f"--vocab-size {size}: must be at least {SMALLEST}, for its 256 bytes and letters")
-        if size % VOCAB_MULTIPLE:
-            near = round(size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-            raise UsageError(f"--vocab-size {size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
-        settings = {"vocab_size": size, "model": config.model, "corpus": corpus_fingerprint(corpus)}
+        settings = {"vocab_size": config.vocab_size, "model": config.model, "corpus": corpus_fingerprint(corpus)}
         shard, function = Shard("train", (corpus_files(corpus), out, config)), train
     record = out / "tokenizer.json"
     if finished := begun(record, settings):
         return finished
     done = run_shards(out, [shard], function, 1, "tokenizer")
     return finish(record, settings, done[shard.name]["result"], done.values())
+
+
+def refuse_impossible(config: TokenizerConfig) -> None:
+    """Raise a UsageError for a vocabulary that no corpus can have, or files to import that are not there."""
+    size = config.vocab_size
+    if config.existing is not None:
+        _existing_files(Path(config.existing))
+    elif config.model not in (kinds := ("unigram", "bpe")):
+        raise UsageError(f"--model {config.model}: must be one of {', '.join(kinds)}")
+    elif size < SMALLEST:
+        raise UsageError(f"--vocab-size {size}: must be at least {SMALLEST}, for its 256 bytes and letters")
+    elif size % VOCAB_MULTIPLE:
+        near = round(size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        raise UsageError(f"--vocab-size {size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
 
 
 def train(files: list[Path], out: Path, config: TokenizerConfig) -> Done:

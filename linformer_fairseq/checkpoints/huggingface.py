@@ -18,11 +18,11 @@ from typing import Any
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.encoders import load as load_encoder
 from data_prep.fairseq_dict import BOS, DICTIONARY, EOS, PAD
-from linformer_fairseq import hf, layers
 from linformer_fairseq.checkpoints import names
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, complete_settings, encoder_config, new_lm_head
 from linformer_fairseq.checkpoints.describe import describe, model_card
 from linformer_fairseq.checkpoints.files import WEIGHTS, read_json, read_weights, save_tensors
+from linformer_fairseq.checkpoints.hf_code import write_code
 from linformer_fairseq.checkpoints.hf_kept import MODULES, encoder_folder, keep, restore
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
 from linformer_fairseq.checkpoints.hf_vocabulary import to_our_rows, to_their_rows
@@ -33,11 +33,11 @@ from linformer_fairseq.layers.config import option_names
 from linformer_fairseq.models.architectures import MODEL
 
 TOKENIZER_FILES = (DICTIONARY, SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES)
+HEADS = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
 AUTO_MAP = {
     "AutoConfig": "configuration_linformer.LinformerConfig",
     "AutoModel": "modeling_linformer.LinformerModel",
-    "AutoModelForMaskedLM": "modeling_linformer.LinformerForMaskedLM",
-    "AutoModelForSequenceClassification": "modeling_linformer.LinformerForSequenceClassification",
+    **{f"AutoModelFor{head}": f"modeling_linformer.LinformerFor{head}" for head in HEADS},
 }
 _HEAD_SETTINGS = {"pooler_activation_fn": "classifier_act", "pooler_dropout": "classifier_dropout"}
 
@@ -93,7 +93,7 @@ def to_hf(
             restore(data, folder, longest)
         else:
             _copy_tokenizer(data, folder)
-        _copy_code(folder)
+        write_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
         mask, sentences = str(tokenizer.mask_token), (folder / MODULES).is_file()
         card = model_card(out.name, about, longest, classes, mask, sentences)
@@ -148,16 +148,6 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("/"):
         return ":".join(Path(part).name for part in value.split(":"))
     return value
-
-
-def _copy_code(folder: Path) -> None:
-    """The encoder's files as they are, and the two of `hf` that import them from the same folder."""
-    for source in Path(layers.__path__[0]).glob("*.py"):
-        if source.name != "__init__.py":
-            shutil.copyfile(source, folder / source.name)
-    for name in ("configuration_linformer.py", "modeling_linformer.py"):
-        code = (Path(hf.__path__[0]) / name).read_text(encoding="utf-8")
-        (folder / name).write_text(code.replace("from ..layers.", "from ."), encoding="utf-8")
 
 
 def from_hf(folder: Path) -> Checkpoint:

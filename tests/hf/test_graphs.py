@@ -90,7 +90,11 @@ def check_onnx(model: torch.nn.Module, path: Path, dynamo: bool = True) -> None:
         how: dict[str, Any] = {"dynamic_shapes": dict.fromkeys(names, DYNAMIC)}
     else:
         axes = {0: "batch", 1: "length"}
-        how = {"dynamic_axes": dict.fromkeys([*names, "logits"], axes), "input_names": names, "output_names": ["logits"]}
+        how = {
+            "dynamic_axes": dict.fromkeys([*names, "logits"], axes),
+            "input_names": names,
+            "output_names": ["logits"],
+        }
     torch.onnx.export(model, (ids, mask), path, dynamo=dynamo, verbose=False, **how)
     session = onnxruntime.InferenceSession(path)
     for ids, mask in batches():
