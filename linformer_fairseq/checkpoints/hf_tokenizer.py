@@ -2,8 +2,8 @@
 
 That of a converted model is the one that it came with, and has its own ids (see `hf_vocabulary.py`). The others have
 the ids of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary, of a text whose white space is
-collapsed as the recipes do it. As in Hugging Face's tokenizers, special symbols in a text, such as `<mask>`, are read as
-symbols, and what follows `<mask>` starts a new word only after a space.
+collapsed as the recipes do it. As in Hugging Face's tokenizers, special symbols in a text, such as `<mask>`, are read
+as symbols, and what follows `<mask>` starts a new word only after a space.
 
 Ids can differ where two segmentations are equally probable, such as 00+0 and 0+00: sentencepiece chooses by its
 rounding (about one line of tables in 4,000). For models that data_prep did not train, also for rare characters under a

@@ -36,7 +36,9 @@ from .configuration_linformer import LinformerConfig
 try:  # since transformers 5; leaves alone what a file had
     from transformers.initialization import copy_
 except ImportError:
-    copy_ = Tensor.copy_
+
+    def copy_(tensor: Tensor, other: Tensor) -> Tensor:
+        return tensor.copy_(other)
 
 
 def or_tuple(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -214,7 +216,7 @@ class LinformerWithHead(LinformerPreTrainedModel):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels: int = config.num_labels or 0
         self.linformer = LinformerModel(config)
         self.add_head(config)
         self.post_init()
@@ -247,7 +249,8 @@ class LinformerWithHead(LinformerPreTrainedModel):
     def run(self, inputs: Sequence[Tensor | None], *wanted: bool | None) -> tuple[BaseModelOutput, Tensor]:
         """What the Linformer gives for its first five arguments, and the scores."""
         out = self.linformer(*inputs, *wanted, return_dict=True)
-        return out, self.scores(out.last_hidden_state, real_tokens(*inputs[:2], self.config.pad_token_id))
+        real = real_tokens(inputs[0], inputs[1], self.config.pad_token_id)
+        return out, self.scores(out.last_hidden_state, real)
 
     def add_head(self, config: LinformerConfig) -> None:
         """Makes the modules of the head."""
@@ -400,8 +403,13 @@ class LinformerForQuestionAnswering(LinformerWithHead):
                 for scores, target in zip(ends, targets, strict=True)
             ]
             loss = (losses[0] + losses[1]) / 2
+        starts, stops = (scores.contiguous() for scores in ends)
         return QuestionAnsweringModelOutput(
-            loss, *(scores.contiguous() for scores in ends), hidden_states=out.hidden_states, attentions=out.attentions
+            loss=loss,
+            start_logits=starts,
+            end_logits=stops,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
         )
 
     def scores(self, features: Tensor, real: Tensor | None) -> Tensor:

@@ -92,6 +92,7 @@ class SelfAttention(nn.Module):
         """
         x = x if keep is None else x * keep.unsqueeze(-1)
         q, slots = self._heads(self.q_proj(x)), self.slots(x, None, keep, shared)
+        mask: Tensor | None
         if slots is None or (self.cfg.local_window and not slots.whole):
             keys, mask = (
                 self._heads(self.k_proj(x)),
@@ -104,8 +105,8 @@ class SelfAttention(nn.Module):
         scores = q @ keys.transpose(2, 3) / math.sqrt(q.size(-1))
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        of_slots, of_tokens = scores.softmax(-1).split([count, keys.size(2) - count], -1)
-        return of_slots, of_tokens
+        weights = scores.softmax(-1)
+        return weights[..., :count], weights[..., count:]
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, H, N, D)"""

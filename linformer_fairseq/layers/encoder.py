@@ -47,9 +47,8 @@ class LinformerEncoderLayer(nn.Module):
 
     def attention_weights(self, x: Tensor, keep: Tensor | None, shared: Projection | None) -> tuple[Tensor, Tensor]:
         """What each token attends to, as `SelfAttention.weights`; x (B, N, C) is the input of the layer."""
-        weights: tuple[Tensor, Tensor] = self.self_attn.weights(
-            self.self_attn_layer_norm(x) if self.normalize_before else x, keep, shared
-        )
+        inner = self.self_attn_layer_norm(x) if self.normalize_before else x
+        weights: tuple[Tensor, Tensor] = self.self_attn.weights(inner, keep, shared)  # type: ignore[operator]
         return weights
 
     def _add(self, residual: Tensor, x: Tensor) -> Tensor:
@@ -136,7 +135,8 @@ class LinformerEncoder(nn.Module):
     def attention_weights(self, hiddens: Iterable[Tensor], real: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What each token attends to in each layer, as `SelfAttention.weights`; `hiddens` are those of `forward`."""
         keep = real if compiling() or not bool(real.all()) else None
-        return [layer.attention_weights(x, keep, self.E) for layer, x in zip(self.layers, hiddens, strict=False)]
+        layers = (layer for layer in self.layers if isinstance(layer, LinformerEncoderLayer))
+        return [layer.attention_weights(x, keep, self.E) for layer, x in zip(layers, hiddens, strict=False)]
 
     def _run(self, layer: nn.Module, x: Tensor, keep: Tensor | None, needed: Tensor | None) -> Tensor:
         if self.training and self.cfg.layerdrop and torch.rand(()).item() < self.cfg.layerdrop:

@@ -3,11 +3,15 @@
 import torch
 
 
+def _tracing() -> bool:
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
+
+
 def compiling() -> bool:
     """By torch.compile, torch.export or torch.jit.trace."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or _tracing()
 
 
 def exporting() -> bool:
     """One for all lengths: by torch.export, or by torch.jit.trace, which ONNX's older exporter uses."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or _tracing()
