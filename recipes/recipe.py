@@ -1,8 +1,9 @@
 """Pretraining from a recipe: `linformer train`, from a clone."""
 
 import sys
-
-from linformer_fairseq.cli import main
+from importlib import import_module
+from pathlib import Path
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the code of the clone, whatever is installed
+    sys.exit(import_module("linformer_fairseq.cli").main(["train", *sys.argv[1:]]))

@@ -34,6 +34,7 @@ from linformer_fairseq.models.config import encoder_config as config_of_settings
 PAD = 1  # fairseq's id of <pad>
 MAX_SPECIAL = 1 + PAD  # rows of the position table before the first position
 SAFETENSORS = ".safetensors"
+FINE_TUNED = "fine-tuned"  # the note of a fine-tuning, which names the classes
 _OURS = "linformer_fairseq"  # what is ours in a file
 
 

@@ -12,13 +12,6 @@ from linformer_fairseq.checkpoints.names import EMBEDDING
 
 _ONLY_LINFORMER = ("projected_length", "projection", "sharing")
 _NOT_ON_CARD = ("file", "digest")
-_SENTENCES = """
-```python
-from sentence_transformers import SentenceTransformer
-
-SentenceTransformer("{name}", trust_remote_code=True).encode(["A sentence."])
-```
-"""
 _TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
@@ -53,7 +46,7 @@ def model_card(
     """README.md of the folder `name`: what the model is, how to use it, and what its maker still has to fill in.
 
     `about` comes from `describe`; `length` is the longest input; `labels` are the classes of its head, if it has one;
-    `mask` is its tokenizer's symbol; `sentences` says whether sentence-transformers loads it.
+    `mask` is its tokenizer's symbol; `sentences` says whether it came from sentence-transformers.
     """
     rows = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in about.items()}
     task, pipeline, sentence = "fill-mask", "fill", f"A sentence with a {mask} in it."
@@ -69,5 +62,4 @@ def model_card(
         pipeline=pipeline,
         sentence=sentence,
         length=f"{length:,}",
-        sentences=_SENTENCES.format(name=name) if sentences else "",
     )

@@ -112,6 +112,23 @@ def _keep_modules(folder: Path, modules: list[dict[str, Any]], out: Path) -> Non
     (out / MODULES).write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
 
 
+def write_modules(folder: Path, channels: int, longest: int) -> None:
+    """Write what makes an exported model one of sentence-transformers: means of features, as `linformer encode`."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    files = {
+        MODULES: modules,
+        "sentence_bert_config.json": {LONGEST: longest, "do_lower_case": False},
+        "1_Pooling/config.json": {"word_embedding_dimension": channels, "pooling_mode_mean_tokens": True},
+    }
+    (folder / "1_Pooling").mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def longest_input(config: dict[str, Any]) -> int:
     """In tokens, of the model that a config.json describes."""
     rows = int(config.get("max_position_embeddings", 512))

@@ -1,14 +1,13 @@
 """A fast tokenizer for transformers whose ids are those that the model was trained on.
 
 That of a converted model is the one that it came with, and has its own ids (see `hf_vocabulary.py`). The others have
-the ids of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary. As in Hugging Face's tokenizers,
-special symbols in a text, such as `<mask>`, are read as symbols, and what follows `<mask>` starts a new word only after
-a space.
+the ids of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary, of a text whose white space is
+collapsed as the recipes do it. As in Hugging Face's tokenizers, special symbols in a text, such as `<mask>`, are read
+as symbols, and what follows `<mask>` starts a new word only after a space.
 
 Ids can differ where two segmentations are equally probable, such as 00+0 and 0+00: sentencepiece chooses by its
 rounding (about one line of tables in 4,000). For models that data_prep did not train, also for rare characters under a
-normalization rule other than `identity`, unknown characters without byte fallback next to exotic white space, and
-spaces at the very start of a text where the model keeps extra spaces or adds no dummy prefix.
+normalization rule other than `identity`.
 """
 
 from __future__ import annotations
@@ -27,6 +26,9 @@ from data_prep.fairseq_dict import MASK, SPECIALS, UNK
 from linformer_fairseq.checkpoints.hf_kept import kept_tokenizer
 from linformer_fairseq.errors import UsageError
 
+# What str.split() takes for white space: the recipes make one space of any run of it, and none at the ends of a text.
+WHITE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+COLLAPSE = normalizers.Replace(Regex(f"[{WHITE}]+"), " ")
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
@@ -56,7 +58,8 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
         eos_token="</s>",
         sep_token="</s>",
         unk_token="<unk>",
-        mask_token=AddedToken(MASK, special=True, normalized=False, lstrip=True),
+        # Found in the normalized text, where only white space at the ends of the whole text has been removed.
+        mask_token=AddedToken(MASK, special=True, normalized=True, lstrip=True),
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
         padding_side="right",
@@ -94,8 +97,12 @@ def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
         found += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(f"[ {SPACE}]+\\z"), "")]
     if spec.add_dummy_prefix:  # which Metaspace leaves out where the text itself starts with its symbol
         found.append(normalizers.Replace(Regex(f"\\A{SPACE}"), SPACE * 2))
-    tokenizer.normalizer = normalizers.Sequence(found)
-    spaces = pre_tokenizers.Metaspace(SPACE, prepend_scheme="first" if spec.add_dummy_prefix else "never", split=False)
+    # One space before a text is its dummy prefix, which Metaspace adds only to what begins a text.
+    ends = normalizers.Strip(left=not spec.add_dummy_prefix)
+    tokenizer.normalizer = normalizers.Sequence([COLLAPSE, ends, *found])
+    scheme = "first" if spec.add_dummy_prefix else "never"
+    within_words = not any(SPACE in piece[1:] for piece in produced)
+    spaces = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme, split=within_words)
     # Where a text spells a byte's name and the model lacks one of its characters, that one must stay alone.
     strangers = "".join(char for char in "<0x123456789ABCDEF>" if char not in scores)
     alone = [pre_tokenizers.Split(Regex(f"[{strangers}]"), "isolated")] if strangers and trainer.byte_fallback else []
@@ -120,6 +127,7 @@ def _gpt2(folder: Path, symbols: Sequence[str]) -> Tokenizer:
     own, merges = models.BPE.read_file(str(folder / GPT2_VOCABULARY), str(folder / GPT2_MERGES))
     tokens = {str(i): token for token, i in own.items()}
     tokenizer = Tokenizer(models.BPE({tokens.get(name, name): i for i, name in enumerate(symbols)}, merges))
+    tokenizer.normalizer = normalizers.Sequence([COLLAPSE, normalizers.Strip()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer

@@ -17,15 +17,22 @@ from typing import Any
 
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.encoders import load as load_encoder
-from data_prep.fairseq_dict import BOS, DICTIONARY, EOS, PAD
-from linformer_fairseq import hf, layers
+from data_prep.fairseq_dict import BOS, DICTIONARY, EOS, PAD, SPECIALS
 from linformer_fairseq.checkpoints import names
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, complete_settings, encoder_config, new_lm_head
+from linformer_fairseq.checkpoints.checkpoint import (
+    FINE_TUNED,
+    Checkpoint,
+    build,
+    complete_settings,
+    encoder_config,
+    new_lm_head,
+)
 from linformer_fairseq.checkpoints.describe import describe, model_card
 from linformer_fairseq.checkpoints.files import WEIGHTS, read_json, read_weights, save_tensors
-from linformer_fairseq.checkpoints.hf_kept import MODULES, encoder_folder, keep, restore
+from linformer_fairseq.checkpoints.hf_code import write_code
+from linformer_fairseq.checkpoints.hf_kept import MODULES, encoder_folder, keep, restore, write_modules
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
-from linformer_fairseq.checkpoints.hf_vocabulary import to_our_rows, to_their_rows
+from linformer_fairseq.checkpoints.hf_vocabulary import read_tokenizer, special_of, to_our_rows, to_their_rows
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 from linformer_fairseq.io.files import replace_when_done
@@ -33,12 +40,13 @@ from linformer_fairseq.layers.config import option_names
 from linformer_fairseq.models.architectures import MODEL
 
 TOKENIZER_FILES = (DICTIONARY, SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES)
+HEADS = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
 AUTO_MAP = {
     "AutoConfig": "configuration_linformer.LinformerConfig",
     "AutoModel": "modeling_linformer.LinformerModel",
-    "AutoModelForMaskedLM": "modeling_linformer.LinformerForMaskedLM",
-    "AutoModelForSequenceClassification": "modeling_linformer.LinformerForSequenceClassification",
+    **{f"AutoModelFor{head}": f"modeling_linformer.LinformerFor{head}" for head in HEADS},
 }
+_ONLY_TRANSFORMERS = ("qa_outputs.", "classifier.weight", "classifier.bias")  # heads that fairseq does not have
 _HEAD_SETTINGS = {"pooler_activation_fn": "classifier_act", "pooler_dropout": "classifier_dropout"}
 
 
@@ -55,7 +63,7 @@ def to_hf(
     Args:
         data: folder with the dict.txt of training and the tokenizer's files beside it.
         head: the classification head that becomes `AutoModelForSequenceClassification`; by default the only one.
-        labels: names of its classes, in the order of their ids.
+        labels: names of its classes, in the order of their ids; by default those of its fine-tuning.
 
     Raises:
         UsageError: `out` exists, and not `force`; the checkpoint is of another model; dictionary, head or labels do
@@ -93,10 +101,12 @@ def to_hf(
             restore(data, folder, longest)
         else:
             _copy_tokenizer(data, folder)
-        _copy_code(folder)
+        kept = (folder / MODULES).is_file()
+        if not kept:
+            write_modules(folder, config.hidden_size, longest)
+        write_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
-        mask, sentences = str(tokenizer.mask_token), (folder / MODULES).is_file()
-        card = model_card(out.name, about, longest, classes, mask, sentences)
+        card = model_card(out.name, about, longest, classes, str(tokenizer.mask_token), kept)
         (folder / "README.md").write_text(card, encoding="utf-8")
         for path in filter(Path.is_file, folder.rglob("*")):
             with path.open("rb") as file:
@@ -115,12 +125,14 @@ def _config(
         if dense.size(0) != dense.size(1):
             found = f"{dense.size(0)} inner channels, not {dense.size(1)}"
             raise UsageError(f"--head {head}: has {found}; it cannot be exported")
-        classes = list(labels or (f"LABEL_{i}" for i in range(out.size(0))))
+        tuned = next((note for note in reversed(checkpoint.notes) if note.get("conversion") == FINE_TUNED), None)
+        known = tuned["classes"] if tuned and len(tuned["classes"]) == out.size(0) else ()
+        classes = list(labels or known or (f"LABEL_{i}" for i in range(out.size(0))))
         if len(set(classes)) != out.size(0):
             raise UsageError(f"--labels {' '.join(classes)}: the head {head} has {out.size(0)} classes; name each once")
         own["id2label"] = dict(enumerate(classes))
         own["label2id"] = {name: i for i, name in enumerate(classes)}
-        if checkpoint.task.get("regression_target"):
+        if checkpoint.task.get("regression_target") or (tuned and not tuned["classes"]):
             own["problem_type"] = "regression"
     elif labels:
         raise UsageError("--labels: the checkpoint has no classification head")
@@ -150,29 +162,32 @@ def _without_folders(value: Any) -> Any:
     return value
 
 
-def _copy_code(folder: Path) -> None:
-    """The encoder's files as they are, and the two of `hf` that import them from the same folder."""
-    for source in Path(layers.__path__[0]).glob("*.py"):
-        if source.name != "__init__.py":
-            shutil.copyfile(source, folder / source.name)
-    for name in ("configuration_linformer.py", "modeling_linformer.py"):
-        code = (Path(hf.__path__[0]) / name).read_text(encoding="utf-8")
-        (folder / name).write_text(code.replace("from ..layers.", "from ."), encoding="utf-8")
-
-
 def from_hf(folder: Path) -> Checkpoint:
     """Read such a folder, as it was written or after training with transformers, without running code in it.
 
-    UsageError for a link out of the folder, and for what is not such a model.
+    Heads that fairseq does not have are left out, which a note says. UsageError for a link out of the folder, and for
+    what is not such a model.
     """
     encoder_folder(folder)
     config = _read_config(folder)
     record: dict[str, Any] = dict(getattr(config, "fairseq", None) or {})
-    state = names.to_fairseq_names(read_weights(folder), record.pop("head", None) or names.DEFAULT_HEAD)
-    special = record.pop("special", None)
-    if special is not None and {names.EMBEDDING, names.POSITIONS} <= state.keys():
-        state = to_our_rows(state, special, special[PAD] + 1)
+    weights = read_weights(folder)
+    left_out = [key for key in weights if key.startswith(_ONLY_TRANSFORMERS)]
+    weights = {key: value for key, value in weights.items() if key not in left_out}
+    state = names.to_fairseq_names(weights, record.pop("head", None) or names.DEFAULT_HEAD)
+    kept, special = record.pop("special", None), None
+    if {names.EMBEDDING, names.POSITIONS} <= state.keys():
+        special = kept or _moved_symbols(folder, len(state[names.EMBEDDING]))
+    if special is not None:
+        state = to_our_rows(state, special, config.pad_token_id + 1)
     checkpoint = Checkpoint(state, **{**record, "model": _fairseq_settings(config, record.get("model", {}))})
+    if special and not kept:  # the dictionary is another one
+        for note in checkpoint.notes:
+            note.pop("dictionary", None)
+    if left_out:
+        checkpoint.notes.append({"conversion": "from-hf", "left out": sorted(left_out)})
+    if classes := _new_classes(config, checkpoint):
+        checkpoint.notes.append({"conversion": FINE_TUNED, "classes": classes, "columns": None, "keep": "head"})
     if names.EMBEDDING in state and f"{names.LM_HEAD}dense.weight" not in state:
         state |= new_lm_head(state[names.EMBEDDING], config.tie_word_embeddings)
         checkpoint.notes.append({"conversion": "from-hf", "masked-LM head": "new, since the folder has none"})
@@ -182,10 +197,28 @@ def from_hf(folder: Path) -> Checkpoint:
     return checkpoint
 
 
+def _moved_symbols(folder: Path, rows: int) -> list[int] | None:
+    """Ids of the special symbols where some were added to the tokenizer, so that <mask> is not the last; else None."""
+    tokenizer = read_tokenizer(folder)
+    if tokenizer is None:
+        return None
+    special = special_of(folder, tokenizer, rows)
+    return None if special == [*range(len(SPECIALS)), rows - 1] else special
+
+
+def _new_classes(config: LinformerConfig, checkpoint: Checkpoint) -> list[str]:
+    """Names of the classes that a folder's head has learnt in transformers, if they have names that are not known."""
+    classes = [str(name) for name in (config.id2label or {}).values()]
+    known = any(note.get("conversion") == FINE_TUNED and note["classes"] == classes for note in checkpoint.notes)
+    unnamed = classes == [f"LABEL_{i}" for i in range(len(classes))]
+    return [] if known or unnamed or not checkpoint.heads else classes
+
+
 def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
     """Write dict.txt and the tokenizer's files, which fairseq needs beside a model, from a folder of transformers."""
     config = read_json(encoder_folder(folder) / "config.json")
-    if config["model_type"] != LinformerConfig.model_type or "special" in (config.get("fairseq") or {}):
+    ours = config["model_type"] == LinformerConfig.model_type and "special" not in (config.get("fairseq") or {})
+    if not ours or _moved_symbols(folder, config["vocab_size"]):
         keep(folder, target, force)
     elif not (folder / DICTIONARY).is_file():
         raise UsageError(f"{folder / DICTIONARY}: no such file; take it from the folder that to-hf has written")

@@ -18,7 +18,7 @@ def command_parser(name: str, description: str | None, **options: Any) -> argpar
 
 # Flags that mean the same in every subcommand that has them
 FLAGS: dict[str, dict[str, Any]] = {
-    "--checkpoint": {"type": Path, "required": True, "help": ".pt of fairseq, or .safetensors"},
+    "--checkpoint": {"type": Path, "required": True, "help": ".pt of fairseq, .safetensors, or folder of Hugging Face"},
     "--data": {"type": Path, "metavar": "DIR", "help": "folder of its tokenizer (default: that of its pretraining)"},
     "--text-column": {"nargs": "+", "default": ["text"], "metavar": "NAME", "help": "one or two (default: text)"},
     "--quoted": {"action": "store_true", "help": 'in TSV files, as in CSV, " encloses a field'},

@@ -7,8 +7,8 @@
     linformer convert extend checkpoint_best.pt longer.pt --max-positions 4096
 
 No command changes what it reads, runs code from a file, or overwrites a target without --force. SRC is a .pt file of
-fairseq's or a .safetensors file of to-safetensors. fairseq loads every .pt file that is written here; to train it
-further, give fairseq-train --finetune-from-model FILE.
+fairseq's, a .safetensors file of to-safetensors, or a folder of Hugging Face. fairseq loads every .pt file that is
+written here; to train it further, give fairseq-train --finetune-from-model FILE.
 """
 
 from __future__ import annotations
@@ -214,5 +214,6 @@ def _copy(a: argparse.Namespace) -> Checkpoint:
 
 def _read(a: argparse.Namespace) -> Checkpoint:
     from linformer_fairseq.checkpoints.checkpoint import read
+    from linformer_fairseq.checkpoints.folders import read_folder
 
-    return read(a.source)
+    return read_folder(a.source) if a.source.is_dir() else read(a.source)

@@ -41,8 +41,10 @@ def main(argv: Sequence[str]) -> int:
     a = parser.parse_args(argv[:end])
 
     from linformer_fairseq.checkpoints.checkpoint import encoder_config, read, trained_settings
+    from linformer_fairseq.checkpoints.folders import as_file
     from linformer_fairseq.training.recipe import fairseq_train_argv
 
+    a.teacher, a.student = (as_file(getattr(a, name), a.save_dir / name) for name in ("teacher", "student"))
     teacher, student = read(a.teacher), read(a.student)
     if (kind := encoder_config(teacher).attention) != "exact":
         raise UsageError(f"TEACHER {a.teacher} has --attention {kind}; convert the model with --attention exact")

@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from linformer_fairseq.checkpoints.checkpoint import digest, encoder_config, read
+    from linformer_fairseq.checkpoints.folders import as_file
     from linformer_fairseq.inference.documents import Documents, find_files
     from linformer_fairseq.inference.encoding import EncodingJob, encode_documents
     from linformer_fairseq.inference.engine import Compute, check_compute
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     documents = Documents(find_files(a.input), text, tuple(a.keep_columns), a.quoted)
     documents.schema()  # checked before anything is computed
+    print_as, a.checkpoint = a.checkpoint, as_file(a.checkpoint)
     checkpoint = read(a.checkpoint)
     compute = Compute(a.device, a.dtype, a.quantize, a.compile, a.batch_tokens)
     device = check_compute(compute)
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data": dictionary_digest(a.data or checkpoint.data),
         "--input": names_and_sizes(documents.files),
     }
-    print(f"{a.checkpoint} on {device}, {a.dtype}{', 8-bit integers' if a.quantize else ''}")
+    print(f"{print_as} on {device}, {a.dtype}{', 8-bit integers' if a.quantize else ''}")
     threads = a.threads or max(1, torch.get_num_threads() // a.workers)
     what = a.predict, a.pooling, a.keep, a.vectors
     job = EncodingJob(a.checkpoint, a.data, documents, *what, compute, threads, a.window, a.workers)

@@ -78,6 +78,7 @@ def _train(a: argparse.Namespace) -> None:
 
     register()
     from linformer_fairseq.checkpoints.checkpoint import read
+    from linformer_fairseq.checkpoints.folders import as_file
     from linformer_fairseq.finetuning.grid import run_grid
     from linformer_fairseq.finetuning.report import write_table
     from linformer_fairseq.finetuning.train import Run, classes_of, digests_of, targets
@@ -90,6 +91,7 @@ def _train(a: argparse.Namespace) -> None:
     labels = Labels(() if a.regression else classes_of(tables["train"]), len(text), a.keep)
     for table in tables.values():
         targets(table, labels)
+    a.checkpoint = as_file(a.checkpoint, a.out)
     source = read(a.checkpoint)
     tokenizer_of(source, a.data)
     if a.dev is None:
@@ -111,13 +113,14 @@ def _predict(a: argparse.Namespace) -> None:
     text = text_columns(a)
 
     from linformer_fairseq.checkpoints.checkpoint import read
+    from linformer_fairseq.checkpoints.folders import as_file
     from linformer_fairseq.inference.predict import labels_of, predict
     from linformer_fairseq.inference.sequences import tokenizer_of
     from linformer_fairseq.io.files import replace_when_done
     from linformer_fairseq.tables import read_table
 
     with replace_when_done(a.out, a.force) as partial:
-        checkpoint = read(a.checkpoint)
+        checkpoint = read(as_file(a.checkpoint))
         labels_of(checkpoint, len(text))
         table = read_table(a.input, text, quoted=a.quoted)
         found = predict(checkpoint, tokenizer_of(checkpoint, a.data), table.texts)

@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     register()
     from linformer_fairseq.checkpoints.checkpoint import read
+    from linformer_fairseq.checkpoints.folders import as_file
     from linformer_fairseq.finetuning.glue import TASKS, find_task, read_labelled, read_tests, write_submission
     from linformer_fairseq.finetuning.grid import run_grid
     from linformer_fairseq.finetuning.report import read_rows, write_table
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"--beside {item}: give it as NAME=DIR")
     beside = {name: read_rows(Path(folder)) for name, _, folder in (item.partition("=") for item in a.beside)}
     # Everything is read before anything is trained: a wrong file must not end a night's work at its last task.
+    a.checkpoint = as_file(a.checkpoint, a.out)
     source = read(a.checkpoint)
     tokenizer = tokenizer_of(source, a.data)
     runs = []

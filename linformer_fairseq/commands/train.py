@@ -49,8 +49,9 @@ def become(command: list[str], dry_run: bool) -> int:
     from linformer_fairseq.training.progress import program
 
     for folder in command[1].split(":"):
-        if not dry_run and not Path(folder).is_dir():
-            raise UsageError(f"DATA {folder} is not a folder: give one written by `linformer prepare binarize`")
+        if not dry_run and not (Path(folder) / "dict.txt").is_file():
+            found = "has no dict.txt" if Path(folder).is_dir() else "is not a folder"
+            raise UsageError(f"DATA {folder} {found}: give one written by `linformer prepare binarize`")
     print(shlex.join(command), flush=True)
     if dry_run:
         return 0

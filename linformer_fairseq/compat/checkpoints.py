@@ -204,6 +204,6 @@ def _reason(name: str, error: Exception) -> str:
     detail = str(error).strip().split("\n")[-1]
     return (
         f"{name} is not a whole checkpoint, perhaps because the program was stopped or the disk was full while it was "
-        f"written ({type(error).__name__}{': ' + detail if detail else ''}): delete it, or choose another one with "
-        "--restore-file"
+        f"written ({type(error).__name__}{': ' + detail if detail else ''}): delete it, or start from another one "
+        "with --finetune-from-model"
     )

@@ -11,6 +11,9 @@ from typing import Any
 fairseq_distributed: Any = sys.modules.get("fairseq.distributed.utils")
 
 if fairseq_distributed is not None:
+    from pathlib import Path
+
+    from fairseq.models import ARCH_MODEL_REGISTRY
     from fairseq.utils import import_user_module
 
     fairseq_call_main = fairseq_distributed.call_main
@@ -18,7 +21,16 @@ if fairseq_distributed is not None:
     def call_main(cfg: Any, main: Any, **kwargs: Any) -> Any:
         """Import the user-dir, then start the processes by the `call_main` that it leaves behind."""
         fairseq_distributed.call_main = fairseq_call_main
-        import_user_module(cfg.common)
+        given, name = cfg.common.user_dir, (cfg.model or {}).get("_name")
+        if given is None or Path(given).is_dir():
+            import_user_module(cfg.common)
+        if name is not None and name not in ARCH_MODEL_REGISTRY:
+            from linformer_fairseq.paths import USER_DIR  # not before: fairseq skips a user-dir that has been imported
+
+            raise SystemExit(
+                f"error: common.user_dir={given}: nothing there has the model {name}; for the models of "
+                f"linformer_fairseq, give common.user_dir={USER_DIR}"
+            )
         return fairseq_distributed.call_main(cfg, main, **kwargs)
 
     fairseq_distributed.call_main = call_main

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from data_prep.encoders import Encoder
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config, read
-from linformer_fairseq.checkpoints.files import read_json
-from linformer_fairseq.checkpoints.huggingface import from_hf, write_tokenizer
+from linformer_fairseq.checkpoints.folders import read_folder
+from linformer_fairseq.checkpoints.huggingface import write_tokenizer
 from linformer_fairseq.checkpoints.roberta import from_roberta
 from linformer_fairseq.checkpoints.spectral import attention_weights
 from linformer_fairseq.checkpoints.warm_start import longer
@@ -42,8 +42,7 @@ def read_model(path: Path, data: Path | None, max_positions: int | None) -> tupl
         data: folder of the tokenizer; by default that of the folder, or the one that the file was trained with.
     """
     if path.is_dir():
-        ours = (path / "config.json").is_file() and read_json(path / "config.json").get("model_type") == "linformer"
-        given = from_hf(path) if ours else from_roberta(path)
+        given = read_folder(path)
     else:
         given = read(path)
         given = given if given.model.get("_name") in ARCHITECTURES else from_roberta(path)

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import encoders
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config
+from linformer_fairseq.checkpoints.checkpoint import FINE_TUNED, Checkpoint, encoder_config
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Engine, Values
 from linformer_fairseq.inference.sequences import dictionary_digest, encode
-
-NOTE = "fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Labels:
     def note(self, tokenizer: Path) -> dict[str, Any]:
         """As an entry of `Checkpoint.notes`, with the digest of the tokenizer's dictionary."""
         settings = {**asdict(self), "classes": list(self.classes)}
-        return {"conversion": NOTE, **settings, "dictionary": dictionary_digest(tokenizer)}
+        return {"conversion": FINE_TUNED, **settings, "dictionary": dictionary_digest(tokenizer)}
 
     def values(self, logits: Values) -> list[float]:
         """The class id of each row, or its score, of (rows, classes) logits or (rows, 1) scores."""
@@ -42,10 +40,10 @@ class Labels:
 def labels_of(checkpoint: Checkpoint, columns: int | None = None) -> Labels:
     """What a checkpoint predicts; UsageError if it was not fine-tuned, or for another number of texts in a row."""
     for note in reversed(checkpoint.notes):
-        if note.get("conversion") == NOTE:
-            if columns not in (None, note["columns"]):
+        if note.get("conversion") == FINE_TUNED:
+            if None not in (columns, note["columns"]) and columns != note["columns"]:
                 raise UsageError(f"--text-column: the checkpoint reads {note['columns']} texts a row, not {columns}")
-            return Labels(tuple(note["classes"]), note["columns"], note["keep"])
+            return Labels(tuple(note["classes"]), note["columns"] or columns or 1, note["keep"])
     raise UsageError("the checkpoint was not fine-tuned; fine-tune it with `linformer finetune`")
 
 

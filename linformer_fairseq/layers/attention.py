@@ -8,6 +8,8 @@ H heads, D head dimension, C = H·D channels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from .fused import attend
 from .graphs import compiling, exporting
 from .plain import is_plain, split_bias
 from .projection import Projection, build_projection, slot_mask
-from .window import Slots, attend_locally
+from .window import Slots, attend_locally, dense_mask
 
 Split = tuple[Tensor, Tensor]  # x W, and the bias that is added last
 
@@ -82,6 +84,29 @@ class SelfAttention(nn.Module):
     def keys_values(self, x: Tensor, values: Split | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens, each (B, N, C)."""
         return self.k_proj(x), self.v_proj(x) if values is None else values[0] + values[1]
+
+    def weights(self, x: Tensor, keep: Tensor | None, shared: Projection | None) -> tuple[Tensor, Tensor]:
+        """What each token attends to, without dropout: slots (B, H, N, K) and tokens (B, H, N, N), or none of a kind.
+
+        Arguments as in `forward`. Slots of one token each count as tokens.
+        """
+        x = x if keep is None else x * keep.unsqueeze(-1)
+        q, slots = self._heads(self.q_proj(x)), self.slots(x, None, keep, shared)
+        mask: Tensor | None
+        if slots is None or (self.cfg.local_window and not slots.whole):
+            keys, mask = (
+                self._heads(self.k_proj(x)),
+                dense_mask(x.size(1), self.cfg.local_window, keep, slots, x.device),
+            )
+            count = 0 if slots is None else slots.keys.size(2)
+            keys = keys if slots is None else torch.cat([slots.keys, keys], 2)
+        else:
+            keys, mask, count = slots.keys, slots.mask, 0 if slots.whole else slots.keys.size(2)
+        scores = q @ keys.transpose(2, 3) / math.sqrt(q.size(-1))
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(-1)
+        return weights[..., :count], weights[..., count:]
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, H, N, D)"""
@@ -152,6 +177,11 @@ class NoAttention(nn.Module):
         values, bias = split_bias(self.v_proj, x_real)
         result: Tensor = self.out_proj(at(self.local_conv(values), needed) + bias)
         return result
+
+    def weights(self, x: Tensor, keep: Tensor | None, shared: Projection | None) -> tuple[Tensor, Tensor]:
+        """No slots and no tokens, as `SelfAttention.weights`."""
+        nothing = x.new_zeros(x.size(0), 1, x.size(1), 0)
+        return nothing, nothing
 
 
 def at(x: Tensor, positions: Tensor | None) -> Tensor:

@@ -49,6 +49,12 @@ class LinformerEncoderLayer(nn.Module):
         out: Tensor = self.final_layer_norm(self._add(x, self._feed_forward(x)))
         return out
 
+    def attention_weights(self, x: Tensor, keep: Tensor | None, shared: Projection | None) -> tuple[Tensor, Tensor]:
+        """What each token attends to, as `SelfAttention.weights`; x (B, N, C) is the input of the layer."""
+        inner = self.self_attn_layer_norm(x) if self.normalize_before else x
+        weights: tuple[Tensor, Tensor] = self.self_attn.weights(inner, keep, shared)  # type: ignore[operator]
+        return weights
+
     def _add(self, residual: Tensor, x: Tensor) -> Tensor:
         return add_dropped(residual, x, self.dropout, self.training)
 
@@ -93,16 +99,18 @@ class LinformerEncoder(nn.Module):
         real: Tensor | None = None,
         needed: Tensor | None = None,
         padded: bool | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Encodes a batch of token ids.
 
         Args:
-            tokens: (B, N) ids, padded on the right; N at most `max_positions`.
+            tokens: (B, N) ids, padded on the right, or rows of `embed_tokens` (B, N, C); N at most `max_positions`.
             return_all_hiddens: also return the input of the first layer and the output of every layer.
-            real: (B, N) bool, False for a pad; by default `tokens != pad_index`.
+            real: (B, N) bool, False for a pad; by default `tokens != pad_index`. Rows of an embedding do not tell.
             needed: (B, M), positions of the tokens whose features are needed; None for all. The last layer computes
                 only these; all tokens still enter its keys and values.
             padded: whether there are pads; None to look, which waits for a GPU.
+            positions: (B, N), rows of `embed_positions`; by default the real tokens are counted from pad_index + 1 on.
 
         Returns:
             Features (B, N, C) or (B, M, C), and the list of hidden states (B, N, C).
@@ -123,7 +131,11 @@ class LinformerEncoder(nn.Module):
         elif padded is None:
             padded = not bool(real.all())
         keep = real if padded else None
-        x = self._embed(tokens, real)
+        if positions is None:
+            positions = real.long().cumsum(1) * real + self.cfg.pad_index
+        embedded = self.embed_tokens(tokens) if tokens.dim() == 2 else tokens
+        x = self.layernorm_embedding(embedded + self.embed_positions(positions))
+        x = dropout(x, self.cfg.dropout, self.training)
         hiddens = [x] if return_all_hiddens else []
         for layer in self.layers:
             x = self._run(layer, x, keep, needed if layer is self.layers[-1] else None)
@@ -133,10 +145,11 @@ class LinformerEncoder(nn.Module):
             x = self.layer_norm(x)
         return x, hiddens
 
-    def _embed(self, tokens: Tensor, real: Tensor) -> Tensor:
-        positions = real.long().cumsum(1) * real + self.cfg.pad_index
-        x = self.layernorm_embedding(self.embed_tokens(tokens) + self.embed_positions(positions))
-        return dropout(x, self.cfg.dropout, self.training)
+    def attention_weights(self, hiddens: Iterable[Tensor], real: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What each token attends to in each layer, as `SelfAttention.weights`; `hiddens` are those of `forward`."""
+        keep = real if compiling() or not bool(real.all()) else None
+        layers = (layer for layer in self.layers if isinstance(layer, LinformerEncoderLayer))
+        return [layer.attention_weights(x, keep, self.E) for layer, x in zip(layers, hiddens, strict=False)]
 
     def _run(self, layer: nn.Module, x: Tensor, keep: Tensor | None, needed: Tensor | None) -> Tensor:
         if self.training and self.cfg.layerdrop and torch.rand(()).item() < self.cfg.layerdrop:

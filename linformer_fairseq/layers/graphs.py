@@ -3,6 +3,10 @@
 import torch
 
 
+def _tracing() -> bool:
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
+
+
 def compiling() -> bool:
     """By torch.compile, torch.export or torch.jit.trace."""
     return torch.compiler.is_compiling() or _tracing()
@@ -11,7 +15,3 @@ def compiling() -> bool:
 def exporting() -> bool:
     """One for all lengths: by torch.export, or by torch.jit.trace, which ONNX's older exporter uses."""
     return torch.compiler._is_exporting_flag or _tracing()  # torch 2.11's `is_exporting` is true in torch.compile too
-
-
-def _tracing() -> bool:
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]

@@ -22,6 +22,7 @@ class LearnedProjection(nn.Module):
 
     weight: Tensor
     lr_scale: Tensor
+    converts_loaded = True  # transformers loads one tensor at a time, always of the same lr_scale, and turns this off
 
     def __init__(self, matrix: Tensor, cfg: EncoderConfig) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class LearnedProjection(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         weight, saved = state_dict.get(prefix + "weight"), state_dict.get(prefix + "lr_scale", torch.ones(()))
-        if weight is not None:
+        if weight is not None and self.converts_loaded:
             if saved.item() != self.lr_scale.item():
                 state_dict[prefix + "weight"] = weight * (saved / self.lr_scale.cpu()).to(weight)
             state_dict[prefix + "lr_scale"] = self.lr_scale.detach().clone()

@@ -63,12 +63,11 @@ def attend_locally(
         p: dropout of the attention weights.
     """
     batch, heads, n, dim = q.shape
-    places = torch.arange(n, device=q.device)
     rows = max(QUERIES, window)
     near, total = rows + 2 * window, 0 if slots is None else slots.keys.size(2)
     few = n if needed is None else needed.size(1)
     if not exporting() and few * (n + total) <= n * (near + total):  # all tokens, masked, cost less
-        mask = _mask((places if needed is None else needed).view(-1, 1, few), places.view(1, n), n, window, keep, slots)
+        mask = dense_mask(n, window, keep, slots, q.device, needed)
         if slots is not None:
             k, v = torch.cat([slots.keys, k], 2), torch.cat([slots.values, v], 2)
         return attend(_at(q, needed), k, v, mask, p)
@@ -88,6 +87,15 @@ def attend_locally(
     out = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask, p)
     joined = out.view(batch, -1, heads, rows, dim).transpose(1, 2).flatten(2, 3)[:, :, :n]
     return _at(joined, needed)
+
+
+def dense_mask(
+    n: int, window: int, keep: Tensor | None, slots: Slots | None, device: torch.device, needed: Tensor | None = None
+) -> Tensor:
+    """Which slots and which of all tokens each token attends to: (B, 1, M, K + N), or (1, 1, M, K + N)."""
+    places = torch.arange(n, device=device)
+    queries = (places if needed is None else needed).view(-1, 1, n if needed is None else needed.size(1))
+    return _mask(queries, places.view(1, n), n, window, keep, slots)
 
 
 def _stretches(x: Tensor, places: Tensor, step: int, before: int) -> Tensor:

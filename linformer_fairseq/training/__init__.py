@@ -5,6 +5,7 @@ signals.py      the signals that ask a run to save and stop, in each of its proc
 interrupt.py    every rank stops after the same update, saves, and leaves with an exit status of its own
 saving.py       checkpoints are written in the background, as whole files with checksums (files.py)
 resuming.py     one run in a folder, from a whole checkpoint, and none that has ended
+fairseq_state.py   what fairseq keeps in its functions: forgotten between runs, and saved for --patience
 recorder.py     figures of each log interval and validation in metrics.jsonl (metrics.py, flops.py, hardware.py)
 run_directory.py, logs.py   what each start was told, where it ran, and what its processes logged
 memory.py       on a CPU, freed memory is kept for the next update

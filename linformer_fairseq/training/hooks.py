@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial, wraps
 from pathlib import Path
 from signal import SIGTERM
@@ -34,6 +34,7 @@ from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, 
 from linformer_fairseq.optim.muon import who_updates
 from linformer_fairseq.training import (
     divergence,
+    fairseq_state,
     files,
     interrupt,
     limits,
@@ -96,7 +97,7 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
         launch.start(fairseq, cfg, main, **kwargs)
         return
     with as_one_sentence():
-        logs.refuse_missing_tensorboard(cfg)
+        logs.refuse_missing_packages(cfg)
         limits.refuse_useless(cfg)
         preflight.refuse_unfitting(cfg)
     signals.listen()
@@ -115,9 +116,13 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
 
 def train_rank(main: Function, cfg: DictConfig, **kwargs: Any) -> None:
     """fairseq's `main` in each process of a training run."""
+    fairseq_state.forget()
+    interrupt.forget()
+    signals.training_began.clear()
     with logs.logged(cfg):
         saving.will_finish = True
-        main(cfg, **kwargs)
+        with suppress(resuming.Ended):  # nothing to do; other runs of this process may follow
+            main(cfg, **kwargs)
         saving.finish()
 
 
@@ -129,9 +134,8 @@ def create_trainer(
     if isinstance(cfg, Namespace):
         cfg = convert_namespace_to_omegaconf(cfg)
     signals.listen()  # in a spawned process too
-    for name in ("fairseq_cli.train", "__main__"):
-        train: Any = sys.modules.get(name)
-        if hasattr(train, "validate_and_save") and not hasattr(train.validate_and_save, "__wrapped__"):
+    for train in fairseq_state.train_modules():
+        if not hasattr(train.validate_and_save, "__wrapped__"):
             _replace(train, "validate_and_save", validate_and_save)
     trainer.linformer_precision = precision.of_matrix_products(cfg)
     if precision.on_cpu(cfg):
@@ -151,10 +155,12 @@ def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -
         except RuntimeError as error:
             resuming.explain(error, trainer)
             raise
+    if hasattr(checkpoint_utils.save_checkpoint, "best"):  # a run that goes on, not a start from another one
+        fairseq_state.restore_patience((extra_state.get("linformer_fairseq") or {}).get("patience") or {})
     ended = extra_state is not None and resuming.why_ended(trainer, epoch_itr)
     if ended:
         logging.getLogger(__name__).info(f"{cfg.save_dir}: this run has ended ({ended}), so there is nothing to do")
-        sys.exit(0)
+        raise resuming.Ended(0)
     logs.keep_log(trainer.cfg)  # again, where Hydra has set up logging anew
     folder = run_folder(trainer.cfg)
     trainer.linformer_recorder = Recorder(trainer, folder)
@@ -294,7 +300,7 @@ def save_checkpoint(fairseq: Function, cfg: Any, trainer: Any, epoch_itr: Any, v
     if path is not None and saving.is_local(cfg.save_dir):
         saving.after_the_others(partial(saving.end, Path(path), trainer.get_num_updates(), start))
     if not (cfg.no_save or cfg.no_last_checkpoints):
-        interrupt.saved_updates = trainer.get_num_updates()
+        interrupt.saved = interrupt.state(trainer)
     if watched:
         trainer.linformer_recorder.proceed()
     return path

@@ -17,17 +17,28 @@ from fairseq import checkpoint_utils
 from omegaconf import DictConfig, open_dict
 from torch.distributed.distributed_c10d import _get_default_store
 
-from linformer_fairseq.training import saving, signals
+from linformer_fairseq.training import fairseq_state, resuming, saving, signals
 
 logger = logging.getLogger(__name__)
 
 position: tuple[DictConfig, Any] | None = None
 """The configuration and fairseq's position in the data, while it validates and saves after an update."""
-saved_updates: int | None = None
-"""The updates in the newest checkpoint_last.pt of this process."""
+saved: tuple[int, dict[str, Any]] | None = None
+"""The `state` in the newest checkpoint_last.pt of this process."""
 
 _KEY = "linformer_fairseq/stop"
 _rounds = 0  # updates tried by this process, the same in all ranks
+
+
+def forget() -> None:
+    """Begin as in a new process."""
+    global position, saved
+    position = saved = None
+
+
+def state(trainer: Any) -> tuple[int, dict[str, Any]]:
+    """What tells whether there is anything new to save: the updates, and what validations have counted."""
+    return trainer.get_num_updates(), fairseq_state.patience()
 
 
 def save_within_validation(trainer: Any) -> None:
@@ -54,8 +65,7 @@ def leave_if_asked(trainer: Any) -> None:
         logger.info(f"{asked.name}: stopped after {updates} updates; --no-save, so nothing was saved")
         sys.exit(128 + asked.value)
     path = os.path.join(settings.save_dir, f"checkpoint_last{trainer.checkpoint_suffix}.pt")
-    given = settings.restore_file != "checkpoint_last.pt"
-    how = "the same command without --restore-file" if given else "the same command"
+    how = "the same command without --restore-file" if resuming.goes_back(settings) else "the same command"
     logger.info(f"{asked.name}: saved {updates} updates in {path}; {how} resumes from there")
     sys.exit(signals.status(asked))
 
@@ -81,10 +91,10 @@ def _asked() -> Signals | None:
 
 
 def _save(trainer: Any) -> None:
-    """Write `checkpoint_last.pt` alone, unless the newest one has this update already."""
+    """Write `checkpoint_last.pt` alone, unless the newest one has this state already."""
     assert position
     cfg, epoch_itr = position
-    if cfg.checkpoint.no_save or saved_updates == trainer.get_num_updates():
+    if cfg.checkpoint.no_save or saved == state(trainer):
         return
     only_last = copy.deepcopy(cfg.checkpoint)
     with open_dict(only_last):

@@ -21,17 +21,21 @@ logger = logging.getLogger(__name__)
 _log: logging.FileHandler | None = None  # the log file of this process
 
 
-def refuse_missing_tensorboard(cfg: DictConfig) -> None:
-    """Stop `--tensorboard-logdir` before anything is loaded, if nothing could write it; fairseq only warns.
+def refuse_missing_packages(cfg: DictConfig) -> None:
+    """Stop `--tensorboard-logdir` and `--wandb-project` before anything is loaded, if nothing could write there.
 
-    Raises:
-        UsageError: neither `tensorboard` nor `tensorboardX` can be imported.
+    fairseq only warns. UsageError if `tensorboard` and `tensorboardX`, or `wandb`, cannot be imported.
     """
-    if cfg.common.tensorboard_logdir and progress_bar.SummaryWriter is None:
-        raise UsageError(
-            "--tensorboard-logdir needs a package that is not installed: pip install tensorboard (or tensorboardX), or "
-            "leave the flag out (metrics.jsonl beside the checkpoints has the same figures)"
-        )
+    needed = (
+        ("tensorboard_logdir", "tensorboard (or tensorboardX)", progress_bar.SummaryWriter),
+        ("wandb_project", "wandb", progress_bar.wandb),
+    )
+    for setting, package, found in needed:
+        if cfg.common.get(setting) and found is None:
+            raise UsageError(
+                f"--{setting.replace('_', '-')} needs a package that is not installed: pip install {package}, or "
+                "leave the flag out (metrics.jsonl beside the checkpoints has the same figures)"
+            )
 
 
 @contextmanager
@@ -46,6 +50,8 @@ def logged(cfg: DictConfig) -> Iterator[None]:
     except (SystemExit, KeyboardInterrupt) as end:
         _only_to_file(logging.INFO, f"this process ends: {end!r}")
         raise
+    else:
+        _close()
 
 
 def keep_log(cfg: DictConfig) -> None:
@@ -67,6 +73,16 @@ def keep_log(cfg: DictConfig) -> None:
     root.addHandler(_log)
     faulthandler.enable(cast(TextIO, _log.stream))
     _only_to_file(logging.INFO, f"rank {rank} of {cfg.distributed_training.distributed_world_size} starts")
+
+
+def _close() -> None:
+    """Let the next run of this process have a log of its own."""
+    global _log
+    if _log is not None:
+        faulthandler.disable()
+        logging.getLogger().removeHandler(_log)
+        _log.close()
+        _log = None
 
 
 def _only_to_file(level: int, message: str, error: BaseException | None = None) -> None:

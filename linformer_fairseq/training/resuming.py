@@ -15,7 +15,7 @@ from omegaconf import open_dict
 from linformer_fairseq.compat.saved_precision import WRAPPERS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io import locks
-from linformer_fairseq.training import files, position
+from linformer_fairseq.training import fairseq_state, files, position
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,15 @@ EQUIVALENT = {
     "optimizer": {"FairseqAdam", "FusedAdamW", "Muon", *WRAPPERS},
 }
 """Names of classes each of which resumes from what the other has saved."""
+
+
+class Ended(SystemExit):
+    """The run that was started had ended before."""
+
+
+def goes_back(cfg: Any) -> bool:
+    """Whether `--restore-file` names an earlier checkpoint of the run itself."""
+    return cfg.restore_file != LAST and Path(cfg.restore_file).resolve().parent == Path(cfg.save_dir).resolve()
 
 
 def prepare(cfg: Any, trainer: Any) -> Any:
@@ -38,6 +47,9 @@ def prepare(cfg: Any, trainer: Any) -> Any:
     if found is not None:
         cfg = copy.deepcopy(cfg)
         with open_dict(cfg):
+            if cfg.restore_file != LAST:  # what was to be reset was so in the start from elsewhere
+                cfg.reset_optimizer = cfg.reset_dataloader = cfg.reset_meters = cfg.reset_lr_scheduler = False
+                cfg.optimizer_overrides = "{}"
             cfg.restore_file, cfg.finetune_from_model = found, None
     return cfg
 
@@ -62,7 +74,9 @@ def _of_first_rank(find: Callable[[], Any], device: Any) -> Any:
 
 
 def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
-    """Lock and clean `--save-dir`, and return the checkpoint to load instead of a damaged checkpoint_last.pt, if it is.
+    """Lock and clean `--save-dir`, and return the checkpoint to load instead of the one that the flags name, if any.
+
+    That is the run's own checkpoint_last.pt instead of one from elsewhere, and the newest whole one if it is damaged.
 
     With a `suffix` of this rank's file names, they are parts of a checkpoint, and are not checked.
 
@@ -78,17 +92,23 @@ def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
         files.sweep(folder)
     if suffix or PathManager.path_requires_pathmanager(cfg.restore_file):
         return None
-    if cfg.restore_file != LAST:
+    last = folder / LAST
+    elsewhere = cfg.restore_file != LAST and last.is_file() and not goes_back(cfg)
+    if elsewhere:
+        logger.info(
+            f"this run goes on from its own {last}, not from --restore-file {cfg.restore_file}, with which it began "
+            "(--finetune-from-model begins with parameters alone)"
+        )
+    elif cfg.restore_file != LAST:
         given = Path(cfg.restore_file)
         if not given.is_file():
             raise UsageError(f"--restore-file {given}: no such file; without the flag, training starts from scratch")
         if files.recorded(given) and (wrong := files.damage(given)):
             raise UsageError(f"--restore-file {given} is damaged ({wrong}): choose another one")
         return None
-    last = folder / LAST
     wrong = files.damage(last) if last.is_file() else None
     if wrong is None:
-        return None
+        return str(last) if elsewhere else None
     found = files.newest_whole(folder, instead_of=last)
     if found is None:
         raise UsageError(f"{last} is damaged ({wrong}), and {folder} has no other whole one: delete it to start over")
@@ -183,4 +203,6 @@ def why_ended(trainer: Any, epoch_itr: Any) -> str | None:
         return f"--max-epoch {limits.max_epoch}"
     if 0 < limits.stop_time_hours < trainer.cumulative_training_time() / 3600:
         return f"--stop-time-hours {limits.stop_time_hours}"
+    if 0 < trainer.cfg.checkpoint.patience <= (worse := fairseq_state.patience().get("num_runs", 0)):
+        return f"{worse} validations without a better one, --patience {trainer.cfg.checkpoint.patience}"
     return None

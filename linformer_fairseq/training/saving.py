@@ -15,7 +15,7 @@ from torch import Tensor
 
 from linformer_fairseq.compat.saved_precision import master_weights
 from linformer_fairseq.io import locks
-from linformer_fairseq.training import files
+from linformer_fairseq.training import fairseq_state, files
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ def save(trainer: Any, filename: str, extra_state: dict[str, Any]) -> str:
     locks.keep(path.parent, "training run")
     state = trainer.state_dict()
     state["model"].update(master_weights(trainer))
-    ours = {"processes": trainer.data_parallel_world_size, "position": getattr(trainer, "linformer_position", {})}
+    ours = {"processes": trainer.data_parallel_world_size, "patience": fairseq_state.patience()}
+    ours["position"] = getattr(trainer, "linformer_position", {})
     state["extra_state"].update(extra_state, linformer_fairseq=ours)
     size = sum(parameter.nbytes for parameter in trainer.model.parameters())
     if will_finish and size >= LARGE and is_local(filename):

@@ -36,6 +36,11 @@ def test_wrong_arguments_are_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_without_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "tiny_n512_k128", str(tmp_path), "--save-dir", str(tmp_path / "run")]) == 1
+    assert f"DATA {tmp_path} has no dict.txt: give one written by" in capsys.readouterr().err
+
+
 def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()

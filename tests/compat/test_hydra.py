@@ -89,6 +89,36 @@ def test_two_processes_are_the_same_training(
         assert run.stdout.count("training on 2 devices") == 1
 
 
+def test_each_run_of_a_sweep_begins_as_in_a_process_of_its_own(hydra_train: HydraTrain, tmp_path: Path) -> None:
+    """The first run has the better loss, and ends by its patience."""
+    flags = ("checkpoint.patience=1", "dataset.validate_interval_updates=1", "checkpoint.save_interval_updates=1")
+    where = "checkpoint.save_dir=" + str(tmp_path / "sweep-${hydra:job.num}")
+    sweeping = ("optimization.lr=[0.001],[0]", where, f"hydra.sweep.dir={tmp_path}", *flags, "--multirun")
+    sweep = hydra_train(*sweeping)
+    alone = hydra_train("optimization.lr=[0]", *flags)
+    assert losses(sweep)[-len(losses(alone)) :] == losses(alone) and len(losses(alone)) == 2
+    for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
+        ones, others = (torch.load(tmp_path / run / name, weights_only=False) for run in ("sweep-1", "run"))
+        for key in ("best", "val_loss", "linformer_fairseq"):
+            assert ones["extra_state"][key] == others["extra_state"][key]
+    assert "0.001" not in (tmp_path / "sweep-1/run/logs/rank-0.log").read_text()
+    again = hydra_train(*sweeping)
+    assert again.stdout.count("so there is nothing to do") == 2
+
+
+@pytest.mark.parametrize("folder", ["missing", "empty", "other-name"])
+def test_a_user_dir_that_is_not_ours_is_refused_in_a_sentence(
+    hydra_train: HydraTrain, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other-name").symlink_to(USER_DIR)
+    model = "model={_name: linformer_roberta_tiny}"
+    refused = hydra_train(f"common.user_dir={tmp_path / folder}", model, check=False)
+    assert refused.returncode == 1
+    last = refused.stdout.strip().splitlines()[-1]
+    assert last.startswith("error: ") and str(tmp_path / folder) in last and f"{USER_DIR}" in last
+
+
 def test_the_plugin_leaves_other_programs_of_hydra_alone() -> None:
     """They would wait for seconds, or fail, if it imported fairseq."""
     program = "from hydra.core.plugins import Plugins; Plugins.instance(); import sys; print('fairseq' in sys.modules)"

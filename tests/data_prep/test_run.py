@@ -193,6 +193,21 @@ def test_wrong_settings_are_refused(changes: list[str], message: str) -> None:
         load_config("absent")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("tokenizer.vocab_size=100", "--vocab-size 100: must be at least 320"),
+        ("tokenizer.model=wordpiece", "--model wordpiece: must be one of unigram, bpe"),
+        ("tokenizer.existing=/nowhere.model", "/nowhere.model: missing"),
+    ],
+)
+def test_an_impossible_vocabulary_is_refused_before_the_first_stage(
+    config: Path, tmp_path: Path, change: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(config), "--out", str(tmp_path / "out"), change]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_inspect_shows_documents_blocks_and_figures(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(undisturbed), "--samples", "1"]) == 0
     shown = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""PEFT, accelerate and torch.ao change layers from outside: numbers and gradients are those of the plain model."""
+"""PEFT, accelerate and torch.ao change layers from outside: the plain model's numbers, and gradients that belong."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from fairseq.logging import progress_bar
 from omegaconf import OmegaConf
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.training.logs import refuse_missing_tensorboard
+from linformer_fairseq.training.logs import refuse_missing_packages
 
 RANK_1_FAILS = """
 import torch
@@ -47,11 +47,22 @@ def test_a_rank_that_dies_leaves_its_own_traceback(
     assert '"num_updates": "2"' in logs[0] and '"num_updates": "2"' in logs[1]
 
 
-def test_tensorboard_is_refused_where_nothing_could_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_bar, "SummaryWriter", None)
-    refuse_missing_tensorboard(OmegaConf.create({"common": {"tensorboard_logdir": None}}))
-    with pytest.raises(UsageError, match="--tensorboard-logdir .* pip install tensorboard"):
-        refuse_missing_tensorboard(OmegaConf.create({"common": {"tensorboard_logdir": "logs"}}))
+@pytest.mark.parametrize(
+    ("setting", "name", "advice"),
+    [
+        ("tensorboard_logdir", "SummaryWriter", "--tensorboard-logdir .* pip install tensorboard"),
+        ("wandb_project", "wandb", "--wandb-project .* pip install wandb"),
+    ],
+)
+def test_a_log_is_refused_where_nothing_could_write_it(
+    monkeypatch: pytest.MonkeyPatch, setting: str, name: str, advice: str
+) -> None:
+    monkeypatch.setattr(progress_bar, name, None)
+    refuse_missing_packages(OmegaConf.create({"common": {setting: None}}))
+    with pytest.raises(UsageError, match=advice):
+        refuse_missing_packages(OmegaConf.create({"common": {setting: "logs"}}))
+    monkeypatch.setattr(progress_bar, name, object())
+    refuse_missing_packages(OmegaConf.create({"common": {setting: "logs"}}))
 
 
 @pytest.mark.skipif(

@@ -164,13 +164,16 @@ def test_what_has_ended_does_nothing(run: Path, finish: Any, train_command: Any)
         ({"max_epoch": 2}, "--max-epoch 2"),
         ({"stop_time_hours": 2}, None),
         ({"stop_time_hours": 0.5}, "--stop-time-hours 0.5"),
+        ({"patience": 4}, None),
+        ({"patience": 3}, "3 validations without a better one, --patience 3"),
     ],
 )
-def test_limits(limits: dict[str, float], ended: str | None) -> None:
-    """After 8 updates, one hour and two epochs."""
+def test_limits(limits: dict[str, float], ended: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 8 updates, one hour, two epochs, and three validations without a better one."""
+    monkeypatch.setattr(resuming.fairseq_state, "patience", lambda: {"best": 5.0, "num_runs": 3})
     optimization = SimpleNamespace(**{"max_update": 0, "max_epoch": 0, "stop_time_hours": 0, **limits})
     trainer = SimpleNamespace(
-        cfg=SimpleNamespace(optimization=optimization),
+        cfg=SimpleNamespace(optimization=optimization, checkpoint=SimpleNamespace(patience=limits.get("patience", -1))),
         get_num_updates=lambda: 8,
         cumulative_training_time=lambda: 3600,
     )
@@ -261,3 +264,39 @@ def test_another_criterion_or_optimizer_is_refused_in_one_sentence(
         f"error: {run / 'checkpoint_last.pt'} was saved with {names}: choose the earlier {flag[0]} "
     )
     assert "--reset-optimizer" in error and "Traceback" not in log
+
+
+def test_patience_goes_on_counting(finish: Any, train_command: Any, tmp_path: Path) -> None:
+    """With --lr 0 no validation after the first is better, so a run of --patience 3 has four of them."""
+    flags = ["--patience", 3, "--lr", 0, "--validate-interval-updates", 1, "--save-interval-updates", 1]
+
+    def train(last: int) -> str:
+        command = train_command(tmp_path, *flags, "--keep-interval-updates", 1, "--max-update", last)
+        return str(finish([word for word in command if word != "--disable-validation"]))
+
+    train(2)
+    assert "early stop" in train(9)
+    saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)
+    assert saved["optimizer_history"][-1]["num_updates"] == 4
+    assert saved["extra_state"]["linformer_fairseq"]["patience"]["num_runs"] == 3
+    log = train(9)
+    assert "this run has ended (3 validations without a better one, --patience 3)" in log
+    assert '"num_updates"' not in log
+
+
+@pytest.mark.parametrize("reset", [(), ("--reset-optimizer", "--reset-dataloader")])
+def test_an_own_checkpoint_wins_over_a_start_from_elsewhere(
+    run: Path, finish: Any, train_command: Any, parse_losses: Any, tmp_path: Path, reset: tuple[str, ...]
+) -> None:
+    given = ["--restore-file", run / "checkpoint_last.pt", *reset, "--save-interval-updates", 2]
+    begin = 0 if reset else 8
+    first = finish(train_command(tmp_path / "new", *given, "--max-update", begin + 2))
+    assert "goes on from its own" not in first
+    log = finish(train_command(tmp_path / "new", *given, "--max-update", begin + 3))
+    assert [update for update, _ in parse_losses(log)] == [begin + 3]
+    assert log.count("goes on from its own") == 1 and "--finetune-from-model" in log
+
+
+def test_only_a_way_back_within_a_run_must_leave_the_flag_out(tmp_path: Path) -> None:
+    for file, back in (("checkpoint_last.pt", False), (tmp_path / "checkpoint_1_2.pt", True), ("/other/x.pt", False)):
+        assert resuming.goes_back(SimpleNamespace(restore_file=str(file), save_dir=str(tmp_path))) == back
