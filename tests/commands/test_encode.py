@@ -229,7 +229,7 @@ def test_scores_of_a_regression(command: list[str], checkpoint: Path, tmp_path: 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--predict"], "the checkpoint was not fine-tuned"),
+        (["--predict"], "--checkpoint was not fine-tuned"),
         (["--text-column", "body"], "no column body; it has id, text, n"),
         (["--text-column", "n"], "not text; --text-column must name a column of strings"),
         (["--text-column", "text", "text", "text"], "--text-column: one or two columns, not 3"),
