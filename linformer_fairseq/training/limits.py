@@ -45,8 +45,8 @@ def refuse_useless(cfg: DictConfig) -> None:
     for section in _SECTIONS:
         settings = plain(cfg.get(section))
         defaults = _defaults(section, settings.get("_name"))
-        for name in defaults.keys() & settings.keys():
-            given, default = settings[name], defaults[name]
+        for name, default in defaults.items():
+            given = settings.get(name)
             least = default if isinstance(default, int | float) and default < 0 else 0
             most = 1 if name.endswith(("dropout", "_prob")) else _MOST
             allowed = _RANGES.get(name, Range(least, most))
