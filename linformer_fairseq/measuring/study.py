@@ -141,7 +141,7 @@ class Measurement:
             parser.error("--out DIR is required, except with --results")
         for name, given in vars(options).items():
             for value in given if isinstance(given, list) else [given]:
-                allowed = Range(0 if isinstance(value, float) or name in MAY_BE_ZERO else 1)
+                allowed = Range(0, 1e15) if isinstance(value, float) else Range(0 if name in MAY_BE_ZERO else 1)
                 if isinstance(value, int | float) and not isinstance(value, bool) and allowed.refusal(value):
                     parser.error(f"--{name.replace('_', '-')} {value}: {allowed.refusal(value)}")
         own = {name: value for name, value in vars(options).items() if name not in {*FRAME, *self.choices}}
