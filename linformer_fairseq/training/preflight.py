@@ -53,6 +53,8 @@ def refuse_unfitting(cfg: DictConfig) -> None:
 def _check_checkpoint(flag: str, path: Path) -> None:
     """UsageError for what is certainly no checkpoint; the rest of it is checked when it is read."""
     if not path.is_file():
+        if any(path.parent.glob(f"{path.stem}-*{path.suffix}")):  # a part for each rank
+            return
         raise UsageError(f"{flag} {path}: no such file; give a checkpoint")
     with path.open("rb") as file:
         start = file.read(2)
