@@ -66,7 +66,7 @@ sbom: $(STAMP) ## a software bill of materials of .venv in sbom.json, CycloneDX 
 	cyclonedx-py environment $(BIN)/python --output-reproducible --output-file sbom.json
 
 clean: ## remove .venv, demo-run, what was built, and all caches
-	rm -rf $(VENV) demo-run build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-run build dist site sbom.json *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv that was moved here, or whose interpreter is gone, is as good as absent.

@@ -129,8 +129,11 @@ def read_texts(path: Path) -> Iterator[str]:
 
 
 def read_hashes(path: Path) -> Iterator[str]:
-    """The SHA-256 of each document of one file of a corpus."""
-    return (sha256 for (sha256,) in _rows(path, ("sha256",)))
+    """The SHA-256 of each document of one file of a corpus; UsageError for what is none."""
+    for (sha256,) in _rows(path, ("sha256",)):
+        if not re.fullmatch("[0-9a-f]{64}", sha256 or ""):
+            raise UsageError(f"{path}: sha256 {sha256!r} is not one; make it again with `python -m data_prep extract`")
+        yield sha256
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:

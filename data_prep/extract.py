@@ -33,12 +33,12 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     Inputs are files, folders or archives, wildcards expanded; `-` is standard input. For `docstrings`, they are folders
     of Python packages, or nothing for all packages of the running environment.
     """
-    source, name = config.source, config.name or config.source
+    source, name = config.source, config.source if config.name is None else config.name
     if not re.fullmatch(r"\w[\w. -]*", name):
         raise UsageError(f"--name {name}: begins the names of files, so letters, digits, dots and - are allowed, not /")
     options = _reader_settings(config)
     if not config.inputs and source != "docstrings":
-        raise UsageError(f"--source {source} needs at least one IN: a file, a folder or a tar archive")
+        raise UsageError(f"--source {source} needs at least one IN (`inputs`): a file, a folder or a tar archive")
     problems = ReadErrors(reading.on_error == "skip")
     paths = _paths(config, problems)
     hashed = [path for path in paths if not (is_stream(path) or config.source == "docstrings")]

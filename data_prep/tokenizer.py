@@ -148,6 +148,11 @@ def existing_files(existing: Path) -> dict[Path, str]:
                 f"{path}: missing; give a sentencepiece model, or a folder with {SENTENCEPIECE}, or with "
                 f"{GPT2_VOCABULARY} and {GPT2_MERGES}"
             )
+    for path, name in files.items():  # broken ones are refused before they are copied
+        if name == SENTENCEPIECE:
+            encoders.load_model(path)
+        elif name == GPT2_VOCABULARY:
+            encoders.read_gpt2_vocabulary(path)
     dictionary = (existing if existing.is_dir() else existing.parent) / DICTIONARY
     return {**files, dictionary: DICTIONARY} if dictionary.is_file() else files
 

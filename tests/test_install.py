@@ -133,7 +133,7 @@ def project(tmp_path: Path) -> Path:
     """A copy of what `make venv` needs, in a folder with a space in its name."""
     folder = tmp_path / "my project"
     folder.mkdir()
-    for name in ("Makefile", "setup.py", "constraints.txt"):
+    for name in ("Makefile", "setup.py", "constraints.txt", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -153,26 +153,47 @@ def calls(project: Path) -> list[str]:
     return lines
 
 
-INSTALL = ["pip -c constraints.txt setuptools", "pip -c constraints.txt --no-build-isolation -e .[dev]"]
+HASHED = "pip --require-hashes --no-deps --no-build-isolation -r"
 
 
-def test_environment_is_made_once(project: Path, tmp_path: Path) -> None:
+def install(pins: dict[str, str], index: str = "") -> list[str]:
+    """What make asks pip for; `index` is that of another build of torch."""
+    file, build = (".venv/constraints.txt", f"+{Path(index).name}") if index else ("constraints.txt", "")
+    torch = f"pip -c {file} torch=={pins['torch']}{build}" + (f" --extra-index-url {index}" if index else "")
+    hashed = [f"{HASHED} .venv/setuptools.lock", f"{HASHED} requirements.lock"]
+    return [*hashed, torch, f"pip -c {file} --no-build-isolation -e .[dev]"]
+
+
+def test_every_pin_but_those_of_torch_has_hashes(pins: dict[str, str]) -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = dict(line.removesuffix(" \\").split("==") for line in lines if "==" in line)
+    free = {name for name in pins if re.match("torch|cuda|nvidia|triton", name)}
+    assert {canonicalize_name(name): version for name, version in locked.items()} == {
+        name: version for name, version in pins.items() if name not in free
+    }
+    blocks = re.split(r"\n(?=\S)", "\n".join(line for line in lines if not line.startswith("#")))
+    assert all("--hash=sha256:" in block for block in blocks)
+
+
+def test_environment_is_made_once(project: Path, tmp_path: Path, pins: dict[str, str]) -> None:
     python = fake_python(tmp_path)
     assert make("-j4", "venv", python, cwd=project).returncode == 0
-    assert calls(project) == ["venv", *INSTALL]
+    assert calls(project) == ["venv", *install(pins)]
     assert make("venv", python, cwd=project).returncode == 0
     assert calls(project) == []
 
 
-@pytest.mark.parametrize("file", ["constraints.txt", "setup.py"])
-def test_changed_pins_are_installed_into_the_same_environment(project: Path, tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize("file", ["constraints.txt", "setup.py", "requirements.lock"])
+def test_changed_pins_are_installed_into_the_same_environment(
+    project: Path, tmp_path: Path, pins: dict[str, str], file: str
+) -> None:
     python = fake_python(tmp_path)
     make("venv", python, cwd=project)
     calls(project)
     later = (project / ".venv/installed-in").stat().st_mtime + 10
     os.utime(project / file, (later, later))
     assert make("venv", python, cwd=project).returncode == 0
-    assert calls(project) == INSTALL
+    assert calls(project) == install(pins)
 
 
 def test_another_cuda_brings_its_own_packages_and_is_kept(project: Path, tmp_path: Path, pins: dict[str, str]) -> None:
@@ -180,40 +201,38 @@ def test_another_cuda_brings_its_own_packages_and_is_kept(project: Path, tmp_pat
     make("venv", python, cwd=project)
     calls(project)
     assert make("venv", "CUDA=cu126", python, cwd=project).returncode == 0
-    torch = f"torch=={pins['torch']}+cu126 --extra-index-url https://download.pytorch.org/whl/cu126"
-    setuptools_line, project_line = (line.replace("constraints", ".venv/constraints") for line in INSTALL)
-    assert calls(project) == [setuptools_line, f"pip -c .venv/constraints.txt {torch}", project_line]
+    assert calls(project) == install(pins, "https://download.pytorch.org/whl/cu126")
     kept = (project / ".venv/constraints.txt").read_text()
     assert f"torch=={pins['torch']}\n" in kept and not re.search("^(cuda|nvidia|triton)", kept, re.MULTILINE)
     assert make("venv", python, cwd=project).returncode == 0  # as `make test` would
     assert calls(project) == []
 
 
-def test_interrupted_installation_is_taken_up(project: Path, tmp_path: Path) -> None:
+def test_interrupted_installation_is_taken_up(project: Path, tmp_path: Path, pins: dict[str, str]) -> None:
     python = fake_python(tmp_path)
     make("venv", python, cwd=project)
     calls(project)
     (project / ".venv/installed-in").unlink()
     make("venv", python, cwd=project)
-    assert calls(project) == INSTALL
+    assert calls(project) == install(pins)
 
 
-def test_moved_environment_is_made_anew(project: Path, tmp_path: Path) -> None:
+def test_moved_environment_is_made_anew(project: Path, tmp_path: Path, pins: dict[str, str]) -> None:
     python = fake_python(tmp_path)
     make("venv", python, cwd=project)
     calls(project)
     moved = project.rename(tmp_path / "elsewhere")
     assert make("venv", python, cwd=moved).returncode == 0
-    assert calls(moved) == ["venv", *INSTALL]
+    assert calls(moved) == ["venv", *install(pins)]
 
 
-def test_environment_without_its_interpreter_is_made_anew(project: Path, tmp_path: Path) -> None:
+def test_environment_without_its_interpreter_is_made_anew(project: Path, tmp_path: Path, pins: dict[str, str]) -> None:
     python = fake_python(tmp_path)
     make("venv", python, cwd=project)
     calls(project)
     (project / ".venv/bin/python").unlink()
     assert make("venv", python, cwd=project).returncode == 0
-    assert calls(project) == ["venv", *INSTALL]
+    assert calls(project) == ["venv", *install(pins)]
 
 
 def test_missing_python_is_one_sentence(project: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def labels_of(checkpoint: Checkpoint, columns: int | None = None) -> Labels:
             if None not in (columns, note["columns"]) and columns != note["columns"]:
                 raise UsageError(f"--text-column: the checkpoint reads {note['columns']} texts a row, not {columns}")
             return Labels(tuple(note["classes"]), note["columns"] or columns or 1, note["keep"])
-    raise UsageError("the checkpoint was not fine-tuned; fine-tune it with `linformer finetune`")
+    raise UsageError("--checkpoint was not fine-tuned and predicts nothing; fine-tune it with `linformer finetune`")
 
 
 def predict(

@@ -28,11 +28,13 @@ from linformer_fairseq.errors import UsageError, exit_status
 from linformer_fairseq.io.files import write_json, write_text
 from linformer_fairseq.io.pool import process_pool
 from linformer_fairseq.io.records import begun
+from linformer_fairseq.ranges import Range
 
 Work = Callable[[], Any]
 Results = dict[str, Any]
 """Content of results.json: commands, machine, settings, cells by name, and perhaps a note that was added to it."""
 
+MAY_BE_ZERO = {"local_window", "windows", "warm_up", "transfer_steps"}
 FRAME = {"out", "report", "results", "quick", "rounds"}
 
 
@@ -137,9 +139,11 @@ class Measurement:
         options = parser.parse_args(words)
         if options.out is None:
             parser.error("--out DIR is required, except with --results")
-        for name in ("rounds", "seeds", "updates"):
-            if (value := getattr(options, name, 1)) < 1:
-                parser.error(f"--{name} {value}: must be at least 1")
+        for name, given in vars(options).items():
+            for value in given if isinstance(given, list) else [given]:
+                allowed = Range(0, 1e15) if isinstance(value, float) else Range(0 if name in MAY_BE_ZERO else 1)
+                if isinstance(value, int | float) and not isinstance(value, bool) and allowed.refusal(value):
+                    parser.error(f"--{name.replace('_', '-')} {value}: {allowed.refusal(value)}")
         own = {name: value for name, value in vars(options).items() if name not in {*FRAME, *self.choices}}
         settings = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
         here = machine(getattr(options, "device", None))

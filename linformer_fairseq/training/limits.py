@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from fairseq.dataclass.configs import FairseqConfig
-from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import DictConfig, OmegaConf
@@ -45,8 +45,8 @@ def refuse_useless(cfg: DictConfig) -> None:
     for section in _SECTIONS:
         settings = plain(cfg.get(section))
         defaults = _defaults(section, settings.get("_name"))
-        for name in defaults.keys() & settings.keys():
-            given, default = settings[name], defaults[name]
+        for name, default in defaults.items():
+            given = settings.get(name)
             least = default if isinstance(default, int | float) and default < 0 else 0
             most = 1 if name.endswith(("dropout", "_prob")) else _MOST
             allowed = _RANGES.get(name, Range(least, most))
@@ -65,8 +65,8 @@ def _defaults(section: str, name: str | None) -> dict[str, Any]:
     if section in REGISTRIES:
         known = REGISTRIES[section]["dataclass_registry"]
     own = FairseqConfig.__dataclass_fields__[section].type
-    chosen = known.get(name) if name is not None else own
-    return {one.name: one.default for one in fields(chosen)} if hasattr(chosen, "__dataclass_fields__") else {}
+    chosen: Any = known.get(ARCH_MODEL_NAME_REGISTRY.get(name, name)) if name is not None else own
+    return {one.name: one.default for one in fields(chosen)} if is_dataclass(chosen) else {}
 
 
 def plain(node: Any) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def plain(node: Any) -> dict[str, Any]:
     if isinstance(node, Namespace):
         return dict(vars(node))
     try:
-        found = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}
+        found: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}
     except OmegaConfBaseException as error:
         raise UsageError(f"settings that refer to nothing: {str(error).splitlines()[0]}") from error
     return {str(name): value for name, value in dict(found or {}).items()}

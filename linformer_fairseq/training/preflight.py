@@ -44,8 +44,22 @@ def refuse_unfitting(cfg: DictConfig) -> None:
     elif not (Path(cfg.checkpoint.save_dir) / "checkpoint_last.pt").exists():
         files["--finetune-from-model"] = cfg.checkpoint.finetune_from_model
     for flag, file in files.items():
-        if file and "://" not in str(file) and not Path(str(file)).is_file():
-            raise UsageError(f"{flag} {'' if file == MISSING else file}: no such file; give a checkpoint")
+        if file == MISSING:
+            raise UsageError(f"--criterion {criterion.get('_name')} needs {flag}, a checkpoint")
+        if file and "://" not in str(file):
+            _check_checkpoint(flag, Path(str(file)))
+
+
+def _check_checkpoint(flag: str, path: Path) -> None:
+    """UsageError for what is certainly no checkpoint; the rest of it is checked when it is read."""
+    if not path.is_file():
+        if any(path.parent.glob(f"{path.stem}-*{path.suffix}")):  # a part for each rank
+            return
+        raise UsageError(f"{flag} {path}: no such file; give a checkpoint")
+    with path.open("rb") as file:
+        start = file.read(2)
+    if path.suffix != ".safetensors" and start != b"PK" and start[:1] != b"\x80":  # a zip archive, or once a pickle
+        raise UsageError(f"{flag} {path}: not a checkpoint; give a .pt file of fairseq")
 
 
 def _check_data(cfg: DictConfig, task: Mapping[str, Any]) -> None:

@@ -70,7 +70,7 @@ def fairseq_train_argv(
         ):
             raise UsageError(f"{where} is {settings!r}, not a mapping of settings")
         if section in _FIXED:
-            argv += _flags(where, FairseqConfig.__dataclass_fields__[section].type, settings)
+            argv += _flags(where, FairseqConfig.__dataclass_fields__[section].type, cast(Any, settings))
         elif section in classes_of:
             settings = {"_name": settings} if isinstance(settings, str) else dict(settings or {})
             name = settings.pop("_name", None)

@@ -115,9 +115,3 @@ def test_the_last_checkpoint_of_a_log_counts(tmp_path: Path) -> None:
         "Saved checkpoint a/checkpoint_last.pt (epoch 2 @ 1500 updates, score 8) (writing took 0.1 seconds)\n"
     )
     assert (demo.last_update(log, "Saved"), demo.last_update(log, "Loaded")) == (1500, 2)
-
-
-def test_too_few_updates_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as error:
-        demo.main(["--updates", "1"])
-    assert error.value.code == 2 and "--updates 1: must be at least 2" in capsys.readouterr().err

@@ -229,13 +229,12 @@ def test_scores_of_a_regression(command: list[str], checkpoint: Path, tmp_path: 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--predict"], "the checkpoint was not fine-tuned"),
+        (["--predict"], "--checkpoint was not fine-tuned"),
         (["--text-column", "body"], "no column body; it has id, text, n"),
         (["--text-column", "n"], "not text; --text-column must name a column of strings"),
         (["--text-column", "text", "text", "text"], "--text-column: one or two columns, not 3"),
         (["--text-column", "text", "id", "--keep", "chunks"], "--keep chunks: is for one text a row"),
         (["--keep-columns", "vector"], "--keep-columns vector: the output would have two columns of this name"),
-        (["--batch-tokens", "0"], "--batch-tokens 0: must be at least 1"),
         (["--device", "cuda:99"], "--device cuda:99: not available here"),
         (["--data", "absent"], "--data names the folder that the checkpoint was pretrained on"),
         (["--checkpoint", "absent.pt"], "absent.pt: no such file"),

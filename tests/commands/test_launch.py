@@ -127,9 +127,28 @@ def test_a_run_of_a_sweep_on_this_machine_without_slurm(
 
 def test_a_failure_on_this_machine_is_passed_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     handler = signal.getsignal(signal.SIGINT)
-    assert main(["prepare", "no-such-configuration", "--out", str(tmp_path), "--copies", "1", "--local"]) == 1
+    command = ["prepare", "folder", f"input={tmp_path / 'absent'}", "--copies", "1", "--local"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
     signal.signal(signal.SIGINT, handler)
     assert "exit status 1" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare", "no-such-configuration", "--out", "out"], "no-such-configuration: no such file"),
+        (["prepare", "folder", "input=x", "split.valid=2", "--out", "out"], "--valid 2.0: must be at least 0"),
+        (["finetune", "--checkpoint", "c.pt", "--glue-dir", "g", "--out", "out", "--lr", "nan"], "--lr: nan: must be"),
+        (["pretrain", "--save-dir", "runs", "--", "--no-such-flag"], "--no-such-flag"),
+    ],
+)
+def test_what_the_jobs_would_not_take_is_refused_before_they_wait(
+    words: list[str], message: str, pretrain: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*pretrain, *words[3:]] if words[0] == "pretrain" else words
+    with pytest.raises((UsageError, SystemExit)) as refused:
+        main([*words, "--dry-run"] if words[0] != "pretrain" else words)
+    assert message in str(refused.value) + capsys.readouterr().err
 
 
 def test_without_submitit_the_remedy_is_named(

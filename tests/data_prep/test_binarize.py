@@ -132,7 +132,6 @@ def test_the_record_counts(splits: Path, data: Path, tokenizer: Path) -> None:
         (["--max-item-tokens", "3"], "--max-item-tokens 3: must be at least 4"),
         (["--shards", "0"], "--shards 0: must be at least 1"),
         (["--shards", "9999"], "--shards 9999: the corpus has only"),
-        (["--workers", "0"], "--workers 0: must be at least 1"),
     ],
 )
 def test_wrong_use_is_one_sentence(

@@ -167,13 +167,14 @@ def test_shares_add_up_and_are_checked(tmp_path: Path) -> None:
     document = Document("1", "test", "", "x")
     assert split_of(document, SplitConfig(0, 0)) == "train"
     corpus = corpus_of(tmp_path / "corpus", [[prose(1)]])
-    for config, message in (
-        (SplitConfig(valid=1.0), "--valid 1.0"),
-        (SplitConfig(0.5, 0.5), "nothing to train on"),
-        (SplitConfig(valid=1e-9), "none is in valid"),
+    for shares, message in (
+        ((1.5, 0.0), "--valid 1.5: must be at least 0"),
+        ((1.0, 0.0), "--valid 1.0"),
+        ((0.5, 0.5), "nothing to train on"),
+        ((1e-9, 0.0), "none is in valid"),
     ):
         with pytest.raises(UsageError, match=message):
-            split(corpus, tmp_path / "out", config)
+            split(corpus, tmp_path / "out", SplitConfig(*shares))
 
 
 def test_a_stage_does_not_write_into_its_input(tmp_path: Path) -> None:

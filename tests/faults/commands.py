@@ -6,10 +6,12 @@ import os
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from tests.faults.invocations import TRAIN, Command
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = [
     Command("linformer demo", "--out out", runs=False, wrong=("--packages {w}/no-such", "--packages {w}/garbage")),
     Command(
@@ -89,7 +91,6 @@ COMMANDS = [
             "--label-column no-such",
             "--label-column text",
             "--regression --label-column text",
-            "--name=",
             "--dev-share 0.3 --dev {w}/table.tsv",
         ),
     ),
@@ -241,7 +242,7 @@ COMMANDS = [
     ),
     Command("data_prep tokenizer", "{w}/split/train --out out --vocab-size 320", "--import {w}/tokenizer"),
     Command("data_prep binarize", "{w}/split --tokenizer {w}/tokenizer --out out", wrong=("--shards 99",)),
-    Command("data_prep inspect", "{w}/data", fine=("--seed 0", "--seed -1", "--seed 1000000000000")),
+    Command("data_prep inspect", "{w}/data", fine=("--samples 0", "--seed 0", "--seed -1", "--seed 1000000000000")),
     Command(
         "fairseq-train",
         TRAIN,
@@ -298,12 +299,32 @@ COMMANDS = [
 ]
 
 
+MEASURED = {
+    **{
+        "reproduce/table2_downstream": "{w}/data --glue-dir {w}/glue --imdb-dir {w}/glue",
+        "reproduce/table3_efficiency": "",
+    },
+    **{"reproduce/figure1_spectrum": "{w}/exact.pt {w}/texts", "reproduce/figure3_perplexity": "{w}/data"},
+    **{"measure/conversion": "roberta {w}/data {w}/exact.pt", "measure/preparation": "extraction {w}/garbage"},
+    **{"measure/converted": "{w}/exact.pt --stsb {w}/glue --texts {w}/texts", "measure/long_documents": "{w}/exact.pt"},
+    **{"measure/streaming_speed": "", "measure/update_speed": "{w}/data", "measure/same_loss": "{w}/data"},
+    **{"measure/encode_speed": "", "measure/checkpoint_time": ""},
+}
+ZERO = ("--local-window 0", "--windows 0", "--warm-up 0", "--transfer-steps 0")
+COMMANDS += [
+    Command(f"recipes/{name}.py", f"{valid} --out out".strip(), runs=False, fine=ZERO, files=False)
+    for name, valid in MEASURED.items()
+]
+
+
 def run(words: list[str]) -> int:
     """Run a command in this process as Python would; programs that it becomes or calls are run in it or in a fork."""
     os.execv = _become  # type: ignore[assignment]
     subprocess.call = _call  # type: ignore[assignment]
     program, *argv = words
     sys.argv = words
+    if program.endswith(".py"):
+        return int(runpy.run_path(str(ROOT / program))["MEASUREMENT"].main(argv))
     if program == "fairseq-train":
         return _become(program, words)
     if program == "linformer":

@@ -8,6 +8,7 @@ What no rule finds, such as two flags that exclude each other, is listed with th
 from __future__ import annotations
 
 import argparse
+import runpy
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Command:
     fine: tuple[str, ...] = ()  # `--flag value`: right for this flag, though not for most of its kind
     runs: bool = True  # whether the valid invocation can be run here, in seconds
     zero: bool = False  # whether 0 is right for most of its whole numbers
+    files: bool = True  # whether it looks at its files before it writes anything
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ def parser_of(words: str, run: Callable[[list[str]], object]) -> argparse.Argume
     """The parser of a command, taken when it begins to parse; of fairseq-train, that of the sections that train."""
     if words == "fairseq-train":
         return fairseq_parser()
+    if words.endswith(".py"):
+        script = argparse.ArgumentParser(add_help=False)
+        runpy.run_path(str(Path(__file__).parents[2] / words))["MEASUREMENT"].flags(script)
+        return script
 
     def stop(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         raise _Found(parser)
@@ -101,13 +107,13 @@ def invocations(command: Command, parser: argparse.ArgumentParser, world: Path) 
     for line in command.wrong:
         words = line.replace("{w}", str(world)).split()
         keys = [key for word in words for key, _, value in [word.partition("=")] for key in (word, key, value)]
-        named = {part for key in keys for part in (key, key.lstrip("-"), key.split(".")[-1])}
+        named = {part for key in keys for part in (key, key.lstrip("-"), *key.split("."))}
         named |= {name.replace("_", "-") for name in named}
         yield wrong([*_without(given, words[0]), *words], *named)
     for place, action in enumerate(positionals[:first]):
         if action.required:
             yield wrong(given[:place] + given[first:], str(action.metavar), action.dest)
-        for value in _paths(given[place], world):
+        for value in _paths(given[place], world) if command.files else ():
             yield wrong([*given[:place], value, *given[place + 1 :]], value, Path(value).parent.name)
         if action.choices:
             yield wrong([*given[:place], "no-such", *given[place + 1 :]], "no-such")
@@ -125,8 +131,12 @@ def invocations(command: Command, parser: argparse.ArgumentParser, world: Path) 
         if action.required:
             yield wrong(rest, flag)
         for value in _wrong_values(action, valid.get(flag), world):
-            right = value == str(action.default) or (command.zero and value == "0") or f"{flag} {value}" in command.fine
-            if not right:
+            right = (
+                value in (str(action.default), f"{action.default}".removesuffix(".0"))
+                or (command.zero and value == "0")
+                or f"{flag} {value}" in command.fine
+            )
+            if not right and (command.files or "/" not in value):
                 yield wrong(
                     [*rest, flag, value],
                     *action.option_strings,

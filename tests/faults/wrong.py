@@ -19,6 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from linformer_fairseq.io.files import write_text
@@ -142,7 +143,7 @@ def make_world(folder: Path) -> None:
         raise RuntimeError("the inputs could not be made")
 
 
-def try_all(only: str, temporary: Path) -> tuple[dict[str, Counter[str]], list[str]]:
+def try_all(only: str, every: int, temporary: Path) -> tuple[dict[str, Counter[str]], list[str]]:
     """Verdicts by command, and a line for each invocation that does not hold."""
     tally: dict[str, Counter[str]] = {}
     broken: list[str] = []
@@ -158,7 +159,7 @@ def try_all(only: str, temporary: Path) -> tuple[dict[str, Counter[str]], list[s
             status, output = forked(valid, place)
             if status:
                 broken.append(f"the valid command ends with {status}: {' '.join(valid)}\n    {output[-1000:]}")
-        for wrong in invocations(command, parser_of(command.words, run), folder):
+        for wrong in islice(invocations(command, parser_of(command.words, run), folder), 0, None, every):
             found, output = attempt(wrong, folder, place)
             counts[found] += 1
             if found != HELD:
@@ -180,11 +181,12 @@ def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.wrong", description=__doc__)
     parser.add_argument("--only", default="", metavar="REGEX", help="commands whose name matches")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only one of N (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write the tally to")
     a = parser.parse_args()
     import_everything()
     with tempfile.TemporaryDirectory() as temporary:
-        tally, broken = try_all(a.only, Path(temporary))
+        tally, broken = try_all(a.only, a.every, Path(temporary))
     text = report(tally)
     print(text)
     if a.out:

@@ -59,7 +59,7 @@ def test_the_answer_to_a_text_in_chunks_is_the_mean_of_theirs(tuned: Checkpoint)
 
 def test_what_a_checkpoint_predicts_is_in_it(tuned: Checkpoint, checkpoint: Path) -> None:
     assert labels_of(tuned) == LABELS
-    with pytest.raises(UsageError, match="the checkpoint was not fine-tuned"):
+    with pytest.raises(UsageError, match="--checkpoint was not fine-tuned"):
         labels_of(read(checkpoint))
 
 
