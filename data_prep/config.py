@@ -4,6 +4,7 @@ The command line (`cli.py`) and the YAML configurations (`pipeline.py`) both use
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -45,7 +46,9 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
         if options:
             flag = _flag(one)
             del options["flag"]
-            if isinstance(one.default, int | float | str):
+            if isinstance(one.default, bool | tuple):
+                options["default"] = one.default
+            elif isinstance(one.default, int | float | str):
                 options |= {"type": type(one.default), "default": one.default}
                 options["help"] += " (default %(default)s)"
             parser.add_argument(flag, dest=one.name, **options)
@@ -63,15 +66,27 @@ def as_changes(words: Sequence[str]) -> list[str]:
     keys = {f"--{name.replace('_', '-')}": f"sources.*.{name}" for name in READER_SETTINGS}
     sections = {"": ReadingConfig, "split.": SplitConfig, "tokenizer.": TokenizerConfig, "binarize.": BinarizeConfig}
     keys |= {_flag(one): f"{prefix}{one.name}" for prefix, section in sections.items() for one in fields(section)}
+    defaults = {_flag(one): one.default for section in sections.values() for one in fields(section)}
     left: list[str] = []
     changes: list[str] = []
-    given = iter(words)
-    for word in given:
+    given = list(words)
+    while given:
+        word = given.pop(0)
         flag, equals, value = word.partition("=")
-        if flag in keys:
-            changes.append(f"{keys[flag]}={value if equals else next(given, '')}")
-        else:
+        if flag not in keys:
             left.append(word)
+            continue
+        default = defaults.get(flag)
+        if isinstance(default, bool):
+            value = str(not default).lower()
+        elif isinstance(default, tuple):
+            values = [value] if equals else []
+            while given and not given[0].startswith("--"):
+                values.append(given.pop(0))
+            value = json.dumps(values, ensure_ascii=False)
+        elif not equals:
+            value = given.pop(0) if given else ""
+        changes.append(f"{keys[flag]}={value}")
     return left + changes
 
 
@@ -153,6 +168,18 @@ class TokenizerConfig:
 
     vocab_size: int = setting(32000, "size of the dictionary, special symbols included; a multiple of 64", metavar="N")
     model: str = setting("unigram", "kind of sentencepiece model", choices=("unigram", "bpe"))
+    user_symbols: tuple[str, ...] = setting(
+        (), "symbols that are each one token wherever they stand, such as <b> or [NAME]", nargs="+", metavar="SYMBOL"
+    )
+    character_coverage: float = setting(
+        0.9995, "share of the characters, counted as often as they occur, that have a token; 0.98 to 1", metavar="F"
+    )
+    byte_fallback: bool = setting(
+        True,
+        "other characters are unknown tokens; without this flag, bytes",
+        "--no-byte-fallback",
+        action="store_false",
+    )
     existing: str | None = setting(
         None, "instead of training: a .model, or a folder with encoder.json and vocab.bpe", "--import", metavar="PATH"
     )

@@ -10,6 +10,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ SAMPLE_CHARACTERS = 20_000_000
 # Results of unigram training depend on the number of threads, so it must not depend on the machine.
 TRAINER_THREADS = 16
 # A piece for each byte, one for the space, and some letters.
-SMALLEST = 320
+SMALLEST, SMALLEST_WITHOUT_BYTES = 320, 64
 OTHER_SYMBOLS = len((*SPECIALS, MASK)) - 1  # of the dictionary, besides the pieces of the model, one of which is <unk>
 
 
@@ -53,12 +54,14 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
         raise UsageError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
     else:
         size = config.vocab_size
-        if size < SMALLEST:
-            raise UsageError(f"--vocab-size {size}: must be at least {SMALLEST}, for its 256 bytes and letters")
+        if size < _smallest(config):
+            what = "its 256 bytes and letters" if config.byte_fallback else "its letters"
+            raise UsageError(f"--vocab-size {size}: must be at least {_smallest(config)}, for {what}")
         if size % VOCAB_MULTIPLE:
             near = round(size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
             raise UsageError(f"--vocab-size {size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}")
-        settings = {"vocab_size": size, "model": config.model, "corpus": corpus_fingerprint(corpus)}
+        _check_settings(config)
+        settings = {**vars(config), "corpus": corpus_fingerprint(corpus)}
         shard, function = Shard("train", (corpus_files(corpus), out, config)), train
     record = out / "tokenizer.json"
     if finished := begun(record, settings):
@@ -72,11 +75,11 @@ def train(files: list[Path], out: Path, config: TokenizerConfig) -> Done:
     sample = sample_paragraphs(files)
     print(f"tokenizer: training a {config.model} model on {len(sample):,} paragraphs, which takes a minute or less")
     try:
-        model = _trained(sample, config.vocab_size, config.model)
+        model = _trained(sample, config)
     except RuntimeError as error:
         raise UsageError(
             f"--vocab-size {config.vocab_size} does not suit this corpus of {len(sample):,} sample paragraphs; "
-            f"{_better_size(str(error), sample, config.model)}"
+            f"{_better_size(str(error), sample, config)}"
         ) from error
     with replace_when_done(out / SENTENCEPIECE) as partial:
         partial.write_bytes(model)
@@ -92,19 +95,38 @@ def train(files: list[Path], out: Path, config: TokenizerConfig) -> Done:
     return Done({"symbols": config.vocab_size, "sample_paragraphs": len(sample)}, [out / name for name in names])
 
 
-def _trained(sample: list[str], size: int, kind: str) -> bytes:
-    """A model with which the dictionary has `size` symbols; raises RuntimeError if the text has too few or too many."""
+def _smallest(config: TokenizerConfig) -> int:
+    return SMALLEST if config.byte_fallback else SMALLEST_WITHOUT_BYTES
+
+
+def _check_settings(config: TokenizerConfig) -> None:
+    """Raise UsageError for settings that no model can have."""
+    if not 0.98 <= config.character_coverage <= 1:  # the bounds of sentencepiece
+        raise UsageError(f"--character-coverage {config.character_coverage}: must be from 0.98 to 1")
+    for symbol in config.user_symbols:
+        if symbol in (*SPECIALS, MASK):
+            raise UsageError(
+                f"--user-symbols {symbol}: is a special symbol of fairseq, which has it anyway; leave it out"
+            )
+        if not symbol or symbol.split() != [symbol]:
+            raise UsageError(f"--user-symbols {symbol!r}: has white space, at which fairseq splits; choose another")
+
+
+def _trained(sample: list[str], config: TokenizerConfig) -> bytes:
+    """A model of as many symbols as asked; raises RuntimeError if the text has too few or too many for it."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sample),
         model_writer=model,
-        model_type=kind,
-        vocab_size=size - OTHER_SYMBOLS,
+        model_type=config.model,
+        vocab_size=config.vocab_size - OTHER_SYMBOLS,
+        user_defined_symbols=list(config.user_symbols),
+        character_coverage=config.character_coverage,
         unk_id=0,
         bos_id=-1,
         eos_id=-1,
         pad_id=-1,
-        byte_fallback=True,  # with it and without normalization, decoding restores any text
+        byte_fallback=config.byte_fallback,  # with it and without normalization, decoding restores any text
         normalization_rule_name="identity",
         max_sentence_length=1 << 20,
         num_threads=TRAINER_THREADS,
@@ -113,14 +135,14 @@ def _trained(sample: list[str], size: int, kind: str) -> bytes:
     return model.getvalue()
 
 
-def _better_size(error: str, sample: list[str], kind: str) -> str:
+def _better_size(error: str, sample: list[str], config: TokenizerConfig) -> str:
     """Advise a size with which a model was trained, from the bound in an error of sentencepiece."""
     bound = re.search(r"a value <= (\d+)|required_chars\. \d+ vs (\d+)", error)
     if bound:
         least, most = int(bound[2] or 0) + OTHER_SYMBOLS, int(bound[1] or 0) + OTHER_SYMBOLS
         size = most // VOCAB_MULTIPLE * VOCAB_MULTIPLE if bound[1] else -(-least // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
         with suppress(RuntimeError):
-            if size >= SMALLEST and _trained(sample, size, kind):
+            if size >= _smallest(config) and _trained(sample, replace(config, vocab_size=size)):
                 return f"choose --vocab-size {size}"
     return "it is too small to train on, so give more text, or a tokenizer with --import"
 
