@@ -176,7 +176,7 @@ class TokenizerConfig:
     )
     byte_fallback: bool = setting(
         True,
-        "other characters are unknown tokens; without this flag, bytes",
+        "other characters are unknown tokens; without it, bytes",
         "--no-byte-fallback",
         action="store_false",
     )

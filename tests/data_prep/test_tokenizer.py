@@ -74,7 +74,7 @@ def test_symbols_coverage_and_byte_fallback_are_settings(corpus: Path, tmp_path:
         (["CORPUS", "--character-coverage", "0.5"], "--character-coverage 0.5: must be from 0.98 to 1"),
         (
             ["CORPUS", "--user-symbols", "<a>", "<mask>"],
-            "--user-symbols <mask>: is a special symbol, which fairseq has",
+            "--user-symbols <mask>: is a special symbol of fairseq",
         ),
         (["CORPUS", "--user-symbols", "a b"], "--user-symbols 'a b': has white space"),
         (["CORPUS", "--vocab-size", "640000"], "--vocab-size 640000 does not suit this corpus"),
