@@ -4,6 +4,7 @@ The command line (`cli.py`) and the YAML configurations (`pipeline.py`) both use
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.ranges import POSITIONS, Checked, Range
 
 VOCAB_MULTIPLE = 64  # suits tensor cores and the usual degrees of tensor parallelism
+SMALLEST_WITHOUT_BYTES = 64
 SMALLEST = 320  # symbols of a vocabulary: a piece for each byte, one for the space, and some letters
 CONFIGS = Path(__file__).parent / "configs"
 SOURCES = {
@@ -54,7 +56,9 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
             flag = _flag(one)
             del options["flag"]
             options.pop("range", None)
-            if isinstance(one.default, int | float | str):
+            if isinstance(one.default, bool | tuple):
+                options["default"] = one.default
+            elif isinstance(one.default, int | float | str):
                 options |= {"type": type(one.default), "default": one.default}
                 options["help"] += " (default %(default)s)"
             parser.add_argument(flag, dest=one.name, **options)
@@ -72,15 +76,27 @@ def as_changes(words: Sequence[str]) -> list[str]:
     keys = {f"--{name.replace('_', '-')}": f"sources.*.{name}" for name in READER_SETTINGS}
     sections = {"": ReadingConfig, "split.": SplitConfig, "tokenizer.": TokenizerConfig, "binarize.": BinarizeConfig}
     keys |= {_flag(one): f"{prefix}{one.name}" for prefix, section in sections.items() for one in fields(section)}
+    defaults = {_flag(one): one.default for section in sections.values() for one in fields(section)}
     left: list[str] = []
     changes: list[str] = []
-    given = iter(words)
-    for word in given:
+    given = list(words)
+    while given:
+        word = given.pop(0)
         flag, equals, value = word.partition("=")
-        if flag in keys:
-            changes.append(f"{keys[flag]}={value if equals else next(given, '')}")
-        else:
+        if flag not in keys:
             left.append(word)
+            continue
+        default = defaults.get(flag)
+        if isinstance(default, bool):
+            value = str(not default).lower()
+        elif isinstance(default, tuple):
+            values = [value] if equals else []
+            while given and not given[0].startswith("--"):
+                values.append(given.pop(0))
+            value = json.dumps(values, ensure_ascii=False)
+        elif not equals:
+            value = given.pop(0) if given else ""
+        changes.append(f"{keys[flag]}={value}")
     return left + changes
 
 
@@ -173,20 +189,45 @@ class TokenizerConfig(Checked):
         32000,
         "size of the dictionary, special symbols included; a multiple of 64",
         metavar="N",
-        range=Range(SMALLEST, 1_000_000),
+        range=Range(SMALLEST_WITHOUT_BYTES, 1_000_000),
     )
     model: str = setting("unigram", "kind of sentencepiece model", choices=("unigram", "bpe"))
+    user_symbols: tuple[str, ...] = setting(
+        (), "symbols that are each one token wherever they stand, such as <b> or [NAME]", nargs="+", metavar="SYMBOL"
+    )
+    character_coverage: float = setting(
+        0.9995,
+        "share of the characters, counted as often as they occur, that have a token; 0.98 to 1",
+        metavar="F",
+        range=Range(0.98, 1),  # the bounds of sentencepiece
+    )
+    byte_fallback: bool = setting(
+        True,
+        "other characters are unknown tokens; without it, bytes",
+        "--no-byte-fallback",
+        action="store_false",
+    )
     existing: str | None = setting(
         None, "instead of training: a .model, or a folder with encoder.json and vocab.bpe", "--import", metavar="PATH"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.vocab_size % VOCAB_MULTIPLE and self.existing is None:
+        if self.existing is not None:
+            return
+        if self.vocab_size < self.smallest:
+            what = "its 256 bytes and letters" if self.byte_fallback else "its letters"
+            raise UsageError(f"--vocab-size {self.vocab_size}: must be at least {self.smallest}, for {what}")
+        if self.vocab_size % VOCAB_MULTIPLE:
             near = round(self.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
             raise UsageError(
                 f"--vocab-size {self.vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}"
             )
+
+    @property
+    def smallest(self) -> int:
+        """Symbols of the smallest vocabulary."""
+        return SMALLEST if self.byte_fallback else SMALLEST_WITHOUT_BYTES
 
 
 @dataclass

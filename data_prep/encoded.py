@@ -13,7 +13,7 @@ import shutil
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,14 @@ import numpy.typing as npt
 from data_prep.corpus import take
 from data_prep.encoders import Encoder, Ids, Lengths, smallest_dtype
 from data_prep.fairseq_dict import EOS
-from data_prep.text.scripts import graphemes, sentence_ends
+from data_prep.text.scripts import is_bound, sentence_ends
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 
 # Characters that are encoded at a time: bounds the memory that a book of any size takes.
 BATCH_CHARACTERS = 1_000_000
 # Where a paragraph is cut: tokens that are looked at first, and those around them, for what they belong to.
-NEAR, CONTEXT = 64, 32
+NEAR, CONTEXT = 48, 16
 
 _HEADER = struct.Struct("<9sQBQ")  # magic, version, code of the type, number of items
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -119,27 +119,32 @@ def cut(paragraph: Ids, encoder: Encoder, max_item_tokens: int) -> Lengths:
 def _stop(paragraph: Ids, first: int, last: int, encoder: Encoder) -> int:
     """The best place for a cut, from `first` to `last`."""
     # Mostly a sentence ends not far before `last`, so that few tokens need to be looked at.
-    sentences, places = _places(paragraph, max(first, last - NEAR), last, encoder)
-    if not sentences and last - first > NEAR:
-        sentences, places = _places(paragraph, first, last, encoder)
-    words = [place for place in places if encoder.starts_word[paragraph[place]]]
-    return (sentences or words or places or [last])[-1]
+    for start in sorted({first, max(first, last - NEAR)}, reverse=True):
+        before = min(start, CONTEXT)
+        tokens = paragraph[start - before : last + CONTEXT].tolist()
+        parts = [encoder.surfaces[token] for token in tokens]
+        begins = islice(accumulate(map(len, parts), initial=0), before, before + last + 1 - start)  # in bytes
+        places = dict(zip(begins, range(start, last + 1), strict=True))
+        whole = b"".join(parts)
+        text = whole.decode(errors="surrogateescape")  # it may begin and end within a character
+        for end in reversed(sentence_ends(text)):
+            place = places.get(end if text.isascii() else len(text[:end].encode(errors="surrogateescape")))
+            if place is not None and is_bound(text, end):
+                return place
+    at_word = encoder.starts_word[paragraph[first : last + 1]]
+    for wanted in (at_word, ~at_word):
+        for begin, place in reversed(places.items()):
+            if wanted[place - first] and _begins_grapheme(whole, begin):
+                return place
+    return last
 
 
-def _places(paragraph: Ids, first: int, last: int, encoder: Encoder) -> tuple[list[int], list[int]]:
-    """The tokens from `first` to `last` before which a sentence has ended, and those that begin a grapheme."""
-    before, tokens = min(first, CONTEXT), paragraph[max(0, first - CONTEXT) : last + CONTEXT].tolist()
-    parts = [encoder.surfaces[token] for token in tokens]
-    text = b"".join(parts).decode(errors="surrogateescape")  # it may begin and end within a character
-
-    def size(some: str) -> int:
-        return len(some.encode(errors="surrogateescape"))
-
-    begins = dict(enumerate(accumulate(map(len, parts[:-1]), initial=0), first - before))  # by token, in bytes
-    bounds = set(accumulate(map(size, graphemes(text))))
-    places = [place for place in range(first, last + 1) if begins[place] in bounds]
-    ends = {size(text[:end]) for end in sentence_ends(text)}
-    return [place for place in places if begins[place] in ends], places
+def _begins_grapheme(text: bytes, begin: int) -> bool:
+    """Whether a grapheme begins at a byte of a text in UTF-8, which may begin and end within a character."""
+    if text[begin] & 0xC0 == 0x80:  # within a character
+        return False
+    before = text[:begin].decode(errors="surrogateescape")
+    return is_bound(before + text[begin:].decode(errors="surrogateescape"), len(before))
 
 
 def with_suffixes(prefix: Path, *suffixes: str) -> list[Path]:

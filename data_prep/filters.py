@@ -120,5 +120,9 @@ def filter_corpus(
     result["examples"] = {reason: named[: 4 * EXAMPLES] for reason, named in examples.items()}
     result |= notes or {}
     if not result["documents"]:
-        raise UsageError(f"{stage}: drops all documents ({result['dropped']}); loosen its rules")
+        why = ", ".join(f"{count:,} {reason}" for reason, count in result["dropped"].items())
+        raise UsageError(
+            f"{stage}: drops all documents ({why}); loosen its rules in the section {stage} of a configuration, or "
+            f"leave the stage out, under run with {stage}=null"
+        )
     return finish(record, settings, result, [*done.values(), *prepared.values()])

@@ -10,6 +10,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import sentencepiece
 from tqdm import tqdm
 
 from data_prep import encoders
-from data_prep.config import SMALLEST, VOCAB_MULTIPLE, TokenizerConfig
+from data_prep.config import VOCAB_MULTIPLE, TokenizerConfig
 from data_prep.corpus import corpus_files, read_texts
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, SENTENCEPIECE
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, dictionary_text
@@ -50,9 +51,9 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> d
     elif corpus is None:
         raise UsageError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
     else:
-        size = config.vocab_size
+        _check_symbols(config)
         inputs = corpus_files(corpus)
-        settings = {"vocab_size": size, "model": config.model, "corpus": names_and_sizes(inputs)}
+        settings = {**vars(config), "corpus": names_and_sizes(inputs)}
         shard, function = Shard("train", (inputs, out, config), 1, inputs), train
     record = out / "tokenizer.json"
     if finished := begun(record, settings, inputs=shard.inputs):
@@ -66,11 +67,11 @@ def train(files: list[Path], out: Path, config: TokenizerConfig) -> Done:
     sample = sample_paragraphs(files)
     print(f"tokenizer: training a {config.model} model on {len(sample):,} paragraphs, which takes a minute or less")
     try:
-        model = _trained(sample, config.vocab_size, config.model)
+        model = _trained(sample, config)
     except RuntimeError as error:
         raise UsageError(
             f"--vocab-size {config.vocab_size} does not suit this corpus of {len(sample):,} sample paragraphs; "
-            f"{_better_size(str(error), sample, config.model)}"
+            f"{_better_size(str(error), sample, config)}"
         ) from error
     with replace_when_done(out / SENTENCEPIECE) as partial:
         partial.write_bytes(model)
@@ -86,19 +87,32 @@ def train(files: list[Path], out: Path, config: TokenizerConfig) -> Done:
     return Done({"symbols": config.vocab_size, "sample_paragraphs": len(sample)}, [out / name for name in names])
 
 
-def _trained(sample: list[str], size: int, kind: str) -> bytes:
-    """A model with which the dictionary has `size` symbols; raises RuntimeError if the text has too few or too many."""
+def _check_symbols(config: TokenizerConfig) -> None:
+    """Raise UsageError for symbols that no model can have."""
+    for symbol in config.user_symbols:
+        if symbol in (*SPECIALS, MASK):
+            raise UsageError(
+                f"--user-symbols {symbol}: is a special symbol of fairseq, which has it anyway; leave it out"
+            )
+        if not symbol or symbol.split() != [symbol]:
+            raise UsageError(f"--user-symbols {symbol!r}: has white space, at which fairseq splits; choose another")
+
+
+def _trained(sample: list[str], config: TokenizerConfig) -> bytes:
+    """A model of as many symbols as asked; raises RuntimeError if the text has too few or too many for it."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sample),
         model_writer=model,
-        model_type=kind,
-        vocab_size=size - OTHER_SYMBOLS,
+        model_type=config.model,
+        vocab_size=config.vocab_size - OTHER_SYMBOLS,
+        user_defined_symbols=list(config.user_symbols),
+        character_coverage=config.character_coverage,
         unk_id=0,
         bos_id=-1,
         eos_id=-1,
         pad_id=-1,
-        byte_fallback=True,  # with it and without normalization, decoding restores any text
+        byte_fallback=config.byte_fallback,  # with it and without normalization, decoding restores any text
         normalization_rule_name="identity",
         max_sentence_length=1 << 20,
         num_threads=TRAINER_THREADS,
@@ -107,14 +121,14 @@ def _trained(sample: list[str], size: int, kind: str) -> bytes:
     return model.getvalue()
 
 
-def _better_size(error: str, sample: list[str], kind: str) -> str:
+def _better_size(error: str, sample: list[str], config: TokenizerConfig) -> str:
     """Advise a size with which a model was trained, from the bound in an error of sentencepiece."""
     bound = re.search(r"a value <= (\d+)|required_chars\. \d+ vs (\d+)", error)
     if bound:
         least, most = int(bound[2] or 0) + OTHER_SYMBOLS, int(bound[1] or 0) + OTHER_SYMBOLS
         size = most // VOCAB_MULTIPLE * VOCAB_MULTIPLE if bound[1] else -(-least // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
         with suppress(RuntimeError):
-            if size >= SMALLEST and _trained(sample, size, kind):
+            if size >= config.smallest and _trained(sample, replace(config, vocab_size=size)):
                 return f"choose --vocab-size {size}"
     return "it is too small to train on, so give more text, or a tokenizer with --import"
 

@@ -29,7 +29,7 @@ Signatures = NDArray[np.uint32]
 # text, such as filled-in forms, need more; the bound keeps the work linear.
 REPRESENTATIVES = 64
 PASSES = 8  # over documents whose likeness is not that of the one which stays; what is left after them stays
-OWN_TEXTS = 8  # like documents beside which a document has a text of its own; after so many it is no longer compared
+OWN_TEXTS = 4  # like documents beside which a document has a text of its own; after so many it is no longer compared
 SAMPLED = 4  # one of so many shingles is kept with its place, for `own_words`
 _HASH = np.uint64(0xFFFFFFFF00000000)
 _PAIRS = 1 << 15  # of signatures, compared at once: 2 x 16 MB with 128 permutations

@@ -7,6 +7,7 @@ regex.
 
 import functools
 import sys
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -117,6 +118,12 @@ def graphemes(text: str) -> list[str]:
     """What a reader takes for the characters of a text: no letter without its marks, no half of an emoji."""
     found: list[str] = _GRAPHEME.findall(text)
     return found
+
+
+def is_bound(text: str, place: int) -> bool:
+    """Whether a grapheme ends before `place`, judged by the characters around it."""
+    start = max(0, place - 16)
+    return place == start or place - start in accumulate(map(len, graphemes(text[start : place + 8])))
 
 
 def ends_sentence(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from argparse import Namespace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 from data_prep import encoders
 from data_prep.__main__ import main
 from data_prep.binarize import binarize, data_folders
-from data_prep.config import BinarizeConfig
-from data_prep.corpus import corpus_files, read_file
+from data_prep.config import BinarizeConfig, TokenizerConfig
+from data_prep.corpus import Document, corpus_files, read_file, write_file
 from data_prep.split import SPLITS
+from data_prep.tokenizer import make_tokenizer
 from linformer_fairseq.io.records import WORK
 
 LONGEST = 62  # tokens of an item, for samples of 64
@@ -98,6 +100,27 @@ def test_items_are_short_enough_and_small(data: Path) -> None:
     dataset = data_utils.load_indexed_dataset(str(data / "train"), None, None)
     assert max(dataset.sizes) == LONGEST and dataset[0].dtype == torch.int64
     assert (data / "train.bin").stat().st_size == 2 * int(np.sum(dataset.sizes))
+
+
+def test_paragraphs_without_spaces_are_cut_where_sentences_end(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    words = [
+        "".join(chance.choices("清晨河边有许多人在散步孩子们数着经过小船", k=chance.randint(1, 4))) for _ in range(300)
+    ]
+    hindi = ["नदी के किनारे बहुत से लोग टहल रहे थे।", "बच्चे गुज़रती हुई नावें गिन रहे थे।"]
+    texts = []
+    for number in range(40):
+        rare = chr(0x4E00 + chance.randrange(3000))  # becomes bytes
+        sentences = ["".join(chance.choices(words, k=9)) + rare + "。" for _ in range(30)]
+        texts.append("".join(sentences) if number % 4 else "".join(chance.choices(hindi, k=30)))
+    write_file([Document(str(i), "t", "", text) for i, text in enumerate(texts)], tmp_path / "split/train/a.parquet")
+    make_tokenizer(tmp_path / "split/train", tmp_path / "tokenizer", TokenizerConfig(512, character_coverage=0.98))
+    binarize(tmp_path / "split", tmp_path / "tokenizer", tmp_path / "data", BinarizeConfig(LONGEST), 0)
+    items = items_of(tmp_path / "data", "train")
+    encoder = encoders.load(tmp_path / "data")
+    pieces = [encoder.decode(item.tolist()) for item in items if len(item) > 1]
+    assert len(pieces) > 200 and all(piece.endswith(("。", "।")) for piece in pieces)
+    assert "".join(pieces) == "".join(texts)
 
 
 def test_bytes_do_not_depend_on_the_number_of_processes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import random
 import re
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.binarize import binarize
+from data_prep.clean import clean
 from data_prep.cli import parse
 from data_prep.config import (
     BinarizeConfig,
@@ -25,7 +28,15 @@ from data_prep.config import (
     from_flags,
 )
 from data_prep.corpus import Document, write_file
+from data_prep.decontaminate import decontaminate
+from data_prep.dedup import dedup
+from data_prep.extract import extract
 from data_prep.pipeline import load_config
+from data_prep.split import split
+from data_prep.text.minhash import NearDuplicates
+from data_prep.text.rules import CleanConfig
+from data_prep.tokenizer import make_tokenizer
+from linformer_fairseq.errors import exit_status
 
 ROOT = Path(__file__).parents[2]
 
@@ -190,6 +201,10 @@ def test_help_imports_no_large_package() -> None:
         (["split", "corpus"], [SplitConfig()]),
         (["split", "corpus", "--valid", "0.2"], [SplitConfig(valid=0.2)]),
         (["tokenizer", "corpus"], [TokenizerConfig()]),
+        (
+            ["tokenizer", "c", "--user-symbols", "<a>", "[b]", "--no-byte-fallback"],
+            [TokenizerConfig(user_symbols=["<a>", "[b]"], byte_fallback=False)],
+        ),
         (["tokenizer", "--import", "model", "--vocab-size", "640"], [TokenizerConfig(640, existing="model")]),
         (["binarize", "corpus", "--tokenizer", "t", "--shards", "3"], [BinarizeConfig(shards=3)]),
         (["decontaminate", "corpus", "--benchmarks", "a", "b"], [DecontaminateConfig(["a", "b"])]),
@@ -202,6 +217,11 @@ def test_flags_are_the_settings_of_the_stages(arguments: list[str], settings: li
 
 def test_settings_of_a_run_may_stand_behind_its_flags() -> None:
     assert parse(["run", "demo", "a=1", "--out", "out", "b.c=2"]).changes == ["a=1", "b.c=2"]
+    flags = ["--user-symbols", "<a>", "no", "--no-byte-fallback", "--vocab-size=64", "--math", "text"]
+    changes = parse(["run", "wikipedia_en", *flags, "--out", "out"]).changes
+    settings = load_config("wikipedia_en", changes)
+    assert settings.tokenizer == TokenizerConfig(64, user_symbols=["<a>", "no"], byte_fallback=False)
+    assert settings.sources[0].math == "text"
     with pytest.raises(SystemExit):
         parse(["run", "demo", "--out", "out", "--nothing=2"])
 
@@ -222,6 +242,67 @@ def test_what_the_system_refuses_is_said_in_a_sentence(
     monkeypatch.setattr("data_prep.split.split", refuse)
     assert main(["split", "corpus", "--out", "x"]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_every_stage_says_in_a_sentence_that_the_disk_is_full(
+    corpus: Path,
+    splits: Path,
+    tokenizer: Path,
+    texts: Path,
+    tmp_path: Path,
+    tmpfs: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmpfs("size=8k")
+    (tmp_path / "dev.txt").write_text("one two three four five six seven eight nine ten\n")
+    stages: dict[str, Callable[[Path], object]] = {
+        "extract": lambda out: extract(SourceConfig("text", [str(texts)]), out, ReadingConfig(), 0),
+        "clean": lambda out: clean(corpus, out, CleanConfig(), 0),
+        "dedup": lambda out: dedup(corpus, out, NearDuplicates(), 0),
+        "decontaminate": lambda out: decontaminate(corpus, out, DecontaminateConfig([str(tmp_path)]), 0),
+        "split": lambda out: split(corpus, out, SplitConfig(valid=0.1), 0),
+        "tokenizer": lambda out: make_tokenizer(None, out, TokenizerConfig(existing=str(tokenizer))),
+        "binarize": lambda out: binarize(splits, tokenizer, out, BinarizeConfig(), 0),
+    }
+    for name, stage in stages.items():
+        assert exit_status(name, lambda stage=stage: stage(out / "x")) == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.endswith("no space left; free some, and the same command resumes from here"), name
+        shutil.rmtree(out / "x")
+
+
+def test_output_without_unicode_and_a_folder_without_hard_links_end_well(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    folder = tmp_path / "é\udcff"
+    shutil.copytree(texts, folder)
+    (folder / "à.txt").write_bytes(b"\xff\xff\n")
+    run = ["run", "folder", f"input={folder}", "--vocab-size=320", "--valid=0.3", "--on-error=skip"]
+    assert main([*run, "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run/data/train.idx").exists()
+
+
+def test_the_advice_of_each_stage_leads_on(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", "folder", f"input={texts}", "--vocab-size", "320", "--valid", "0.3", "--out", tmp_path / "run"]
+    run.append("clean.min_characters=100000")
+    said = tells(*run, capsys=capsys)
+    assert "clean: drops all documents (7 too few characters)" in said and "under run with clean=null" in said
+    settings = tmp_path / "run/dedup/.work/dedup.settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"settings": {"threshold": 0.5}}')
+    (tmp_path / "run/dedup/text-00000-000.parquet").touch()
+    said = tells(*run, "clean=null", capsys=capsys)
+    assert "holds the unfinished work of other settings" in said and "or add --redo dedup" in said
+    said = tells(*run, "clean=null", "--redo", "dedup", "--shards", "9", capsys=capsys)
+    assert "ask for fewer shards, or make smaller files with extract --file-characters" in said
+    again = ["clean=null", "--shards", "2", "--file-characters", "9000"]
+    assert "or add --redo extract" in tells(*run, *again, capsys=capsys)
+    assert main([*map(str, run), *again, "--redo", "extract"]) == 0
 
 
 def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_space(

@@ -183,6 +183,30 @@ def test_decoding_gives_text_back(folder: Path) -> None:
     assert encoder.decode([encoder.symbols - 1]) == "<mask>"
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "gpt2"])
+def test_surfaces_are_the_bytes_of_the_text(request: pytest.FixtureRequest, name: str) -> None:
+    encoder = encoders.load(request.getfixturevalue(name))
+    for text in ("An ordinary sentence.", "日本語 e\u0301 😀👩‍👩‍👧‍👦", "नि。"):
+        found = b"".join(encoder.surfaces[i] for i in encoder.encode([text])[0])
+        assert found.decode().removeprefix(" ") == text
+
+
+def test_surfaces_of_a_tokenizer_of_huggingface(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    own = ["un", "##able", "好", "。"]
+    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *own])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    (tmp_path / encoders.HUGGINGFACE).mkdir()
+    tokenizer.save(str(tmp_path / encoders.HUGGINGFACE / encoders.HUGGINGFACE_FAST))
+    names = [str(vocabulary[token]) for token in own]
+    (tmp_path / encoders.DICTIONARY).write_text(dictionary_text(names, [1] * len(names)))
+    encoder = encoders.load(tmp_path)
+    found = [encoder.surfaces[i] for i in encoder.encode(["unable 好。x"])[0]]
+    assert found == [b" un", b"able", " 好".encode(), " 。".encode(), "\ufffd".encode()]
+
+
 def test_every_file_that_is_named_exists(folder: Path) -> None:
     assert all((folder / name).is_file() for name in encoders.load(folder).files)
 

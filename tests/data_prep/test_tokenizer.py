@@ -53,11 +53,30 @@ def test_an_imported_model_keeps_its_ids(tokenizer: Path, tmp_path: Path) -> Non
     assert ids[0] == ids[1]
 
 
+def test_symbols_coverage_and_byte_fallback_are_settings(corpus: Path, tmp_path: Path) -> None:
+    settings = TokenizerConfig(256, user_symbols=("<b>", "[NAME]"), character_coverage=0.98, byte_fallback=False)
+    make_tokenizer(corpus, tmp_path, settings)
+    encoder = encoders.load(tmp_path)
+    symbols = [encoder.names[i] for i in encoder.encode(["a <b>of [NAME]s"])[0]]
+    assert "<b>" in symbols and "[NAME]" in symbols and len(encoder.names) == 256
+    rare = encoder.encode(["漢"])[0].tolist()
+    assert encoder.names[rare[-1]] == "<unk>" and not any(name.startswith("<0x") for name in encoder.names)
+    dictionary = Dictionary.load(str(tmp_path / "dict.txt"))
+    assert dictionary.index("[NAME]") == encoder.names.index("[NAME]")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["CORPUS", "--vocab-size", "500"], "--vocab-size 500: must be a multiple of 64, for example 512"),
         (["CORPUS", "--vocab-size", "64"], "--vocab-size 64: must be at least 320"),
+        (["CORPUS", "--vocab-size", "0", "--no-byte-fallback"], "--vocab-size 0: must be at least 64, for its letters"),
+        (["CORPUS", "--character-coverage", "0.5"], "--character-coverage 0.5: must be from 0.98 to 1"),
+        (
+            ["CORPUS", "--user-symbols", "<a>", "<mask>"],
+            "--user-symbols <mask>: is a special symbol of fairseq",
+        ),
+        (["CORPUS", "--user-symbols", "a b"], "--user-symbols 'a b': has white space"),
         (["CORPUS", "--vocab-size", "640000"], "--vocab-size 640000 does not suit this corpus"),
         (["--vocab-size", "512"], "give the folder of a corpus"),
         (["--import", "absent"], "absent: missing; give a sentencepiece model"),

@@ -66,6 +66,12 @@ def test_redirects_and_names_of_files_need_no_element_and_no_namespace(tmp_path:
     (tmp_path / "ru.xml").write_text(russian + page(2, "#перенаправление [[Река]]") + TAIL)
     found, _, counts = read(tmp_path / "ru.xml")
     assert [d.text for d in found] == ["Река 12 км."] and counts == {"redirect": 1}
+    chinese = HEAD.replace('"en"', '"zh"') + page(
+        1, "-{H|zh-hans:软件}-城市[[文件:C.jpg|缩略图|照片]][[圖像:D.jpg]]。\n[[分類:城市]]"
+    )
+    (tmp_path / "zh.xml").write_text(chinese + page(2, "#重定向 [[城市]]") + TAIL)
+    found, _, counts = read(tmp_path / "zh.xml")
+    assert [d.text for d in found] == ["城市。"] and counts == {"redirect": 1}
 
 
 @pytest.mark.parametrize("pack", [bytes, bz2.compress, gzip.compress, lzma.compress])
