@@ -4,6 +4,7 @@ Three steps: the MinHash signatures of each file's documents; the comparison of 
 files without duplicates. Of each group of duplicates, the first document in corpus order is kept.
 """
 
+import io
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -56,7 +57,7 @@ def find_duplicates(paths: list[Path], out: Path, config: NearDuplicates) -> Don
     joined = out / WORK / "signatures.bin"
     with joined.open("wb") as file:
         for path in paths:
-            np.load(_array_file(out, path, "signatures")).tofile(file)
+            file.write(np.load(_array_file(out, path, "signatures")).data)
     of_files = [np.load(_array_file(out, path, "hashes")) for path in paths]
     hashes = np.concatenate(of_files)
     everything = np.memmap(joined, np.uint32, "r", shape=(len(hashes), config.permutations))
@@ -94,5 +95,7 @@ def _array_file(out: Path, path: Path, kind: str) -> Path:
 
 
 def _save(path: Path, array: Array) -> None:
-    with replace_when_done(path) as partial_file, partial_file.open("wb") as file:
-        np.save(file, array)
+    content = io.BytesIO()  # to a file, NumPy would say nothing of a full disk if the array is small
+    np.save(content, array)
+    with replace_when_done(path) as partial_file:
+        partial_file.write_bytes(content.getbuffer())
