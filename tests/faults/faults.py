@@ -249,9 +249,8 @@ def tally(number: int, folder: Path, names: Sequence[str] = (), seed: int = 1) -
         if not names or command.name in names:
             before = len(broken)
             trial = Trial(command, folder / "world", folder / "trial", random.Random(seed))
-            for kind, wrong in trial.faults(
-                max(1, number // 2) if command.main is train else number
-            ):  # which takes long
+            fewer = max(1, number // 2)  # of trainings, which take long
+            for kind, wrong in trial.faults(fewer if command.main is train else number):
                 tried[kind] += 1
                 broken += [f"{kind}: {one}" for one in wrong]
             print(f"{command.name}: {tried.total()} tried, {len(broken) - before} broken", flush=True)
