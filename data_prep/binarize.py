@@ -79,11 +79,13 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     for split in files:
         for key in ("documents", "items", "tokens"):
             result[f"{split}_{key}"] = sum(encoded[prefix.name]["result"][key] for prefix in prefixes[split])
-    for folder in folders:
-        for name in encoder.files:
-            with replace_when_done(folder / name) as partial:
-                shutil.copyfile(tokenizer / name, partial)
-    content = finish(record, settings, result, [*encoded.values(), *joined.values()])
+    copies = {}
+    for path in (folder / name for folder in folders for name in encoder.files):
+        with replace_when_done(path) as partial:
+            shutil.copyfile(tokenizer / path.name, partial)
+        copies[str(path.relative_to(out))] = digest(path)
+    done = [*encoded.values(), *joined.values(), {"files": copies, "seconds": 0}]
+    content = finish(record, settings, result, done)
     shutil.rmtree(parts, ignore_errors=True)  # another task may be doing the same
     return content
 

@@ -5,6 +5,7 @@ files without duplicates. A document is dropped beside an earlier one that is ke
 """
 
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
@@ -78,7 +79,7 @@ def find_duplicates(paths: list[Path], out: Path, config: NearDuplicates) -> Don
     joined = out / WORK / "signatures.bin"
     with joined.open("wb") as file:
         for path in paths:
-            np.load(_array_file(out, path, "signatures")).tofile(file)
+            file.write(np.load(_array_file(out, path, "signatures")).data)
     hashes = [np.load(_array_file(out, path, "hashes")) for path in paths]
     exact = np.concatenate(hashes)
     ends = np.cumsum([len(some) for some in hashes])
@@ -180,5 +181,7 @@ def _array_file(out: Path, path: Path, kind: str) -> Path:
 
 
 def _save(path: Path, array: Array) -> None:
-    with replace_when_done(path) as partial_file, partial_file.open("wb") as file:
-        np.save(file, array)
+    content = io.BytesIO()  # to a file, NumPy would say nothing of a full disk if the array is small
+    np.save(content, array)
+    with replace_when_done(path) as partial_file:
+        partial_file.write_bytes(content.getbuffer())

@@ -47,7 +47,7 @@ class EncodedDocuments:
         """Write `prefix.tokens` and `prefix.sizes`."""
         for array, path in zip((self.tokens, self.sizes), with_suffixes(prefix, "tokens", "sizes"), strict=True):
             with replace_when_done(path) as partial:
-                array.tofile(partial)
+                partial.write_bytes(array.data)  # NumPy's `tofile` says nothing of a full disk if the array is small
 
 
 def encode_documents(texts: Iterable[str], encoder: Encoder, max_item_tokens: int) -> EncodedDocuments:

@@ -103,10 +103,13 @@ def _finished_counts(job: EncodingJob, out: Path, settings: Mapping[str, Any], f
             try:
                 refuse_other_inputs(out, job.documents.files, about, "result")
             except StaleOutput:
-                if force:
-                    return None
-                raise
-            return dict(about["counts"])
+                if not force:
+                    raise
+                return None
+            if _whole(out):
+                return dict(about["counts"])
+            print(f"{out} is damaged, and made again")
+            return None
         wrong = f"holds the result of other settings ({', '.join(changed)} changed)"
     if force:
         return None
@@ -160,6 +163,17 @@ def encode_window(job: EncodingJob, folder: Path, window: int, following: int | 
         pq.write_table(table, partial, **_form(table.schema))
     counts = len(present), int((~present).sum()), sequences.longer, sum(map(len, sequences.ids))
     return Done(dict(zip(COUNTS, counts, strict=True)), [_part(folder, window)])
+
+
+def _whole(out: Path) -> bool:
+    """Whether all pages of an output are what was written."""
+    try:
+        with open_parquet(out) as file:
+            for number in range(file.num_row_groups):
+                file.read_row_group(number)
+    except UsageError:
+        return False
+    return True
 
 
 def join(folder: Path, out: Path, about: Mapping[str, Any]) -> Done:

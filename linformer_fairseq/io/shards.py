@@ -52,7 +52,7 @@ from linformer_fairseq.io.records import (
 
 # A claim is renewed at this interval, and void if another task sees no renewal in five of them by its own watch: clocks
 # of machines and file systems may differ. A dead process on this machine is detected at once.
-HEARTBEAT_SECONDS = 10
+HEARTBEAT_SECONDS = 15
 POLL_SECONDS = 1.0
 
 Result = dict[str, Any]
@@ -97,13 +97,14 @@ def run_shards(
     """
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
-    finished = {shard.name: read_record(record_of(work, shard.name)) for shard in shards}
-    waiting = [shard for shard in shards if not intact(out, finished[shard.name])]
+    waiting = []
     for shard in shards:
-        if shard not in waiting:
-            refuse_other_inputs(out, shard.inputs, finished[shard.name], "unfinished work")
-    for shard in waiting:
-        record_of(work, shard.name).unlink(missing_ok=True)
+        content = read_record(record_of(work, shard.name))
+        if intact(out, content):
+            refuse_other_inputs(out, shard.inputs, content, "unfinished work")
+        else:
+            waiting.append(shard)
+            record_of(work, shard.name).unlink(missing_ok=True)
     waiting.sort(key=lambda shard: -shard.size)  # with the small ones last, processes end together
     total, left = sum(s.size for s in shards), sum(s.size for s in waiting)
     bar = tqdm(total=total, initial=total - left, desc=label, unit=unit, unit_scale=unit == "B", disable=not waiting)
@@ -133,8 +134,8 @@ def run_shards(
                 for path in paths.values():
                     sync(path)
                 files = {name: digest(path) for name, path in paths.items()}
-                content = {"result": done.result, "files": files, "stamps": stamps(out, paths)}
-                write_record(record_of(work, shard.name), content | {"inputs": inputs, "seconds": seconds})
+                made = {"result": done.result, "files": files, "stamps": stamps(out, paths)}
+                write_record(record_of(work, shard.name), made | {"inputs": inputs, "seconds": seconds})
                 claims.drop(shard.name)
                 bar.update(shard.size)
     done_now = {shard.name: read_record(record_of(work, shard.name)) for shard in shards}

@@ -21,6 +21,13 @@ logger = logging.getLogger(__name__)
 _log: logging.FileHandler | None = None  # the log file of this process
 
 
+class _LogFile(logging.FileHandler):
+    """On a full disk it says nothing, where `logging` would print a traceback for each line of the log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
 def refuse_missing_packages(cfg: DictConfig) -> None:
     """Stop `--tensorboard-logdir` and `--wandb-project` before anything is loaded, if nothing could write there.
 
@@ -65,7 +72,7 @@ def keep_log(cfg: DictConfig) -> None:
         return
     rank = cfg.distributed_training.distributed_rank
     (folder / "logs").mkdir(exist_ok=True)
-    _log = logging.FileHandler(folder / "logs" / f"rank-{rank}.log", encoding="utf-8")
+    _log = _LogFile(folder / "logs" / f"rank-{rank}.log", encoding="utf-8")
     _log.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s | %(name)s | %(message)s"))  # fairseq's
     for other in root.handlers:
         other.setLevel(max(other.level, root.level))

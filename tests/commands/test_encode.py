@@ -109,6 +109,11 @@ def test_a_finished_output_is_left_alone_and_another_is_refused(
     assert encode([*command, "--threads", "1"]) == 0  # which changes no value
     assert "out.parquet: 50 documents" in capsys.readouterr().out
     assert (out.stat().st_mtime_ns, out.stat().st_ino) == before
+    content = bytearray(whole := out.read_bytes())
+    content[len(content) // 3] ^= 1
+    out.write_bytes(content)
+    assert encode(command) == 0
+    assert "out.parquet is damaged, and made again" in capsys.readouterr().out and out.read_bytes() == whole
     other = [*command, "--pooling", "max", "--vectors", "float16"]
     assert encode(other) == 1
     assert "holds the result of other settings (--pooling, --vectors changed)" in capsys.readouterr().err

@@ -10,7 +10,6 @@ removed, after it has finished and after a kill, and so are its inputs. Exit sta
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -19,6 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from data_prep import extract
 from data_prep.__main__ import main as data_prep
 from linformer_fairseq.cli import main as linformer
 from linformer_fairseq.io.records import read_record
+from linformer_fairseq.paths import USER_DIR
+from linformer_fairseq.plugin import register
 from tests.faults.injection import Ended, Fault, Main, run
 
 KINDS = ("kill", "disk full", "read-only", "input/output error", "folder vanishes")
@@ -62,13 +64,28 @@ class Command:
                 record = read_record(path) if path.suffix == ".json" else None
                 kept = {key: value for key, value in (record or {}).items() if key not in TIMES}
                 found[name] = kept if record else path.read_bytes()
+                if self.name == "train":  # the rest has times, or tells of the starts
+                    found[name] = _digest(path) if path.name == "checkpoint_last.pt" else b""
                 if self.name == "encode":
-                    table = pq.read_table(path)
-                    about = json.loads(table.schema.metadata.pop(b"linformer_fairseq"))
-                    found[name] = table, {key: value for key, value in about.items() if key not in TIMES}
-        return found
+                    found[name] = pq.read_table(path).replace_schema_metadata(None)
+        return {"saved": found["saved/checkpoint_last.pt"]} if self.name == "train" else found
 
 
+def train(words: Sequence[str]) -> int:
+    """fairseq-train, of which `words` begin with a name for the tally."""
+    from fairseq_cli.train import cli_main
+
+    sys.argv = ["fairseq-train", *words[1:]]
+    cli_main()
+    return 0
+
+
+TRAINING = (
+    f"train data/shard00 --user-dir {USER_DIR} --task masked_lm --criterion masked_lm --arch linformer_roberta_tiny "
+    "--encoder-layers 1 --encoder-embed-dim 16 --encoder-ffn-embed-dim 16 --encoder-attention-heads 2 --batch-size 4 "
+    "--tokens-per-sample 32 --projected-length 8 --optimizer adam --lr-scheduler fixed --lr 1e-3 --max-update 6 --cpu "
+    "--save-interval-updates 2 --no-epoch-checkpoints --disable-validation --log-format json --save-dir saved"
+)
 COMMANDS = (
     Command(data_prep, "extract --source text texts --file-characters 3000 --out corpus", "texts", "corpus"),
     Command(data_prep, "clean corpus --config config.yaml --out clean", "corpus", "clean"),
@@ -78,11 +95,12 @@ COMMANDS = (
     Command(data_prep, "tokenizer split/train --vocab-size 384 --out tokenizer", "split/train", "tokenizer"),
     Command(data_prep, "binarize split --tokenizer tokenizer --shards 2 --out data", "split/train", "data"),
     Command(linformer, "encode --checkpoint model.pt --input free --window 4 --out v.parquet", "free", "v.parquet"),
+    Command(train, TRAINING, "data", "saved"),
 )
 
 
-def make_world(folder: Path) -> None:
-    """Texts, a benchmark and a checkpoint, and what each command makes of them."""
+def make_world(folder: Path, names: Sequence[str]) -> None:
+    """Texts, a benchmark and a checkpoint, and what each command makes of them, up to the last one of `names`."""
     extract.SHARD_BYTES = 6000
     chance = random.Random(1)
     words = ["".join(chance.choices("aeioulmnrst", k=chance.randint(3, 8))) for _ in range(500)]
@@ -94,9 +112,13 @@ def make_world(folder: Path) -> None:
     (folder / "bench/RTE").mkdir(parents=True)
     example = (folder / "texts/03.txt").read_text().split("\n")[2]
     (folder / "bench/RTE/dev.tsv").write_text(f"index\tsentence1\tsentence2\tlabel\n0\t{example}\tno\tentailment\n")
-    for command in COMMANDS:
+    last = max((number for number, command in enumerate(COMMANDS) if command.name in names), default=len(COMMANDS))
+    for command in COMMANDS[: last + 1]:
         if command.name == "encode":
             _make_checkpoint(folder)
+        if command.name == "train":
+            register()  # once for all that are forked
+            import_module("fairseq_cli.train")
         ended = command.run(folder)
         if ended.status:
             raise SystemExit(f"error: {command.words}: {ended.output}")
@@ -108,6 +130,12 @@ def _make_checkpoint(folder: Path) -> None:
     model = {"_name": "linformer_roberta_tiny", "max_positions": 64, "projected_length": "16", "encoder_layers": 1}
     task = {"_name": "masked_lm", "data": str(folder / "tokenizer")}
     write(Checkpoint(untrained(model, 384).state_dict(), model, task), folder / "model.pt")
+
+
+def _digest(path: Path) -> str:
+    from linformer_fairseq.checkpoints.checkpoint import digest, read
+
+    return digest(read(path).state)
 
 
 def _files(path: Path) -> list[Path]:
@@ -192,7 +220,8 @@ class Trial:
         """What is wrong with how the command ends with this fault."""
         ended = self.command.run(self.folder, fault)
         killed = ended.status == -9 and fault.kind == "kill"
-        if killed or ended.sentence() or (ended.status == 0 and self._same()):
+        gone = fault.kind == "folder vanishes" and not (self.folder / self.command.out).exists()  # after the last step
+        if killed or ended.sentence() or (ended.status == 0 and (gone or self._same())):
             return []
         return [f"{self.command.words}, {fault}: status {ended.status}: {ended.output[-2000:]}"]
 
@@ -213,13 +242,15 @@ class Trial:
 def tally(number: int, folder: Path, names: Sequence[str] = (), seed: int = 1) -> tuple[Counter[str], list[str]]:
     """Try the faults: how many of each kind there were, and what did not hold."""
     (folder / "world").mkdir()
-    make_world(folder / "world")
+    make_world(folder / "world", names)
     tried: Counter[str] = Counter()
     broken: list[str] = []
     for command in COMMANDS:
         if not names or command.name in names:
             before = len(broken)
-            for kind, wrong in Trial(command, folder / "world", folder / "trial", random.Random(seed)).faults(number):
+            trial = Trial(command, folder / "world", folder / "trial", random.Random(seed))
+            fewer = max(1, number // 2)  # of trainings, which take long
+            for kind, wrong in trial.faults(fewer if command.main is train else number):
                 tried[kind] += 1
                 broken += [f"{kind}: {one}" for one in wrong]
             print(f"{command.name}: {tried.total()} tried, {len(broken) - before} broken", flush=True)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def _become(main: Main, argv: Sequence[str], folder: Path, fault: Fault, out: Pa
         sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
+        forkserver.ensure_running = lambda: None
         shards.process_pool = lambda workers, module: Inline()  # type: ignore[assignment,return-value]
         if fault.kind == "file size":
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault.step, fault.step))

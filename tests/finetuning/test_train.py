@@ -64,6 +64,8 @@ def test_a_table_is_learnt_scored_in_full_and_not_trained_twice(
         )
     monkeypatch.setattr("linformer_fairseq.finetuning.train.run_logged", None)  # a second time nothing is run
     assert finetune(run) == result
+    (tmp_path / MODEL).write_text("damaged")
+    assert finetune(run)["scores"] == result["scores"] and read(tmp_path / MODEL).scores == tuned.scores
     tables["train"].texts[0] = ("another text",)
     other = digests_of(read(checkpoint), None, tables)
     with pytest.raises(UsageError, match=r"holds the result of other settings \(seed, train changed\)"):

@@ -202,3 +202,9 @@ def test_before_the_first_update_there_is_nothing_to_save(start: Any, train_comm
             process.terminate()
     assert process.wait(timeout=60) == REQUEUE, log[-3000:]
     assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_a_training_ends_with_the_recipe_that_started_it(finish: Any, train_command: Any, tmp_path: Path) -> None:
+    """Here that one has ended already: the parent of the training is another process."""
+    log = finish(train_command(tmp_path, "--max-update", 1000000), status=REQUEUE, LINFORMER_PARENT="1")
+    assert "SIGTERM" in log and "Traceback" not in log
