@@ -81,19 +81,19 @@ def _joined_by_srun(training: DictConfig, tasks: int, gpus: int, environ: Mappin
 
 
 def first_host(nodes: int, environ: Mapping[str, str]) -> str:
-    """Where the processes of a job step meet: MASTER_ADDR if it is set, as in a container without scontrol.
+    """Where the processes of a job step meet; without scontrol, as in a container, at MASTER_ADDR.
 
     Raises:
         UsageError: there is no scontrol that knows the nodes.
     """
     if nodes == 1:
         return "localhost"
-    if given := environ.get("MASTER_ADDR"):
-        return given
     command = ["scontrol", "show", "hostnames", environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]
     except (OSError, subprocess.CalledProcessError) as error:
+        if given := environ.get("MASTER_ADDR"):
+            return given
         raise UsageError(
             f"`{' '.join(command)}` failed ({error}), so the processes have no rendezvous: set MASTER_ADDR to the "
             "first node, or give it with --distributed-init-method tcp://HOST:PORT"

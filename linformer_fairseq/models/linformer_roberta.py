@@ -59,10 +59,11 @@ class MaskedTokens(NamedTuple):
 
 def count_on_host(sample: dict[str, Any], pad: int) -> None:
     """Note in a batch that is still in main memory what a step would wait for a GPU to know."""
-    tokens, target = sample["net_input"]["src_tokens"], sample.get("target")
-    sample["net_input"]["padded"] = bool(tokens.eq(pad).any())
-    if target is not None and target.shape == tokens.shape:
-        sample["masked_on_host"] = target.ne(pad).sum(1).tolist()
+    net_input, target = sample.get("net_input", {}), sample.get("target")
+    if (tokens := net_input.get("src_tokens")) is not None:  # else it is a batch of pairs of texts
+        net_input["padded"] = bool(tokens.eq(pad).any())
+        if target is not None and target.shape == tokens.shape:
+            sample["masked_on_host"] = target.ne(pad).sum(1).tolist()
 
 
 def _true_first(mask: Tensor) -> Tensor:
