@@ -14,7 +14,7 @@ import sentencepiece
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
 from data_prep import encoders
 from data_prep.fairseq_dict import SPECIALS
@@ -154,8 +154,14 @@ def test_words_are_those_between_spaces(tokenizer_folder: Path) -> None:
     words: dict[int, list[int]] = {}
     for word, offsets in zip(encoded.word_ids(), encoded["offset_mapping"], strict=True):
         words.setdefault(word, []).extend(offsets)
-    assert [text[min(offsets) : max(offsets)].strip() for offsets in words.values()] == text.split()
+    assert [text[min(offsets) : max(offsets)] for offsets in words.values()] == text.split()
     assert list(words) == list(range(7))
+    collate = DataCollatorForLanguageModeling(tokenizer, whole_word_mask=True, mlm_probability=0.5, mask_replace_prob=1, random_replace_prob=0)
+    torch.manual_seed(0)
+    masked = collate([tokenizer(text, return_offsets_mapping=True)] * 20)["labels"][:, 1:-1].ne(-100)
+    for word in range(7):
+        of_word = masked[:, [other == word for other in encoded.word_ids()]]
+        assert torch.equal(of_word.all(1), of_word.any(1)) and 0 < of_word.all(1).sum() < 20
     apart = tokenizer(text.split(), is_split_into_words=True, add_special_tokens=False)
     assert sorted(set(apart.word_ids())) == list(range(7))
 
