@@ -99,5 +99,7 @@ $(STAMP): setup.py constraints.txt requirements.lock
 	$(HASHED) requirements.lock
 	$(PIP) -c $(PINS) $(TORCH) $(INDEX)
 	$(PIP) -c $(PINS) --no-build-isolation -e '.[dev]'
+	@# fairseq brings the torchaudio of CUDA, with which transformers fails where torch is another build.
+	@$(BIN)/python -c 'import torchaudio' 2>/dev/null || $(BIN)/python -m pip uninstall -q -y torchaudio
 	$(if $(CUDA),@echo $(CUDA) > $(VENV)/cuda)
 	@printf %s "$(CURDIR)" > $(STAMP)

@@ -48,13 +48,13 @@ setup(
         ),
     ],
     extras_require={
-        "hf": ["transformers>=5", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models
+        "hf": ["transformers>=4.48", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models
         "slurm": ["submitit"],
         "docs": DOCS,
         "dev": [
             *("mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "submitit"),
-            *("transformers>=5", "safetensors", "protobuf", "accelerate", "onnx", "onnxscript", "onnxruntime"),
-            *(*DOCS, "selenium"),
+            *("transformers>=4.48", "safetensors", "protobuf", "accelerate", "peft", "sentence-transformers"),
+            *("onnx", "onnxscript", "onnxruntime", *DOCS, "selenium"),
         ],
     },
 )

@@ -128,6 +128,7 @@ def environment_report() -> Report:
         torch_failure if "torch" not in missing else "",
         fairseq_problem,
         cuda_problem,
+        _torchaudio() if torch else "",
         apex.sentence if apex.state in ("other-project", "unusable") else "",
     ]
     found = [problem for problem in problems if problem]
@@ -155,6 +156,16 @@ def _fairseq() -> tuple[str, str]:
     if ours != tested:
         return f"{name} {ours}", f"{name} {ours} is not the tested release: {install}"
     return f"{name} {ours}", _try_import("fairseq")[1]
+
+
+def _torchaudio() -> str:
+    """What to do about a torchaudio that cannot be loaded, or ""; fairseq brings the one of CUDA."""
+    if importlib.util.find_spec("torchaudio") is None or not (failure := _try_import("torchaudio")[1]):
+        return ""
+    return (
+        f"{failure}: it is of another build than torch, and transformers' Trainer and pipelines fail with it: "
+        "pip uninstall -y torchaudio (only fairseq's speech tasks need it)"
+    )
 
 
 def _apex() -> ApexStatus:

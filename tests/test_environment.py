@@ -106,6 +106,17 @@ def test_nvidias_apex_needs_its_cuda_extensions(tmp_path: Path, modules: list[st
     assert apex["state"] == state
 
 
+def test_a_torchaudio_of_another_build_has_a_remedy(tmp_path: Path) -> None:
+    write(tmp_path / "torchaudio/__init__.py", "raise OSError('Could not load this library: _torchaudio.abi3.so')")
+    report = json.loads(run_module("--json", first=tmp_path).stdout)
+    (problem,) = (problem for problem in report["problems"] if "torchaudio" in problem)
+    assert "_torchaudio.abi3.so" in problem and "transformers' Trainer" in problem
+    assert "pip uninstall -y torchaudio" in problem
+    write(tmp_path / "torchaudio/__init__.py")
+    report = json.loads(run_module("--json", first=tmp_path).stdout)
+    assert not any("torchaudio" in problem for problem in report["problems"])
+
+
 def test_absent_apex_is_fine() -> None:
     report = json.loads(run_module("--json", bare=True).stdout)
     assert report["apex"]["state"] == "absent"

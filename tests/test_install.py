@@ -121,6 +121,7 @@ FAKE_PYTHON = """#!/bin/sh
 # Answers version checks with the real Python, and writes down what would be installed.
 case "$1 $2" in
   "-c "*ensurepip*) exit {ensurepip} ;;
+  "-c "*torchaudio*) exit {torchaudio} ;;
   "-c "*) exec {python} "$@" ;;
   "-m venv") echo venv >> calls; rm -rf .venv; mkdir -p .venv/bin; cp "{fake}" .venv/bin/python ;;
   "-m pip") shift 3; echo "pip $*" >> calls ;;
@@ -138,9 +139,9 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def fake_python(folder: Path, ensurepip: int = 0) -> str:
+def fake_python(folder: Path, ensurepip: int = 0, torchaudio: int = 0) -> str:
     file = folder / "fake-python"
-    file.write_text(FAKE_PYTHON.format(python=sys.executable, fake=file, ensurepip=ensurepip))
+    file.write_text(FAKE_PYTHON.format(python=sys.executable, fake=file, ensurepip=ensurepip, torchaudio=torchaudio))
     file.chmod(0o755)
     return f"PYTHON={file}"
 
@@ -181,6 +182,11 @@ def test_environment_is_made_once(project: Path, tmp_path: Path, pins: dict[str,
     assert calls(project) == ["venv", *install(pins)]
     assert make("venv", python, cwd=project).returncode == 0
     assert calls(project) == []
+
+
+def test_a_torchaudio_that_cannot_be_loaded_does_not_stay(project: Path, tmp_path: Path, pins: dict[str, str]) -> None:
+    assert make("venv", fake_python(tmp_path, torchaudio=1), cwd=project).returncode == 0
+    assert calls(project) == ["venv", *install(pins), "pip -q -y torchaudio"]
 
 
 @pytest.mark.parametrize("file", ["constraints.txt", "setup.py", "requirements.lock"])

@@ -12,6 +12,7 @@ normalization rule other than `identity`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from linformer_fairseq.errors import UsageError
 
 # What str.split() takes for white space: the recipes make one space of any run of it, and none at the ends of a text.
 WHITE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+TOUCHES = "\U0010ffff"  # no character
 COLLAPSE = normalizers.Replace(Regex(f"[{WHITE}]+"), " ")
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
@@ -45,10 +47,9 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
     sentencepiece = isinstance(encoder, encoders.SentencePieceEncoder)
     tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols) if sentencepiece else _gpt2(folder, symbols)
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[(name, symbols.index(name)) for name in ("<s>", "</s>")],
+    ids = {name: symbols.index(name) for name in ("<s>", "</s>")}
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False
     )
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
@@ -95,18 +96,26 @@ def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
     found: list[Any] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
     if spec.remove_extra_whitespaces:
         found += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(f"[ {SPACE}]+\\z"), "")]
-    if spec.add_dummy_prefix:  # which Metaspace leaves out where the text itself starts with its symbol
-        found.append(normalizers.Replace(Regex(f"\\A{SPACE}"), SPACE * 2))
-    # One space before a text is its dummy prefix, which Metaspace adds only to what begins a text.
-    ends = normalizers.Strip(left=not spec.add_dummy_prefix)
+    if spec.add_dummy_prefix and not any(SPACE in piece[1:] for piece in produced):
+        # Words lose the space before them and get its symbol, so that offsets are theirs alone; a word that touches a
+        # symbol before it gets none.
+        found.append(normalizers.Replace(Regex(f"(?:\\A|(?<= )){SPACE}"), SPACE * 2))
+        found += [normalizers.Replace(Regex(f"{re.escape(name)}(?! |\\z)"), name + TOUCHES) for name in (MASK, *own)]
+        words = pre_tokenizers.Metaspace(SPACE, prepend_scheme="always", split=False)
+        spaces = [pre_tokenizers.WhitespaceSplit(), words, pre_tokenizers.Split(SPACE + TOUCHES, "removed")]
+        ends = normalizers.Strip()
+    else:
+        if spec.add_dummy_prefix:  # which Metaspace leaves out where the text itself starts with its symbol
+            found.append(normalizers.Replace(Regex(f"\\A{SPACE}"), SPACE * 2))
+        scheme = "first" if spec.add_dummy_prefix else "never"
+        spaces = [pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme, split=False)]
+        # One space before a text is its dummy prefix, which Metaspace adds only to what begins a text.
+        ends = normalizers.Strip(left=not spec.add_dummy_prefix)
     tokenizer.normalizer = normalizers.Sequence([COLLAPSE, ends, *found])
-    scheme = "first" if spec.add_dummy_prefix else "never"
-    within_words = not any(SPACE in piece[1:] for piece in produced)
-    spaces = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme, split=within_words)
     # Where a text spells a byte's name and the model lacks one of its characters, that one must stay alone.
     strangers = "".join(char for char in "<0x123456789ABCDEF>" if char not in scores)
     alone = [pre_tokenizers.Split(Regex(f"[{strangers}]"), "isolated")] if strangers and trainer.byte_fallback else []
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spaces, *alone])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*spaces, *alone])
     strip = [decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else []
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]

@@ -218,12 +218,11 @@ def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:
     """Write dict.txt and the tokenizer's files, which fairseq needs beside a model, from a folder of transformers."""
     config = read_json(encoder_folder(folder) / "config.json")
     ours = config["model_type"] == LinformerConfig.model_type and "special" not in (config.get("fairseq") or {})
-    if not ours or _moved_symbols(folder, config["vocab_size"]):
-        keep(folder, target, force)
-    elif not (folder / DICTIONARY).is_file():
-        raise UsageError(f"{folder / DICTIONARY}: no such file; take it from the folder that to-hf has written")
-    else:
+    # What transformers saves again has no dict.txt, and no symbol of it was added where <mask> is still the last.
+    if ours and (folder / DICTIONARY).is_file() and not _moved_symbols(folder, config["vocab_size"]):
         _copy_tokenizer(folder, target, force)
+    else:
+        keep(folder, target, force)
 
 
 def _copy_tokenizer(folder: Path, target: Path, force: bool = False) -> None:

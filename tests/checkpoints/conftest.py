@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-
-try:
-    import torchaudio  # noqa: F401
-except (ImportError, OSError):
-    # fairseq brings a CUDA build of it, which cannot be loaded beside a CPU build of torch; transformers would try.
-    sys.modules["torchaudio"] = None  # type: ignore[assignment]
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, complete_settings, symbols
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, LinformerRobertaModel

@@ -98,7 +98,7 @@ def test_names_of_foreign_code_are_not_exported(tmp_path: Path) -> None:
     (tmp_path / "a/tokenizer_config.json").write_text(json.dumps(settings))
     out = there(tmp_path / "a")
     assert "other--code" in (tmp_path / "a/tokenizer_config.json").read_text()
-    assert not any(b"other--code" in path.read_bytes() for path in out.iterdir())
+    assert not any(b"other--code" in path.read_bytes() for path in out.rglob("*") if path.is_file())
 
 
 def test_links_within_the_cache_of_hugging_face_are_followed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import sentencepiece
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
 from data_prep import encoders
 from data_prep.fairseq_dict import SPECIALS
@@ -154,10 +154,24 @@ def test_words_are_those_between_spaces(tokenizer_folder: Path) -> None:
     words: dict[int, list[int]] = {}
     for word, offsets in zip(encoded.word_ids(), encoded["offset_mapping"], strict=True):
         words.setdefault(word, []).extend(offsets)
-    assert [text[min(offsets) : max(offsets)].strip() for offsets in words.values()] == text.split()
+    assert [text[min(offsets) : max(offsets)] for offsets in words.values()] == text.split()
     assert list(words) == list(range(7))
     apart = tokenizer(text.split(), is_split_into_words=True, add_special_tokens=False)
     assert sorted(set(apart.word_ids())) == list(range(7))
+
+
+def test_whole_words_are_masked(tokenizer_folder: Path) -> None:
+    """The collator takes tokens for one word whose offsets touch; those of a space alone are the next character's."""
+    tokenizer = build_tokenizer(tokenizer_folder, 512)
+    text = "Hello wide world and unforeseeable words"
+    encoded = tokenizer(text, add_special_tokens=False)
+    words = [None if token == "▁" else word for token, word in zip(encoded.tokens(), encoded.word_ids(), strict=True)]
+    options = {"whole_word_mask": True, "mask_replace_prob": 1, "random_replace_prob": 0}
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.5, seed=0, **options)
+    masked = collate([tokenizer(text, return_offsets_mapping=True)] * 20)["labels"][:, 1:-1].ne(-100)
+    for word in range(6):
+        of_word = masked[:, [other == word for other in words]]
+        assert torch.equal(of_word.all(1), of_word.any(1)) and 0 < of_word.all(1).sum() < 20
 
 
 def test_any_text_comes_back_from_bytes(tokenizer_folder: Path) -> None:

@@ -137,8 +137,9 @@ def test_the_dictionary_comes_back(make_checkpoint: MakeCheckpoint, data: Path, 
     }
     with pytest.raises(UsageError, match="dict.txt exists"):
         write_tokenizer(tmp_path / "hf", tmp_path / "fairseq")
-    (tmp_path / "hf/dict.txt").unlink()
-    with pytest.raises(UsageError, match="dict.txt: no such file"):
+    for name in ("dict.txt", "tokenizer.json"):
+        (tmp_path / "hf" / name).unlink()
+    with pytest.raises(UsageError, match="holds no tokenizer"):
         write_tokenizer(tmp_path / "hf", tmp_path / "other")
 
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import pytest
 import torch
-
-try:
-    import torchaudio  # noqa: F401
-except (ImportError, OSError):
-    # fairseq brings a CUDA build of it, which cannot be loaded beside a CPU build of torch; transformers would try.
-    sys.modules["torchaudio"] = None  # type: ignore[assignment]
 
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 

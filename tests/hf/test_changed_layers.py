@@ -99,3 +99,24 @@ def test_quantized_dynamically(make_config: MakeConfig, batch: Batch, settings: 
         with torch.set_grad_enabled(gradients):
             found = quantized(**batch).logits
         assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+@each_kind
+def test_prompts_are_learnt(make_config: MakeConfig, batch: Batch, settings: dict[str, Any]) -> None:
+    peft = pytest.importorskip("peft", reason="the extra dev has peft")
+    config = make_config(**settings, num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = model_of(config, LinformerForSequenceClassification)
+    prompt = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4)
+    adapted = peft.get_peft_model(model, prompt).eval()
+    embedding = model.get_input_embeddings()
+    given = adapted.get_prompt(batch_size=2)
+    expected = model(
+        inputs_embeds=torch.cat([given, embedding(batch["input_ids"])], 1),
+        attention_mask=torch.cat([torch.ones(2, 4, dtype=torch.long), batch["attention_mask"]], 1),
+    ).logits
+    out = adapted(**batch, labels=torch.tensor([0, 2]))
+    torch.testing.assert_close(out.logits, expected)
+    out.loss.backward()
+    learnt = [name for name, p in adapted.named_parameters() if p.grad is not None and p.grad.any()]
+    assert any("prompt_encoder" in name for name in learnt)
+    assert all("prompt_encoder" in name or "classifier" in name for name in learnt)
