@@ -33,8 +33,8 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
     unread = [str(path) for folder in folders for path in benchmark_files(folder)[1]]
     for name in unread:
         print(
-            f"decontaminate: {name} is not read, so its examples stay; give them as one of {', '.join(KINDS)}, with dev, "
-            "valid or test in the name"
+            f"decontaminate: {name} is not read, so its examples stay; give them as one of {', '.join(KINDS)}, with "
+            "dev, valid or test in the name"
         )
 
     def prepare() -> dict[str, dict[str, Any]]:
