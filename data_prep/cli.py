@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
     clean = stage("clean", "repair Unicode, remove boilerplate, drop documents that are not prose")
     dedup = stage("dedup", "drop exact and near duplicates")
-    decontaminate = stage("decontaminate", "drop documents with dev or test examples of a benchmark")
+    decontaminate = stage("decontaminate", "take the dev and test examples of a benchmark out of documents")
     split = stage("split", "train, valid and test, by the hash of each document")
     for command in (clean, dedup, decontaminate, split):
         command.add_argument("corpus", type=Path, help="folder of Parquet files, the output of an earlier stage")

@@ -91,7 +91,7 @@ def as_changes(words: Sequence[str]) -> list[str]:
             value = str(not default).lower()
         elif isinstance(default, tuple):
             values = [value] if equals else []
-            while given and not given[0].startswith("--"):
+            while given and not given[0].startswith("--") and "=" not in given[0]:
                 values.append(given.pop(0))
             value = json.dumps(values, ensure_ascii=False)
         elif not equals:
@@ -203,7 +203,7 @@ class TokenizerConfig(Checked):
     )
     byte_fallback: bool = setting(
         True,
-        "other characters are unknown tokens; without it, bytes",
+        "make characters without a token unknown (default: bytes)",
         "--no-byte-fallback",
         action="store_false",
     )

@@ -14,8 +14,7 @@ from typing import Any
 from data_prep.config import DecontaminateConfig
 from data_prep.corpus import Document
 from data_prep.filters import Dropped, Shortened, Verdict, filter_corpus, filter_file
-from data_prep.sources.files import kind
-from data_prep.text.benchmarks import KINDS, benchmark_examples, held_out_files
+from data_prep.text.benchmarks import KINDS, benchmark_examples, benchmark_files
 from data_prep.text.ngrams import Match, NgramIndex
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.records import WORK, names_and_sizes
@@ -31,9 +30,12 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
     settings = {"benchmarks": names_and_sizes(files), "remove": config.remove, "window": config.window}
     index = out / WORK / "ngrams.npz"
-    unread = [str(path) for folder in folders for path in held_out_files(folder) if kind(path.name) not in KINDS]
+    unread = [str(path) for folder in folders for path in benchmark_files(folder)[1]]
     for name in unread:
-        print(f"decontaminate: {name} is not read, so its examples stay; give them as one of {', '.join(KINDS)}")
+        print(
+            f"decontaminate: {name} is not read, so its examples stay; give them as one of {', '.join(KINDS)}, with "
+            "dev, valid or test in the name"
+        )
 
     def prepare() -> dict[str, dict[str, Any]]:
         return run_shards(out, [Shard("ngrams", (folders, index), 1, files)], build_index, 0, "decontaminate: index")
@@ -44,7 +46,8 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
             f"A document loses {config.window} characters on each side of an example, and is dropped if no part of "
             f"{config.window} characters is left, or more than {MOST_PARTS} parts."
         )
-    notes = {"rule": f"{rule} A character of Han or Kana counts as a word.", "unread": unread}
+    count = "A character of Han or Kana counts as a word, and six letters of other scripts without spaces do."
+    notes = {"rule": f"{rule} {count}", "unread": unread}
     function = partial(_decontaminate_file, index=index, config=config)
     return filter_corpus("decontaminate", corpus, out, settings, function, workers, prepare, files, notes)
 
@@ -76,20 +79,17 @@ def _decontaminate_file(source: Path, target: Path, index: Path, config: Deconta
         found = ngrams.matches(document.text)
         if not found:
             return document
-        parts = parts_without(document.text, found, config.window) if config.remove == "window" else []
+        text = document.text
+        windows = _windows(text, found, config.window) if config.remove == "window" else [(0, len(text))]
+        bounds = [(0, 0), *windows, (len(text), len(text))]
+        between = (text[end:start].strip() for (_, end), (start, _) in pairwise(bounds))
+        parts = [part for part in between if len(part) >= max(1, config.window)]
         if not 0 < len(parts) <= MOST_PARTS:
             return Dropped(REASON, found[0].example[:100])
-        windows = {f"window around a {REASON}": len(_windows(document.text, found, config.window))}
-        return Shortened(replace(document, text="\n".join(parts)), windows, found[0].example[:100])
+        removed = {f"window around a {REASON}": len(windows)}
+        return Shortened(replace(document, text="\n".join(parts)), removed, found[0].example[:100])
 
     return filter_file(source, target, judge)
-
-
-def parts_without(text: str, matches: list[Match], window: int) -> list[str]:
-    """The parts of a text that are left without `window` characters around matches, and are at least that long."""
-    bounds = [(0, 0), *_windows(text, matches, window), (len(text), len(text))]
-    parts = (text[end:start].strip() for (_, end), (start, _) in pairwise(bounds))
-    return [part for part in parts if len(part) >= max(1, window)]
 
 
 def _windows(text: str, matches: list[Match], window: int) -> list[tuple[int, int]]:

@@ -52,19 +52,19 @@ def _table() -> dict[str, Any]:
 @cache
 def switches() -> frozenset[str]:
     """What stands between double underscores and shows nothing, in lower case."""
-    return frozenset(_table()["switches"])
+    return frozenset(_table()["switches"].split("|"))
 
 
 @cache
 def magic(kind: str) -> frozenset[str]:
     """The magic words, in lower case, for the `value` that follows their colon or the `title` of the page."""
-    return frozenset(_table()[kind])
+    return frozenset(_table()[kind].split("|"))
 
 
 @cache
 def redirect() -> re.Pattern[str]:
     """The beginning of a redirect, in any language."""
-    words = "|".join(map(re.escape, _table()["redirects"])).replace("İ", "[İi]")
+    words = "|".join(map(re.escape, _table()["redirects"].split("|"))).replace("İ", "[İi]")
     return re.compile(rf"\s*(?:{words})\s*:?\s*\[\[", re.I)
 
 
@@ -82,13 +82,14 @@ def make_table(folder: Path) -> dict[str, Any]:
         for array in re.findall(rf"\$magicWords{_ARRAY}", text, re.S):
             for key, values in _WORD.findall(array):
                 words.setdefault(key, set()).update(a or b for a, b in _STRING.findall(values))
+    everything = set().union(*words.values())
     return {
         "source": f"MediaWiki, languages/messages/Messages*.php ({len(own)} files)",
         "licence": "GPL-2.0-or-later",
         "namespaces": {code: "|".join(sorted(found)) for code in own if (found := _of(code, own, fallbacks))},
-        "redirects": sorted(words["redirect"], key=lambda word: (-len(word), word)),
-        "switches": sorted(
-            {w[2:-2].strip().lower() for found in words.values() for w in found if re.fullmatch("__.+__", w)}
+        "redirects": "|".join(sorted(words["redirect"], key=lambda word: (-len(word), word))),
+        "switches": "|".join(
+            sorted(word[2:-2].strip().lower() for word in everything if word[:2] == "__" == word[-2:])
         ),
         **{kind: _lower(words, keys) for kind, keys in _MAGIC.items()},
     }
@@ -105,9 +106,10 @@ def _of(code: str, own: Mapping[str, set[str]], fallbacks: Mapping[str, list[str
     return set().union(*(own.get(one, set()) for one in found)) - set(_ENGLISH)
 
 
-def _lower(words: Mapping[str, set[str]], keys: Sequence[str]) -> list[str]:
+def _lower(words: Mapping[str, set[str]], keys: Sequence[str]) -> str:
     found = {word.rstrip(":;").replace("_", " ").lower() for key in keys for word in words[key]}
-    return sorted(word for word in found if len(word) > 2 or word in keys)  # a short one may be a template elsewhere
+    # A short one may be a template elsewhere.
+    return "|".join(sorted(word for word in found if len(word) > 2 or word in keys))
 
 
 if __name__ == "__main__":

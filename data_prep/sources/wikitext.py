@@ -82,7 +82,7 @@ def prose(wikitext: str, page: Page | None = None) -> str:
         elif not (content := _words(line)):
             continue
         elif FORMULA in content and _NO_WORDS.fullmatch(content):
-            if lines and not lines[-1].endswith(content):
+            if lines and not headings and not lines[-1].endswith(content):
                 lines[-1] += f" {content}"
         else:
             lines += [title for _, title in headings]
@@ -124,7 +124,8 @@ def _without_raw(text: str, math: str) -> str:
             position = unit.start() if unit else again.start()
             continue
         if name == "nowiki" or (name in _FORMULAS and math == "text"):
-            parts.append(_NOWIKI.sub(lambda mark: f"&#{ord(mark[0])};", text[position:begin]))
+            inner = text[position:begin] if name == "nowiki" else " ".join(text[position:begin].split())
+            parts.append(_NOWIKI.sub(lambda mark: f"&#{ord(mark[0])};", inner))
         elif name in _FORMULAS and math == "placeholder":
             parts.append(FORMULA)
         position = end
@@ -132,9 +133,8 @@ def _without_raw(text: str, math: str) -> str:
     return "".join(parts)
 
 
-_CLOSERS = {name: re.compile(rf"</{name}\s*>", re.I) for name in [*_FORMULAS, *_DROPPED, "nowiki"]} | {
-    "--": re.compile("-->")
-}
+_CLOSERS = {name: re.compile(rf"</{name}\s*>", re.I) for name in [*_FORMULAS, *_DROPPED, "nowiki"]}
+_CLOSERS["--"] = re.compile("-->")
 _RAW_REF = re.compile(r"<ref\b[^<>]*(?<!/)>", re.I)
 _NOWIKI = re.compile(r"[\[\]{}|<>'=*#:;_]")
 

@@ -17,13 +17,21 @@ from linformer_fairseq.errors import UsageError
 KINDS = (".tsv", ".csv", ".json", ".jsonl", ".txt", ".parquet")
 # Parts of a file's or folder's name, such as dev_matched.tsv or validation/0.parquet.
 _HELD_OUT = {"dev", "valid", "validation", "val", "test", "eval"}
+_OTHERS = {"train", "readme", "license", "licence"}
 
 
-def held_out_files(folder: Path) -> list[Path]:
-    """The dev and test files anywhere below a folder, of any kind."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    parts = {path: set(re.split(r"[^a-z]+", str(path.relative_to(folder)).lower())) for path in paths}
-    return [path for path in paths if parts[path] & _HELD_OUT and "train" not in parts[path]]
+def benchmark_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The dev and test files anywhere below a folder; and what may be such a file, but for its kind or its name."""
+    read: list[Path] = []
+    unread: list[Path] = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        parts = set(re.split(r"[^a-z]+", str(path.relative_to(folder)).lower()))
+        if parts & _OTHERS:
+            continue
+        held_out, known = bool(parts & _HELD_OUT), kind(path.name) in KINDS
+        if held_out or known:
+            (read if held_out and known else unread).append(path)
+    return read, unread
 
 
 def benchmark_examples(folder: Path) -> Iterator[str]:
@@ -32,7 +40,7 @@ def benchmark_examples(folder: Path) -> Iterator[str]:
     Reads .tsv (no quoting, as in GLUE), .csv, .json (SQuAD's, or a value a line), .jsonl, .txt (an example a line) and
     .parquet, compressed or not. Raises UsageError if there is no such file, or one that cannot be read.
     """
-    held_out = [path for path in held_out_files(folder) if kind(path.name) in KINDS]
+    held_out, _ = benchmark_files(folder)
     if not held_out:
         raise UsageError(
             f"{folder}: no dev or test files here ({', '.join(KINDS)}); unpack the benchmark into this folder, "

@@ -23,6 +23,7 @@ from linformer_fairseq.io.files import replace_when_done
 
 LONGEST, SHORTEST = 13, 8  # words
 _UNITS = (1, 6)  # of `words` in a word
+_SIZES = [(length * unit, unit) for length in (LONGEST, SHORTEST) for unit in _UNITS]  # of n-grams, with their unit
 
 
 class Match(NamedTuple):
@@ -39,17 +40,15 @@ class NgramIndex:
     def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Takes the examples in UTF-8, joined; their bounds, (examples + 1,); and two tables a unit, see ``_Table``."""
         self._arrays = arrays
-        sizes = [(longest * unit, unit) for longest in (LONGEST, SHORTEST) for unit in _UNITS]
-        tables = [(n, unit, _Table(arrays[f"{n}_hashes"], arrays[f"{n}_examples"])) for n, unit in sizes]
-        self._tables = [found for found in tables if len(arrays[f"{found[0]}_hashes"])]
+        used = [(n, unit) for n, unit in _SIZES if len(arrays[f"{n}_hashes"])]
+        self._tables = [(n, unit, _Table(arrays[f"{n}_hashes"], arrays[f"{n}_examples"])) for n, unit in used]
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> Self:
         """Index examples; those of fewer than eight words are left out, since they prove nothing."""
         kept: list[bytes] = []
-        sizes = [longest * unit for longest in (LONGEST, SHORTEST) for unit in _UNITS]
-        hashes = {n: [np.zeros(0, np.uint64)] for n in sizes}
-        examples = {n: [np.zeros(0, np.uint32)] for n in sizes}
+        hashes = {n: [np.zeros(0, np.uint64)] for n, _ in _SIZES}
+        examples = {n: [np.zeros(0, np.uint32)] for n, _ in _SIZES}
         for text in texts:
             found, unit = words(text).hashes, _unit(text)
             if len(found) >= SHORTEST * unit:
@@ -134,7 +133,7 @@ class _Table:
 
 
 def _unit(text: str) -> int:
-    unit = measure(text).unit if text else 1
+    unit = measure(text).unit
     return unit if unit in _UNITS else 1
 
 

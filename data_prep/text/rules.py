@@ -71,8 +71,6 @@ def clean(text: str, config: CleanConfig) -> Cleaned:
 
 def _reason_to_drop(text: str, config: CleanConfig) -> str | None:
     """The first rule that a text in corpus form breaks, cheap rules first."""
-    if not text:
-        return "too few characters"
     size = measure(text)
     if size.letters < config.min_characters:
         return "too few characters"

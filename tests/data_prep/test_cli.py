@@ -217,7 +217,7 @@ def test_flags_are_the_settings_of_the_stages(arguments: list[str], settings: li
 
 def test_settings_of_a_run_may_stand_behind_its_flags() -> None:
     assert parse(["run", "demo", "a=1", "--out", "out", "b.c=2"]).changes == ["a=1", "b.c=2"]
-    flags = ["--user-symbols", "<a>", "no", "--no-byte-fallback", "--vocab-size=64", "--math", "text"]
+    flags = ["--user-symbols", "<a>", "no", "clean=null", "--no-byte-fallback", "--vocab-size=64", "--math", "text"]
     changes = parse(["run", "wikipedia_en", *flags, "--out", "out"]).changes
     settings = load_config("wikipedia_en", changes)
     assert settings.tokenizer == TokenizerConfig(64, user_symbols=["<a>", "no"], byte_fallback=False)

@@ -123,9 +123,10 @@ def test_documents_with_examples_of_a_benchmark_are_dropped(tmp_path: Path, caps
     result = decontaminate(corpus, tmp_path / "out", DecontaminateConfig([str(tmp_path / "glue")]))["result"]
     assert ids(tmp_path / "out") == ["0.0", "1.0"]
     assert result["dropped"] == {"benchmark example": 1} and result["unread"] == []
-    (glue / "test.xlsx").touch()
+    for name in ("test.xlsx", "questions.tsv", "README.txt", "train.json"):
+        (glue / name).touch()
     again = decontaminate(corpus, tmp_path / "again", DecontaminateConfig([str(tmp_path / "glue")]))["result"]
-    assert again["unread"] == [f"{glue}/test.xlsx"]
+    assert again["unread"] == [f"{glue}/questions.tsv", f"{glue}/test.xlsx"]
     assert f"{glue}/test.xlsx is not read" in capsys.readouterr().out
     with pytest.raises(UsageError, match="absent: no such folder"):
         decontaminate(corpus, tmp_path / "other", DecontaminateConfig(["absent"]))

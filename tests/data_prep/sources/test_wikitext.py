@@ -47,6 +47,7 @@ MARKERS = ("{{", "}}", "[[", "]]", "<ref", "|-", "{|")
         ("costs {{USD|100}} or {{€|5}}, {{val|3|ul=m/s}}, {{hlist|a|b}}", "costs US$100 or €5, 3 m/s, a, b"),
         ("[[Мультимедиа:x.ogg|x]] [[Unknown:A b.JPG|thumb|a]] y", "y"),
         ("so\n: <math>E = mc^2</math>,\nwhere <math>m</math>", "so [formula],\nwhere [formula]"),
+        ("a\n== B ==\n<math>x</math>\nc", "a\nB\nc"),
         ("----\n|x\n: indented", "indented"),
     ],
 )
@@ -61,7 +62,7 @@ def test_names_of_namespaces_come_from_the_dump() -> None:
 
 
 def test_a_formula_is_a_placeholder_its_source_or_nothing() -> None:
-    text = "Here <math>a_{{1}} < [[b]]</math> is <ce>H2O</ce>."
+    text = "Here <math>a_{{1}}\n < [[b]]</math> is <ce>H2O</ce>."
     found = {math: prose(text, Page(wiki("en"), math=math)) for math in ("placeholder", "text", "drop")}
     assert found["placeholder"] == "Here [formula] is [formula]."
     assert found["text"] == "Here a_{ {1}} < [ [b] ] is H2O.".replace("1}}", "1} }")
