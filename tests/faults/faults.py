@@ -210,11 +210,10 @@ class Trial:
             names.add(self.command.out)
         elif self.command.out in names:
             names.remove(self.command.out)
-        for name in names:
-            source = self.world / name
+        for source in (self.world / name for name in names if (self.world / name).exists()):
             copy = shutil.copytree if source.is_dir() else shutil.copy2
             self.folder.mkdir(exist_ok=True)
-            copy(source, self.folder / name)
+            copy(source, self.folder / source.name)
 
     def _holds(self, fault: Fault) -> list[str]:
         """What is wrong with how the command ends with this fault."""
