@@ -114,10 +114,14 @@ def make_world(folder: Path, names: Sequence[str]) -> None:
     (folder / "bench/RTE/dev.tsv").write_text(f"index\tsentence1\tsentence2\tlabel\n0\t{example}\tno\tentailment\n")
     last = max((number for number, command in enumerate(COMMANDS) if command.name in names), default=len(COMMANDS))
     for command in COMMANDS[: last + 1]:
+        # What is imported here is so for all that are forked.
+        if command.main is data_prep:
+            import_module(f"data_prep.{command.name}")
         if command.name == "encode":
+            import_module("linformer_fairseq.inference.encoding")
             _make_checkpoint(folder)
         if command.name == "train":
-            register()  # once for all that are forked
+            register()
             import_module("fairseq_cli.train")
         ended = command.run(folder)
         if ended.status:
