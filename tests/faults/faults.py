@@ -94,7 +94,12 @@ COMMANDS = (
     Command(data_prep, "split free --valid 0.2 --test 0.2 --out split", "free", "split"),
     Command(data_prep, "tokenizer split/train --vocab-size 384 --out tokenizer", "split/train", "tokenizer"),
     Command(data_prep, "binarize split --tokenizer tokenizer --shards 2 --out data", "split/train", "data"),
-    Command(linformer, "encode --checkpoint model.pt --input free --window 4 --out v.parquet", "free", "v.parquet"),
+    Command(
+        linformer,
+        "encode --checkpoint model.pt --input split/train --window 2 --out v.parquet",
+        "split/train",
+        "v.parquet",
+    ),
     Command(train, TRAINING, "data", "saved"),
 )
 
