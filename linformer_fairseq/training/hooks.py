@@ -150,8 +150,9 @@ def create_trainer(
 def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -> Any:
     """Resume from a whole checkpoint, or start; what observes the run begins here, with the model complete."""
     with as_one_sentence():
+        prepared = resuming.prepare(cfg, trainer)
         try:
-            extra_state, epoch_itr = fairseq(resuming.prepare(cfg, trainer), trainer, **options)
+            extra_state, epoch_itr = fairseq(prepared, trainer, **options)
         except RuntimeError as error:
             resuming.explain(error, trainer)
             raise
@@ -159,6 +160,8 @@ def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -
         fairseq_state.restore_patience((extra_state.get("linformer_fairseq") or {}).get("patience") or {})
     ended = extra_state is not None and resuming.why_ended(trainer, epoch_itr)
     if ended:
+        with as_one_sentence():
+            resuming.mend_last(cfg, prepared.restore_file, trainer)
         logging.getLogger(__name__).info(f"{cfg.save_dir}: this run has ended ({ended}), so there is nothing to do")
         raise resuming.Ended(0)
     logs.keep_log(trainer.cfg)  # again, where Hydra has set up logging anew

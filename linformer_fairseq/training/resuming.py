@@ -116,6 +116,13 @@ def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
     return str(found)
 
 
+def mend_last(cfg: Any, loaded: str, trainer: Any) -> None:
+    """Put a copy of the loaded checkpoint in the place of a damaged last one, since nothing more will be saved."""
+    last = Path(cfg.save_dir) / LAST
+    if loaded not in (cfg.restore_file, str(last)) and trainer.is_data_parallel_master and not cfg.no_save:
+        files.copy(Path(loaded), last, own=True)
+
+
 def adopt_names(trainer: Any) -> None:
     """Take the state of an equivalent criterion or optimizer for this run's own; fairseq compares names of classes."""
     saved = (trainer._optim_history or [{}])[-1]

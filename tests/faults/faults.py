@@ -94,7 +94,12 @@ COMMANDS = (
     Command(data_prep, "split free --valid 0.2 --test 0.2 --out split", "free", "split"),
     Command(data_prep, "tokenizer split/train --vocab-size 384 --out tokenizer", "split/train", "tokenizer"),
     Command(data_prep, "binarize split --tokenizer tokenizer --shards 2 --out data", "split/train", "data"),
-    Command(linformer, "encode --checkpoint model.pt --input free --window 4 --out v.parquet", "free", "v.parquet"),
+    Command(
+        linformer,
+        "encode --checkpoint model.pt --input split/train --window 2 --out v.parquet",
+        "split/train",
+        "v.parquet",
+    ),
     Command(train, TRAINING, "data", "saved"),
 )
 
@@ -114,10 +119,14 @@ def make_world(folder: Path, names: Sequence[str]) -> None:
     (folder / "bench/RTE/dev.tsv").write_text(f"index\tsentence1\tsentence2\tlabel\n0\t{example}\tno\tentailment\n")
     last = max((number for number, command in enumerate(COMMANDS) if command.name in names), default=len(COMMANDS))
     for command in COMMANDS[: last + 1]:
+        # What is imported here is so for all that are forked.
+        if command.main is data_prep:
+            import_module(f"data_prep.{command.name}")
         if command.name == "encode":
+            import_module("linformer_fairseq.inference.encoding")
             _make_checkpoint(folder)
         if command.name == "train":
-            register()  # once for all that are forked
+            register()
             import_module("fairseq_cli.train")
         ended = command.run(folder)
         if ended.status:
@@ -210,11 +219,10 @@ class Trial:
             names.add(self.command.out)
         elif self.command.out in names:
             names.remove(self.command.out)
-        for name in names:
-            source = self.world / name
+        for source in (self.world / name for name in names if (self.world / name).exists()):
             copy = shutil.copytree if source.is_dir() else shutil.copy2
             self.folder.mkdir(exist_ok=True)
-            copy(source, self.folder / name)
+            copy(source, self.folder / source.name)
 
     def _holds(self, fault: Fault) -> list[str]:
         """What is wrong with how the command ends with this fault."""

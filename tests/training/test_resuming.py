@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.training import resuming
+from linformer_fairseq.training import files, resuming
 
 SAVES = ("--save-interval-updates", 4)
 
@@ -51,6 +51,12 @@ def test_goes_on_from_the_newest_whole_one(run: Path, finish: Any, train_command
     assert f"resuming from the newest whole one, {other}" in log
     assert parse_losses(log)[0][0] == 5
     assert log.count("is damaged") == 1
+
+
+def test_what_has_ended_mends_its_last_one(run: Path, finish: Any, train_command: Any) -> None:
+    damage(run / "checkpoint_last.pt")
+    assert "this run has ended" in finish(train_command(run, "--max-update", 8))
+    assert files.damage(run / "checkpoint_last.pt") is None
 
 
 def test_an_earlier_one_put_in_the_place_of_the_last_is_taken(
