@@ -18,17 +18,7 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.ranges import PROCESSES, ROWS, TOKENS, Range
 
 _MOST = 2**32 - 1  # of a seed, the largest number that means anything
-_SECTIONS = (
-    "common",
-    "checkpoint",
-    "dataset",
-    "optimization",
-    "task",
-    "model",
-    "criterion",
-    "optimizer",
-    "lr_scheduler",
-)
+_SECTIONS = "common checkpoint dataset optimization task model criterion optimizer lr_scheduler".split()
 # Others may be 0, and less only if that is their default, which switches something off.
 _RANGES = {
     **dict.fromkeys(("batch_size", "batch_size_valid"), Range(1, ROWS)),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import COMMANDS, run
+from tests.faults.commands import COMMANDS
+from tests.faults.in_process import run
 from tests.faults.invocations import invocations, parser_of
 
 ROOT = Path(__file__).parents[2]
