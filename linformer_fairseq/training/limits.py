@@ -34,7 +34,7 @@ def refuse_useless(cfg: DictConfig) -> None:
     """Raise a UsageError that names the flag, before anything is loaded."""
     for section in _SECTIONS:
         settings = plain(cfg.get(section))
-        defaults = _defaults(section, settings.get("_name"))
+        defaults = defaults_of(section, settings.get("_name"))
         for name, default in defaults.items():
             given = settings.get(name)
             least = default if isinstance(default, int | float) and default < 0 else 0
@@ -49,7 +49,7 @@ def refuse_useless(cfg: DictConfig) -> None:
         raise UsageError(f"{given}: more than {TOKENS:,} tokens in a batch; use a smaller one, with --update-freq")
 
 
-def _defaults(section: str, name: str | None) -> dict[str, Any]:
+def defaults_of(section: str, name: str | None) -> dict[str, Any]:
     """The default of each setting of a section, which is one of fairseq's own or chosen by `name`."""
     known: Mapping[str, Any] = {"task": TASK_DATACLASS_REGISTRY, "model": MODEL_DATACLASS_REGISTRY}.get(section) or {}
     if section in REGISTRIES:
