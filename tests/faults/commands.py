@@ -160,6 +160,7 @@ COMMANDS = [
     Command("linformer launch logs", "--folder {w}/submissions"),
     Command("linformer launch cancel", "--folder {w}/submissions", runs=False),
     Command("linformer launch script", "pretrain"),
+    Command("linformer plan", "{w}/recipe.yaml --gpus 1", wrong=("--device no-such", "--sweep=x")),
     Command("linformer env", "--path", wrong=("--path --json",)),
     Command(
         "data_prep run",
@@ -205,7 +206,7 @@ COMMANDS = [
     ),
     Command("data_prep clean", "{w}/corpus --out out", wrong=("--config no-such", "--config {w}/bomb.yaml")),
     Command("data_prep dedup", "{w}/corpus --out out", wrong=("--config no-such", "--config {w}/bomb.yaml")),
-    Command("data_prep decontaminate", "{w}/corpus --out out --benchmarks {w}/glue"),
+    Command("data_prep decontaminate", "{w}/corpus --out out --benchmarks {w}/glue", fine=("--window 0",)),
     Command(
         "data_prep split",
         "{w}/corpus --out out --valid 0.3",
@@ -276,6 +277,7 @@ MEASURED = {
         "reproduce/table3_efficiency": "",
     },
     **{"reproduce/figure1_spectrum": "{w}/exact.pt {w}/texts", "reproduce/figure3_perplexity": "{w}/data"},
+    "reproduce/recipe_ladder": "{w}/data",
     **{"measure/conversion": "roberta {w}/data {w}/exact.pt", "measure/preparation": "extraction {w}/garbage"},
     **{"measure/converted": "{w}/exact.pt --stsb {w}/glue --texts {w}/texts", "measure/long_documents": "{w}/exact.pt"},
     **{"measure/streaming_speed": "", "measure/update_speed": "{w}/data", "measure/same_loss": "{w}/data"},
