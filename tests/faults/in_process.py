@@ -6,6 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,12 @@ def _become(_: str, command: list[str]) -> Any:
     raise SystemExit(0)
 
 
-def _call(command: list[str]) -> int:
+def _call(command: list[str], env: Mapping[str, str] | None = None) -> int:
     module, *argv = [word for word in command[1:] if word not in ("-u", "-m")]
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.environ.update(env or {})
     sys.argv = ["", *argv]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     raise SystemExit(0)
