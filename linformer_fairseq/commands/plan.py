@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from linformer_fairseq.errors import UsageError
 from linformer_fairseq.planning.devices import DEVICES
+from linformer_fairseq.ranges import real, whole
 
 if TYPE_CHECKING:
     from linformer_fairseq.planning.plan import Plan
@@ -36,16 +36,19 @@ def main(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("recipe", metavar="RECIPE", help="YAML file, or a name that `linformer train --list` prints")
     add("data", metavar="DATA", nargs="?", help="folder of binarised text, for the size of the vocabulary")
-    add("--gpus", type=int, default=64, metavar="N", help="in all (default: %(default)s)")
+    add("--gpus", type=whole(1, 1_000_000), default=64, metavar="N", help="in all (default: %(default)s)")
     add("--device", default="v100-16gb", metavar="NAME", help=f"one of {', '.join(DEVICES)} (default: %(default)s)")
-    add("--utilisation", type=float, default=0.3, help="share of the peak that is reached (default: %(default)s)")
-    add("--price", type=float, metavar="P", help="of a GPU for an hour, in any currency")
+    add(
+        "--utilisation",
+        type=real(0.001, 1),
+        default=0.3,
+        help="share of the peak that is reached (default: %(default)s)",
+    )
+    add("--price", type=real(0, 1e9), metavar="P", help="of a GPU for an hour, in any currency")
     add("--sweep", action="store_true", help="instead, the largest batch that fits by n and k")
     a = parser.parse_args(argv[:end])
     from linformer_fairseq.planning.plan import plan_of
 
-    if a.gpus < 1 or not 0 < a.utilisation <= 1 or (a.price is not None and not 0 <= a.price < 1e9):
-        raise UsageError("--gpus must be at least 1, --utilisation above 0 and at most 1, --price 0 or more")
     plan = plan_of(a.recipe, a.data, argv[end + 1 :], a.device, a.gpus, a.utilisation)
     if a.sweep:
         sweep(plan)

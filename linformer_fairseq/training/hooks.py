@@ -99,6 +99,7 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
     with as_one_sentence():
         logs.refuse_missing_packages(cfg)
         limits.refuse_useless(cfg)
+        precision.refuse_fp16_on_cpu(cfg)  # before files are looked for
         preflight.refuse_unfitting(cfg)
     signals.listen()
     signals.hold_for_children()

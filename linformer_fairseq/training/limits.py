@@ -18,17 +18,7 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.ranges import PROCESSES, ROWS, TOKENS, Range
 
 _MOST = 2**32 - 1  # of a seed, the largest number that means anything
-_SECTIONS = (
-    "common",
-    "checkpoint",
-    "dataset",
-    "optimization",
-    "task",
-    "model",
-    "criterion",
-    "optimizer",
-    "lr_scheduler",
-)
+_SECTIONS = "common checkpoint dataset optimization task model criterion optimizer lr_scheduler".split()
 # Others may be 0, and less only if that is their default, which switches something off.
 _RANGES = {
     **dict.fromkeys(("batch_size", "batch_size_valid"), Range(1, ROWS)),
@@ -44,7 +34,7 @@ def refuse_useless(cfg: DictConfig) -> None:
     """Raise a UsageError that names the flag, before anything is loaded."""
     for section in _SECTIONS:
         settings = plain(cfg.get(section))
-        defaults = _defaults(section, settings.get("_name"))
+        defaults = defaults_of(section, settings.get("_name"))
         for name, default in defaults.items():
             given = settings.get(name)
             least = default if isinstance(default, int | float) and default < 0 else 0
@@ -59,7 +49,7 @@ def refuse_useless(cfg: DictConfig) -> None:
         raise UsageError(f"{given}: more than {TOKENS:,} tokens in a batch; use a smaller one, with --update-freq")
 
 
-def _defaults(section: str, name: str | None) -> dict[str, Any]:
+def defaults_of(section: str, name: str | None) -> dict[str, Any]:
     """The default of each setting of a section, which is one of fairseq's own or chosen by `name`."""
     known: Mapping[str, Any] = {"task": TASK_DATACLASS_REGISTRY, "model": MODEL_DATACLASS_REGISTRY}.get(section) or {}
     if section in REGISTRIES:

@@ -16,7 +16,7 @@ from linformer_fairseq.models.architectures import MODEL, complete
 from linformer_fairseq.models.config import encoder_config
 from linformer_fairseq.optim.fused_adamw import betas
 from linformer_fairseq.tasks import streaming_masked_lm
-from linformer_fairseq.training.limits import plain
+from linformer_fairseq.training.limits import defaults_of, plain
 
 _MASKED = ("masked_lm", "streaming_masked_lm")
 
@@ -24,6 +24,7 @@ _MASKED = ("masked_lm", "streaming_masked_lm")
 def refuse_unfitting(cfg: DictConfig) -> None:
     """Raise a UsageError that names the flag or the file."""
     task, model, optimizer, criterion = (plain(cfg.get(n)) for n in ("task", "model", "optimizer", "criterion"))
+    task = defaults_of("task", task.get("_name")) | task  # fairseq-hydra-train passes on only what the file has
     masked = task.get("_name") in _MASKED
     if ARCH_MODEL_NAME_REGISTRY.get(str(model.get("_name"))) == MODEL:
         try:

@@ -18,7 +18,6 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from linformer_fairseq.compat.checkpoints import EVALUATED, is_literal
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.settings import read_yaml
 from linformer_fairseq.paths import RECIPES, USER_DIR
@@ -142,6 +141,8 @@ def _flags(where: str, declaring: Any, settings: Mapping[str, Any] | None) -> It
 
 
 def _flag(where: str, action: argparse.Action, value: Any) -> Iterator[str]:
+    from linformer_fairseq.compat.checkpoints import EVALUATED, is_literal
+
     flag = action.option_strings[0]
     if value is None:
         if action.default not in (None, argparse.SUPPRESS):

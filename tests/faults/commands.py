@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import runpy
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
-
 from tests.faults.invocations import TRAIN, Command
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = [
     Command("linformer demo", "--out out", runs=False, wrong=("--packages {w}/no-such", "--packages {w}/garbage")),
     Command(
@@ -168,41 +160,21 @@ COMMANDS = [
     Command("linformer launch logs", "--folder {w}/submissions"),
     Command("linformer launch cancel", "--folder {w}/submissions", runs=False),
     Command("linformer launch script", "pretrain"),
+    Command("linformer plan", "{w}/recipe.yaml --gpus 1", wrong=("--device no-such", "--sweep=x")),
     Command("linformer env", "--path", wrong=("--path --json",)),
     Command(
         "data_prep run",
         "{w}/pipeline.yaml --out out --workers 1",
         runs=False,
         wrong=(
+            *"no-such.key=3 tokenizer.vocab_size=x tokenizer.vocab_size=0 tokenizer.model=no-such".split(),
+            *"split.valid=2 split.valid=nan split.test=-1 binarize.shards=0 binarize.max_item_tokens=0".split(),
+            *"file_characters=0 on_error=no-such clean.min_words=x clean.max_symbols=nan".split(),
+            *"clean.min_mean_word=nan dedup.threshold=2 dedup.threshold=nan dedup.threshold=0".split(),
+            *"dedup.permutations=0 dedup.permutations=1000000000000 dedup.words=0 sources=null sources=[]".split(),
+            *"tokenizer=null tokenizer.existing={w}/no-such decontaminate.folders=[{w}/no-such]".split(),
+            *"sources.0.source=no-such sources.0.inputs=[] sources.0.name=../../x".split(),
             "--redo no-such",
-            "no-such.key=3",
-            "tokenizer.vocab_size=x",
-            "tokenizer.vocab_size=0",
-            "tokenizer.model=no-such",
-            "split.valid=2",
-            "split.valid=nan",
-            "split.test=-1",
-            "binarize.shards=0",
-            "binarize.max_item_tokens=0",
-            "file_characters=0",
-            "on_error=no-such",
-            "clean.min_words=x",
-            "clean.max_symbols=nan",
-            "clean.min_mean_word=nan",
-            "dedup.threshold=2",
-            "dedup.threshold=nan",
-            "dedup.threshold=0",
-            "dedup.permutations=0",
-            "dedup.permutations=1000000000000",
-            "dedup.words=0",
-            "sources=null",
-            "sources=[]",
-            "tokenizer=null",
-            "tokenizer.existing={w}/no-such",
-            "decontaminate.folders=[{w}/no-such]",
-            "sources.0.source=no-such",
-            "sources.0.inputs=[]",
-            "sources.0.name=../../x",
             "split.valid=0.6 split.test=0.6",
         ),
     ),
@@ -234,7 +206,7 @@ COMMANDS = [
     ),
     Command("data_prep clean", "{w}/corpus --out out", wrong=("--config no-such", "--config {w}/bomb.yaml")),
     Command("data_prep dedup", "{w}/corpus --out out", wrong=("--config no-such", "--config {w}/bomb.yaml")),
-    Command("data_prep decontaminate", "{w}/corpus --out out --benchmarks {w}/glue"),
+    Command("data_prep decontaminate", "{w}/corpus --out out --benchmarks {w}/glue", fine=("--window 0",)),
     Command(
         "data_prep split",
         "{w}/corpus --out out --valid 0.3",
@@ -305,6 +277,7 @@ MEASURED = {
         "reproduce/table3_efficiency": "",
     },
     **{"reproduce/figure1_spectrum": "{w}/exact.pt {w}/texts", "reproduce/figure3_perplexity": "{w}/data"},
+    "reproduce/recipe_ladder": "{w}/data",
     **{"measure/conversion": "roberta {w}/data {w}/exact.pt", "measure/preparation": "extraction {w}/garbage"},
     **{"measure/converted": "{w}/exact.pt --stsb {w}/glue --texts {w}/texts", "measure/long_documents": "{w}/exact.pt"},
     **{"measure/streaming_speed": "", "measure/update_speed": "{w}/data", "measure/same_loss": "{w}/data"},
@@ -315,38 +288,3 @@ COMMANDS += [
     Command(f"recipes/{name}.py", f"{valid} --out out".strip(), runs=False, fine=ZERO, files=False)
     for name, valid in MEASURED.items()
 ]
-
-
-def run(words: list[str]) -> int:
-    """Run a command in this process as Python would; programs that it becomes or calls are run in it or in a fork."""
-    os.execv = _become  # type: ignore[assignment]
-    subprocess.call = _call  # type: ignore[assignment]
-    program, *argv = words
-    sys.argv = words
-    if program.endswith(".py"):
-        return int(runpy.run_path(str(ROOT / program))["MEASUREMENT"].main(argv))
-    if program == "fairseq-train":
-        return _become(program, words)
-    if program == "linformer":
-        from linformer_fairseq.cli import main
-    else:
-        from data_prep.__main__ import main
-    return main(argv)
-
-
-def _become(_: str, command: list[str]) -> Any:
-    from fairseq_cli.train import cli_main
-
-    sys.argv = command
-    cli_main()
-    raise SystemExit(0)
-
-
-def _call(command: list[str]) -> int:
-    module, *argv = [word for word in command[1:] if word not in ("-u", "-m")]
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    sys.argv = ["", *argv]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-    raise SystemExit(0)

@@ -130,13 +130,14 @@ def test_no_command_runs_code_in_a_folder_of_transformers(
         (made / name).write_text(json.dumps({**content, "auto_map": auto, "tokenizer_class": "Evil"}))
     for file in (made / "evil.py", *made.glob("*.py")):
         file.write_text(code(ran))
-    (made / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]))
-    pickled = tmp_path / "pickled"
-    shutil.copytree(made, pickled)
+    pickled, modules = tmp_path / "pickled", tmp_path / "modules"
+    for copy in (pickled, modules):
+        shutil.copytree(made, copy)
+    (modules / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]))
     (pickled / "model.safetensors").unlink()
     torch.save({"a": Payload(ran)}, pickled / "pytorch_model.bin")
     (tmp_path / "text.txt").write_text("a river " * 99)
-    for folder in (made, pickled):
+    for folder in (made, pickled, modules):
         for kind in ("linformer", "bert", "roberta"):
             content = json.loads((folder / "config.json").read_text())
             (folder / "config.json").write_text(json.dumps({**content, "model_type": kind}))

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import COMMANDS, run
+from data_prep.cli import _STAGES
+from linformer_fairseq import cli
+from tests.faults.commands import COMMANDS
+from tests.faults.in_process import run
 from tests.faults.invocations import invocations, parser_of
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +27,15 @@ def test_wrong_invocations_are_refused_in_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-20_000:]
     tried, held = map(int, re.findall(r"\d+", tally.read_text().splitlines()[-1]))
     assert tried == held >= 300
+
+
+def test_every_command_is_in_the_table() -> None:
+    known = {command.words for command in COMMANDS}
+    for name in cli.COMMANDS.keys() - {"prepare"}:
+        assert any(words.startswith(f"linformer {name}") for words in known), name
+    assert {f"data_prep {stage}" for stage in _STAGES} <= known
+    scripts = [path for path in ROOT.glob("recipes/*/*.py") if "MEASUREMENT = " in path.read_text()]
+    assert {str(path.relative_to(ROOT)) for path in scripts} <= known
 
 
 def test_the_published_tally_is_of_this_table(tmp_path: Path) -> None:

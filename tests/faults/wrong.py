@@ -24,7 +24,8 @@ from pathlib import Path
 
 from linformer_fairseq.io.files import write_text
 from tests.faults import world
-from tests.faults.commands import COMMANDS, run
+from tests.faults.commands import COMMANDS
+from tests.faults.in_process import alone, run
 from tests.faults.invocations import Invocation, invocations, parser_of
 
 SECONDS = 10  # of computing
@@ -53,7 +54,7 @@ def forked(argv: Sequence[str], folder: Path) -> tuple[int, str]:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         try:
-            status = run(list(argv))
+            status = alone(list(argv))
         except SystemExit as left:
             status = left.code if isinstance(left.code, int) else 1 if left.code else 0
             if isinstance(left.code, str):
