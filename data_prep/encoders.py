@@ -7,7 +7,6 @@ fairseq.
 """
 
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -19,14 +18,12 @@ import numpy.typing as npt
 import sentencepiece
 
 from data_prep.fairseq_dict import DICTIONARY, FILLER, MASK, SPECIALS, UNK, read_dictionary
+from data_prep.token_bytes import SPACE_BYTE, SPACE_PIECE, UNKNOWN, gpt2_bytes, is_gpt2, piece_bytes
 from linformer_fairseq.errors import UsageError
 
 SENTENCEPIECE = "sentencepiece.model"
 GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
-SPACE_PIECE, SPACE_BYTE = "\u2581", "\u0120"  # how the two models write the space before a word
 END_OF_TEXT = "<|endoftext|>"
-UNKNOWN = "\ufffd".encode()  # stands for text that the ids do not give back
-_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 HUGGINGFACE = "huggingface"  # the folder, in a tokenizer folder, of a tokenizer that Hugging Face's libraries read
 HUGGINGFACE_FAST = "tokenizer.json"
 _OTHER_MODEL = "give the dictionary that was made with this model, or delete it and import the model alone"
@@ -136,7 +133,7 @@ class SentencePieceEncoder(Encoder):
         return _concatenated(each)
 
     def _surface(self, name: str) -> bytes:
-        return _piece_bytes(name)
+        return piece_bytes(name)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         runs: list[list[str]] = [[]]
@@ -180,7 +177,7 @@ class Gpt2Encoder(Encoder):
         return self._to_fairseq[ids], lengths
 
     def _surface(self, name: str) -> bytes:
-        return _gpt2_bytes(self._tokens.get(name, name))
+        return gpt2_bytes(self._tokens.get(name, name))
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         return str(self._decoder.decode([self._tokens.get(name, name) for name in self._shown(ids)]))
@@ -225,12 +222,12 @@ class HuggingFaceEncoder(Encoder):
         token = self._names.get(int(name), name) if name.isdecimal() else name
         if self._inner:
             return token.removeprefix(self._inner).encode() if token.startswith(self._inner) else f" {token}".encode()
-        return _gpt2_bytes(token) if self._byte_level else _piece_bytes(token)
+        return gpt2_bytes(token) if self._byte_level else piece_bytes(token)
 
     @cached_property
     def _byte_level(self) -> bool:
         special = {self._names[i] for i in self.special or ()}
-        return all(_GPT2_BYTES.keys() >= set(token) for token in self._names.values() if token not in special)
+        return all(is_gpt2(token) for token in self._names.values() if token not in special)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         own = [self._own[int(i)] for i in ids if i >= UNK and int(i) in self._own]
@@ -288,23 +285,6 @@ def read_gpt2_vocabulary(path: Path) -> dict[str, int]:
     if not isinstance(content, dict) or not content or not all(isinstance(i, int) for i in content.values()):
         raise UsageError(f"{path}: not a table from token to id; give GPT-2's {GPT2_VOCABULARY}")
     return dict(sorted(content.items(), key=lambda item: item[1]))
-
-
-# GPT-2 writes each byte as a character: itself if that can be seen, else one of those that follow U+0100.
-_SEEN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_GPT2_BYTES = {chr(byte): byte for byte in _SEEN} | {
-    chr(0x100 + i): byte for i, byte in enumerate(byte for byte in range(0x100) if byte not in _SEEN)
-}
-
-
-def _gpt2_bytes(token: str) -> bytes:
-    known = token if _GPT2_BYTES.keys() >= set(token) else ""
-    return bytes(_GPT2_BYTES[character] for character in known) or UNKNOWN
-
-
-def _piece_bytes(piece: str) -> bytes:
-    """The text of a piece of sentencepiece; pieces such as `<0x0A>` are bytes."""
-    return bytes([int(piece[3:5], 16)]) if _BYTE_PIECE.fullmatch(piece) else piece.replace(SPACE_PIECE, " ").encode()
 
 
 def _concatenated(arrays: Sequence[Ids]) -> tuple[Ids, Lengths]:

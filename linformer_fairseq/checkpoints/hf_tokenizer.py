@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep import encoders
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
-from data_prep.encoders import SPACE_PIECE as SPACE
 from data_prep.fairseq_dict import MASK, SPECIALS, UNK
+from data_prep.token_bytes import SPACE_PIECE as SPACE
 from linformer_fairseq.checkpoints.hf_kept import kept_tokenizer
 from linformer_fairseq.errors import UsageError
 
