@@ -259,8 +259,11 @@ def special_ids(path: Path, tokenizer: Any) -> list[int]:
 def load_model(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Load a sentencepiece model; UsageError if the file is not one."""
     try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        for i in range(len(processor)):
+            processor.id_to_piece(i)  # which is UTF-8, unless the file is damaged
+        return processor
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a sentencepiece model; give the .model file of one") from error
 
 

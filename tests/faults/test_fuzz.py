@@ -216,6 +216,8 @@ FOUND: dict[str, list[bytes]] = {
     "pipeline": [NESTED, b"a: &a [*a]", b"sources: 1", b"- 1", b"sources: [1]", b"clean: 3"],
 }
 
+DAMAGE_FOUND: dict[str, list[tuple[str, float, int, int]]] = {"sentencepiece": [("replace", 0.5, 1, 128)]}
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_damaged_file_is_read_or_refused(name: str, kinds: dict[str, Kind]) -> None:
@@ -237,6 +239,8 @@ def test_a_damaged_file_is_read_or_refused(name: str, kinds: dict[str, Kind]) ->
     try:
         for content in (b"", b"\0", b"\xff" * 100, *FOUND.get(name, ())):
             refused_or_read(kind, content)
+        for edit in DAMAGE_FOUND.get(name, ()):
+            refused_or_read(kind, damaged(kind.content, [edit]))
         try_it()
     finally:
         kind.path.write_bytes(kind.pack(kind.content))  # some readers look at the files beside it
