@@ -19,7 +19,7 @@ SCALED = ("fp16", "memory-efficient fp16", "amp")
 LOW = (*SCALED, "bf16", "memory-efficient bf16")
 KINDS: dict[str, dict[str, object]] = {kind: {"model.projection": kind} for kind in PROJECTIONS}
 KINDS["adaptive with a window"] = {"model.projection": "adaptive", "model.local_window": 4}
-UPDATES = 10
+UPDATES = 8
 # Pooling has no parameters to share.
 MODELS = [(kind, sharing) for kind in KINDS for sharing in (SHARINGS[:1] if kind.endswith("pool") else SHARINGS)]
 
@@ -32,7 +32,7 @@ def curves(request: Any, emulator: Any, modes: Any, pairs: Any, tmp_path_factory
         for kind, sharing in MODELS
         for mode in ("fp32", *LOW[:4])
     }
-    flags = (*pairs[request.param], "--max-update", UPDATES, "--lr", "5e-3", "--no-save")
+    flags = (*pairs[request.param], "--max-update", UPDATES, "--lr", "6e-3", "--no-save")
     ran = emulator.each(tmp_path_factory.mktemp("curves"), runs, *flags)
     assert all([update for update, _ in run.losses] == list(range(1, UPDATES + 1)) for run in ran.values())
     found = {name: [loss for _, loss in run.losses] for name, run in ran.items()}
