@@ -19,7 +19,7 @@ from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.io.records import begun, finish, names_and_sizes
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
-DROPPED = "dropped"  # the folder, in the output, of what was dropped
+DROPPED = ".dropped"  # the folder, in the output, of what was dropped; hidden, as it is no part of the corpus
 DROPPED_COLUMNS = ("id", "reason", "detail", "beside")
 DROPPED_SCHEMA = pa.schema([("row", pa.int64()), *((name, pa.string()) for name in DROPPED_COLUMNS)])
 EXAMPLES = 3  # dropped documents named per file and reason

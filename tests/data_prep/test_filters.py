@@ -17,6 +17,7 @@ from data_prep.split import split, split_of
 from data_prep.text.minhash import NearDuplicates
 from data_prep.text.rules import CleanConfig
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.inference.documents import find_files
 
 
 def prose(n: int, sentences: int = 12) -> str:
@@ -45,6 +46,7 @@ def test_clean_drops_with_a_reason_and_names_examples(tmp_path: Path) -> None:
     assert ids(tmp_path / "clean") == ["0.0", "1.0"]
     assert sum(result["dropped"].values()) == 2 and result["dropped"]["too few characters"] == 1
     assert result["examples"]["too few characters"] == ["test 0.1 T1"]
+    assert find_files([tmp_path / "clean"]) == tuple(corpus_files(tmp_path / "clean"))  # what was dropped is no part
 
 
 def test_a_stage_that_drops_everything_says_so(tmp_path: Path) -> None:
