@@ -21,7 +21,7 @@ if fairseq_distributed is not None:
     def call_main(cfg: Any, main: Any, **kwargs: Any) -> Any:
         """Import the user-dir, then start the processes by the `call_main` that it leaves behind."""
         fairseq_distributed.call_main = fairseq_call_main
-        given, name = cfg.common.user_dir, (cfg.model or {}).get("_name")
+        given, name = cfg.common.user_dir, getattr(cfg.model, "_name", None)
         if given is None or Path(given).is_dir():
             import_user_module(cfg.common)
         if name is not None and name not in ARCH_MODEL_REGISTRY:
