@@ -118,10 +118,10 @@ def check_compute(compute: Compute) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device {name}: not available here ({reason}); use cpu, or leave it out") from error
-    if device.type == "meta":
-        raise UsageError(f"--device {name}: computes nothing; use cpu, or leave it out")
     if compute.quantize and device.type != "cpu":
         raise UsageError(f"--quantize is for a CPU and the device is {device}; use --dtype bfloat16, or --device cpu")
+    if device.type == "meta":
+        raise UsageError(f"--device {name}: computes nothing; use cpu, or leave it out")
     if compute.quantize and compute.compile:
         raise UsageError("--quantize and --compile exclude each other; choose one")
     if compute.compile:
