@@ -369,7 +369,7 @@ def test_the_installed_commands_work_from_an_empty_folder(installed: Path, tmp_p
     assert where in linformer("env")
     script = Path(linformer("launch", "script", "pretrain").strip())
     assert script.is_relative_to(where) and os.access(script, os.X_OK)
-    assert "#SBATCH --array=0-3%4" in linformer("launch", "prepare", "folder", "--out", "data", "--dry-run")
+    assert "#SBATCH --array=0-3%4" in linformer("launch", "prepare", "demo", "--out", "data", "--dry-run")
 
     text = Path(str(sysconfig.get_path("purelib"))) / "numpy"
     docstrings = f"sources.0.inputs=[{text / 'lib'},{text / 'linalg'},{text / 'random'}]"

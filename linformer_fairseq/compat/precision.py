@@ -86,7 +86,7 @@ def autocast_on_cpu(cfg: DictConfig, criterion: nn.Module) -> None:
 
 def keep_matrices_whole(cfg: DictConfig) -> None:
     """With `--optimizer muon --fp16`: no one flat float32 copy of all parameters, which has no matrices."""
-    if cfg.optimizer._name == "muon":
+    if getattr(cfg.get("optimizer"), "_name", None) == "muon":
         with open_dict(cfg):
             cfg.common.fp16_no_flatten_grads = True
 

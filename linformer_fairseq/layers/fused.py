@@ -3,7 +3,7 @@
 Each function returns what the plain operations return, up to the rounding of a sum; dropout draws masks of its own.
 Without gradients, on other devices and in a compiled or exported graph they are the plain operations: there PyTorch's
 kernels and torch.compile do what is done by hand here. (On a CPU a compiled layer trains at 0.76 to 0.9 of the eager
-one's tokens/s.) Linear layers that others have changed are called (`plain.py`).
+one's tokens/s.) Linear layers that others have changed are called (`conditions.py`).
 
 Measured on one layer of base size, 4,096 tokens, 2 cores, float32, about 1,100 ms per step: PyTorch's dropout draws one
 number at a time, 20 ms each; `keep_mask` draws four at once, 3 ms, into 1 byte per value instead of 4. The activations
@@ -20,8 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .graphs import compiling
-from .plain import is_plain
+from .conditions import compiling, is_plain
 
 ROWS = 4096  # tokens per block in the backward pass of the feed-forward sublayer
 SCORES = 2**20  # attention weights, or gradients of E, per block: 4 MiB in float32 fit the caches of a CPU

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.documents import Documents, cut_windows
 from linformer_fairseq.inference.encoding import DocumentEncoder, EncodingJob
 from linformer_fairseq.inference.engine import Compute
@@ -44,5 +45,5 @@ def test_the_following_window_is_prepared_by_another_thread(
 
 def test_an_error_in_a_window_is_raised_where_it_is_used(encoder: DocumentEncoder) -> None:
     encoder.prepared(0, 2)  # which does not exist
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UsageError, match="No such file"):
         encoder.prepared(2)
