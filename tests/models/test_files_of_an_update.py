@@ -12,9 +12,6 @@ from linformer_fairseq.paths import USER_DIR
 
 LAYERS = "encoder attention conditions projection fused".split()
 MODEL = {"models/linformer_roberta.py", *(f"layers/{name}.py" for name in LAYERS)}
-    "models/linformer_roberta.py",
-    *(f"layers/{name}.py" for name in "encoder attention conditions projection fused".split()),
-}
 FAST = {"tasks/batches.py", "tasks/blocks.py", "criterions/fused_masked_lm.py", "optim/fused_adamw.py"}
 FAST_FLAGS = "--task streaming_masked_lm --criterion fused_masked_lm --optimizer fused_adamw".split()
 ROOMS = ("models", "layers", "tasks", "criterions", "optim")
