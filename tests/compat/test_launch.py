@@ -1,5 +1,7 @@
 """One training of two processes, however it is started; always the same one."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -64,13 +66,16 @@ def test_the_log_of_two_processes_has_no_warnings(spawned):
 
 
 def test_a_dead_process_is_noticed(run_fairseq, tiny_roberta, srun, tmp_path):
-    """Rank 1 finds no data. Rank 0 would wait half an hour for it, and run_fairseq waits for five minutes."""
+    """Rank 1 finds no validation set. Rank 0 would wait half an hour for it, and run_fairseq waits for five minutes."""
     (tmp_path / "data0").symlink_to(tiny_roberta[0])
+    (tmp_path / "data1").mkdir()
+    for file in ("dict.txt", "train.bin", "train.idx"):
+        (tmp_path / "data1" / file).symlink_to(Path(tiny_roberta[0]) / file)
     argv = ("fairseq-train", tmp_path / "data{rank}", *tiny_roberta[1:], "--save-dir", tmp_path / "run")
     launcher, environment = srun
     ended = run_fairseq(*launcher, *argv, *EVERY_UPDATE, env=environment, check=False)
     assert ended.returncode == 1
-    assert "data1/dict.txt" in ended.stdout and "Connection closed by peer" in ended.stdout
+    assert "Dataset not found: valid" in ended.stdout and "Connection closed by peer" in ended.stdout
 
 
 def test_a_wrong_launch_is_answered_in_one_sentence(train, tmp_path):
