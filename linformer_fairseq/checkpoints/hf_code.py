@@ -13,7 +13,7 @@ from linformer_fairseq import hf, layers
 CONFIGURATION, MODEL = "configuration_linformer.py", "modeling_linformer.py"
 _OPTIONS = "config.py"
 # Each after those that it imports.
-_LAYERS = ("conditions", "learned", "adaptive", "fused", "window", "projection", "attention", "encoder")
+_LAYERS = ("fused", "learned", "adaptive", "window", "projection", "attention", "encoder")
 _HEADER = (
     '"""{text} This file holds the files of linformer_fairseq that it needs."""\n\nfrom __future__ import annotations\n'
 )

@@ -27,8 +27,8 @@ from transformers.modeling_outputs import (
 
 from ..layers.adaptive import AdaptiveProjection
 from ..layers.attention import at
-from ..layers.conditions import compiling
 from ..layers.encoder import LinformerEncoder
+from ..layers.fused import compiling
 from ..layers.learned import LearnedProjection
 from ..layers.projection import ConvProjection, LinearProjection
 from .configuration_linformer import LinformerConfig

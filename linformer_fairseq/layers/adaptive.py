@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .conditions import exporting
 from .config import EncoderConfig
+from .fused import exporting
 from .learned import LearnedProjection
 
 

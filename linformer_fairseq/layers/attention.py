@@ -15,9 +15,8 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from .adaptive import pools, spans
-from .conditions import compiling, exporting, is_plain, split_bias
 from .config import EncoderConfig
-from .fused import attend
+from .fused import attend, compiling, exporting, is_plain, split_bias
 from .projection import Projection, build_projection, slot_mask
 from .window import Slots, attend_locally, dense_mask
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import LinformerSelfAttention, LocalSelfAttention, NoAttention, SelfAttention, at
-from .conditions import compiling
 from .config import EncoderConfig
-from .fused import add_dropped, dropout, feed_forward
+from .fused import add_dropped, compiling, dropout, feed_forward
 from .projection import Projection, build_projection
 
 try:  # NVIDIA's apex; PyPI's `apex` is another project without this module

@@ -16,9 +16,8 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from .adaptive import AdaptiveProjection, lengths, pools
-from .conditions import exporting
 from .config import EncoderConfig
-from .fused import project
+from .fused import exporting, project
 from .learned import LearnedProjection
 
 

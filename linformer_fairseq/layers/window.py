@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .conditions import exporting
-from .fused import attend
+from .fused import attend, exporting
 
 QUERIES = 64  # at least W, so that at most a third of the products is masked
 

@@ -42,5 +42,12 @@ def test_trainings_on_a_cpu_ask_for_it_and_others_do_not(monkeypatch: pytest.Mon
     for cpu in (False, True):
         common = {"cpu": cpu, "tpu": not cpu, "bf16": False, "amp": False, "fp16": False}
         trainer = SimpleNamespace()
-        hooks.create_trainer(lambda *_: None, trainer, OmegaConf.create({"common": common}), None, None, None)
+        hooks.create_trainer(
+            lambda *_: None,
+            trainer,
+            OmegaConf.create({"common": common, "distributed_training": {"heartbeat_timeout": -1}}),
+            None,
+            None,
+            None,
+        )
         assert bool(asked) is cpu

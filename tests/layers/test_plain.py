@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
-from linformer_fairseq.layers.conditions import is_plain, split_bias
+from linformer_fairseq.layers.fused import is_plain, split_bias
 
 SIZES: dict[str, Any] = {"vocab_size": 50, "embed_dim": 16, "ffn_dim": 32, "num_heads": 2, "num_layers": 2}
 SIZES |= {"max_positions": 24, "projected_length": 8, "dropout": 0.0, "attention_dropout": 0.0}
