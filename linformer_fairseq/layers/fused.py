@@ -32,7 +32,7 @@ def _tracing() -> bool:
 
 
 def compiling() -> bool:
-    """Whether a graph is being made, which cannot branch on values: by torch.compile, torch.export or torch.jit.trace."""
+    """Whether torch.compile, torch.export or torch.jit.trace makes a graph, which cannot branch on values."""
     return torch.compiler.is_compiling() or _tracing()
 
 
