@@ -27,7 +27,7 @@ def keep_what_fairseq_forgets() -> None:
     fairseq_load_state_dict = FairseqOptimizer.load_state_dict
 
     def load_state_dict(self: Any, state: dict[str, Any], optimizer_overrides: Any = None) -> None:
-        if not getattr(self, "takes_momentum", False):
+        if not getattr(self.optimizer, "takes_momentum", False):  # of fairseq's wrappers, the one inside
             _drop_momentum(state)
         _fit_parameters(state, [parameter.shape for parameter in self.params], flat=False)
         fairseq_load_state_dict(self, state, optimizer_overrides)

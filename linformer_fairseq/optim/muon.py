@@ -50,8 +50,6 @@ class Muon(FusedAdamW):
         UsageError: the model marks no parameter so, or the momentum is not at least 0 and below 1.
     """
 
-    takes_momentum = True  # when a state is loaded
-
     def __init__(self, cfg: MuonConfig, params: Iterable[Any]) -> None:
         params = list(params)
         if not any(map(is_hidden, params)):
@@ -69,21 +67,22 @@ class Muon(FusedAdamW):
         """The settings that replace those of a checkpoint when it is loaded."""
         return super().optimizer_config | {"momentum": self.cfg.muon_momentum}
 
-    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
-        """Load a state of its own or of Adam, whose first moment of a matrix becomes its momentum."""
+
+class _Muon(AdamW):
+    supports_flat_params = False
+    takes_momentum = True  # when a state is loaded
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state of its own or of Adam, whose first moment of a matrix becomes its momentum, in place."""
         adopted = 0
-        for number, parameter in enumerate(self.params):
+        for number, parameter in enumerate(parameter for group in self.param_groups for parameter in group["params"]):
             if is_hidden(parameter) and (moments := state_dict["state"].get(number)) and "exp_avg" in moments:
                 state_dict["state"][number] = {"momentum": moments["exp_avg"]}
                 adopted += 1
         if adopted:
             found = f"the first moments of Adam become the momentum of {adopted} matrices"
             logger.info(f"resuming with muon: {found}, and their second moments are dropped")
-        super().load_state_dict(state_dict, optimizer_overrides)
-
-
-class _Muon(AdamW):
-    supports_flat_params = False
+        super().load_state_dict(state_dict)
 
     def of_adam(self, parameter: Tensor) -> bool:
         """Whether AdamW updates this parameter."""

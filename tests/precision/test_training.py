@@ -92,6 +92,24 @@ def test_resuming_is_exact_to_the_bit(
         same_end(tmp_path / "whole" / mode, tmp_path / "parts" / mode)
 
 
+def test_muon_learns_in_every_precision_and_resumes_to_the_bit(
+    emulator: Any, modes: Any, pairs: Any, tmp_path: Path, same_end: Any
+) -> None:
+    """Also with --fp16, whose copy of the parameters is otherwise flat and has no matrices."""
+    flags = (*pairs["the fused pair"], "--optimizer", "muon")
+
+    def runs(folder: str, updates: int) -> dict[str, Any]:
+        return {f"{folder}/{mode}": {**modes[mode], "optimization.max_update": updates} for mode in ("fp32", *LOW)}
+
+    ran = emulator.each(tmp_path, runs("whole", 10) | runs("parts", 5), *flags)
+    emulator.each(tmp_path, runs("parts", 10), *flags)
+    expected = [loss for _, loss in ran["whole/fp32"].losses]
+    assert expected[-1] < expected[0]
+    for mode in LOW:
+        assert [loss for _, loss in ran[f"whole/{mode}"].losses] == pytest.approx(expected, rel=0.01), mode
+        same_end(tmp_path / "whole" / mode, tmp_path / "parts" / mode)
+
+
 def test_every_other_precision_goes_on(emulator: Any, modes: Any, pairs: Any, tmp_path: Path) -> None:
     flags = pairs["the fused pair"]
     first = emulator.each(tmp_path, modes, *flags, "--max-update", 10)
