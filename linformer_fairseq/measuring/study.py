@@ -34,7 +34,7 @@ Work = Callable[[], Any]
 Results = dict[str, Any]
 """Content of results.json: commands, machine, settings, cells by name, and perhaps a note that was added to it."""
 
-MAY_BE_ZERO = {"workers", "local_window", "windows", "warm_up", "transfer_steps"}
+MAY_BE_ZERO = {"local_window", "windows", "warm_up", "transfer_steps"}
 FRAME = {"out", "report", "results", "quick", "rounds"}
 
 

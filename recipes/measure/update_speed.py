@@ -179,7 +179,7 @@ def table(results: Results) -> str:
 
 
 QUICK = {"n": [32], "k": 8, "tokens": 128, "updates": 3, "warm_up": 1, "rounds": 1, "symbols": 100}
-QUICK |= {"layers": 1, "embed_dim": 32, "ffn_dim": 64, "heads": 2, "workers": 0}
+QUICK |= {"layers": 1, "embed_dim": 32, "ffn_dim": 64, "heads": 2}
 MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK, choices=("n",))
 
 if __name__ == "__main__":
