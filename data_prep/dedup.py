@@ -72,7 +72,7 @@ def sign_file(path: Path, out: Path, config: NearDuplicates) -> Done:
 
 
 def find_duplicates(paths: list[Path], out: Path, config: NearDuplicates) -> Done:
-    """Save for each file, (3, dropped): the rows that repeat another document, its `FILE:ROW`, and if exactly.
+    """Save for each file, (dropped,) records: the rows that repeat another document, its `FILE:ROW`, and if exactly.
 
     Also save the hashes of the paragraphs that are in too many documents.
     """
@@ -95,7 +95,7 @@ def find_duplicates(paths: list[Path], out: Path, config: NearDuplicates) -> Don
             f"{paths[n].name}:{row}" for n, row in zip(files.tolist(), (kept - starts[files]).tolist(), strict=True)
         ]
         same = exact[kept] == exact[start:end][rows]
-        _save(_array_file(out, path, "duplicates"), np.array([rows.astype(str), names, same.astype(int).astype(str)]))
+        _save(_array_file(out, path, "duplicates"), np.rec.fromarrays([rows, np.array(names, str), same]))
     del everything
     joined.unlink()
     _save(out / WORK / "paragraphs.npy", _repeated_paragraphs(paths, out, config.repeated_paragraphs))
@@ -153,14 +153,14 @@ def _repeated_paragraphs(paths: list[Path], out: Path, most: int) -> Array:
 
 
 def _dedup_file(source: Path, target: Path, out: Path) -> Done:
-    rows, names, same = np.load(_array_file(out, source, "duplicates"))
-    repeats = {int(row): (name, bool(int(exact))) for row, name, exact in zip(rows, names, same, strict=True)}
+    duplicates = np.load(_array_file(out, source, "duplicates"))
+    repeats = {row: (beside, exact) for row, beside, exact in duplicates.tolist()}
     paragraphs = set(np.load(out / WORK / "paragraphs.npy").tolist())
 
     def judge(number: int, document: Document) -> Verdict:
         if number in repeats:
             beside, exact = repeats[number]
-            return Dropped("exact duplicate" if exact else "near duplicate", beside=str(beside))
+            return Dropped("exact duplicate" if exact else "near duplicate", beside=beside)
         if not paragraphs:
             return document
         lines = document.text.split("\n")
