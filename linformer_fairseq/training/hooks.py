@@ -157,7 +157,7 @@ def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -
         except RuntimeError as error:
             resuming.explain(error, trainer)
             raise
-    if hasattr(checkpoint_utils.save_checkpoint, "best"):  # a run that goes on, not a start from another one
+    if hasattr(checkpoint_utils.save_checkpoint, "best"):  # a run that resumes, not a start from another one
         fairseq_state.restore_patience((extra_state.get("linformer_fairseq") or {}).get("patience") or {})
     ended = extra_state is not None and resuming.why_ended(trainer, epoch_itr)
     if ended:

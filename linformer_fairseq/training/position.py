@@ -1,6 +1,6 @@
 """What a saved position in the data depends on: the files, and the settings that decide which batch comes when.
 
-A checkpoint holds all of it. A run that resumes with anything else would go on at a place that means something else.
+A checkpoint holds all of it. With anything else, the position would mean another batch.
 """
 
 import logging

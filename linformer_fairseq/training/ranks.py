@@ -77,5 +77,5 @@ def _report(signs: Mapping[int, str], interval: float, ended: threading.Event) -
                         "machine or network is, and all others wait for it"
                     )
             elif unchanged.pop(rank, 0) >= LOOKS:
-                logger.warning(f"{name} goes on")
+                logger.warning(f"{name} has resumed")
             before[rank] = sign

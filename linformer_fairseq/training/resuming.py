@@ -96,7 +96,7 @@ def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
     elsewhere = cfg.restore_file != LAST and last.is_file() and not goes_back(cfg)
     if elsewhere:
         logger.info(
-            f"this run goes on from its own {last}, not from --restore-file {cfg.restore_file}, with which it began "
+            f"this run resumes from its own {last}, not from --restore-file {cfg.restore_file}, with which it began "
             "(--finetune-from-model begins with parameters alone)"
         )
     elif cfg.restore_file != LAST:

@@ -35,7 +35,7 @@ def test_the_rank_that_gives_no_sign_is_named_once_and_when_it_goes_on(caplog: p
     assert caplog.messages == [
         "rank 2 (on node2, process 7) has given no sign of life for 30 seconds: it is stopped, or its machine or "
         "network is, and all others wait for it",
-        "rank 2 (on node2, process 7) goes on",
+        "rank 2 (on node2, process 7) has resumed",
     ]
 
 

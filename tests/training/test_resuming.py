@@ -297,10 +297,10 @@ def test_an_own_checkpoint_wins_over_a_start_from_elsewhere(
     given = ["--restore-file", run / "checkpoint_last.pt", *reset, "--save-interval-updates", 2]
     begin = 0 if reset else 8
     first = finish(train_command(tmp_path / "new", *given, "--max-update", begin + 2))
-    assert "goes on from its own" not in first
+    assert "resumes from its own" not in first
     log = finish(train_command(tmp_path / "new", *given, "--max-update", begin + 3))
     assert [update for update, _ in parse_losses(log)] == [begin + 3]
-    assert log.count("goes on from its own") == 1 and "--finetune-from-model" in log
+    assert log.count("resumes from its own") == 1 and "--finetune-from-model" in log
 
 
 def test_only_a_way_back_within_a_run_must_leave_the_flag_out(tmp_path: Path) -> None:
