@@ -1,6 +1,7 @@
 """What the parsers of all subcommands share."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ def command_parser(name: str, description: str | None, **options: Any) -> argpar
     """A parser of `linformer NAME` whose description keeps its line breaks."""
     layout = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(f"linformer {name}", description=description, formatter_class=layout, **options)
+
+
+def at_dashes(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """A command's own words, and those behind `--`, which are flags of fairseq-train."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    return argv[:end], argv[end + 1 :]
 
 
 # Flags that mean the same in every subcommand that has them

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from linformer_fairseq.commands.arguments import at_dashes
 from linformer_fairseq.commands.train import become
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.paths import RECIPES
@@ -24,7 +25,7 @@ of each text (criterion `distillation`). Runs fairseq-train; the same command re
 
 def main(argv: Sequence[str]) -> int:
     """The command line; the process becomes fairseq-train."""
-    end = argv.index("--") if "--" in argv else len(argv)
+    own, more = at_dashes(argv)
     parser = argparse.ArgumentParser(
         prog="linformer distill",
         description=DESCRIPTION,
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--save-dir", type=Path, metavar="DIR", required=True, help="folder for checkpoints")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="YAML file (default: finetune/distillation.yaml)")
     parser.add_argument("--dry-run", action="store_true", help="only print the command of fairseq-train")
-    a = parser.parse_args(argv[:end])
+    a = parser.parse_args(own)
 
     from linformer_fairseq.checkpoints.checkpoint import encoder_config, read, trained_settings
     from linformer_fairseq.checkpoints.folders import as_file
@@ -55,4 +56,4 @@ def main(argv: Sequence[str]) -> int:
         "criterion.teacher": str(a.teacher.resolve()),
         "checkpoint.finetune_from_model": str(a.student.resolve()),
     }
-    return become([*fairseq_train_argv(a.recipe, a.data, a.save_dir, overrides), *argv[end + 1 :]], a.dry_run)
+    return become([*fairseq_train_argv(a.recipe, a.data, a.save_dir, overrides), *more], a.dry_run)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from linformer_fairseq.commands.arguments import at_dashes
 from linformer_fairseq.planning.devices import DEVICES
 from linformer_fairseq.ranges import real, whole
 
@@ -21,12 +23,13 @@ Ends with status 1 if the run does not fit. Nothing is allocated, and no GPU is 
     linformer plan my.yaml DATA --gpus 8 --device a100-80gb -- --batch-size 16 --update-freq 4
     linformer plan base_n512_k128 --device l4 --gpus 1 --sweep      which k, n and batch fit
 """
+VOCABULARY = 50265  # of RoBERTa, where no DATA is given
 LENGTHS, PROJECTED = (512, 1024, 2048, 4096, 8192, 16384), (128, 256)
 
 
 def main(argv: Sequence[str]) -> int:
     """The command line."""
-    end = argv.index("--") if "--" in argv else len(argv)
+    own, more = at_dashes(argv)
     parser = argparse.ArgumentParser(
         prog="linformer plan",
         description=DESCRIPTION,
@@ -46,10 +49,12 @@ def main(argv: Sequence[str]) -> int:
     )
     add("--price", type=real(0, 1e9), metavar="P", help="of a GPU for an hour, in any currency")
     add("--sweep", action="store_true", help="instead, the largest batch that fits by n and k")
-    a = parser.parse_args(argv[:end])
+    a = parser.parse_args(own)
     from linformer_fairseq.planning.plan import plan_of
+    from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
-    plan = plan_of(a.recipe, a.data, argv[end + 1 :], a.device, a.gpus, a.utilisation)
+    argv = [*fairseq_train_argv(find_recipe(a.recipe), a.data or "DATA", Path("RUN")), *more]
+    plan = plan_of(argv, a.device, a.gpus, a.utilisation, None if a.data else VOCABULARY)
     if a.sweep:
         sweep(plan)
         return 0

@@ -8,13 +8,14 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from linformer_fairseq.commands.arguments import at_dashes
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.paths import RECIPES
 
 
 def main(argv: Sequence[str]) -> int:
     """The command line; the process becomes fairseq-train."""
-    end = argv.index("--") if "--" in argv else len(argv)
+    own, more = at_dashes(argv)
     parser = argparse.ArgumentParser(
         prog="linformer train",
         description="Run fairseq-train with the settings of a recipe. The same command resumes a stopped run.",
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--save-dir", type=Path, metavar="DIR", help="folder for checkpoints")
     parser.add_argument("--dry-run", action="store_true", help="only print the command of fairseq-train")
     parser.add_argument("--list", action="store_true", help="print the recipes that are included, and end")
-    a = parser.parse_args(argv[:end])
+    a = parser.parse_args(own)
     if a.list:
         for path in sorted((RECIPES / "pretrain").glob("*.yaml")):
             with path.open(encoding="utf-8") as file:
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
     recipe = find_recipe(a.recipe)
-    return become([*fairseq_train_argv(recipe, a.data, a.save_dir), *argv[end + 1 :]], a.dry_run)
+    return become([*fairseq_train_argv(recipe, a.data, a.save_dir), *more], a.dry_run)
 
 
 def become(command: list[str], dry_run: bool) -> int:

@@ -27,7 +27,6 @@ from linformer_fairseq.training.signals import REQUEUE
 FAILED_TASK = re.compile(
     r"srun: error: (?P<node>[^:\s]+): tasks? (?P<rank>\d+)[\d,-]*: (?P<how>Exited with exit code (?P<status>\d+)|.+)"
 )
-DEFAULT_RECIPE = "base_n512_k128"
 LOG_LINES = 40  # shown of the process that failed first
 SPLITS = ("train.bin", "train.idx", "valid.bin", "valid.idx")
 _say = partial(print, "pretrain:", flush=True)
@@ -37,7 +36,7 @@ def training_run(environ: Mapping[str, str], flags: Sequence[str]) -> tuple[Path
     """Folder and `fairseq-train` command of the run that RECIPE, DATA and SAVE_DIR describe, or a UsageError."""
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
-    recipe = find_recipe(environ.get("RECIPE", DEFAULT_RECIPE))
+    recipe = find_recipe(environ.get("RECIPE", "base_n512_k128"))
     save_dir = Path(environ.get("SAVE_DIR") or f"runs/{recipe.stem}")
     data = find_data(environ.get("DATA", "data-run/data"))
     check_save_dir(save_dir, number(environ, "FREE_GB", 10))
@@ -89,13 +88,11 @@ def submit(script: str, flags: Sequence[str], environ: Mapping[str, str]) -> int
     """Call sbatch and return its exit status; UsageError if the job could not run."""
     if shutil.which("sbatch") is None:
         raise UsageError("there is no sbatch here: without Slurm, use `linformer launch pretrain --local`")
-    training_run(environ, flags)
+    _, argv = training_run(environ, flags)
     if device := environ.get("DEVICE"):
         from linformer_fairseq.planning.plan import plan_of
 
-        gpus_in_all = int(number(environ, "NODES", 8) * number(environ, "GPUS", 8))
-        given = environ.get("RECIPE", DEFAULT_RECIPE), find_data(environ.get("DATA", "data-run/data"))
-        plan_of(*given, flags, device, gpus_in_all).refuse_too_large()
+        plan_of(argv, device, int(number(environ, "NODES", 8) * number(environ, "GPUS", 8))).refuse_too_large()
     nodes, gpus = (int(number(environ, name)) for name in ("NODES", "GPUS"))
     size = [f"--nodes={nodes}"] if environ.get("NODES") else []
     size += [f"--ntasks-per-node={gpus}", f"--gres=gpu:{gpus}"] if environ.get("GPUS") else []

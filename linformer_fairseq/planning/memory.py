@@ -11,7 +11,6 @@ from __future__ import annotations
 from unittest.mock import patch
 
 import torch
-import yaml
 from torch import Tensor
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder, attention
@@ -81,14 +80,3 @@ def _with_head(model: LinformerEncoder) -> int:
 def _memory_efficient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
     out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, p)[0]
     return out
-
-
-def of_recipe(name: str) -> tuple[EncoderConfig, int]:
-    """The encoder of a recipe with the vocabulary of RoBERTa, and how many rows it trains at a time."""
-    from linformer_fairseq.checkpoints.checkpoint import complete_settings
-    from linformer_fairseq.models.config import encoder_config
-    from linformer_fairseq.training.recipe import find_recipe
-
-    recipe = yaml.safe_load(find_recipe(name).read_text(encoding="utf-8"))
-    settings = complete_settings({"max_positions": recipe["task"]["tokens_per_sample"], **recipe["model"]})
-    return encoder_config(settings, vocab_size=50265, pad_index=1), recipe["dataset"]["batch_size"]

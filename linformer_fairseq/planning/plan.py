@@ -22,7 +22,6 @@ from linformer_fairseq.planning.memory import parameters_of, training_bytes
 from linformer_fairseq.training.flops import encoder_flops, head_flops
 from linformer_fairseq.training.hardware import peak_of_gpu
 
-VOCABULARY = 50265  # of RoBERTa
 SHARE_OF_MEMORY = 0.95  # of a GPU's, that a run may fill by this computation
 WARM_STATE = 12  # bytes of a checkpoint for each parameter: its value and two moments, in float32
 
@@ -69,12 +68,11 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether the memory is there."""
-        return sum(self.memory.values()) <= self.budget
+        return self.fits_in(self.device)
 
-    @property
-    def budget(self) -> float:
-        """Bytes of a GPU that a run may use."""
-        return SHARE_OF_MEMORY * self.device.gigabytes * 1e9
+    def fits_in(self, device: Device) -> bool:
+        """Whether it would be there on another device."""
+        return sum(self.memory.values()) <= budget(device)
 
     @property
     def operations(self) -> float:
@@ -109,7 +107,7 @@ class Plan:
     def most_rows(self) -> int:
         """The largest batch that fits, by the memory of one row and of two."""
         one, two = (sum(training_bytes(self.cfg, rows, self.mode).values()) for rows in (1, 2))
-        return 0 if one > self.budget else 1 + int((self.budget - one) / (two - one))
+        return 0 if one > budget(self.device) else 1 + int((budget(self.device) - one) / (two - one))
 
     def with_rows(self, rows: int) -> Plan:
         """The same run with batches of about so many rows, and as many rows in an update."""
@@ -131,7 +129,7 @@ class Plan:
             elif not self.cfg.checkpoint_activations and (found := self.recomputing(True)).most_rows():
                 smaller = found.with_rows(found.most_rows())
                 yield f"use --checkpoint-activations --batch-size {smaller.rows} --update-freq {smaller.accumulated}"
-            larger = [name for name, device in DEVICES.items() if replace(self, device=device).fits]
+            larger = [name for name, device in DEVICES.items() if self.fits_in(device)]
             yield f"or a device of {', '.join(larger)}" if larger else "no known device has the memory"
         elif self.cfg.checkpoint_activations and self.recomputing(False).fits:
             yield "leave out --checkpoint-activations, which this device has the memory for: a quarter less time"
@@ -139,26 +137,22 @@ class Plan:
             yield f"--batch-size {larger_rows.rows} --update-freq {larger_rows.accumulated} fits: fewer, larger batches"
 
 
-def plan_of(
-    recipe: str, data: str | None, flags: Sequence[str], device: str, gpus: int, utilisation: float = 0.3
-) -> Plan:
-    """The plan of a recipe (a file or a name) with more flags of fairseq-train; without DATA, of RoBERTa's vocabulary.
+def plan_of(argv: Sequence[str], device: str, gpus: int, utilisation: float = 0.3, symbols: int | None = None) -> Plan:
+    """The plan of a `fairseq-train` command; `symbols` are those of its DATA unless they are given.
 
     Raises:
-        UsageError: the recipe, DATA or the device is not there, or the model is not one of ours.
+        UsageError: there is no such device, DATA has no dictionary, or the model is not one of ours.
     """
     from fairseq import options
 
     from linformer_fairseq.models import architectures
     from linformer_fairseq.models.config import encoder_config
-    from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
-    argv = fairseq_train_argv(find_recipe(recipe), data or "DATA", Path("RUN"))
-    args = options.parse_args_and_arch(options.get_training_parser(), [*argv[1:], *flags])
+    args = options.parse_args_and_arch(options.get_training_parser(), argv[1:])
     if not args.arch.startswith(architectures.MODEL):
-        raise UsageError(f"{recipe}: --arch {args.arch} is not a {architectures.MODEL}, the one that can be planned")
+        raise UsageError(f"--arch {args.arch} is not a {architectures.MODEL}, the one that can be planned")
     architectures.complete(args, args.tokens_per_sample)
-    cfg = encoder_config(args, VOCABULARY if data is None else vocabulary(data), pad_index=1)
+    cfg = encoder_config(args, vocabulary(args.data) if symbols is None else symbols, pad_index=1)
     return Plan.of_arguments(args, cfg, find_device(device), gpus, utilisation)
 
 
@@ -169,6 +163,11 @@ def vocabulary(data: str) -> int:
     if not (file := Path(data.split(os.pathsep)[0]) / "dict.txt").is_file():
         raise UsageError(f"DATA {data} has no dict.txt: give a folder written by `linformer prepare binarize`, or none")
     return len(Dictionary.load(str(file))) + 1
+
+
+def budget(device: Device) -> float:
+    """Bytes of a device that a run may use."""
+    return SHARE_OF_MEMORY * device.gigabytes * 1e9
 
 
 def mode_of(args: Namespace) -> str:

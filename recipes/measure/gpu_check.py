@@ -34,11 +34,13 @@ from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
 from linformer_fairseq.layers.config import PROJECTIONS, SHARINGS
 from linformer_fairseq.optim.fused_adamw import FusedAdamW, FusedAdamWConfig
 from linformer_fairseq.paths import USER_DIR
-from linformer_fairseq.planning.memory import MASKED, of_recipe, training_bytes
+from linformer_fairseq.planning.memory import MASKED, training_bytes
+from linformer_fairseq.planning.plan import plan_of
 from linformer_fairseq.training import saving
 from linformer_fairseq.training.flops import encoder_flops, head_flops
 from linformer_fairseq.training.hardware import peak_flops
 from linformer_fairseq.training.progress import parse_line
+from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 from linformer_fairseq.training.signals import REQUEUE
 
 SIZES: dict[str, Any] = {"embed_dim": 64, "ffn_dim": 128, "num_heads": 4, "num_layers": 2, "vocab_size": 500}
@@ -179,7 +181,9 @@ class Check:
         return {name: self._speed_of(*self._base(name)) for name in ("base_n512_k128", "base_n4096_k256")}
 
     def _base(self, name: str) -> tuple[EncoderConfig, int]:
-        cfg, batch = of_recipe(name)
+        argv = fairseq_train_argv(find_recipe(name), "DATA", Path("RUN"))
+        plan = plan_of(argv, "v100-16gb", gpus=1, symbols=50265)
+        cfg, batch = plan.cfg, plan.rows
         return (replace(cfg, embed_dim=96, ffn_dim=96, num_layers=1, vocab_size=500), 1) if self.cpu else (cfg, batch)
 
     def _speed_of(self, cfg: EncoderConfig, batch: int) -> dict[str, Any]:

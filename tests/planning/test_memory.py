@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from linformer_fairseq.layers import EncoderConfig
-from linformer_fairseq.planning.memory import MASKED, of_recipe, training_bytes
+from linformer_fairseq.planning.memory import MASKED, training_bytes
+from linformer_fairseq.planning.plan import plan_of
 from linformer_fairseq.training.flops import encoder_flops, head_flops
-from linformer_fairseq.training.recipe import find_recipe
+from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "docs/benchmarks/index.md"
 RECIPES = ("base_n512_k128", "base_n512_k256", "base_n4096_k256")
@@ -20,7 +21,8 @@ RECIPES = ("base_n512_k128", "base_n512_k256", "base_n4096_k256")
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_fit_their_gpu_and_say_what_is_computed(name: str) -> None:
-    cfg, batch = of_recipe(name)
+    plan = plan_of(fairseq_train_argv(find_recipe(name), "DATA", Path("RUN")), "v100-16gb", 64, symbols=50265)
+    cfg, batch = plan.cfg, plan.rows
     about = find_recipe(name).read_text()
     recipe = yaml.safe_load(about)
     assert (recipe["optimizer"]["_name"], recipe["criterion"]["_name"]) == ("fused_adamw", "fused_masked_lm")

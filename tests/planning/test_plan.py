@@ -15,14 +15,16 @@ from linformer_fairseq.planning.devices import DEVICES, find_device
 from linformer_fairseq.planning.memory import BYTES_PER_PARAMETER, parameters_of
 from linformer_fairseq.planning.plan import Plan, plan_of
 from linformer_fairseq.training.hardware import peak_of_gpu
+from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
 CFG = EncoderConfig(1000, 128, embed_dim=64, ffn_dim=128, num_heads=4, num_layers=2)
 V100 = DEVICES["v100-16gb"]
 PLAN = Plan(CFG, V100, 4, 8, 2, 100, "fp16", masked=0.15, utilisation=0.5, checkpoints=3)
 
 
-def with_memory(gigabytes: float) -> Plan:
-    return replace(PLAN, device=replace(V100, gigabytes=gigabytes))
+def of_recipe(name: str, *flags: str, data: str | None = None, gpus: int = 1) -> Plan:
+    argv = [*fairseq_train_argv(find_recipe(name), data or "DATA", Path("RUN")), *flags]
+    return plan_of(argv, "a100-40gb", gpus, symbols=None if data else 50265)
 
 
 def test_every_device_has_a_peak_in_16_bit() -> None:
@@ -33,14 +35,11 @@ def test_every_device_has_a_peak_in_16_bit() -> None:
 
 
 def test_a_recipe_becomes_a_plan_and_flags_win_over_it() -> None:
-    found = plan_of("base_n4096_k256", None, ["--update-freq", "3"], "a100-40gb", gpus=8)
+    found = of_recipe("base_n4096_k256", "--update-freq", "3", gpus=8)
     assert (found.rows, found.accumulated, found.updates, found.mode) == (2, 3, 250_000, "fp16")
     assert found.tokens == 8 * 3 * 2 * 4096 and found.cfg.vocab_size == 50265
-    assert plan_of("tiny_n512_k128", None, [], "t4", gpus=1).mode == "fp32"
-    modes = {
-        flag: plan_of("tiny_n512_k128", None, [flag], "t4", 1).mode
-        for flag in ("--amp", "--bf16", "--memory-efficient-fp16")
-    }
+    assert of_recipe("tiny_n512_k128").mode == "fp32"
+    modes = {flag: of_recipe("tiny_n512_k128", flag).mode for flag in ("--amp", "--bf16", "--memory-efficient-fp16")}
     assert set(modes.values()) == {"amp", "bf16", "memory-efficient fp16"} and set(modes.values()) < set(
         BYTES_PER_PARAMETER
     )
@@ -48,9 +47,9 @@ def test_a_recipe_becomes_a_plan_and_flags_win_over_it() -> None:
 
 def test_the_vocabulary_is_that_of_the_data(tiny_data: Path, tmp_path: Path) -> None:
     symbols = len((tiny_data / "dict.txt").read_text().splitlines()) + 5
-    assert plan_of("tiny_n512_k128", str(tiny_data), [], "t4", 1).cfg.vocab_size == symbols
+    assert of_recipe("tiny_n512_k128", data=str(tiny_data)).cfg.vocab_size == symbols
     with pytest.raises(UsageError, match=r"has no dict\.txt"):
-        plan_of("tiny_n512_k128", str(tmp_path), [], "t4", 1)
+        of_recipe("tiny_n512_k128", data=str(tmp_path))
 
 
 def test_time_is_operations_at_a_share_of_the_peak() -> None:
