@@ -11,7 +11,7 @@ from pathlib import Path
 from linformer_fairseq import hf, layers
 
 CONFIGURATION, MODEL = "configuration_linformer.py", "modeling_linformer.py"
-_OPTIONS = "config.py"
+_OPTIONS, _BASE = "config.py", "encoder_linformer.py"
 # Each after those that it imports.
 _LAYERS = ("fused", "learned", "adaptive", "window", "projection", "attention", "encoder")
 _HEADER = (
@@ -29,7 +29,7 @@ def write_code(folder: Path) -> None:
         encoding="utf-8",
     )
     imported = "\nfrom .configuration_linformer import EncoderConfig, LinformerConfig\n"
-    bodies = [*(_body(encoder / f"{name}.py") for name in _LAYERS), _body(around / MODEL)]
+    bodies = [*(_body(encoder / f"{name}.py") for name in _LAYERS), *(_body(around / name) for name in (_BASE, MODEL))]
     (folder / MODEL).write_text(
         _HEADER.format(text="A Linformer for transformers.") + imported + "".join(bodies), encoding="utf-8"
     )
