@@ -15,24 +15,27 @@ from torch import Tensor
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder, attention
 
-# Parameter, gradient, its copy in a bucket of DDP, and two moments of Adam; with a copy in 32 bit, it and its gradient
+# Parameter, gradient, and two moments of Adam; with a copy in 32 bit, it and its gradient
 BYTES_PER_PARAMETER = {
-    "fp32": 4 + 4 + 4 + 8,
-    "amp": 4 + 4 + 4 + 8,
-    "fp16": 2 + 2 + 2 + 8 + 4 + 4,
-    "bf16": 2 + 2 + 2 + 8 + 4 + 4,
-    "memory-efficient fp16": 2 + 2 + 2 + 8,
-    "memory-efficient bf16": 2 + 2 + 2 + 8,
+    "fp32": 4 + 4 + 8,
+    "amp": 4 + 4 + 8,
+    "fp16": 2 + 2 + 8 + 4 + 4,
+    "bf16": 2 + 2 + 8 + 4 + 4,
+    "memory-efficient fp16": 2 + 2 + 8,
+    "memory-efficient bf16": 2 + 2 + 8,
 }
 CONTEXT = 0.8e9  # of CUDA, cuBLAS and NCCL
 FRAGMENTS = 1.1  # memory that the allocator holds over what is in use
 MASKED = 0.15
 
 
-def training_bytes(cfg: EncoderConfig, batch: int, mode: str = "fp16") -> dict[str, float]:
+def training_bytes(
+    cfg: EncoderConfig, batch: int, mode: str = "fp16", gpus: int = 1, masked: float = MASKED
+) -> dict[str, float]:
     """Bytes of `parameters`, `activations`, `loss` and `other`, at the peak of an update with `batch` full rows.
 
-    `mode` is a key of `BYTES_PER_PARAMETER`. Activations of `amp` are counted as 16-bit ones.
+    `mode` is a key of `BYTES_PER_PARAMETER`. Activations of `amp` are counted as 16-bit ones. With several `gpus`, DDP
+    keeps a copy of the gradients in its buckets.
     """
     kept: dict[int, Tensor] = {}
 
@@ -49,10 +52,11 @@ def training_bytes(cfg: EncoderConfig, batch: int, mode: str = "fp16") -> dict[s
         model = model if mode == "fp32" else model.half()
         own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         tokens = torch.zeros(batch, cfg.max_positions, dtype=torch.int64)
-        needed = tokens[:, : round(MASKED * cfg.max_positions)]
+        needed = tokens[:, : round(masked * cfg.max_positions)]
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(tokens, needed=needed, padded=False)
-    state = _with_head(model) * BYTES_PER_PARAMETER[mode]
+    bucket = (4 if mode in ("fp32", "amp") else 2) * (gpus > 1)
+    state = _with_head(model) * (BYTES_PER_PARAMETER[mode] + bucket)
     activations = sum(one.untyped_storage().nbytes() for key, one in kept.items() if key not in own)
     # The weight padded in 16 bit, two 32-bit gradients of it, and logits in 16 and twice in 32 bit of one chunk
     loss = cfg.vocab_size * cfg.embed_dim * (2 + 4 + 4) + 2.5 * 64 * 2**20

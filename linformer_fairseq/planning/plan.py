@@ -63,7 +63,7 @@ class Plan:
     @cached_property
     def memory(self) -> dict[str, float]:
         """Bytes of a GPU by part."""
-        return training_bytes(self.cfg, self.rows, self.mode)
+        return training_bytes(self.cfg, self.rows, self.mode, self.gpus, self.masked)
 
     @property
     def fits(self) -> bool:
@@ -106,7 +106,7 @@ class Plan:
 
     def most_rows(self) -> int:
         """The largest batch that fits, by the memory of one row and of two."""
-        one, two = (sum(training_bytes(self.cfg, rows, self.mode).values()) for rows in (1, 2))
+        one, two = (sum(replace(self, rows=rows).memory.values()) for rows in (1, 2))
         return 0 if one > budget(self.device) else 1 + int((budget(self.device) - one) / (two - one))
 
     def with_rows(self, rows: int) -> Plan:

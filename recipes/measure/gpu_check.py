@@ -10,17 +10,14 @@ CUDA: not yet run.
 from __future__ import annotations
 
 import argparse
-import random
+import json
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,34 +29,35 @@ from linformer_fairseq.environment import environment_report
 from linformer_fairseq.io.files import write_json
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
 from linformer_fairseq.layers.config import PROJECTIONS, SHARINGS
+from linformer_fairseq.measuring.gpu_runs import Runs
 from linformer_fairseq.optim.fused_adamw import FusedAdamW, FusedAdamWConfig
-from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.planning.memory import MASKED, training_bytes
 from linformer_fairseq.planning.plan import plan_of
 from linformer_fairseq.training import saving
 from linformer_fairseq.training.flops import encoder_flops, head_flops
 from linformer_fairseq.training.hardware import peak_flops
-from linformer_fairseq.training.progress import parse_line
 from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
-from linformer_fairseq.training.signals import REQUEUE
 
 SIZES: dict[str, Any] = {"embed_dim": 64, "ffn_dim": 128, "num_heads": 4, "num_layers": 2, "vocab_size": 500}
 SIZES["max_positions"] = 128
-PRECISIONS: dict[str, tuple[str, ...]] = {"fp32": (), "fp16": ("--fp16",), "amp": ("--amp",), "bf16": ("--bf16",)}
-PRECISIONS["memory-efficient fp16"] = ("--memory-efficient-fp16",)
-PAIRS = {"plain": ("adam", "masked_lm"), "fused": ("fused_adamw", "fused_masked_lm")}
-LENGTHS = (512, 1024, 4096, 16384)
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+TOKENS = 65536  # of a step
+CONTESTANTS: dict[str, dict[str, Any]] = {
+    "exact": {"attention": "exact"},
+    "linear": {},
+    "adaptive": {"projection": "adaptive"},
+    "adaptive, W = 64": {"projection": "adaptive", "local_window": 64},
+}
+STEPS = "versions types kernels host_waits speed saving compiling table3 training resuming overflow memory".split()
 
 
 class Check:
-    """The steps, in order; each returns its figures."""
+    """Steps in this process; each returns its figures."""
 
-    def __init__(self, cpu: bool, folder: Path) -> None:
-        self.cpu, self.folder = cpu, folder
+    def __init__(self, cpu: bool) -> None:
+        self.cpu = cpu
         self.device = torch.device("cpu" if cpu else "cuda")
         self.low = torch.bfloat16 if cpu else torch.float16
-        self.updates = 10 if cpu else 200
-        self.data = folder / "data"
 
     def versions(self) -> dict[str, Any]:
         """Versions, GPUs, and what to repair: a build of torch without code for the GPU, among others."""
@@ -113,69 +111,6 @@ class Check:
             torch.cuda.set_sync_debug_mode("default")
         return {"waits": sum("synchroniz" in str(one.message) for one in caught)}
 
-    def training(self) -> dict[str, Any]:
-        """Last loss and words/s of a tiny model in each precision, with each optimizer and criterion."""
-        self._make_data()
-        return {f"{mode}, {pair}": self._train(mode, pair)[1] for mode, pair in product(self._modes(), PAIRS)}
-
-    def resuming(self) -> dict[str, float]:
-        """Largest difference of a parameter after a signal and a new start from the run that was not disturbed."""
-        differences = {}
-        for mode in self._modes():
-            whole, _ = self._train(mode, "fused")
-            parts = self.folder / f"{mode} parts"
-            self._train(mode, "fused", parts, stop=True)
-            self._train(mode, "fused", parts)
-            one, other = (torch.load(run / "checkpoint_last.pt", weights_only=False)["model"] for run in (whole, parts))
-            differences[mode] = max(float((one[name] - other[name]).abs().max()) for name in one)
-        return differences
-
-    def overflow(self) -> dict[str, int]:
-        """How many updates are skipped when the first scale of the loss is far too large."""
-        if self.cpu:
-            return {}
-        run = self.folder / "overflow"
-        _, figures = self._train("fp16", "fused", run, "--fp16-init-scale", "1073741824")
-        return {"overflows": figures["overflows"]}
-
-    def _modes(self) -> list[str]:
-        return ["fp32", "bf16"] if self.cpu else list(PRECISIONS)
-
-    def _make_data(self) -> None:
-        rng = random.Random(0)
-        words = [f"w{number}" for number in range(400)]
-        for split, count in (("train", 2000), ("valid", 20)):
-            starts = rng.choices(range(400), k=count)
-            lines = (" ".join(words[(start + i) % 400] for i in range(60)) for start in starts)
-            (self.folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
-        texts = ("--trainpref", self.folder / "train.txt", "--validpref", self.folder / "valid.txt")
-        preprocess = [program("preprocess"), "--only-source", "--destdir", self.data, *texts]
-        subprocess.run([*map(str, preprocess)], check=True, capture_output=True)
-
-    def _train(
-        self, mode: str, pair: str, run: Path | None = None, *flags: str, stop: bool = False
-    ) -> tuple[Path, dict[str, Any]]:
-        optimizer, criterion = PAIRS[pair]
-        run = run or self.folder / f"{mode} {pair}"
-        words = [program("train"), self.data, "--user-dir", USER_DIR, "--task", "masked_lm", "--criterion", criterion]
-        words += ["--arch", "linformer_roberta_tiny", "--optimizer", optimizer, "--lr", "1e-3", "--seed", 1]
-        words += ["--lr-scheduler", "fixed", "--tokens-per-sample", 64, "--batch-size", 16, "--clip-norm", 1]
-        words += ["--max-update", self.updates, "--save-dir", run, "--log-format", "json", "--log-interval", 1]
-        words += ["--no-epoch-checkpoints", "--disable-validation", *PRECISIONS[mode], *flags]
-        words += ["--cpu"] if self.cpu else []
-        output = []
-        with subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as ran:
-            assert ran.stdout is not None
-            for line in ran.stdout:
-                output.append(line)
-                if stop and '"num_updates": "3"' in line:
-                    ran.send_signal(signal.SIGUSR1)
-        if ran.returncode != (REQUEUE if stop else 0):
-            raise RuntimeError("".join(output[-5:]))
-        figures = [found for line in output if (found := parse_line(line)) and found["split"] == "train"]
-        last = {"loss": figures[-1]["loss"], "words/s": figures[-1].get("wps")} if figures else {}
-        return run, {**last, "overflows": sum("overflow detected" in line for line in output)}
-
     def speed(self) -> dict[str, Any]:
         """Updates of the base models: tokens/s, share of the peak, memory, optimizer, each beside what is computed."""
         return {name: self._speed_of(*self._base(name)) for name in ("base_n512_k128", "base_n4096_k256")}
@@ -225,17 +160,35 @@ class Check:
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         return {"graphs": graphs, "speed": eager / self._seconds(lambda: one_step(model, 4, 128))}
 
-    def table3(self) -> dict[str, float]:
-        """One layer of base size, forward and backward: how many times as fast as exact attention (PyTorch's SDPA)."""
-        ratios = {}
-        for n in LENGTHS[:1] if self.cpu else LENGTHS:
-            cfg = EncoderConfig(max_positions=n, num_layers=1, projected_length=256, vocab_size=500, dropout=0.0)
-            seconds = []
-            for kind in ("exact", "linformer"):
-                model = LinformerEncoder(replace(cfg, attention=kind)).to(self.device, self.low)
-                seconds.append(self._seconds(partial(one_step, model, 1)))
-            ratios[f"n = {n}"] = seconds[0] / seconds[1]
-        return ratios
+    def table3(self) -> dict[str, dict[str, float | None]]:
+        """One layer of base size, forward and backward: ms, and memory over that of parameters and input (GB).
+
+        Beside exact attention (PyTorch's SDPA), with as many tokens in a step at each length.
+        """
+        found: dict[str, dict[str, float | None]] = {}
+        dtypes = (torch.float32, *([] if self.cpu else [torch.float16]), torch.bfloat16)
+        for n, dtype in product(LENGTHS[:1] if self.cpu else LENGTHS, dtypes):
+            batch = max(1, TOKENS // n)
+            for name, options in CONTESTANTS.items():
+                cfg = EncoderConfig(max_positions=n, num_layers=1, projected_length=256, vocab_size=500, **options)
+                model = LinformerEncoder(replace(cfg, dropout=0.0)).to(self.device, dtype)
+                layer, shared = model.layers[0], model.E
+                x = torch.randn(batch, n, cfg.embed_dim, device=self.device, dtype=dtype, requires_grad=True)
+
+                def step(layer: torch.nn.Module = layer, x: torch.Tensor = x, shared: object = shared) -> None:
+                    torch.autograd.backward(layer(x, None, shared).square().mean())
+
+                found[f"n = {n}, {str(dtype)[6:]}, {name}"] = self._step(step)
+        return found
+
+    def _step(self, step: Callable[[], None]) -> dict[str, float | None]:
+        step()
+        if self.cpu:
+            return {"ms": 1000 * self._seconds(step), "GB": None}
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        seconds = self._seconds(step)
+        return {"ms": 1000 * seconds, "GB": (torch.cuda.max_memory_allocated() - before) / 1e9}
 
     def _seconds(self, work: Callable[[], object]) -> float:
         """Of one call, the median of five after two."""
@@ -265,32 +218,28 @@ def one_step(model: LinformerEncoder, batch: int, length: int | None = None) -> 
     torch.autograd.backward(one_loss(model, batch, length))
 
 
-def program(name: str) -> str:
-    """fairseq's command beside this Python."""
-    return str(Path(sys.executable).parent / f"fairseq-{name}")
-
-
 def main() -> int:
     """Run the steps; 1 if one has failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON file with all figures")
     parser.add_argument("--cpu", action="store_true", help="run small on the CPU")
-    parser.add_argument("--only", nargs="+", help="names of steps")
+    parser.add_argument("--only", nargs="+", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
     options = parser.parse_args()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        check = Check(options.cpu or not torch.cuda.is_available(), Path(folder))
-        steps = [name for name in vars(Check) if not name.startswith("_")]
-        for name in options.only or steps:
+        cpu = options.cpu or not torch.cuda.is_available()
+        check, runs = Check(cpu), Runs(cpu, Path(folder))
+        steps = {n: getattr(one, n) for one in (check, runs) for n in vars(type(one)) if n in STEPS}
+        for name in options.only or STEPS:
             start = time.perf_counter()
             try:
-                figures = getattr(check, name)()
+                figures = steps[name]()
             except Exception as error:  # the others may still tell something
                 figures = {"failed": f"{type(error).__name__}: {error}"}
             results[name] = figures
             print(f"{name}: {time.perf_counter() - start:.1f} s, {str(figures)[:200]}", flush=True)
             write_json(options.out, {"device": str(check.device), **results})
-    return int(any("failed" in figures for figures in results.values()))
+    return int('"failed"' in json.dumps(results))
 
 
 if __name__ == "__main__":
