@@ -15,9 +15,12 @@ Shapes: B batch, N tokens, L real tokens of a sample, K slots, S most tokens of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .config import EncoderConfig
 from .fused import exporting
@@ -51,26 +54,55 @@ def pools(n: int, k: int) -> bool:
     return exporting() or n > k
 
 
-def _gather(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
+class _Gather(torch.autograd.Function):
     """Means of the slots of x (B, N, H, D), weighted by the softmax of the scores (B, N, H) in a slot: (B, K, H, D).
 
-    In one pass over x, forward and backward, and in a fixed order of summation on a GPU as well.
+    Every token is in one slot, so that the backward pass gathers as well: one pass over x in each direction, and sums
+    in a fixed order on a GPU, too. The gradient of a score is share_i (x_i - mean) · g, of the slot's gradient g.
     """
-    batch, n, heads, dim = x.shape
-    tokens_BKS, filled_BKS = members(n, k, keep, x.device)
-    sample = torch.arange(batch, device=x.device).view(-1, 1, 1, 1) * n
-    head = torch.arange(heads, device=x.device).view(-1, 1, 1)
-    rows_BHKS = (sample + tokens_BKS.unsqueeze(1)) * heads + head
-    filled = filled_BKS.unsqueeze(1)
-    scores_BHKS = scores.flatten()[rows_BHKS].masked_fill(~filled, torch.finfo(scores.dtype).min)
-    shares = (torch.softmax(scores_BHKS, -1) * filled).to(x.dtype).flatten(0, 2)  # of an empty slot, zeros
-    rows = x.reshape(-1, dim)
-    means = functional.embedding_bag(rows_BHKS.flatten(0, 2), rows, mode="sum", per_sample_weights=shares)
-    return means.view(batch, heads, k, dim).transpose(1, 2)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
+        batch, n, heads, dim = x.shape
+        tokens_BKS, filled_BKS = members(n, k, keep, x.device)
+        sample = torch.arange(batch, device=x.device).view(-1, 1, 1, 1) * n
+        head = torch.arange(heads, device=x.device).view(-1, 1, 1)
+        rows_BHKS = (sample + tokens_BKS.unsqueeze(1)) * heads + head
+        filled = filled_BKS.unsqueeze(1)
+        scores_BHKS = scores.flatten()[rows_BHKS].masked_fill(~filled, torch.finfo(scores.dtype).min)
+        shares = torch.softmax(scores_BHKS, -1) * filled  # of an empty slot, zeros
+        weights = shares.to(x.dtype).flatten(0, 2)
+        rows = x.reshape(-1, dim)
+        means = functional.embedding_bag(rows_BHKS.flatten(0, 2), rows, mode="sum", per_sample_weights=weights)
+        out = means.view(batch, heads, k, dim).transpose(1, 2).contiguous()
+
+        real = x.new_ones(1, n, dtype=torch.bool) if keep is None else keep
+        slot = slots_of(real, k).clamp(max=k - 1)
+        within = (real.long().cumsum(1) - 1 - edges(n, k, keep, x.device).gather(1, slot)).clamp(min=0)
+        place = (slot * tokens_BKS.size(2) + within).unsqueeze(1).expand(batch, heads, n)
+        shares_BNH = (shares.flatten(2).gather(2, place) * real.unsqueeze(1)).transpose(1, 2)
+        ctx.save_for_backward(x, out, shares_BNH, slot.expand(batch, n))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, out, shares_BNH, slot_BN = ctx.saved_tensors
+        batch, k = out.shape[:2]
+        rows_BN = slot_BN + torch.arange(batch, device=x.device).unsqueeze(1) * k
+        grad_BNHD = grad.reshape(batch * k, *grad.shape[2:])[rows_BN]
+        mean_BNH = (out * grad).sum(-1, dtype=torch.float32).flatten(0, 1)[rows_BN]
+        grad_scores = shares_BNH * ((x * grad_BNHD).sum(-1, dtype=torch.float32) - mean_BNH)
+        return grad_BNHD * shares_BNH.unsqueeze(-1).to(x.dtype), grad_scores, None, None
+
+
+def _gather(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
+    out: Tensor = _Gather.apply(x, scores, k, keep)  # type: ignore[no-untyped-call]
+    return out
 
 
 def _scatter(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
-    """The same with shapes that do not depend on the sizes of blocks: for a graph that serves all lengths."""
+    """As `_Gather` with shapes that do not depend on the sizes of blocks: for a graph that serves all lengths."""
     batch, n, heads, dim = x.shape
     real = x.new_ones(1, n, dtype=torch.bool) if keep is None else keep
     slot_BNH = slots_of(real, k).unsqueeze(-1).expand(batch, n, heads)
