@@ -28,7 +28,7 @@ setup(
     package_dir=ELSEWHERE,
     package_data={
         "": ["py.typed", "*.yaml", "*.sh"],
-        "linformer_fairseq": ["checkpoints/*.md"],
+        "linformer_fairseq": ["checkpoints/*.md", "io/*.html", "io/*.js"],
         "data_prep": ["configs/*.yaml", "sources/*.json"],
     },
     entry_points={"console_scripts": ["linformer = linformer_fairseq.cli:main"]},
@@ -42,11 +42,12 @@ setup(
     extras_require={
         "hf": ["transformers>=4.48", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models
         "slurm": ["submitit"],
+        "report": ["plotly"],
         "docs": DOCS,
         "dev": [
             *("mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "submitit"),
             *("transformers>=4.48", "safetensors", "protobuf", "accelerate", "peft", "sentence-transformers"),
-            *("onnx", "onnxscript", "onnxruntime", *DOCS, "selenium"),
+            *("onnx", "onnxscript", "onnxruntime", *DOCS, "selenium", "plotly"),
         ],
     },
 )

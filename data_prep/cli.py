@@ -119,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
         "--samples", type=whole(0, 10_000), default=3, metavar="N", help="how many to show (default %(default)s)"
     )
     inspect.add_argument("--document", metavar="ID", help="say instead why this document was dropped, and beside which")
+    inspect.add_argument("--html", type=Path, metavar="FILE", help="write all of it as a page to open in a browser")
     inspect.add_argument("--seed", type=int, default=1, help="chooses the samples (default %(default)s)")
     return top
 
@@ -151,5 +152,5 @@ _STAGES: dict[str, tuple[Any, ...]] = {
     "split": ("split", "corpus", "out", config.SplitConfig, "workers"),
     "tokenizer": ("make_tokenizer", "corpus", "out", config.TokenizerConfig),
     "binarize": ("binarize", "corpus", "tokenizer", "out", config.BinarizeConfig, "workers"),
-    "inspect": ("inspect", "folder", "samples", "seed", "document"),
+    "inspect": ("inspect", "folder", "samples", "seed", "document", "html"),
 }

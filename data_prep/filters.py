@@ -21,7 +21,9 @@ from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 DROPPED = ".dropped"  # the folder, in the output, of what was dropped; hidden, as it is no part of the corpus
 DROPPED_COLUMNS = ("id", "reason", "detail", "beside")
-DROPPED_SCHEMA = pa.schema([("row", pa.int64()), *((name, pa.string()) for name in DROPPED_COLUMNS)])
+DROPPED_SCHEMA = pa.schema(
+    [("row", pa.int64()), ("characters", pa.int64()), *((name, pa.string()) for name in DROPPED_COLUMNS)]
+)
 EXAMPLES = 3  # dropped documents named per file and reason
 
 
@@ -66,7 +68,8 @@ def filter_file(source: Path, target: Path, judge: Callable[[int, Document], Ver
             verdict = judge(number, document)
             if isinstance(verdict, Dropped):
                 dropped[verdict.reason] += 1
-                dropped_rows.append({"row": number, "id": document.id, **vars(verdict)})
+                about = {"row": number, "characters": len(document), "id": document.id}
+                dropped_rows.append({**about, **vars(verdict)})
                 note(document, verdict.reason, verdict.detail)
             elif isinstance(verdict, Shortened):
                 removed.update(verdict.removed)

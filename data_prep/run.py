@@ -21,6 +21,7 @@ from data_prep.config import ReadingConfig
 from data_prep.decontaminate import benchmark_folders, decontaminate
 from data_prep.dedup import dedup
 from data_prep.extract import extract
+from data_prep.funnel import FOLDERS, STAGES, left_out, totals
 from data_prep.pipeline import PipelineConfig, load_config
 from data_prep.split import split
 from data_prep.tokenizer import existing_files, make_tokenizer
@@ -28,9 +29,6 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done, sweep, write_text
 from linformer_fairseq.io.records import StaleOutput
 
-STAGES = ("extract", "clean", "dedup", "decontaminate", "split", "tokenizer", "binarize")
-FOLDERS = {stage: {"extract": "corpus", "binarize": "data"}.get(stage, stage) for stage in STAGES}
-COUNTED = ("documents", "characters", "tokens")
 # The bytes of the output depend on the versions of these.
 PACKAGES = ("linformer-fairseq", "ftfy", "datasketch", "numpy", "pyarrow", "sentencepiece", "tokenizers")
 
@@ -138,13 +136,9 @@ def _table(records: Mapping[str, Record]) -> str:
     rows = ["| stage | documents | characters | tokens | seconds | dropped and why |", "|---|---:|---:|---:|---:|---|"]
     for name, record in records.items():
         result = record["result"]
-        # The splits have keys such as train_documents.
-        sums = [sum(n for key, n in result.items() if key.split("_")[-1] == counted) for counted in COUNTED]
-        why = {**result.get("left_out", {}), **result.get("dropped", {})}
-        if result.get("skipped"):
-            why["could not be read"] = len(result["skipped"])
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(why.items(), key=lambda item: -item[1]))
-        cells = [name, *(f"{number:,}" if number else "" for number in sums), f"{record['seconds']:,.1f}", reasons]
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out(result))
+        numbers = (f"{number:,}" if number else "" for number in totals(result))
+        cells = [name, *numbers, f"{record['seconds']:,.1f}", reasons]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

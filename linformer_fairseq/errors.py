@@ -21,7 +21,8 @@ _REMEDIES = {
         (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP), "choose another path"
     ),
 }
-_EXTRAS = {"safetensors": "hf", "transformers": "hf", "tokenizers": "hf", "google": "hf", "submitit": "slurm"}
+_HF = ("safetensors", "transformers", "tokenizers", "google")
+_EXTRAS = {**dict.fromkeys(_HF, "hf"), "submitit": "slurm", "plotly": "report"}
 _DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -28,6 +30,7 @@ settings.load_profile("without a clock")
 REPOSITORY = Path(__file__).resolve().parents[1]
 # The second one holds the Hydra plugin, which only an installation puts where Hydra looks.
 PYTHONPATH = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "linformer_fairseq")])
+NARROW = 400  # pixels, a telephone
 RunFairseq = Callable[..., CompletedProcess[str]]
 Losses = list[tuple[int, float]]
 
@@ -136,6 +139,58 @@ def run_fairseq(start_fairseq: Callable[..., Command | subprocess.Popen[str]]) -
         return CompletedProcess([*map(str, argv)], process.returncode, output)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium on a screen as narrow as a telephone's, driven by selenium; the test is skipped where it is missing."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("there is no chromium with chromedriver here")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    for flag in ("--disable-background-networking", "--disable-component-update", "--disable-sync"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    found.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": NARROW, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    )
+    yield found
+    found.quit()
+
+
+@pytest.fixture(scope="session")
+def parts_of() -> Callable[..., list[dict[str, Any]]]:
+    """The parts of a kind, `parts_of(page, "table")`, in the JSON of a page of `io.page`, `section` added."""
+
+    def find(page: Path, kind: str) -> list[dict[str, Any]]:
+        text = page.read_text(encoding="utf-8")
+        content = json.loads(
+            text.partition('<script type="application/json" id="content">')[2].partition("</script>")[0]
+        )
+        sections = content["sections"]
+        return [{"section": s["title"], **part} for s in sections for part in s["parts"] if part["kind"] == kind]
+
+    return find
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Callable[[str], Any]:
+    """Open an address in the browser, which must log no error and show the page without scrolling sideways."""
+
+    def open_at(address: str) -> Any:
+        browser.get(address)
+        errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not errors, f"{address}: {errors}"
+        width = browser.execute_script("return document.documentElement.scrollWidth")
+        assert width <= NARROW, f"{address} is {width} pixels wide on a screen of {NARROW}"
+        return browser
+
+    return open_at
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,79 @@
+"""One HTML page of plots, tables and texts that is readable without network: `inspect --html`, `linformer report`.
+
+What comes from data stands in the page as JSON, and `page.js` shows it as text, never as markup. The page's policy lets
+a browser run that script and plotly, known by their hashes, and load nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from linformer_fairseq.io.files import write_text
+
+HERE = Path(__file__).parent
+Runs = str | Sequence[tuple[str, bool]]  # a text, or its parts, each with whether it is marked
+
+
+class Page:
+    """Sections, in the order in which they are added; what is added goes into the last one.
+
+    Raises:
+        ModuleNotFoundError: plotly is missing (the extra `report`); before anything is computed for the page.
+    """
+
+    def __init__(self, title: str) -> None:
+        from plotly.offline import get_plotlyjs
+
+        self._library: str = get_plotlyjs()
+        self._content: dict[str, Any] = {"title": title, "sections": []}
+
+    def section(self, title: str, note: str = "") -> None:
+        """Begin a section; `note` says what it shows, or why it is empty."""
+        self._content["sections"].append({"title": title, "note": note, "parts": []})
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: str = "") -> None:
+        """A table of texts and numbers, None for what is not known; with `fold`, closed under that title."""
+        self._add("table", columns=columns, rows=rows, fold=fold)
+
+    def plot(self, title: str, views: Mapping[str, Sequence[Mapping[str, Any]]], **layout: Any) -> None:
+        """A plot of plotly's traces. Of several views, a person chooses; the x axis has the name of the view.
+
+        `layout` is plotly's, by the names of its sections: yaxis={"title": "documents"}.
+        """
+        shown = [{"name": name, "traces": traces} for name, traces in views.items()]
+        self._add("plot", title=title, views=shown, layout=layout)
+
+    def texts(self, title: str, mark: str, panes: Mapping[str, Runs]) -> None:
+        """Texts side by side, by their labels, under a title with a highlighted `mark`, such as a reason."""
+        shown = [
+            {"label": label, "runs": [(runs, False)] if isinstance(runs, str) else runs}
+            for label, runs in panes.items()
+        ]
+        self._add("texts", title=title, mark=mark, panes=shown)
+
+    def _add(self, kind: str, **part: Any) -> None:
+        self._content["sections"][-1]["parts"].append({"kind": kind, **part})
+
+    def write(self, path: Path) -> None:
+        """Write the page atomically."""
+        script = (HERE / "page.js").read_text(encoding="utf-8")
+        parts = {
+            "policy": " ".join(map(_hash, (self._library, script))),
+            "library": self._library,
+            "script": script,
+            "content": json.dumps(self._content, allow_nan=False).replace("<", "\\u003c"),  # last: it may hold names
+        }
+        page = (HERE / "page.html").read_text(encoding="utf-8")
+        for name, text in parts.items():
+            page = page.replace(f"{{{{{name}}}}}", text, 1)
+        write_text(path, page)
+        print(f"{path}: open it in a browser")
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
