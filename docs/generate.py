@@ -24,7 +24,7 @@ from linformer_fairseq.io.files import write_text
 
 DOCS = Path(__file__).resolve().parent
 SUBCOMMANDS = {
-    "": "demo train plan distill encode choose-k glue env",
+    "": "demo train plan report distill encode choose-k glue env",
     " convert": "inspect from-official from-roberta from-bert extend to-hf from-hf to-safetensors",
     " finetune": "train predict",
     " launch": "pretrain finetune prepare status logs cancel",

@@ -16,6 +16,7 @@ COMMANDS = {
     "prepare": "raw text to fairseq training data, in stages (python -m data_prep)",
     "train": "pretrain from a recipe",
     "plan": "memory, time, energy and disk of a pretraining run, before it is started",
+    "report": "what runs did and what their models do, as a page to open in a browser",
     "distill": "fit a converted model to the exact one that it was made from",
     "convert": "checkpoints from and to fairseq, RoBERTa, Hugging Face and safetensors; longer inputs",
     "choose-k": "propose k for each layer, and the local window, for a bound on the error of attention",

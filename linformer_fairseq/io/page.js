@@ -26,6 +26,9 @@ function shown(value) {
 }
 
 const show = {
+  note(part, parent) {
+    make("p", parent, part.text);
+  },
   table(part, parent) {
     const outside = part.fold ? make("details", parent) : parent;
     if (part.fold) make("summary", outside, part.fold);

@@ -36,6 +36,10 @@ class Page:
         """Begin a section; `note` says what it shows, or why it is empty."""
         self._content["sections"].append({"title": title, "note": note, "parts": []})
 
+    def note(self, text: str) -> None:
+        """A paragraph."""
+        self._add("note", text=text)
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: str = "") -> None:
         """A table of texts and numbers, None for what is not known; with `fold`, closed under that title."""
         self._add("table", columns=columns, rows=rows, fold=fold)

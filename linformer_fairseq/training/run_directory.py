@@ -12,6 +12,7 @@ Nothing is written with `--no-save`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import re
@@ -34,6 +35,8 @@ from linformer_fairseq.environment import environment_report
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import write_json, write_text
 from linformer_fairseq.paths import USER_DIR
+
+logger = logging.getLogger(__name__)
 
 # What decides how a run trains. The environment holds much else, and passwords under any name.
 _VARIABLES = {
@@ -91,6 +94,7 @@ def record_start(folder: Path, cfg: DictConfig, updates: int) -> int:
         entry["settings_changed"] = _changes(before, settings)
     write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     write_json(folder / "environment.json", [*starts, entry])
+    logger.info(f"start {entry['start']} of this run, after {updates} updates")  # `reporting.runs` looks for it
     return len(starts) + 1
 
 

@@ -1,0 +1,1 @@
+"""What training runs did, from the files that they keep. Read `report.py` first."""

@@ -1,0 +1,185 @@
+"""`linformer report`: a page about training runs, from what `runs.py` reads and what `model.py` computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep import funnel
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.page import Page
+from linformer_fairseq.reporting.runs import CHECKPOINTS, Run
+from linformer_fairseq.training.metrics import FILE
+
+SEED = 1  # chooses the validation samples
+FIGURES = {
+    "loss": "Loss",
+    "perplexity": "Perplexity",
+    "lr": "Learning rate",
+    "gradient_norm": "Norm of the gradient",
+    "tokens_per_second": "Tokens per second",
+    "memory_bytes": "Memory in bytes",
+}
+AXES = ("updates", "tokens", "hours")
+
+
+def write_report(folders: Sequence[Path], out: Path, samples: int, sentence: str | None) -> None:
+    """Write a page about the runs in `folders`; UsageError if one is no run, or two have the same name."""
+    page = Page("Training runs" if len(folders) > 1 else f"Training run {folders[0].resolve().name}")
+    runs = [Run(folder) for folder in folders]
+    for run in runs:  # whole paths where names are not enough to tell runs apart
+        run.name = run.name if sum(other.name == run.name for other in runs) == 1 else str(run.folder)
+    _add_overview(page, runs)
+    _add_curves(page, runs)
+    _add_starts(page, runs)
+    _add_settings(page, runs)
+    for run in runs:
+        _add_data(page, run)
+    for run in runs:
+        _add_model(page, run, samples, sentence)
+    _add_scores(page, runs)
+    page.write(out)
+
+
+def _hours(line: dict[str, Any]) -> float | None:
+    return None if line.get("seconds") is None else line["seconds"] / 3600
+
+
+def _add_overview(page: Page, runs: list[Run]) -> None:
+    page.section("Runs", "Loss and perplexity are those of the best validation, or else of the last log interval.")
+    rows = []
+    for run in runs:
+        last = run.lines[-1] if run.lines else {}
+        valid = [line for line in run.lines if line["split"] != "train" and line.get("loss") is not None]
+        best = min(valid, key=lambda line: line["loss"], default=last)
+        figures = [last.get("update"), last.get("tokens"), _hours(last), best.get("loss"), best.get("perplexity")]
+        rows.append([run.name, *figures, best.get("loss_unit"), last.get("time")])
+    columns = ["run", "updates", "tokens", "hours", "loss", "perplexity", "unit of the loss", "last line"]
+    page.table(columns, rows)
+
+
+def _add_curves(page: Page, runs: list[Run]) -> None:
+    lacking = ", ".join(run.name for run in runs if not run.lines)
+    page.section("Curves", f"Without {FILE}, and so without curves: {lacking}." if lacking else "")
+    for key, title in FIGURES.items():
+        views = {axis: [_trace(run, split, key, axis) for run in runs for split in _splits(run, key)] for axis in AXES}
+        if any(views.values()):
+            page.plot(title, views, yaxis={"type": "log"} if key == "perplexity" else {})
+        else:
+            page.note(f"{title}: no line of {FILE} has `{key}`, which not every criterion and machine reports.")
+
+
+def _splits(run: Run, key: str) -> list[str]:
+    return list(dict.fromkeys(line["split"] for line in run.lines if line.get(key) is not None))
+
+
+def _trace(run: Run, split: str, key: str, axis: str) -> dict[str, Any]:
+    lines = [line for line in run.lines if line["split"] == split]
+    mode = "lines" if split == "train" else "lines+markers"
+    x = [{"updates": line["update"], "tokens": line.get("tokens"), "hours": _hours(line)}[axis] for line in lines]
+    return {"name": f"{run.name} {split}", "mode": mode, "x": x, "y": [line.get(key) for line in lines]}
+
+
+def _add_starts(page: Page, runs: list[Run]) -> None:
+    lacking = ", ".join(run.name for run in runs if not run.starts)
+    note = "Why a start ended is what the logs of its processes say."
+    page.section("Starts", f"Without run/environment.json: {lacking}." if lacking else note)
+    rows = []
+    for run in runs:
+        ends = run.ends()
+        for entry in run.starts:
+            latest = entry is run.starts[-1]
+            unknown = "goes on, or was killed" if latest else "no reason in its logs: killed, or the machine was lost"
+            changed = [f"{key}: {old} → {new}" for key, (old, new) in entry.get("settings_changed", {}).items()]
+            about = [run.name, entry["start"], entry["time"], entry.get("host"), entry.get("slurm_job")]
+            end = ends.get(entry["start"], unknown)
+            rows.append([*about, entry["updates_before"], "\n".join(changed) or None, end])
+    if rows:
+        columns = ["run", "start", "time", "host", "Slurm job", "after updates", "settings changed", "its end"]
+        page.table(columns, rows)
+
+
+def _add_settings(page: Page, runs: list[Run]) -> None:
+    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    page.section("Configuration", "" if names else "No run/config.yaml, so the settings are not known.")
+    rows = [[name, *(run.settings.get(name) for run in runs)] for name in names]
+    columns = ["setting", *(run.name for run in runs)]
+    if len(runs) > 1 and names:
+        differing = [row for row in rows if len(set(row[1:])) > 1]
+        page.table(columns, differing)
+    if names:
+        page.table(columns, rows, fold="all settings")
+
+
+def _add_data(page: Page, run: Run) -> None:
+    manifest = run.manifest
+    missing = f"No manifest.json beside {run.data}; `linformer prepare run` writes it." if run.data else "Not known."
+    page.section(f"Data of {run.name}", str(run.data) if manifest else missing)
+    if manifest:
+        order = sorted(manifest["stages"], key=lambda name: funnel.STAGES.index(name.split()[0]))
+        results = {name: manifest["stages"][name]["result"] for name in order}
+        page.table(funnel.COLUMNS, funnel.rows(results))
+        tokenizer = {**manifest["config"].get("tokenizer", {}), **results.get("tokenizer", {})}
+        page.table(["tokenizer", "value"], [[key, str(value)] for key, value in tokenizer.items()])
+
+
+def _add_model(page: Page, run: Run, samples: int, sentence: str | None) -> None:
+    title = f"Model of {run.name}"
+    if run.checkpoint is None:
+        page.section(title, f"No {' or '.join(CHECKPOINTS)} yet, so there is no model to look at.")
+        return
+    from linformer_fairseq.checkpoints.checkpoint import read
+    from linformer_fairseq.inference.sequences import encode, tokenizer_of
+    from linformer_fairseq.reporting.model import Looking, labels, rounded
+
+    page.section(title, f"From {run.checkpoint}.")
+    try:
+        checkpoint = read(run.checkpoint)
+        encoder = tokenizer_of(checkpoint, run.data)
+        model = Looking(checkpoint, encoder)
+    except UsageError as error:
+        page.note(f"Not looked at: {error}.")
+        return
+    valid = (run.data or checkpoint.data) / str(run.settings.get("dataset.valid_subset", "valid")).split(",")[0]
+    filled = model.fill(valid, max(samples, 1), SEED) if valid.with_suffix(".idx").is_file() else []
+    if not filled:
+        page.note(f"No validation samples: there is no {valid}.idx.")
+    for number, sample in enumerate(filled[:samples], start=1):
+        right = int(((sample.ids == sample.filled) & sample.masked).sum())
+        text, own = sample.shown(encoder)
+        panes = {"text, with what was masked marked": text, "what the model fills in, with other tokens marked": own}
+        page.texts(f"Sample {number}", f"{right} of {int(sample.masked.sum())} right", panes)
+    pictures = {
+        name: [{"type": "heatmap", "z": rounded(matrix), "colorscale": "RdBu", "zmid": 0}]
+        for name, matrix in model.projections().items()
+    }
+    if pictures:
+        page.plot("Projections, large ones as means of neighbours", pictures, xaxis={"title": "position"})
+    else:
+        page.note("No projections: this model has no learned E.")
+    ids = filled[0].ids[:32] if filled else None
+    if sentence is not None:
+        import torch
+
+        ids = torch.from_numpy(encode([(sentence,)], encoder, model.config.max_positions).ids[0])
+    found = [] if ids is None else model.attention(ids)
+    if ids is not None and found:
+        rows = {"type": "heatmap", "y": labels(ids.tolist(), encoder), "colorscale": "Viridis"}
+        views = {f"layer {i}, {kind}": [{**rows, "z": rounded(z)}] for i, (kind, z) in enumerate(found, start=1)}
+        page.plot("Attention, mean of the heads", views, height=200 + 14 * len(ids), yaxis={"autorange": "reversed"})
+    else:
+        page.note("No attention: " + ("no --sentence was given." if ids is None else "this model has none."))
+
+
+def _add_scores(page: Page, runs: list[Run]) -> None:
+    rows = []
+    for run in runs:
+        for path in run.results:
+            for evaluation, scores in json.loads(path.read_text(encoding="utf-8"))["scores"].items():
+                rows += [[run.name, str(path.parent), evaluation, name, value] for name, value in scores.items()]
+    where = "No result.json of a fine-tuning in these folders; name those of `linformer finetune` or `glue` too."
+    page.section("Fine-tuning", "" if rows else where)
+    if rows:
+        page.table(["run", "folder", "rows", "metric", "score"], rows)
