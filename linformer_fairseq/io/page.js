@@ -67,7 +67,7 @@ const show = {
       const layout = {
         height: 340, ...part.layout, margin: { t: 30, r: 10, b: 40, l: 50 }, font: { color: ink },
         paper_bgcolor: "transparent", plot_bgcolor: "transparent", modebar: { bgcolor: "transparent" },
-        legend: { orientation: "h", y: -0.25 },
+        legend: { orientation: "h", y: 1.1, yanchor: "bottom" },
         xaxis: axis(part.layout.xaxis, view.name), yaxis: axis(part.layout.yaxis, ""),
       };
       Plotly.react(box, plain(view.traces), plain(layout), { responsive: true, displaylogo: false });

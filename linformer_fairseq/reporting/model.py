@@ -76,11 +76,11 @@ class Looking:
 
     @torch.no_grad()
     def projections(self) -> dict[str, Tensor]:
-        """The learned matrices E and F by layer, (k, n), mean of heads; large ones as means of their neighbours."""
+        """E and F by layer, mean of heads, large ones as means of neighbours: (k, n), or taps or scores of channels."""
         found = {}
         for name, module in self.model.encoder.sentence_encoder.named_modules():
             if isinstance(module, LearnedProjection):
-                matrix = (module.weight * module.lr_scale).float()
+                matrix = torch.atleast_2d(module.matrix().float())
                 matrix = matrix.mean(0) if matrix.dim() == 3 else matrix
                 parts = name.split(".")
                 layer = f"layer {int(parts[1]) + 1}" if len(parts) > 1 else "all layers"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from data_prep import funnel
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.page import Page
+from linformer_fairseq.io.records import read_record
 from linformer_fairseq.reporting.runs import CHECKPOINTS, Run
 from linformer_fairseq.training.metrics import FILE
 
@@ -29,15 +29,18 @@ def write_report(folders: Sequence[Path], out: Path, samples: int, sentence: str
     """Write a page about the runs in `folders`; UsageError if one is no run, or two have the same name."""
     page = Page("Training runs" if len(folders) > 1 else f"Training run {folders[0].resolve().name}")
     runs = [Run(folder) for folder in folders]
+    names = [run.name for run in runs]
     for run in runs:  # whole paths where names are not enough to tell runs apart
-        run.name = run.name if sum(other.name == run.name for other in runs) == 1 else str(run.folder)
-    _add_overview(page, runs)
-    _add_curves(page, runs)
-    _add_starts(page, runs)
-    _add_settings(page, runs)
-    for run in runs:
-        _add_data(page, run)
-    for run in runs:
+        run.name = run.name if names.count(run.name) == 1 else str(run.folder)
+    trained = [run for run in runs if run.lines]
+    if trained:
+        _add_overview(page, trained)
+        _add_curves(page, trained)
+        _add_starts(page, trained)
+        _add_settings(page, trained)
+    for data in dict.fromkeys(run.data for run in trained):
+        _add_data(page, [run for run in trained if run.data == data])
+    for run in trained:
         _add_model(page, run, samples, sentence)
     _add_scores(page, runs)
     page.write(out)
@@ -51,7 +54,7 @@ def _add_overview(page: Page, runs: list[Run]) -> None:
     page.section("Runs", "Loss and perplexity are those of the best validation, or else of the last log interval.")
     rows = []
     for run in runs:
-        last = run.lines[-1] if run.lines else {}
+        last = run.lines[-1]
         valid = [line for line in run.lines if line["split"] != "train" and line.get("loss") is not None]
         best = min(valid, key=lambda line: line["loss"], default=last)
         figures = [last.get("update"), last.get("tokens"), _hours(last), best.get("loss"), best.get("perplexity")]
@@ -61,8 +64,7 @@ def _add_overview(page: Page, runs: list[Run]) -> None:
 
 
 def _add_curves(page: Page, runs: list[Run]) -> None:
-    lacking = ", ".join(run.name for run in runs if not run.lines)
-    page.section("Curves", f"Without {FILE}, and so without curves: {lacking}." if lacking else "")
+    page.section("Curves")
     for key, title in FIGURES.items():
         views = {axis: [_trace(run, split, key, axis) for run in runs for split in _splits(run, key)] for axis in AXES}
         if any(views.values()):
@@ -91,7 +93,9 @@ def _add_starts(page: Page, runs: list[Run]) -> None:
         ends = run.ends()
         for entry in run.starts:
             latest = entry is run.starts[-1]
-            unknown = "goes on, or was killed" if latest else "no reason in its logs: killed, or the machine was lost"
+            unknown = (
+                "no reason in its logs: it goes on, or was killed" if latest else "no reason in its logs: it was killed"
+            )
             changed = [f"{key}: {old} → {new}" for key, (old, new) in entry.get("settings_changed", {}).items()]
             about = [run.name, entry["start"], entry["time"], entry.get("host"), entry.get("slurm_job")]
             end = ends.get(entry["start"], unknown)
@@ -113,10 +117,12 @@ def _add_settings(page: Page, runs: list[Run]) -> None:
         page.table(columns, rows, fold="all settings")
 
 
-def _add_data(page: Page, run: Run) -> None:
-    manifest = run.manifest
-    missing = f"No manifest.json beside {run.data}; `linformer prepare run` writes it." if run.data else "Not known."
-    page.section(f"Data of {run.name}", str(run.data) if manifest else missing)
+def _add_data(page: Page, runs: list[Run]) -> None:
+    """The data that these runs share."""
+    data, manifest = runs[0].data, runs[0].manifest
+    missing = f"No manifest.json beside {data}; `linformer prepare run` writes it."
+    missing = missing if data else "No run/config.yaml names the data."
+    page.section(f"Data of {', '.join(run.name for run in runs)}", str(data) if manifest else missing)
     if manifest:
         order = sorted(manifest["stages"], key=lambda name: funnel.STAGES.index(name.split()[0]))
         results = {name: manifest["stages"][name]["result"] for name in order}
@@ -156,7 +162,11 @@ def _add_model(page: Page, run: Run, samples: int, sentence: str | None) -> None
         for name, matrix in model.projections().items()
     }
     if pictures:
-        page.plot("Projections, large ones as means of neighbours", pictures, xaxis={"title": "position"})
+        page.plot(
+            "Projections, large ones as means of neighbours",
+            pictures,
+            xaxis={"title": "position, or of other kinds than linear a channel's tap"},
+        )
     else:
         page.note("No projections: this model has no learned E.")
     ids = filled[0].ids[:32] if filled else None
@@ -177,7 +187,7 @@ def _add_scores(page: Page, runs: list[Run]) -> None:
     rows = []
     for run in runs:
         for path in run.results:
-            for evaluation, scores in json.loads(path.read_text(encoding="utf-8"))["scores"].items():
+            for evaluation, scores in (read_record(path) or {}).get("scores", {}).items():
                 rows += [[run.name, str(path.parent), evaluation, name, value] for name, value in scores.items()]
     where = "No result.json of a fine-tuning in these folders; name those of `linformer finetune` or `glue` too."
     page.section("Fine-tuning", "" if rows else where)
