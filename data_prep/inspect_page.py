@@ -24,7 +24,7 @@ BARS = {"autorange": "reversed", "type": "category"}
 
 def write_page(folder: Path, samples: int, seed: int, path: Path) -> None:
     """Write the page `path` about a folder, with so many samples of each kind, chosen by `seed`."""
-    page = Page(f"Data: {folder.name}")
+    page = Page(f"Data: {folder.resolve().name}", path)
     corpora, data = contents(folder)
     dropped, chosen = _dropped(folder, samples, seed)
     _add_funnel(page, folder, dropped)
@@ -44,7 +44,7 @@ def write_page(folder: Path, samples: int, seed: int, path: Path) -> None:
     _add_dropped(page, chosen, kept)
     for prefix in {prefix.name: prefix for prefix in reversed(data)}.values():
         _add_data(page, prefix, samples, seed)
-    page.write(path)
+    page.write()
 
 
 def language(text: str) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from linformer_fairseq.io.files import write_text
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io.files import check_target, write_text
 
 HERE = Path(__file__).parent
 Runs = str | Sequence[tuple[str, bool]]  # a text, or its parts, each with whether it is marked
@@ -22,13 +23,18 @@ Runs = str | Sequence[tuple[str, bool]]  # a text, or its parts, each with wheth
 class Page:
     """Sections, in the order in which they are added; what is added goes into the last one.
 
-    Raises:
-        ModuleNotFoundError: plotly is missing (the extra `report`); before anything is computed for the page.
+    Raises, before anything is computed for the page:
+        ModuleNotFoundError: plotly is missing (the extra `report`).
+        UsageError: `path` cannot be a file.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, path: Path) -> None:
         from plotly.offline import get_plotlyjs
 
+        check_target(path, force=True)
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder; give the page another name, such as {path}.html")
+        self._path = path
         self._library: str = get_plotlyjs()
         self._content: dict[str, Any] = {"title": title, "sections": []}
 
@@ -63,7 +69,7 @@ class Page:
     def _add(self, kind: str, **part: Any) -> None:
         self._content["sections"][-1]["parts"].append({"kind": kind, **part})
 
-    def write(self, path: Path) -> None:
+    def write(self) -> None:
         """Write the page atomically."""
         script = (HERE / "page.js").read_text(encoding="utf-8")
         parts = {
@@ -75,8 +81,8 @@ class Page:
         page = (HERE / "page.html").read_text(encoding="utf-8")
         for name, text in parts.items():
             page = page.replace(f"{{{{{name}}}}}", text, 1)
-        write_text(path, page)
-        print(f"{path}: open it in a browser")
+        write_text(self._path, page)
+        print(f"{self._path}: open it in a browser")
 
 
 def _hash(script: str) -> str:

@@ -80,8 +80,8 @@ class Looking:
         found = {}
         for name, module in self.model.encoder.sentence_encoder.named_modules():
             if isinstance(module, LearnedProjection):
-                matrix = torch.atleast_2d(module.matrix().float())
-                matrix = matrix.mean(0) if matrix.dim() == 3 else matrix
+                matrix = module.matrix().float()
+                matrix = matrix.mean(0) if matrix.dim() == 3 else matrix.view(-1, matrix.size(-1))
                 parts = name.split(".")
                 layer = f"layer {int(parts[1]) + 1}" if len(parts) > 1 else "all layers"
                 size = min(matrix.size(0), PIXELS[0]), min(matrix.size(1), PIXELS[1])

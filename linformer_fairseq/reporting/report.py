@@ -27,7 +27,7 @@ AXES = ("updates", "tokens", "hours")
 
 def write_report(folders: Sequence[Path], out: Path, samples: int, sentence: str | None) -> None:
     """Write a page about the runs in `folders`; UsageError if one is no run, or two have the same name."""
-    page = Page("Training runs" if len(folders) > 1 else f"Training run {folders[0].resolve().name}")
+    page = Page("Training runs" if len(folders) > 1 else f"Training run {folders[0].resolve().name}", out)
     runs = [Run(folder) for folder in folders]
     names = [run.name for run in runs]
     for run in runs:  # whole paths where names are not enough to tell runs apart
@@ -43,7 +43,7 @@ def write_report(folders: Sequence[Path], out: Path, samples: int, sentence: str
     for run in trained:
         _add_model(page, run, samples, sentence)
     _add_scores(page, runs)
-    page.write(out)
+    page.write()
 
 
 def _hours(line: dict[str, Any]) -> float | None:

@@ -9,7 +9,9 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "words", [["encode"], ["finetune"], ["finetune", "train"], ["finetune", "predict"], ["glue"]], ids=" ".join
+    "words",
+    [["encode"], ["report"], ["finetune"], ["finetune", "train"], ["finetune", "predict"], ["glue"]],
+    ids=" ".join,
 )
 def test_help_imports_only_what_it_needs(words: list[str]) -> None:
     code = (

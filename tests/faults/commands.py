@@ -160,6 +160,7 @@ COMMANDS = [
     Command("linformer launch logs", "--folder {w}/submissions"),
     Command("linformer launch cancel", "--folder {w}/submissions", runs=False),
     Command("linformer launch script", "pretrain"),
+    Command("linformer report", "{w}/run --out page.html", "--sentence text", fine=("--samples 0",)),
     Command("linformer plan", "{w}/recipe.yaml --gpus 1", wrong=("--device no-such", "--sweep=x")),
     Command("linformer env", "--path", wrong=("--path --json",)),
     Command(

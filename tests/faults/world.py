@@ -81,6 +81,8 @@ def build(folder: Path) -> None:
     (folder / "submissions/one").mkdir(parents=True)
     (folder / "submissions/one/submission.json").write_text(json.dumps({"jobs": []}))
     (folder / "nothing").mkdir()
+    (folder / "run").mkdir()
+    (folder / "run/metrics.jsonl").write_text('{"split": "train", "update": 1, "start": 1, "loss": 1.0}\n')
     (folder / "empty").touch()
     (folder / "garbage").write_bytes(bytes(range(256)) * 8)
     bomb = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]

@@ -23,13 +23,13 @@ ATTACKS = [
 def page_of(texts: list[str], path: Path) -> Path:
     """A page with every text in every place that may come from data."""
     pytest.importorskip("plotly", reason="pages need the extra report: pip install -e '.[report]'")
-    page = Page(" ".join(texts))
+    page = Page(" ".join(texts), path)
     page.section(texts[0], " ".join(texts))
     page.table(texts, [texts, [1234, 0.5, None, -1, 2.0]], fold=texts[1])
     page.texts(texts[0], texts[1], {text: [(text, True), (text, False)] for text in texts})
     bars = {"type": "bar", "name": texts[2], "x": texts, "y": [1, 2, 3, 4, 5]}
     page.plot(texts[3], {text: [bars] for text in texts}, yaxis={"title": texts[0]})
-    page.write(path)
+    page.write()
     return path
 
 
@@ -48,11 +48,11 @@ def test_text_of_a_page_stays_text(tmp_path: Path, open_page: Callable[[str], An
 
 def test_what_is_searched_for_stays_and_the_rest_is_hidden(tmp_path: Path, open_page: Callable[[str], Any]) -> None:
     pytest.importorskip("plotly", reason="pages need the extra report: pip install -e '.[report]'")
-    page = Page("search")
+    page = Page("search", tmp_path / "page.html")
     page.section("one")
     page.table(["name"], [["Apple"], ["pear"]], fold="folded")
     page.texts("title", "", {"label": "an apple"})
-    page.write(tmp_path / "page.html")
+    page.write()
     browser = open_page((tmp_path / "page.html").as_uri())
     browser.find_element("tag name", "input").send_keys("APPLE")
     shown = "return [...document.querySelectorAll('.item')].filter(e => e.offsetParent).map(e => e.textContent)"
@@ -71,6 +71,15 @@ def test_colours_are_those_that_the_reader_prefers(
         colour = "done(document.querySelector('.js-plotly-plot').layout.font.color)"
         next_frame = f"const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => {colour}))"
         assert browser.execute_async_script(next_frame) == ink
+
+
+def test_a_page_is_no_folder(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="pages need the extra report: pip install -e '.[report]'")
+    with pytest.raises(errors.UsageError, match="is a folder; give the page another name"):
+        Page("title", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.UsageError, match="cannot be a folder"):
+        Page("title", tmp_path / "file/page.html")
 
 
 def test_the_missing_library_is_named() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from linformer_fairseq.reporting.runs import Run
 from linformer_fairseq.training.signals import REQUEUE
 
 FLAGS = ("--max-update", 40, "--num-workers", 1)  # three epochs and a bit
@@ -137,6 +138,8 @@ def test_one_process_goes_on(start: Any, finish: Any, train_command: Any, check_
     check(process, leave(process, to_one(signal.SIGUSR1)), REQUEUE, tmp_path / "run")
     finish(command)
     check_state(1, 40)
+    ends = Run(tmp_path / "run").ends()
+    assert list(ends) == [1, 2] and ends[1].startswith("SIGUSR1: ") and ends[2].startswith("done training")
 
 
 @pytest.mark.slow

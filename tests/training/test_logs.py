@@ -12,6 +12,7 @@ from fairseq.logging import progress_bar
 from omegaconf import OmegaConf
 
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.reporting.runs import Run
 from linformer_fairseq.training.logs import refuse_missing_packages
 
 RANK_1_FAILS = """
@@ -45,6 +46,7 @@ def test_a_rank_that_dies_leaves_its_own_traceback(
     assert "RuntimeError: the third batch of rank 1" in logs[1] and "in fail_on_rank_1" in logs[1]
     assert "the third batch" not in logs[0]
     assert '"num_updates": "2"' in logs[0] and '"num_updates": "2"' in logs[1]
+    assert Run(tmp_path / "run").ends() == {1: "RuntimeError: the third batch of rank 1 (rank-1)"}
 
 
 @pytest.mark.parametrize(

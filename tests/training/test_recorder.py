@@ -13,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from linformer_fairseq.compat import precision
+from linformer_fairseq.reporting.runs import Run
 from linformer_fairseq.training import hooks
 from linformer_fairseq.training.metrics import read_metrics
 
@@ -62,6 +63,12 @@ def test_figures_of_a_training_that_goes_on_from_an_older_checkpoint(
     assert starts[1]["settings_changed"]["optimization.max_update"] == [5, 6]
     assert "projected_length: '16'" in (tmp_path / "run" / "config.yaml").read_text()
     assert starts[0]["command"][0].endswith("fairseq-train")
+
+    ends = Run(tmp_path).ends()
+    assert list(ends) == [1, 2] and all(end.startswith("done training in") for end in ends.values())
+    log = tmp_path / "run/logs/rank-0.log"
+    log.write_text(log.read_text().replace("done training", "…", 1))  # as if the first had been killed
+    assert list(Run(tmp_path).ends()) == [2]
 
 
 def test_two_processes_and_a_model_that_is_not_ours(
