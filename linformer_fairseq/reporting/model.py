@@ -56,7 +56,7 @@ class Looking:
         starts = np.cumsum(data.sizes, dtype=np.int64) - data.sizes
         length = min(LONGEST, self.config.max_positions) - 1
         found = []
-        for _ in range(samples):
+        for _ in range(samples if len(starts) else 0):
             begin = int(choose.choice(starts))
             ids = torch.from_numpy(np.append(BOS, data.tokens[begin : begin + length].astype(np.int64)))
             masked = torch.from_numpy(choose.random(len(ids)) < SHARE) & (ids != BOS) & (ids != EOS)

@@ -26,7 +26,7 @@ AXES = ("updates", "tokens", "hours")
 
 
 def write_report(folders: Sequence[Path], out: Path, samples: int, sentence: str | None) -> None:
-    """Write a page about the runs in `folders`; UsageError if one is no run, or two have the same name."""
+    """Write a page about the runs in `folders`; UsageError as of `Run` and `Page`."""
     page = Page("Training runs" if len(folders) > 1 else f"Training run {folders[0].resolve().name}", out)
     runs = [Run(folder) for folder in folders]
     names = [run.name for run in runs]
@@ -145,13 +145,13 @@ def _add_model(page: Page, run: Run, samples: int, sentence: str | None) -> None
         checkpoint = read(run.checkpoint)
         encoder = tokenizer_of(checkpoint, run.data)
         model = Looking(checkpoint, encoder)
+        valid = (run.data or checkpoint.data) / str(run.settings.get("dataset.valid_subset", "valid")).split(",")[0]
+        filled = model.fill(valid, max(samples, 1), SEED) if valid.with_suffix(".idx").is_file() else []
     except UsageError as error:
         page.note(f"Not looked at: {error}.")
         return
-    valid = (run.data or checkpoint.data) / str(run.settings.get("dataset.valid_subset", "valid")).split(",")[0]
-    filled = model.fill(valid, max(samples, 1), SEED) if valid.with_suffix(".idx").is_file() else []
     if not filled:
-        page.note(f"No validation samples: there is no {valid}.idx.")
+        page.note(f"No validation samples: there is no {valid}.idx, or nothing in it.")
     for number, sample in enumerate(filled[:samples], start=1):
         right = int(((sample.ids == sample.filled) & sample.masked).sum())
         text, own = sample.shown(encoder)
