@@ -149,7 +149,7 @@ _STAGES: dict[str, tuple[Any, ...]] = {
     "dedup": ("dedup", "corpus", "out", _section, "workers"),
     "decontaminate": ("decontaminate", "corpus", "out", config.DecontaminateConfig, "workers"),
     "split": ("split", "corpus", "out", config.SplitConfig, "workers"),
-    "tokenizer": ("make_tokenizer", "corpus", "out", config.TokenizerConfig),
+    "tokenizer": ("make_tokenizer", "corpus", "out", config.TokenizerConfig, "workers"),
     "binarize": ("binarize", "corpus", "tokenizer", "out", config.BinarizeConfig, "workers"),
     "inspect": ("inspect", "folder", "samples", "seed", "document"),
 }

@@ -59,11 +59,11 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     full = [path for path in paths if is_stream(path) or path.is_dir() or path.stat().st_size]
     if empty := len(paths) - len(full):
         problems.left_out["empty files"] = empty
-    hashes = _hash_inputs(hashed, out, name, workers)
-    shards = _shards(name, (piece for path in full for piece in READERS[source].pieces(path, **options)))
+    shards = _shards(name, [READERS[source].pieces(path, **options) for path in full], hashed)
     function = partial(extract_shard, out=out, config=config, reading=reading)
     # A stream can be read in this process only.
     done = run_shards(out, shards, function, 0 if any(map(is_stream, paths)) else workers, f"extract {name}", unit="B")
+    hashes = _write_hashes(hashed, shards, done, out / f"extract-{name}.sha256")
     results = [shard["result"] for shard in done.values()]
     skipped = problems.skipped + [line for result in results for line in result["skipped"]]
     for line in skipped[:10]:
@@ -75,7 +75,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         raise UsageError(f"--source {source}: no text found in {', '.join(map(str, config.inputs))}")
     result["left_out"] = left_out
     result["skipped"] = skipped
-    return finish(record, settings, result, [*done.values(), *hashes])
+    return finish(record, settings, result, [*({**shard, "inputs": []} for shard in done.values()), hashes])
 
 
 def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: SourceConfig, reading: ReadingConfig) -> Done:
@@ -116,21 +116,17 @@ def _print_left_out(left_out: Counter[str], files: int) -> None:
         print(f"{sum(kinds.values()):,} of {files:,} files left out: {named}")
 
 
-def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> list[Mapping[str, Any]]:
+def _write_hashes(
+    paths: Sequence[Path], shards: Sequence[Shard], done: Mapping[str, Mapping[str, Any]], target: Path
+) -> Mapping[str, Any]:
     """Write the hashes of the input files, as `sha256sum` prints them; returns what `finish` takes."""
-    shards = _shards(f"{name}-sha256", (Piece(path, path.stat().st_size) for path in paths), inputs=True)
-    done = [*run_shards(out, shards, _nothing, workers, f"extract {name}: hashes", unit="B").values()]
+    entries = {p: entry for s in shards for p, entry in zip(s.inputs, done[s.name]["inputs"], strict=True)}
     lines = []
-    for path, (*_, sha256) in zip(paths, (entry for shard in done for entry in shard["inputs"]), strict=True):
+    for path in paths:
         escaped = str(path).replace("\\", "\\\\").replace("\n", "\\n")
-        lines.append(f"{'' if escaped == str(path) else chr(92)}{sha256}  {escaped}\n")
-    target = out / f"extract-{name}.sha256"
+        lines.append(f"{'' if escaped == str(path) else chr(92)}{entries[path][-1]}  {escaped}\n")
     write_text(target, "".join(lines))
-    return [*done, {"files": {target.name: digest(target)}, "seconds": 0}]
-
-
-def _nothing(*_: object) -> Done:
-    return Done({})
+    return {"files": {target.name: digest(target)}, "inputs": [entries[path] for path in paths], "seconds": 0}
 
 
 def _paths(config: SourceConfig, problems: ReadErrors) -> list[Path]:
@@ -152,18 +148,28 @@ def _paths(config: SourceConfig, problems: ReadErrors) -> list[Path]:
     return paths
 
 
-def _shards(name: str, pieces: Iterable[Piece], inputs: bool = False) -> list[Shard]:
-    """Shards of about `SHARD_BYTES`, whose function gets some pieces and its name; with `inputs`, it reads all."""
-    groups: list[list[Piece]] = []
+def _shards(name: str, files: Iterable[Sequence[Piece]], hashed: Sequence[Path]) -> list[Shard]:
+    """Shards of about `SHARD_BYTES`, whose function gets some pieces and its name.
+
+    A shard that reads a file whole hashes it, too, while it is in memory; for the others there are shards that do only
+    that.
+    """
+    left = dict.fromkeys(hashed)
+    groups: list[tuple[list[Piece], list[Path]]] = []
     size = 0
-    for piece in pieces:
-        if not groups or size + piece.size > SHARD_BYTES:
-            groups.append([])
-            size = 0
-        groups[-1].append(piece)
-        size += piece.size
-    names = [f"{name}-{number:05d}" for number in range(len(groups))]
-    return [
-        Shard(n, (group, n), sum(p.size for p in group), [p.path for p in group] if inputs else ())
-        for n, group in zip(names, groups, strict=True)
+    for pieces in files:
+        for piece in pieces:
+            if not groups or size + piece.size > SHARD_BYTES:
+                groups.append(([], []))
+                size = 0
+            groups[-1][0].append(piece)
+            if len(pieces) == 1 and piece.path in left:
+                del left[piece.path]
+                groups[-1][1].append(piece.path)
+            size += piece.size
+    shards = [
+        Shard(n, (group, n), sum(piece.size for piece in group), inputs)
+        for n, (group, inputs) in ((f"{name}-{number:05d}", found) for number, found in enumerate(groups))
     ]
+    rest = ((f"{name}-sha256-{number:05d}", path) for number, path in enumerate(left))
+    return shards + [Shard(n, ((), n), path.stat().st_size, [path]) for n, path in rest]

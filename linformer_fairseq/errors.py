@@ -22,6 +22,7 @@ _REMEDIES = {
     ),
 }
 _EXTRAS = {"safetensors": "hf", "transformers": "hf", "tokenizers": "hf", "google": "hf", "submitit": "slurm"}
+_EXTRAS |= {"distributed": "cluster", "dask": "cluster"}
 _DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
 
 
