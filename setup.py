@@ -42,11 +42,13 @@ setup(
     extras_require={
         "hf": ["transformers>=4.48", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models
         "slurm": ["submitit"],
+        "cluster": ["distributed"],
+        "remote": ["universal_pathlib", "s3fs", "gcsfs"],  # huggingface_hub reads hf://
         "docs": DOCS,
         "dev": [
             *("mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "submitit"),
             *("transformers>=4.48", "safetensors", "protobuf", "accelerate", "peft", "sentence-transformers"),
-            *("onnx", "onnxscript", "onnxruntime", *DOCS, "selenium"),
+            *("onnx", "onnxscript", "onnxruntime", *DOCS, "selenium", "distributed", "universal_pathlib"),
         ],
     },
 )

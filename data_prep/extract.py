@@ -12,7 +12,7 @@ from data_prep.config import READER_SETTINGS, SOURCES, ReadingConfig, SourceConf
 from data_prep.corpus import Document, write_files
 from data_prep.sources import Piece, ReadErrors, books, doc, docstrings, jsonl, tables, text, wikipedia
 from data_prep.sources.encodings import check_encoding
-from data_prep.sources.files import expand, input_files, is_stream
+from data_prep.sources.files import expand, input_files, is_remote, is_stream, open_file
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, write_text
 from linformer_fairseq.io.records import begun, finish
@@ -30,7 +30,8 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     Several sources may share one `out`; each has its own record `extract-<name>.json`, and the hashes of its input
     files in `extract-<name>.sha256`, which `sha256sum --check` reads.
 
-    Inputs are files, folders or archives, wildcards expanded; `-` is standard input. For `docstrings`, they are folders
+    Inputs are files, folders or archives, wildcards expanded, also on storage that fsspec reads (`s3://…`, `gs://…`,
+    `hf://…`); `-` is standard input. For `docstrings`, they are folders
     of Python packages, or nothing for all packages of the running environment.
     """
     source, name = config.source, config.source if config.name is None else config.name
@@ -41,7 +42,8 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         raise UsageError(f"--source {source} needs at least one IN (`inputs`): a file, a folder or a tar archive")
     problems = ReadErrors(reading.on_error == "skip")
     paths = _paths(config, problems)
-    hashed = [path for path in paths if not (is_stream(path) or config.source == "docstrings")]
+    # Storage knows when a file has changed, so it is not read once more.
+    hashed = [path for path in paths if not (is_stream(path) or is_remote(path) or config.source == "docstrings")]
     settings: dict[str, Any] = {
         "source": source,
         "text_column": config.text_column,
@@ -50,7 +52,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         # Docstrings are any text of this kind: one more installed package does not make the corpus stale.
         "inputs": [str(path) for path in config.inputs]
         if source == "docstrings"
-        else [[path.name, "stream" if is_stream(path) else path.stat().st_size] for path in paths],
+        else [[path.name, "stream" if is_stream(path) else path.stat().st_size, *_version(path)] for path in paths],
     }
     record = out / f"extract-{name}.json"
     # What was read without an error is the same whatever an error would have led to.
@@ -116,6 +118,11 @@ def _print_left_out(left_out: Counter[str], files: int) -> None:
         print(f"{sum(kinds.values()):,} of {files:,} files left out: {named}")
 
 
+def _version(path: Any) -> list[str]:
+    """What tells the content at an address from an earlier one."""
+    return [str(path), path.fs.ukey(path.path)] if is_remote(path) else []
+
+
 def _write_hashes(
     paths: Sequence[Path], shards: Sequence[Shard], done: Mapping[str, Mapping[str, Any]], target: Path
 ) -> Mapping[str, Any]:
@@ -141,7 +148,7 @@ def _paths(config: SourceConfig, problems: ReadErrors) -> list[Path]:
     for path in input_files(expanded, READERS[config.source].SUFFIXES, problems):
         try:
             if not is_stream(path):
-                path.open("rb").close()
+                open_file(path).close()
             paths.append(path)
         except OSError as error:
             problems.report(str(path), f"cannot be opened ({error.strerror})")

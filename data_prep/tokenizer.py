@@ -58,7 +58,11 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig, work
         return finished
     sampled = sample(files, out, workers)
     parts = [out / name for shard in sampled.values() for name in shard["files"]]
-    done = run_shards(out, [Shard("train", (parts, out, config))], train, 1, "tokenizer")
+    try:
+        done = run_shards(out, [Shard("train", (parts, out, config))], train, 1, "tokenizer")
+    except UsageError:
+        shutil.rmtree(out / WORK, ignore_errors=True)  # other settings would be refused beside this work
+        raise
     return finish(record, settings, done["train"]["result"], [*sampled.values(), *done.values()])
 
 

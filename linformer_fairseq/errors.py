@@ -22,8 +22,8 @@ _REMEDIES = {
     ),
 }
 _EXTRAS = {"safetensors": "hf", "transformers": "hf", "tokenizers": "hf", "google": "hf", "submitit": "slurm"}
-_EXTRAS |= {"distributed": "cluster", "dask": "cluster"}
-_DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
+_EXTRAS |= {"distributed": "cluster", "upath": "remote"}
+_DISTRIBUTIONS = {"google": "protobuf", "upath": "universal_pathlib"}  # by module, where the name differs
 
 
 class UsageError(ValueError):

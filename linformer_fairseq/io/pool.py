@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -35,7 +35,7 @@ def executor(workers: int, module: str) -> Iterator[tuple[Executor, int]]:
         with process_pool(workers, module) as pool:
             yield pool, workers
     else:
-        from distributed import Client
+        from distributed import Client, KilledWorker
 
         try:
             client = Client(cluster, timeout=30)
@@ -44,6 +44,11 @@ def executor(workers: int, module: str) -> Iterator[tuple[Executor, int]]:
         with client, client.get_executor(pure=False) as calls:
             try:
                 yield calls, WINDOW
+            except (KilledWorker, CancelledError) as error:
+                raise UsageError(
+                    f"--cluster {cluster}: its scheduler was lost, or a call ended several workers ({error}); read "
+                    "their logs, give workers more memory if they lack it, and start the same command again"
+                ) from error
             except BaseException:
                 calls.shutdown(wait=False)
                 raise

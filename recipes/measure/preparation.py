@@ -54,8 +54,8 @@ STAGES = ("extract", "clean", "dedup", "split", "tokenizer", "binarize")
 FILE_CHARACTERS = 8_000_000
 NODES, CORES = 100, 1600
 COST = """Processor time of one process, not time by the clock: the machine was busy with other work. Made-up text, of
-which one document in ten nearly repeats another; `clean` takes longer for text with faults. Training the tokenizer is not
-in it: a minute at most, for any size."""
+which one document in ten nearly repeats another; `clean` takes longer for text with faults. Training the tokenizer is
+left out: it takes a minute at most, for any size."""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
