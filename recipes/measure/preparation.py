@@ -160,10 +160,11 @@ def cost(options: argparse.Namespace, cells: Cells) -> None:
     corpora += [(f"{n:,} files", n * 40, 400, 40 * 400 - 80) for n in options.files]
     for name, documents, characters, file_characters in corpora:
         folder = options.out / name.replace(" ", "-")
+        vocabulary = (
+            options.vocab_size if file_characters == FILE_CHARACTERS else 4096
+        )  # little text suits no larger one
         make = in_a_process(texts, folder / "texts.jsonl", documents, characters)
-        stages = {
-            stage: in_a_process(stage_cost, stage, folder, file_characters, options.vocab_size) for stage in STAGES
-        }
+        stages = {stage: in_a_process(stage_cost, stage, folder, file_characters, vocabulary) for stage in STAGES}
         cells.run({f"{name}, {stage}": work for stage, work in {"texts": make, **stages}.items()})
         shutil.rmtree(folder, ignore_errors=True)  # its figures are kept
 
