@@ -12,7 +12,7 @@ from typing import Any
 
 from data_prep import config
 from data_prep.config import add_flags, as_changes, bundled, from_flags
-from linformer_fairseq.io import records
+from linformer_fairseq.io import pool, records
 from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.ranges import PROCESSES, whole
 
@@ -72,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--workers", type=whole(1, PROCESSES), default=1, metavar="N", help="processes (default %(default)s)"
             )
+            cluster = "run on the workers of this scheduler of Dask instead, such as tcp://node1:8786"
+            command.add_argument("--cluster", metavar="ADDRESS", help=cluster)
         return command
 
     run = stage("run", "all stages of a configuration", "folder of the run, with a folder for each stage")
@@ -89,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
     add_flags(download, config.DownloadConfig)
 
     extract = stage("extract", "text of any source to Parquet files", "folder of the corpus")
-    extract.add_argument("inputs", nargs="*", metavar="IN", help="files, folders, archives; - is standard input")
+    extract.add_argument(
+        "inputs", nargs="*", metavar="IN", help="files, folders, archives, s3://…; - is standard input"
+    )
     add_flags(extract, config.SourceConfig)
     add_flags(extract, config.ReadingConfig)
 
@@ -129,6 +133,7 @@ def run_stage(a: argparse.Namespace) -> int:
     if hasattr(a, "out"):
         check_folder(a.out)
     records.always_hash = getattr(a, "verify", False)
+    pool.cluster = getattr(a, "cluster", None)
     function, *parameters = _STAGES[a.stage]
     stage = getattr(import_module(f"data_prep.{a.stage}"), function)
     stage(*(from_flags(p, a) if isinstance(p, type) else p(a) if callable(p) else getattr(a, p) for p in parameters))
@@ -150,7 +155,7 @@ _STAGES: dict[str, tuple[Any, ...]] = {
     "dedup": ("dedup", "corpus", "out", _section, "workers"),
     "decontaminate": ("decontaminate", "corpus", "out", config.DecontaminateConfig, "workers"),
     "split": ("split", "corpus", "out", config.SplitConfig, "workers"),
-    "tokenizer": ("make_tokenizer", "corpus", "out", config.TokenizerConfig),
+    "tokenizer": ("make_tokenizer", "corpus", "out", config.TokenizerConfig, "workers"),
     "binarize": ("binarize", "corpus", "tokenizer", "out", config.BinarizeConfig, "workers"),
     "inspect": ("inspect", "folder", "samples", "seed", "document", "html"),
 }

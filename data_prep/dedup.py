@@ -1,12 +1,12 @@
 """The stage `dedup`: drops exact and near duplicates across all files and sources, and if asked to repeated paragraphs.
 
-Three steps: the MinHash signatures of each file's documents; the comparison of all signatures, in one process; the
-files without duplicates. A document is dropped beside an earlier one that is kept and that it is like.
+Its steps: the MinHash signatures of each file's documents; these joined in one file; the comparison, a band a task, for
+any number of workers; the bands joined; the files without duplicates. A document is dropped beside an earlier one that
+is kept and that it is like. One process holds 8 bytes a document some times over, and what is joined is written by one.
 """
 
 import hashlib
 import io
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from itertools import islice
@@ -17,14 +17,13 @@ import numpy as np
 
 from data_prep.corpus import Document, corpus_files, read_file
 from data_prep.filters import Dropped, Shortened, Verdict, filter_corpus, filter_file
-from data_prep.text.minhash import NearDuplicates, band_hashes, duplicate_groups, own_run, sketches
+from data_prep.text.minhash import Comparison, NearDuplicates, band_hashes, first_equal, own_run, sketches
 from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.io.records import WORK
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 BATCH = 256  # documents whose text is in memory at once
-BLOCK = 1 << 16  # signatures whose bands are hashed at once
-COUNTED = 1 << 26  # hashes of paragraphs that are counted at once
+RANGES = 64  # of the hashes of paragraphs, each counted by a task
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,17 +34,28 @@ def dedup(corpus: Path, out: Path, config: NearDuplicates, workers: int = 1) -> 
 
     def compare() -> dict[str, dict[str, Any]]:
         shards = [Shard(f"minhash-{path.stem}", (path, out, config), path.stat().st_size, [path]) for path in paths]
-        run_shards(out, shards, sign_file, workers, "dedup: signatures", unit="B")
-        return run_shards(out, [Shard("duplicates", (paths, out, config))], find_duplicates, 1, "dedup: comparison")
+        signed = run_shards(out, shards, sign_file, workers, "dedup: signatures", unit="B")
+        done = run_shards(out, [Shard("joined", (paths, out))], join_files, workers, "dedup: joined")
+        bands = config.bands_and_rows()[0]
+        shards = [Shard(f"band-{band:03d}", (band, out, config)) for band in range(bands)]
+        done |= run_shards(out, shards, compare_band, workers, "dedup: comparison")
+        if config.repeated_paragraphs:
+            shards = [Shard(f"paragraphs-{part:02d}", (part, out, config)) for part in range(RANGES)]
+            done |= run_shards(out, shards, count_paragraphs, workers, "dedup: paragraphs")
+        done |= run_shards(out, [Shard("duplicates", (out, config))], join_bands, workers, "dedup: duplicates")
+        return done | {"signed": {"files": {}, "seconds": sum(shard["seconds"] for shard in signed.values())}}
 
-    return filter_corpus("dedup", corpus, out, asdict(config), partial(_dedup_file, out=out), workers, compare)
+    record = filter_corpus("dedup", corpus, out, asdict(config), partial(_dedup_file, out=out), workers, compare)
+    (out / WORK / "signatures.bin").unlink(missing_ok=True)  # another task may have done it
+    return record
 
 
 def sign_file(path: Path, out: Path, config: NearDuplicates) -> Done:
     """Save what one file's documents are compared by.
 
-    Their signatures, (documents, permutations); half of each SHA-256; samples of their shingles, one document after the
-    other, and where each ends; and, if they are wanted, the hashes of the paragraphs of each document, all sorted.
+    Their signatures, (documents, permutations), and the hash of each band of these, (bands, documents); half of each
+    SHA-256; samples of their shingles, one document after the other, and where each ends; and, if they are wanted, the
+    hashes of the paragraphs of each document, all sorted.
     """
     found = [np.empty((0, config.permutations), np.uint32)]
     samples: list[Array] = []
@@ -59,103 +69,119 @@ def sign_file(path: Path, out: Path, config: NearDuplicates) -> Done:
         hashes += [int(document.sha256[:16], 16) for document in batch]
         if config.repeated_paragraphs:
             paragraphs += [h for document in batch for h in {*map(_paragraph_hash, document.text.split("\n"))}]
+    signatures = np.concatenate(found)
+    bands, rows = config.bands_and_rows()
     arrays: dict[str, Array] = {
         "hashes": np.array(hashes, np.uint64),
-        "signatures": np.concatenate(found),
+        "signatures": signatures,
+        "bands": np.stack([band_hashes(band) for band in np.split(signatures[:, : bands * rows], bands, axis=1)]),
         "samples": np.concatenate([np.empty(0, np.uint64), *samples]),
         "ends": np.cumsum([len(sample) for sample in samples], dtype=np.int64),
         "paragraphs": np.sort(np.array(paragraphs, np.uint64)),
     }
     for kind, array in arrays.items():
-        _save(_array_file(out, path, kind), array)
-    return Done({"documents": len(hashes)}, [_array_file(out, path, kind) for kind in arrays])
+        _save(_array_file(out, path.stem, kind), array)
+    return Done({"documents": len(hashes)}, [_array_file(out, path.stem, kind) for kind in arrays])
 
 
-def find_duplicates(paths: list[Path], out: Path, config: NearDuplicates) -> Done:
+def join_files(paths: list[Path], out: Path) -> Done:
+    """Save the names of files and where their documents end, the first document equal to each, and all signatures."""
+    names = [path.stem for path in paths]
+    exact = [np.load(_array_file(out, name, "hashes")) for name in names]
+    joined = {"ends": np.cumsum([len(some) for some in exact]), "first": first_equal(np.concatenate(exact))}
+    for kind, array in {"names": np.array(names, str), **joined}.items():
+        _save(out / WORK / f"{kind}.npy", array)
+    with replace_when_done(out / WORK / "signatures.bin") as partial_file, partial_file.open("wb") as file:
+        for name in names:
+            file.write(np.load(_array_file(out, name, "signatures")).data)
+    return Done({}, [out / WORK / name for name in ("names.npy", "ends.npy", "first.npy", "signatures.bin")])
+
+
+def compare_band(band: int, out: Path, config: NearDuplicates) -> Done:
+    """Save what `Comparison.band` finds in one band."""
+    first = np.load(out / WORK / "first.npy")
+    alive = np.flatnonzero(first == np.arange(len(first)))
+    hashes = [np.load(_array_file(out, name, "bands"), mmap_mode="r")[band] for name in _names(out)]
+    target = out / WORK / f"band-{band:03d}.npy"
+    _save(target, _comparison(out, config).band(np.concatenate(hashes), alive))
+    return Done({}, [target])
+
+
+def count_paragraphs(part: int, out: Path, config: NearDuplicates) -> Done:
+    """Save the hashes of the paragraphs of one range that are in too many documents, sorted."""
+    bounds = np.array([part * (2**64 // RANGES), (part + 1) * (2**64 // RANGES) - 1], np.uint64)
+    found = []
+    for name in _names(out):
+        hashes = np.load(_array_file(out, name, "paragraphs"), mmap_mode="r")
+        found.append(hashes[np.searchsorted(hashes, bounds[0]) : np.searchsorted(hashes, bounds[1], "right")])
+    values, counts = np.unique(np.concatenate(found), return_counts=True)
+    target = out / WORK / f"repeated-{part:02d}.npy"
+    _save(target, values[counts > config.repeated_paragraphs])
+    return Done({}, [target])
+
+
+def join_bands(out: Path, config: NearDuplicates) -> Done:
     """Save for each file, (dropped,) records: the rows that repeat another document, its `FILE:ROW`, and if exactly.
 
-    Also save the hashes of the paragraphs that are in too many documents.
+    Also save the hashes of the paragraphs that are in too many documents, sorted.
     """
-    joined = out / WORK / "signatures.bin"
-    with joined.open("wb") as file:
-        for path in paths:
-            file.write(np.load(_array_file(out, path, "signatures")).data)
-    hashes = [np.load(_array_file(out, path, "hashes")) for path in paths]
-    exact = np.concatenate(hashes)
-    ends = np.cumsum([len(some) for some in hashes])
+    bands = [np.load(path, mmap_mode="r") for path in sorted((out / WORK).glob("band-*.npy"))]
+    exact = np.load(out / WORK / "first.npy")
+    first = _comparison(out, config).join(bands, exact.copy())
+    names, ends = _names(out), np.load(out / WORK / "ends.npy")
     starts = np.append(0, ends[:-1])
-    everything = np.memmap(joined, np.uint32, "r", shape=(len(exact), config.permutations))
-    own_text = _OwnText(paths, out, ends, config.own_words)
-    first, _ = duplicate_groups(_Bands(everything, config), everything, config.threshold, exact, own_text)
-    for path, start, end in zip(paths, starts.tolist(), ends.tolist(), strict=True):
+    for name, start, end in zip(names, starts.tolist(), ends.tolist(), strict=True):
         rows = np.flatnonzero(first[start:end] >= 0)
         kept = first[start:end][rows]
         files = np.searchsorted(ends, kept, side="right")
-        names = [
-            f"{paths[n].name}:{row}" for n, row in zip(files.tolist(), (kept - starts[files]).tolist(), strict=True)
+        beside = [
+            f"{names[n]}.parquet:{row}" for n, row in zip(files.tolist(), (kept - starts[files]).tolist(), strict=True)
         ]
         same = exact[kept] == exact[start:end][rows]
-        _save(_array_file(out, path, "duplicates"), np.rec.fromarrays([rows, np.array(names, str), same]))
-    del everything
-    joined.unlink()
-    _save(out / WORK / "paragraphs.npy", _repeated_paragraphs(paths, out, config.repeated_paragraphs))
-    saved = [_array_file(out, path, "duplicates") for path in paths]
+        _save(_array_file(out, name, "duplicates"), np.rec.fromarrays([rows, np.array(beside, str), same]))
+    repeated = [np.load(path) for path in sorted((out / WORK).glob("repeated-*.npy"))]
+    _save(out / WORK / "paragraphs.npy", np.concatenate([np.empty(0, np.uint64), *repeated]))
+    saved = [_array_file(out, name, "duplicates") for name in names]
     return Done({"duplicates": int((first >= 0).sum())}, [*saved, out / WORK / "paragraphs.npy"])
 
 
-class _Bands:
-    """The hashes of each band of the signatures, in turn."""
+def _names(out: Path) -> list[str]:
+    names: list[str] = np.load(out / WORK / "names.npy").tolist()
+    return names
 
-    def __init__(self, signatures: Array, config: NearDuplicates) -> None:
-        self._signatures = signatures
-        self._bands, self._rows = config.bands_and_rows()
 
-    def __iter__(self) -> Iterator[Array]:
-        blocks = range(0, len(self._signatures), BLOCK)
-        for band in range(self._bands):
-            columns = slice(band * self._rows, (band + 1) * self._rows)
-            yield np.concatenate([band_hashes(self._signatures[b : b + BLOCK, columns]) for b in blocks])
+def _comparison(out: Path, config: NearDuplicates) -> Comparison:
+    ends = np.load(out / WORK / "ends.npy")
+    signatures = np.memmap(out / WORK / "signatures.bin", np.uint32, "r", shape=(int(ends[-1]), config.permutations))
+    return Comparison(signatures, config.threshold, _OwnText(_names(out), out, ends, config.own_words))
 
 
 class _OwnText:
     """Whether a document, given by its place in the corpus, has a run of `words` that another lacks."""
 
-    def __init__(self, paths: list[Path], out: Path, ends: Array, words: int) -> None:
-        self._paths, self._out, self._ends, self._words = paths, out, ends, words
+    def __init__(self, names: list[str], out: Path, ends: Array, words: int) -> None:
+        self._names, self._out, self._ends, self._words = names, out, ends, words
         self._opened = lru_cache(64)(self._open)
 
-    def _open(self, file: int) -> tuple[Array, Array]:
-        of_file = [_array_file(self._out, self._paths[file], kind) for kind in ("samples", "ends")]
-        return np.load(of_file[0], mmap_mode="r"), np.append(0, np.load(of_file[1]))
+    def _open(self, file: int) -> list[Array]:
+        kinds = ("samples", "ends")
+        return [np.load(_array_file(self._out, self._names[file], kind), mmap_mode="r") for kind in kinds]
 
     def _sample(self, document: int) -> Array:
         file = int(np.searchsorted(self._ends, document, side="right"))
         samples, ends = self._opened(file)
         row = document - (int(self._ends[file - 1]) if file else 0)
-        return np.asarray(samples[ends[row] : ends[row + 1]])
+        return np.asarray(samples[ends[row - 1] if row else 0 : ends[row]])
 
     def __call__(self, document: int, other: int) -> bool:
         return self._words > 0 and own_run(self._sample(document), self._sample(other)) >= self._words
 
 
-def _repeated_paragraphs(paths: list[Path], out: Path, most: int) -> Array:
-    """The hashes of the paragraphs that are in more than `most` documents; of none if it is 0."""
-    sorted_ = [np.load(_array_file(out, path, "paragraphs"), mmap_mode="r") for path in paths] if most else []
-    parts = sum(map(len, sorted_)) // COUNTED + 1
-    bounds = [part * (2**64 // parts) for part in range(parts)]
-    found = [np.empty(0, np.uint64)]
-    for low, high in zip(bounds, [*bounds[1:], 2**64 - 1], strict=True):
-        slices = [slice(*np.searchsorted(some, np.array([low, high], np.uint64)).tolist()) for some in sorted_]
-        within = [some[chosen] for some, chosen in zip(sorted_, slices, strict=True)]
-        values, counts = np.unique(np.concatenate([np.empty(0, np.uint64), *within]), return_counts=True)
-        found.append(values[counts > most])
-    return np.concatenate(found)
-
-
 def _dedup_file(source: Path, target: Path, out: Path) -> Done:
-    duplicates = np.load(_array_file(out, source, "duplicates"))
+    duplicates = np.load(_array_file(out, source.stem, "duplicates"))
     repeats = {row: (beside, exact) for row, beside, exact in duplicates.tolist()}
-    paragraphs = set(np.load(out / WORK / "paragraphs.npy").tolist())
+    repeated, own = np.load(out / WORK / "paragraphs.npy", "r"), np.load(_array_file(out, source.stem, "paragraphs"))
+    paragraphs = {*own[np.searchsorted(repeated, own) < np.searchsorted(repeated, own, "right")].tolist()}
 
     def judge(number: int, document: Document) -> Verdict:
         if number in repeats:
@@ -176,8 +202,8 @@ def _paragraph_hash(paragraph: str) -> int:
     return int.from_bytes(hashlib.blake2b(paragraph.encode(), digest_size=8).digest())
 
 
-def _array_file(out: Path, path: Path, kind: str) -> Path:
-    return out / WORK / f"{path.stem}.{kind}.npy"
+def _array_file(out: Path, name: str, kind: str) -> Path:
+    return out / WORK / f"{name}.{kind}.npy"
 
 
 def _save(path: Path, array: Array) -> None:

@@ -12,7 +12,7 @@ from data_prep.config import READER_SETTINGS, SOURCES, ReadingConfig, SourceConf
 from data_prep.corpus import Document, write_files
 from data_prep.sources import Piece, ReadErrors, books, doc, docstrings, jsonl, tables, text, wikipedia
 from data_prep.sources.encodings import check_encoding
-from data_prep.sources.files import expand, input_files, is_stream
+from data_prep.sources.files import expand, input_files, is_remote, is_stream, open_file
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, write_text
 from linformer_fairseq.io.records import begun, finish
@@ -30,7 +30,8 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     Several sources may share one `out`; each has its own record `extract-<name>.json`, and the hashes of its input
     files in `extract-<name>.sha256`, which `sha256sum --check` reads.
 
-    Inputs are files, folders or archives, wildcards expanded; `-` is standard input. For `docstrings`, they are folders
+    Inputs are files, folders or archives, wildcards expanded, also on storage that fsspec reads (`s3://…`, `gs://…`,
+    `hf://…`); `-` is standard input. For `docstrings`, they are folders
     of Python packages, or nothing for all packages of the running environment.
     """
     source, name = config.source, config.source if config.name is None else config.name
@@ -41,7 +42,8 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         raise UsageError(f"--source {source} needs at least one IN (`inputs`): a file, a folder or a tar archive")
     problems = ReadErrors(reading.on_error == "skip")
     paths = _paths(config, problems)
-    hashed = [path for path in paths if not (is_stream(path) or config.source == "docstrings")]
+    # Storage knows when a file has changed, so it is not read once more.
+    hashed = [path for path in paths if not (is_stream(path) or is_remote(path) or config.source == "docstrings")]
     settings: dict[str, Any] = {
         "source": source,
         "text_column": config.text_column,
@@ -50,7 +52,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         # Docstrings are any text of this kind: one more installed package does not make the corpus stale.
         "inputs": [str(path) for path in config.inputs]
         if source == "docstrings"
-        else [[path.name, "stream" if is_stream(path) else path.stat().st_size] for path in paths],
+        else [[path.name, "stream" if is_stream(path) else path.stat().st_size, *_version(path)] for path in paths],
     }
     record = out / f"extract-{name}.json"
     # What was read without an error is the same whatever an error would have led to.
@@ -59,11 +61,11 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     full = [path for path in paths if is_stream(path) or path.is_dir() or path.stat().st_size]
     if empty := len(paths) - len(full):
         problems.left_out["empty files"] = empty
-    hashes = _hash_inputs(hashed, out, name, workers)
-    shards = _shards(name, (piece for path in full for piece in READERS[source].pieces(path, **options)))
+    shards = _shards(name, [READERS[source].pieces(path, **options) for path in full], hashed)
     function = partial(extract_shard, out=out, config=config, reading=reading)
     # A stream can be read in this process only.
     done = run_shards(out, shards, function, 0 if any(map(is_stream, paths)) else workers, f"extract {name}", unit="B")
+    hashes = _write_hashes(hashed, shards, done, out / f"extract-{name}.sha256")
     results = [shard["result"] for shard in done.values()]
     skipped = problems.skipped + [line for result in results for line in result["skipped"]]
     for line in skipped[:10]:
@@ -75,7 +77,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
         raise UsageError(f"--source {source}: no text found in {', '.join(map(str, config.inputs))}")
     result["left_out"] = left_out
     result["skipped"] = skipped
-    return finish(record, settings, result, [*done.values(), *hashes])
+    return finish(record, settings, result, [*({**shard, "inputs": []} for shard in done.values()), hashes])
 
 
 def extract_shard(group: Sequence[Piece], prefix: str, out: Path, config: SourceConfig, reading: ReadingConfig) -> Done:
@@ -116,21 +118,22 @@ def _print_left_out(left_out: Counter[str], files: int) -> None:
         print(f"{sum(kinds.values()):,} of {files:,} files left out: {named}")
 
 
-def _hash_inputs(paths: Sequence[Path], out: Path, name: str, workers: int) -> list[Mapping[str, Any]]:
+def _version(path: Any) -> list[str]:
+    """What tells the content at an address from an earlier one."""
+    return [str(path), path.fs.ukey(path.path)] if is_remote(path) else []
+
+
+def _write_hashes(
+    paths: Sequence[Path], shards: Sequence[Shard], done: Mapping[str, Mapping[str, Any]], target: Path
+) -> Mapping[str, Any]:
     """Write the hashes of the input files, as `sha256sum` prints them; returns what `finish` takes."""
-    shards = _shards(f"{name}-sha256", (Piece(path, path.stat().st_size) for path in paths), inputs=True)
-    done = [*run_shards(out, shards, _nothing, workers, f"extract {name}: hashes", unit="B").values()]
+    entries = {p: entry for s in shards for p, entry in zip(s.inputs, done[s.name]["inputs"], strict=True)}
     lines = []
-    for path, (*_, sha256) in zip(paths, (entry for shard in done for entry in shard["inputs"]), strict=True):
+    for path in paths:
         escaped = str(path).replace("\\", "\\\\").replace("\n", "\\n")
-        lines.append(f"{'' if escaped == str(path) else chr(92)}{sha256}  {escaped}\n")
-    target = out / f"extract-{name}.sha256"
+        lines.append(f"{'' if escaped == str(path) else chr(92)}{entries[path][-1]}  {escaped}\n")
     write_text(target, "".join(lines))
-    return [*done, {"files": {target.name: digest(target)}, "seconds": 0}]
-
-
-def _nothing(*_: object) -> Done:
-    return Done({})
+    return {"files": {target.name: digest(target)}, "inputs": [entries[path] for path in paths], "seconds": 0}
 
 
 def _paths(config: SourceConfig, problems: ReadErrors) -> list[Path]:
@@ -145,25 +148,35 @@ def _paths(config: SourceConfig, problems: ReadErrors) -> list[Path]:
     for path in input_files(expanded, READERS[config.source].SUFFIXES, problems):
         try:
             if not is_stream(path):
-                path.open("rb").close()
+                open_file(path).close()
             paths.append(path)
         except OSError as error:
             problems.report(str(path), f"cannot be opened ({error.strerror})")
     return paths
 
 
-def _shards(name: str, pieces: Iterable[Piece], inputs: bool = False) -> list[Shard]:
-    """Shards of about `SHARD_BYTES`, whose function gets some pieces and its name; with `inputs`, it reads all."""
-    groups: list[list[Piece]] = []
+def _shards(name: str, files: Iterable[Sequence[Piece]], hashed: Sequence[Path]) -> list[Shard]:
+    """Shards of about `SHARD_BYTES`, whose function gets some pieces and its name.
+
+    A shard that reads a file whole hashes it, too, while it is in memory; for the others there are shards that do only
+    that.
+    """
+    left = dict.fromkeys(hashed)
+    groups: list[tuple[list[Piece], list[Path]]] = []
     size = 0
-    for piece in pieces:
-        if not groups or size + piece.size > SHARD_BYTES:
-            groups.append([])
-            size = 0
-        groups[-1].append(piece)
-        size += piece.size
-    names = [f"{name}-{number:05d}" for number in range(len(groups))]
-    return [
-        Shard(n, (group, n), sum(p.size for p in group), [p.path for p in group] if inputs else ())
-        for n, group in zip(names, groups, strict=True)
+    for pieces in files:
+        for piece in pieces:
+            if not groups or size + piece.size > SHARD_BYTES:
+                groups.append(([], []))
+                size = 0
+            groups[-1][0].append(piece)
+            if len(pieces) == 1 and piece.path in left:
+                del left[piece.path]
+                groups[-1][1].append(piece.path)
+            size += piece.size
+    shards = [
+        Shard(n, (group, n), sum(piece.size for piece in group), inputs)
+        for n, (group, inputs) in ((f"{name}-{number:05d}", found) for number, found in enumerate(groups))
     ]
+    rest = ((f"{name}-sha256-{number:05d}", path) for number, path in enumerate(left))
+    return shards + [Shard(n, ((), n), path.stat().st_size, [path]) for n, path in rest]

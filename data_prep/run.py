@@ -87,7 +87,7 @@ def _run_stages(settings: PipelineConfig, folders: Mapping[str, Path], workers: 
             corpus = folders[stage]
     tokenizer = folders["tokenizer"]
     with _redo_named("tokenizer"):
-        records["tokenizer"] = make_tokenizer(corpus / "train", tokenizer, settings.tokenizer)
+        records["tokenizer"] = make_tokenizer(corpus / "train", tokenizer, settings.tokenizer, workers)
     with _redo_named("binarize"):
         records["binarize"] = binarize(corpus, tokenizer, folders["binarize"], settings.binarize, workers)
     return records

@@ -8,7 +8,7 @@ import io
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
-from tqdm import tqdm
 
 from data_prep import encoders
 from data_prep.config import VOCAB_MULTIPLE, TokenizerConfig
@@ -26,7 +25,7 @@ from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, SENTEN
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, dictionary_text
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, replace_when_done, write_text
-from linformer_fairseq.io.records import begun, finish, names_and_sizes
+from linformer_fairseq.io.records import WORK, begun, finish, names_and_sizes
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 # Trains in under a minute; a larger sample hardly changes the vocabulary.
@@ -36,35 +35,40 @@ TRAINER_THREADS = 16
 OTHER_SYMBOLS = len((*SPECIALS, MASK)) - 1  # of the dictionary, besides the pieces of the model, one of which is <unk>
 
 
-def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig) -> dict[str, Any]:
+def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig, workers: int = 1) -> dict[str, Any]:
     """Train on a reproducible sample of `corpus`, or import `config.existing`; returns the record of the stage.
 
     A `dict.txt` beside an imported model is taken as it is, whatever its size. Otherwise one is written that lists the
     symbols of the model in its order, with fillers (`madeupword0000`) to a multiple of 64, as fairseq does.
     """
-    settings: dict[str, Any]
-    function: Callable[..., Done]
+    record = out / "tokenizer.json"
     if config.existing is not None:
         names = existing_files(Path(config.existing))
-        settings = {"existing": {name: digest(path) for path, name in names.items()}}
-        shard, function = Shard("import", (names, out)), import_files
-    elif corpus is None:
+        settings: dict[str, Any] = {"existing": {name: digest(path) for path, name in names.items()}}
+        if finished := begun(record, settings):
+            return finished
+        done = run_shards(out, [Shard("import", (names, out))], import_files, 1, "tokenizer")
+        return finish(record, settings, done["import"]["result"], done.values())
+    if corpus is None:
         raise UsageError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
-    else:
-        _check_symbols(config)
-        inputs = corpus_files(corpus)
-        settings = {**vars(config), "corpus": names_and_sizes(inputs)}
-        shard, function = Shard("train", (inputs, out, config), 1, inputs), train
-    record = out / "tokenizer.json"
-    if finished := begun(record, settings, inputs=shard.inputs):
+    _check_symbols(config)
+    files = corpus_files(corpus)
+    settings = {**vars(config), "corpus": names_and_sizes(files)}
+    if finished := begun(record, settings, inputs=files):
         return finished
-    done = run_shards(out, [shard], function, 1, "tokenizer")
-    return finish(record, settings, done[shard.name]["result"], done.values())
+    sampled = sample(files, out, workers)
+    parts = [out / name for shard in sampled.values() for name in shard["files"]]
+    try:
+        done = run_shards(out, [Shard("train", (parts, out, config))], train, 1, "tokenizer")
+    except UsageError:
+        shutil.rmtree(out / WORK, ignore_errors=True)  # other settings would be refused beside this work
+        raise
+    return finish(record, settings, done["train"]["result"], [*sampled.values(), *done.values()])
 
 
-def train(files: list[Path], out: Path, config: TokenizerConfig) -> Done:
-    """Sample, train, and write sentencepiece.model, sentencepiece.vocab and dict.txt."""
-    sample = sample_paragraphs(files)
+def train(parts: Sequence[Path], out: Path, config: TokenizerConfig) -> Done:
+    """Train on the paragraphs of some files, and write sentencepiece.model, sentencepiece.vocab and dict.txt."""
+    sample = [line for path in parts for line in path.read_bytes().decode().split("\n")[:-1]]
     print(f"tokenizer: training a {config.model} model on {len(sample):,} paragraphs, which takes a minute or less")
     try:
         model = _trained(sample, config)
@@ -133,18 +137,31 @@ def _better_size(error: str, sample: list[str], config: TokenizerConfig) -> str:
     return "it is too small to train on, so give more text, or a tokenizer with --import"
 
 
-def sample_paragraphs(files: list[Path], characters: int = SAMPLE_CHARACTERS) -> list[str]:
-    """About `characters` characters of the corpus, chosen by the hash of each paragraph.
+def sample(files: list[Path], out: Path, workers: int, characters: int = SAMPLE_CHARACTERS) -> dict[str, Any]:
+    """Write about `characters` characters of the corpus, chosen by the hash of each paragraph; as `run_shards` returns.
 
     The choice depends on the text alone: not on a random generator, nor on the files and their order.
     """
+    shards = [Shard(f"characters-{path.stem}", (path,), path.stat().st_size) for path in files]
+    counted = run_shards(out, shards, count_characters, workers, "tokenizer: measure", unit="B")
+    threshold = min(1.0, characters / max(1, sum(shard["result"]["characters"] for shard in counted.values()))) * 2**32
+    shards = [Shard(f"sample-{path.stem}", (path, out, threshold), path.stat().st_size, [path]) for path in files]
+    return run_shards(out, shards, sample_file, workers, "tokenizer: sample", unit="B")
 
-    def texts(doing: str) -> Iterator[str]:
-        yield from tqdm(chain.from_iterable(map(read_texts, files)), desc=f"tokenizer: {doing}", unit=" documents")
 
-    threshold = min(1.0, characters / max(1, sum(map(len, texts("measure"))))) * 2**32
-    paragraphs = (paragraph for text in texts("sample") for paragraph in text.split("\n"))
-    return [paragraph for paragraph in paragraphs if zlib.crc32(paragraph.encode()) < threshold]
+def count_characters(path: Path) -> Done:
+    """Count the characters of one file of a corpus."""
+    return Done({"characters": sum(map(len, read_texts(path)))})
+
+
+def sample_file(path: Path, out: Path, threshold: float) -> Done:
+    """Write the paragraphs of one file of a corpus whose hash is below a threshold, a line each."""
+    paragraphs = (paragraph for text in read_texts(path) for paragraph in text.split("\n"))
+    chosen = [line for line in (paragraph.encode() for paragraph in paragraphs) if zlib.crc32(line) < threshold]
+    target = out / WORK / f"sample-{path.stem}.txt"
+    with replace_when_done(target) as partial:
+        partial.write_bytes(b"".join(line + b"\n" for line in chosen))
+    return Done({}, [target])
 
 
 def existing_files(existing: Path) -> dict[Path, str]:

@@ -23,7 +23,8 @@ _REMEDIES = {
 }
 _HF = ("safetensors", "transformers", "tokenizers", "google")
 _EXTRAS = {**dict.fromkeys(_HF, "hf"), "submitit": "slurm", "plotly": "report"}
-_DISTRIBUTIONS = {"google": "protobuf"}  # by module, where the name differs
+_EXTRAS |= {"distributed": "cluster", "upath": "remote"}
+_DISTRIBUTIONS = {"google": "protobuf", "upath": "universal_pathlib"}  # by module, where the name differs
 
 
 class UsageError(ValueError):

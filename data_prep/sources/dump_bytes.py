@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from data_prep.sources import Piece, ReadErrors
-from data_prep.sources.files import BZ2_STREAM, READ_ERRORS, fault, opened, packing, read_block, size_of
+from data_prep.sources.files import BZ2_STREAM, READ_ERRORS, fault, open_file, opened, packing, read_block, size_of
 
 PLAIN_PIECE = 128 << 20  # bytes
 BZ2_PIECE = 32 << 20  # about as much text as PLAIN_PIECE
@@ -31,7 +31,7 @@ def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
     """Pieces of about ``piece_bytes`` on disk; what is not bzip2 of many streams or plain XML is one piece."""
     size = size_of(path)
     cuts = [0]
-    with path.open("rb") as file:
+    with open_file(path) as file:
         packed = packing(file)
         if packed == "bz2":
             while (cut := _next_bz2_stream(file, cuts[-1] + (piece_bytes or BZ2_PIECE))) is not None:
@@ -45,7 +45,7 @@ def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
 def chunks(piece: Piece, problems: ReadErrors) -> Iterator[Chunk]:
     """The unpacked bytes of a piece and of what follows it; only damage within the piece is reported."""
     end = size_of(piece.path) if piece.end is None else piece.end
-    with piece.path.open("rb") as file:
+    with open_file(piece.path) as file:
         packed = packing(file)
         if packed == "bz2":
             yield from _bz2_chunks(file, piece, end, problems)

@@ -1,4 +1,7 @@
-"""Input files: which there are, and how they are opened and unpacked, alone or in tar archives."""
+"""Input files: which there are, and how they are opened and unpacked, alone or in tar archives.
+
+An address such as ``s3://bucket/folder`` is a path of universal_pathlib, which reads it through fsspec.
+"""
 
 import bz2
 import gzip
@@ -12,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from glob import has_magic
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Self, cast
 
@@ -53,6 +56,8 @@ def expand(given: str, problems: ReadErrors) -> list[Path]:
     """
     if given == str(STDIN):
         return [STDIN]
+    if "://" in given:
+        return _remote(given)
     path = Path(given) if Path(given) != STDIN else Path(given).absolute()
     if os.path.lexists(given) or not has_magic(given):
         return [path]
@@ -60,6 +65,34 @@ def expand(given: str, problems: ReadErrors) -> list[Path]:
     if not found:
         raise UsageError(f"{given}: no file matches")
     return sorted(found, key=str)
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path is an address."""
+    return not isinstance(path, Path)
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open any input file."""
+    file = path.open("rb")
+    return BufferedReader(cast(RawIOBase, file), 1 << 20) if is_remote(path) else file
+
+
+def _remote(given: str) -> list[Path]:
+    """The files and folders that an address names or that its wildcards match."""
+    from upath import UPath
+
+    try:
+        path = UPath(given)
+        names = sorted(path.fs.glob(path.path)) if has_magic(given) else [path.path] * path.exists()
+        found = [UPath(path.fs.unstrip_protocol(name)) for name in names]
+    except Exception as error:  # those of any storage
+        raise UsageError(
+            f"{given}: cannot be reached ({' '.join(str(error).split())}); check address and access"
+        ) from error
+    if not found:
+        raise UsageError(f"{given}: no file matches")
+    return found
 
 
 def _matches(folder: Path, parts: Sequence[str], problems: ReadErrors) -> Iterator[Path]:
@@ -105,6 +138,12 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Rea
 def _files_below(top: Path, problems: ReadErrors) -> list[Path]:
     """The files below a folder, sorted; hidden entries and what is no file are counted, broken links reported."""
     files: list[Path] = []
+    if is_remote(top):
+        remote: Any = top
+        names = sorted(remote.fs.find(remote.path))
+        shown = [name for name in names if not _HIDDEN.search(name.removeprefix(remote.path))]
+        problems.left_out["hidden"] += len(names) - len(shown)
+        return [type(remote)(remote.fs.unstrip_protocol(name)) for name in shown]
     for folder, entries in _folders(top, problems):
         for entry in entries:
             path = folder / entry.name
@@ -200,7 +239,7 @@ def size_of(path: Path) -> int:
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file, or standard input for ``-``, and unpack it if it is compressed."""
-    with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
+    with nullcontext(sys.stdin.buffer) if path == STDIN else open_file(path) as file:
         yield _unpacked(cast(BufferedReader, file))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.corpus import Document, paragraphs, tidy
 from data_prep.sources import Piece, ReadErrors
-from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS, TARS, fault, is_stream, stem, whole
+from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS, TARS, fault, is_stream, open_file, stem, whole
 from data_prep.sources.lines import Lines, line_files, line_pieces
 
 SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"}) | TARS
@@ -25,7 +25,7 @@ _BETWEEN = re.compile(r"\s*[\[,]?\s*")
 def pieces(path: Path, encoding: str | None = None, text_column: str | None = None) -> list[Piece]:
     """Parts of 64 MB of a plain file of lines; one piece for any other."""
     if not encoding and not is_stream(path):
-        with path.open("rb") as file:
+        with open_file(path) as file:
             if not _NO_LINES.match(file.read(100)):
                 return line_pieces(path, PIECE)
     return whole(path)

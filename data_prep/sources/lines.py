@@ -17,6 +17,7 @@ from data_prep.sources.files import (
     files_in,
     is_stream,
     kind,
+    open_file,
     packing,
     read_block,
     whole,
@@ -39,7 +40,7 @@ def line_pieces(path: Path, piece_size: int, after_blank: bool = False) -> list[
         return whole(path)
     size = path.stat().st_size
     cuts = [0]
-    with path.open("rb") as file:
+    with open_file(path) as file:
         if packing(file):
             return whole(path)
         for position in range(piece_size, size, piece_size):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from data_prep.corpus import Document
 from data_prep.sources import Piece, ReadErrors
-from data_prep.sources.files import LARGEST_DOCUMENT, printable, size_of, stem
+from data_prep.sources.files import LARGEST_DOCUMENT, is_remote, open_file, printable, size_of, stem
 from data_prep.sources.jsonl import row_document, value_at
 
 SUFFIXES = frozenset({".parquet", ".arrow", ".feather", ".ipc"})
@@ -95,23 +95,26 @@ def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None
 def _opened(path: Path) -> Iterator[_Table]:
     """Open a table of any kind, recognized by its first bytes; raises one of ``_ERRORS`` if it cannot be read."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(6)
     if start.startswith(b"PAR1"):
         # Without the buffer, Parquet reads all pages of a column of a row group at once, however large that is.
-        with path.open("rb") as source, pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False) as parquet:
+        with open_file(path) as source, pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False) as parquet:
             groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
             sizes = [group.total_byte_size for group in groups]
             rows = [_batch_rows(group.total_byte_size, group.num_rows) for group in groups]
             read = functools.partial(parquet.iter_batches, use_threads=False)
             yield _Table(parquet.schema_arrow, "row group", sizes, lambda part, names: read(rows[part], [part], names))
     elif start == b"ARROW1":
-        with pa.memory_map(os.fsencode(path)) as mapped:
+        with open_file(path) if is_remote(path) else pa.memory_map(os.fsencode(path)) as mapped:
             reader = pa.ipc.open_file(mapped)
             sizes = [size // max(1, reader.num_record_batches)] * reader.num_record_batches
             yield _Table(reader.schema, "record batch", sizes, lambda part, names: _sliced([reader.get_batch(part)]))
     elif start.startswith(b"\xff\xff\xff\xff"):
-        with pa.OSFile(os.fsencode(path)) as stream, pa.ipc.open_stream(stream) as reader:
+        with (
+            open_file(path) if is_remote(path) else pa.OSFile(os.fsencode(path)) as stream,
+            pa.ipc.open_stream(stream) as reader,
+        ):
             yield _Table(reader.schema, "stream", [size], lambda part, names: _sliced(reader))
     else:
         raise OSError("neither Parquet nor Arrow" if start else "the file is empty")

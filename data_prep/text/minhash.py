@@ -6,14 +6,15 @@ their signatures (Leskovec et al., Mining of Massive Datasets, sec. 3.4).
 
 In each band, documents with the same band hash form a bucket, found by sorting, so no index of all documents is held
 in memory. The first document of a bucket, in corpus order, is compared with all others, the first of those that are
-unlike it with the rest of them, and so on. Those that are similar enough are dropped beside it. If that first document
-is itself dropped in another band, those beside it are compared with the one that stays; if they are unlike it, they are
-looked at again. So each dropped document is like one that is kept, and the ends of a chain of revisions stay.
+unlike it with the rest of them, and so on. Those that are similar enough repeat it. Each band is compared for itself,
+anywhere; then the bands are joined. If a document that is repeated repeats another one itself, those beside it are
+compared with the one that stays; if they are unlike it, they are looked at again, in the buckets that are known. So
+each dropped document is like one that is kept, and the ends of a chain of revisions stay.
 
 A page can be mostly boilerplate and have a text of its own: a long run of words that the other lacks (`own_run`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,86 +107,87 @@ def band_hashes(band: Signatures) -> Hashes:
     return hashes
 
 
-def duplicate_groups(
-    bands: Iterable[Hashes],
-    signatures: Signatures,
-    threshold: float,
-    exact: Hashes | None = None,
-    own_text: Callable[[int, int], bool] = lambda document, other: False,
-) -> tuple[Places, int]:
-    """The index of the kept document that each of D documents repeats, (D,), or -1; and the number of comparisons.
-
-    ``bands`` are the :func:`band_hashes` of each band, (D,), of which one is in memory at a time; it is iterated over
-    more than once. ``signatures``, (D, permutations), may be a memory-mapped file, of which only candidates are read.
-    ``exact`` are hashes of the texts, (D,); ``own_text`` tells whether a document has a text of its own beside another.
-    """
-    everything = np.arange(len(signatures))
-    first = everything.copy()  # the document itself, or the one that it repeats
-    if exact is not None:
-        _, index, inverse = np.unique(exact, return_index=True, return_inverse=True)
-        first = index[inverse]
-    search = _Search(signatures, threshold, own_text, first, np.zeros(len(first), np.int64))
-    wanted = np.ones(len(first), bool)
-    for _ in range(PASSES):
-        for hashes in bands:
-            search.drop_in(hashes, wanted)
-        lost = np.flatnonzero(first[first] != first)  # beside a document that is dropped itself
-        kept = first
-        while (kept[kept] != kept).any():
-            kept = kept[kept]
-        still = search.similar(kept[lost], lost)
-        first[lost] = np.where(still, kept[lost], lost)
-        wanted = np.zeros(len(first), bool)
-        wanted[lost[~still]] = True
-        if still.all():
-            break
-    return np.where(first == everything, -1, first), search.comparisons
+def first_equal(hashes: Hashes) -> Places:
+    """The first document with the same hash as each, (D,)."""
+    _, index, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    return index[inverse]
 
 
 @dataclass
-class _Search:
-    """The state of a search; ``first`` is changed in place."""
+class Comparison:
+    """What documents are compared by. ``own_text`` tells whether one has a text of its own beside another."""
 
-    signatures: Signatures
+    signatures: Signatures  # (D, permutations), perhaps a memory-mapped file, of which only candidates are read
     threshold: float
-    own_text: Callable[[int, int], bool]
-    first: Places
-    own_texts: Places  # how often each document had a text of its own
-    comparisons: int = 0
+    own_text: Callable[[int, int], bool] = lambda document, other: False
+    count: int = 0  # of comparisons
 
-    def drop_in(self, hashes: Hashes, wanted: NDArray[np.bool_]) -> None:
-        """Drop what is like an earlier document in a bucket of one band that has one of the ``wanted``."""
-        alive = np.flatnonzero(self.first == np.arange(len(self.first)))
+    def band(self, hashes: Hashes, alive: Places) -> Places:
+        """The documents that share a bucket of one band, (3, M): their index, bucket, and what each repeats or itself.
+
+        ``hashes`` are the :func:`band_hashes` of all documents, (D,); ``alive`` are the documents to look at, in order.
+        """
         order = alive[np.argsort(hashes[alive], kind="stable")]
         starts = np.diff(hashes[order], prepend=~hashes[order[:1]]) != 0  # whether a bucket starts here
         shared = ~(starts & np.append(starts[1:], True))
-        # The documents that share their hash with another, sorted by bucket and index, and their buckets' numbers.
         members, buckets = order[shared], np.cumsum(starts)[shared]
-        chosen = np.isin(buckets, buckets[wanted[members]])
-        members, buckets = members[chosen], buckets[chosen]
-        for _ in range(REPRESENTATIVES):
-            if not len(members):
-                return
-            # The first of each bucket represents it in this round.
-            is_head = np.diff(buckets, prepend=-1) > 0
-            heads = members[is_head][np.cumsum(is_head) - 1]
-            similar = np.zeros(len(members), bool)
-            similar[~is_head] = self.similar(heads[~is_head], members[~is_head])
-            self.first[members[similar]] = heads[similar]
-            left = ~(is_head | similar | (self.own_texts[members] >= OWN_TEXTS))
-            members, buckets = members[left], buckets[left]
+        return np.stack([members, buckets, self._repeated(members, buckets)])
 
-    def similar(self, left: Places, right: Places) -> NDArray[np.bool_]:
-        """Whether each document of ``right`` repeats that of ``left``."""
+    def join(self, bands: Sequence[Places], first: Places) -> Places:
+        """The index of the kept document that each repeats, (D,), or -1, from the results of :meth:`band`.
+
+        ``first`` are the documents whose text is exactly that of each, (D,), or itself; it is changed in place.
+        """
+        for members, _, repeated in bands:
+            first[members] = np.minimum(first[members], repeated)
+        for left in reversed(range(PASSES)):
+            lost = np.flatnonzero(first[first] != first)  # beside a document that is dropped itself
+            kept = first
+            while (kept[kept] != kept).any():
+                kept = kept[kept]
+            still = self._similar(kept[lost], lost)
+            first[lost] = np.where(still, kept[lost], lost)
+            if still.all() or not left:
+                break
+            wanted = np.zeros(len(first), bool)
+            wanted[lost[~still]] = True
+            for members, buckets, _ in bands:
+                alive = first[members] == members
+                alive &= np.isin(buckets, buckets[alive & wanted[members]])
+                first[members[alive]] = self._repeated(members[alive], buckets[alive])
+        return np.where(first == np.arange(len(first)), -1, first)
+
+    def _repeated(self, members: Places, buckets: Places) -> Places:
+        """What each document repeats in its bucket, or itself; they are sorted by bucket and index."""
+        result = members.copy()
+        own_texts = np.zeros(len(members), np.int64)  # how often each document had a text of its own
+        places = np.arange(len(members))
+        for _ in range(REPRESENTATIVES):
+            if not len(places):
+                break
+            # The first of each bucket represents it in this round.
+            is_head = np.diff(buckets[places], prepend=-1) > 0
+            heads = members[places[is_head][np.cumsum(is_head) - 1]]
+            rest = places[~is_head]
+            similar = self._similar(heads[~is_head], members[rest], own := np.zeros(len(rest), bool))
+            result[rest[similar]] = heads[~is_head][similar]
+            own_texts[rest[own]] += 1
+            places = rest[~similar & (own_texts[rest] < OWN_TEXTS)]
+        return result
+
+    def _similar(self, left: Places, right: Places, own: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+        """Whether each document of ``right`` repeats that of ``left``; sets ``own`` where it has a text of its own."""
         enough = self.threshold * self.signatures.shape[1]
         result = np.zeros(len(left), bool)
-        self.comparisons += len(left)
+        self.count += len(left)
         for start in range(0, len(left), _PAIRS):
             chosen = slice(start, start + _PAIRS)
             agree = self.signatures[left[chosen]] == self.signatures[right[chosen]]
             result[chosen] = np.count_nonzero(agree, axis=1) >= enough
-        for place in np.flatnonzero(result).tolist():
+        alike = np.flatnonzero(result)
+        for place in alike[np.argsort(right[alike])].tolist():  # in the order of the corpus, in which files are opened
             if self.own_text(int(right[place]), int(left[place])):
                 result[place] = False
-                self.own_texts[right[place]] += 1
+                if own is not None:
+                    own[place] = True
         return result

@@ -1,4 +1,7 @@
-"""Worker processes that import a module once, exit with their parent, and cancel pending work after an error."""
+"""Where calls run: in this process, in processes of this machine, or on a cluster of Dask. Read `executor` first.
+
+Worker processes import a module once, exit with their parent, and cancel pending work after an error.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,55 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any
 
+from linformer_fairseq.errors import UsageError
+
+cluster: str | None = None
+"""Address of the scheduler of Dask whose workers are used instead of processes of this machine (`--cluster`)."""
+WINDOW = 1024  # calls that the cluster is given at a time
+
+
+@contextmanager
+def executor(workers: int, module: str) -> Iterator[tuple[Executor, int]]:
+    """What runs calls, and how many calls it is given at a time; with 0 workers, this process does.
+
+    A worker of Dask that is lost costs its calls alone, which the scheduler gives to others. All workers must see the
+    same folders, and have this package.
+    """
+    if not workers:
+        yield Inline(), 1
+    elif cluster is None:
+        with process_pool(workers, module) as pool:
+            yield pool, workers
+    else:
+        from distributed import Client, KilledWorker
+
+        try:
+            client = Client(cluster, timeout=30)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--cluster {cluster}: no scheduler of Dask answers there ({error}); start one") from error
+        with client, client.get_executor(pure=False) as calls:
+            try:
+                yield calls, WINDOW
+            except (KilledWorker, CancelledError) as error:
+                raise UsageError(
+                    f"--cluster {cluster}: its scheduler was lost, or a call ended several workers ({error}); read "
+                    "their logs, give workers more memory if they lack it, and start the same command again"
+                ) from error
+            except BaseException:
+                calls.shutdown(wait=False)
+                raise
+
 
 def prepare_pool(module: str) -> None:
     """Start the server that forks the workers of `process_pool`; it imports `module` in the background."""
+    if cluster is not None:
+        return
     # The server imports once for all workers and has no threads when it forks.
     multiprocessing.get_context("forkserver").set_forkserver_preload([module])
     forkserver.ensure_running()

@@ -26,6 +26,7 @@ import os
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from tqdm import tqdm
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, sync
-from linformer_fairseq.io.pool import Inline, process_pool
+from linformer_fairseq.io.pool import executor
 from linformer_fairseq.io.processes import alive, own_name
 from linformer_fairseq.io.records import (
     WORK,
@@ -97,34 +98,31 @@ def run_shards(
     """
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
-    waiting = []
+    unfinished = []
     for shard in shards:
         content = read_record(record_of(work, shard.name))
         if intact(out, content):
             refuse_other_inputs(out, shard.inputs, content, "unfinished work")
         else:
-            waiting.append(shard)
+            unfinished.append(shard)
             record_of(work, shard.name).unlink(missing_ok=True)
-    waiting.sort(key=lambda shard: -shard.size)  # with the small ones last, processes end together
+    waiting = deque(sorted(unfinished, key=lambda shard: -shard.size))  # the small ones last: processes end together
     total, left = sum(s.size for s in shards), sum(s.size for s in waiting)
     bar = tqdm(total=total, initial=total - left, desc=label, unit=unit, unit_scale=unit == "B", disable=not waiting)
     module = getattr(function, "func", function).__module__
-    pool_of = process_pool(min(workers, max(1, len(waiting))), module) if workers else Inline()
-    with bar, Claims(work) as claims, pool_of as pool:
+    with bar, Claims(work) as claims, executor(min(workers, max(1, len(waiting))), module) as (pool, most):
         running: dict[Future[tuple[Done, Inputs, float]], Shard] = {}
         while waiting or running:
-            held: list[Shard] = []  # claimed by other tasks, or to be submitted later
-            for position, shard in enumerate(waiting):
-                if len(running) >= max(1, workers):
-                    held += waiting[position:]
+            for _ in range(len(waiting)):
+                if len(running) >= most:
                     break
+                shard = waiting.popleft()
                 if record_of(work, shard.name).exists():
                     bar.update(shard.size)
                 elif claims.take(shard.name):
                     running[pool.submit(_timed, function, shard)] = shard
-                else:
-                    held.append(shard)
-            waiting = held
+                else:  # claimed by another task: looked at again after all others
+                    waiting.append(shard)
             if not running:
                 time.sleep(POLL_SECONDS if waiting else 0)
                 continue

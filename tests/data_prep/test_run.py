@@ -173,7 +173,7 @@ def test_redo_makes_a_stage_and_those_behind_it_again(
     assert main([*arguments, "--redo", "nothing"]) == 1
 
 
-@pytest.mark.parametrize("name", [*bundled(), str(ROOT / "recipes/measure/preparation.yaml")])
+@pytest.mark.parametrize("name", [*bundled(), *map(str, (ROOT / "recipes/measure").glob("*.yaml"))])
 def test_every_configuration_that_comes_along_is_valid(name: str) -> None:
     assert load_config(name, ["input=x"]).sources
 

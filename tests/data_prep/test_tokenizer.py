@@ -11,8 +11,8 @@ from fairseq.data.dictionary import Dictionary
 from data_prep import encoders
 from data_prep.__main__ import main
 from data_prep.config import TokenizerConfig
-from data_prep.corpus import corpus_files
-from data_prep.tokenizer import make_tokenizer, sample_paragraphs
+from data_prep.corpus import corpus_files, read_file, write_file
+from data_prep.tokenizer import make_tokenizer, sample
 from linformer_fairseq.errors import UsageError
 
 FILES = ("sentencepiece.model", "dict.txt")
@@ -35,11 +35,17 @@ def test_any_text_comes_back(tokenizer: Path) -> None:
     assert encoder.decode(encoder.encode([text])[0]) == text
 
 
-def test_the_sample_does_not_depend_on_the_order_of_files(corpus: Path) -> None:
+def test_the_sample_depends_on_the_text_alone(corpus: Path, tmp_path: Path) -> None:
+    """Not on the files, their order, or the number of workers."""
     files = corpus_files(corpus)
-    sample = sample_paragraphs(files, 50_000)
-    assert sorted(sample_paragraphs(files[::-1], 50_000)) == sorted(sample)
-    assert 20_000 < sum(map(len, sample)) < 100_000
+    write_file((document for path in files[::-1] for document in read_file(path)), tmp_path / "one/all.parquet")
+    found = []
+    for name, paths, workers in (("a", files, 2), ("b", corpus_files(tmp_path / "one"), 0)):
+        done = sample(paths, tmp_path / name, workers, 50_000)
+        parts = [tmp_path / name / part for shard in done.values() for part in shard["files"]]
+        found.append(sorted(line for part in parts for line in part.read_bytes().splitlines()))
+    assert found[0] == found[1]
+    assert 20_000 < sum(map(len, found[0])) < 100_000
 
 
 def test_an_imported_model_keeps_its_ids(tokenizer: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -74,7 +75,7 @@ def _become(main: Main, argv: Sequence[str], folder: Path, fault: Fault, out: Pa
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
         forkserver.ensure_running = lambda: None
-        shards.process_pool = lambda workers, module: Inline()  # type: ignore[assignment,return-value]
+        shards.executor = lambda workers, module: nullcontext((Inline(), 1))  # type: ignore[assignment,return-value]
         if fault.kind == "file size":
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault.step, fault.step))
         _inject(folder.resolve(), fault, out, count)

@@ -49,6 +49,13 @@ def test_extraction_beside_mwparserfromhell(tmp_path: Path) -> None:
     assert preparation.MEASUREMENT.main(words) == 1
 
 
+def test_the_cost_of_every_stage(tmp_path: Path) -> None:
+    assert preparation.MEASUREMENT.main(["cost", "--quick", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "table.md").read_text()
+    assert all(text.count(f"| {stage} | ") == 4 - (stage == "tokenizer") for stage in preparation.STAGES)
+    assert "| stage | s, 2 files | s, 4 files | ratio |" in text and "1 TB by these figures, on 100 nodes" in text
+
+
 def test_every_way_of_writing_a_checkpoint(tmp_path: Path) -> None:
     assert checkpoint_time.MEASUREMENT.main(["--quick", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "table.md").read_text()

@@ -11,15 +11,16 @@ from datasketch import MinHash
 
 from data_prep.text.minhash import (
     REPRESENTATIVES,
+    Comparison,
     NearDuplicates,
     Signatures,
     band_hashes,
-    duplicate_groups,
+    first_equal,
     own_run,
     signatures,
     sketches,
 )
-from data_prep.text.words import ngram_hashes, words
+from data_prep.text.words import Hashes, ngram_hashes, words
 
 CONFIG = NearDuplicates()
 
@@ -27,8 +28,15 @@ CONFIG = NearDuplicates()
 def groups(found: Signatures) -> tuple[list[int], int]:
     bands, rows = CONFIG.bands_and_rows()
     hashes = [band_hashes(band) for band in np.split(found[:, : bands * rows], bands, axis=1)]
-    first, comparisons = duplicate_groups(hashes, found, CONFIG.threshold)
-    return first.tolist(), comparisons
+    return joined(hashes, found)
+
+
+def joined(bands: list[Hashes], found: Signatures) -> tuple[list[int], int]:
+    comparison = Comparison(found, CONFIG.threshold)
+    first = first_equal(np.array([hash(row.tobytes()) for row in found]))
+    alive = np.flatnonzero(first == np.arange(len(first)))
+    repeated = comparison.join([comparison.band(hashes, alive) for hashes in bands], first)
+    return repeated.tolist(), comparison.count
 
 
 def text(rng: random.Random, count: int) -> list[str]:
@@ -83,18 +91,18 @@ def test_near_duplicates_are_found_and_others_are_not() -> None:
     assert len(false) > 60 and np.mean(false) <= 0.03
 
 
-def test_many_equal_documents_need_one_comparison_each() -> None:
+def test_equal_documents_are_not_compared_and_others_once_a_band() -> None:
     found = np.repeat(signatures(["the very same text in all of these documents"], CONFIG), 100_000, axis=0)
-    first, comparisons = groups(found)
-    assert first == [-1] + [0] * 99_999
-    assert comparisons == 99_999
+    assert groups(found) == ([-1] + [0] * 99_999, 0)
+    found[:, -1] = np.arange(100_000)
+    assert groups(found) == ([-1] + [0] * 99_999, 99_999 * (CONFIG.bands_and_rows()[0] - 1))  # they differ in one
 
 
 def test_unlike_documents_in_one_bucket_need_a_bounded_number_of_comparisons() -> None:
     found = np.random.default_rng(0).integers(0, 2**32, (5000, 128), np.uint32)
     bucket = [np.zeros(5000, np.uint64)]
-    first, comparisons = duplicate_groups(bucket, found, 0.8)
-    assert set(first.tolist()) == {-1}
+    first, comparisons = joined(bucket, found)
+    assert set(first) == {-1}
     assert comparisons <= 5000 * REPRESENTATIVES
 
 
@@ -112,9 +120,8 @@ def test_a_document_is_dropped_beside_one_that_stays_and_that_it_is_like(tmp_pat
     ab[[1, 5]] = 100
     bc[[3, 5]] = 100
     ab[[0, 7]] = 101
-    for bands, stays in (([ab, bc], 1), ([bc, ab], 3)):
-        first, _ = duplicate_groups(bands, mapped, 0.8)
-        assert first.tolist() == [-1, -1, -1, -1, -1, stays, -1, 0]
+    for bands in ([ab, bc], [bc, ab]):
+        assert joined(bands, mapped)[0] == [-1, -1, -1, -1, -1, 1, -1, 0]
 
 
 def test_the_ends_of_a_chain_of_revisions_stay() -> None:
