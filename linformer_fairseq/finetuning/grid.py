@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from tqdm import tqdm
 
+from linformer_fairseq.finetuning.baselines import baseline_shard, linear
 from linformer_fairseq.finetuning.report import Row
 from linformer_fairseq.finetuning.train import RESULT, Result, Run, finetune, read_result
 from linformer_fairseq.inference import KEEPS
@@ -25,8 +27,13 @@ def run_grid(runs: Sequence[Run], out: Path, processes: int = 1) -> dict[str, tu
         shards.append(Shard("-".join(run.out.relative_to(out).parts) or "run", (run,)))
         if read_result(run) is None:
             record_of(out / WORK, shards[-1].name).unlink(missing_ok=True)  # its folder was deleted
-    run_shards(out, shards, finish_run, processes if processes > 1 else 0, "fine-tuning", " runs")
-    return best([(run, result) for run in runs if (result := read_result(run)) is not None])
+    workers = processes if processes > 1 else 0
+    run_shards(out, shards, finish_run, workers, "fine-tuning", " runs")
+    chosen = best([(run, result) for run in runs if (result := read_result(run)) is not None])
+    baselines = {task: baseline_shard(run) for task, (_, run) in chosen.items()}
+    done = run_shards(out, list(baselines.values()), linear, workers, "TF-IDF baselines", " tasks")
+    found = {task: _flat(done[shard.name]["result"]) for task, shard in baselines.items()}
+    return {task: (replace(row, linear=found[task]), run) for task, (row, run) in chosen.items()}
 
 
 def finish_run(run: Run) -> Done:
