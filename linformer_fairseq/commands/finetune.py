@@ -8,8 +8,10 @@
 Tables are .tsv, .csv, .jsonl or .parquet, with one or two columns of text. Without --regression the labels are
 classes, whose names are stored in the checkpoint. Without --dev, a tenth of the rows of --train is set aside for it.
 The epoch is selected on the dev rows, so their score is slightly optimistic; --test is not used for model selection.
-Every row is scored, and OUT/dev.tsv and test.tsv hold each row's label and prediction. The same command resumes an
-interrupted training run; a finished one is left alone.
+Every row is scored, and OUT/dev.tsv and test.tsv hold each row's label and prediction; confusion.png and
+calibration.png show those of the last table. Several --lr and --seeds are runs in folders of their own, and
+OUT/settings.md has a line for each setting. The same command resumes an interrupted training run; a finished one is
+left alone.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
-from linformer_fairseq.commands.arguments import command_parser, shared_flags, text_columns
+from linformer_fairseq.commands.arguments import RUN_FLAGS, command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
+from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE, METRICS, OF_CLASSES, OF_SCORES
 from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.ranges import ROWS, real, whole
 
@@ -43,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     shared = shared_flags("--checkpoint", "--data", "--text-column", "--quoted")
 
     train = commands.add_parser(
-        "train", parents=[shared, shared_flags("--keep", "--from-scratch", "--epochs")], help="fine-tune and score"
+        "train", parents=[shared, shared_flags("--keep", *RUN_FLAGS)], help="fine-tune and score"
     )
     train.set_defaults(run=_train, keep="head")
     train.add_argument("--train", type=Path, required=True, metavar="TABLE", help="rows to train on")
@@ -51,8 +54,18 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--dev-share", type=real(0, 1, inside=True), metavar="X", help="without --dev (default: 0.1)")
     train.add_argument("--test", type=Path, metavar="TABLE", help="labelled rows to score at the end")
     train.add_argument("--label-column", default="label", metavar="NAME", help="default: label")
-    train.add_argument("--regression", action="store_true", help="labels are numbers to be predicted as such")
-    train.add_argument("--lr", type=real(0, 1000, inside=True), default=LEARNING_RATE, help="default: %(default)s")
+    kind = train.add_mutually_exclusive_group()
+    kind.add_argument("--regression", action="store_true", help="labels are numbers to be predicted as such")
+    several = "a row has any number of labels, with | between them, or a list of them in JSON lines and Parquet"
+    kind.add_argument("--multi-label", action="store_true", help=several)
+    train.add_argument("--balanced", action="store_true", help="every class counts the same in the loss")
+    metric = (
+        "scores; the first, on the dev rows, chooses the epoch (default: accuracy; micro-f1 and macro-f1 of several "
+    )
+    metric += "labels; pearson and spearman of numbers). f1, precision, recall and auc are of the second class of two"
+    train.add_argument("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"{', '.join(METRICS)}: {metric}")
+    rates = "several are tried, and the one with the best median on the dev rows is kept (default: %(default)s)"
+    train.add_argument("--lr", type=real(0, 1000, inside=True), nargs="+", default=[LEARNING_RATE], help=rates)
     train.add_argument("--batch-size", type=whole(1, ROWS), default=BATCH_SIZE, help="in rows (default: %(default)s)")
     train.add_argument(
         "--seeds", type=whole(1, 1000), default=1, metavar="N", help="runs, each in its own folder (default: 1)"
@@ -73,22 +86,38 @@ def _train(a: argparse.Namespace) -> None:
     if a.dev is not None and a.dev_share is not None:
         raise UsageError(f"--dev-share {a.dev_share}: has no meaning with --dev; leave one of them out")
     share = a.dev_share or 0.1
+    defaults = OF_SCORES if a.regression else ("micro-f1", "macro-f1") if a.multi_label else ("accuracy",)
+    metrics = tuple(dict.fromkeys(a.metric or defaults))
+    allowed = OF_SCORES if a.regression else [name for name in OF_CLASSES if not (a.multi_label and name == "matthews")]
+    for name in metrics:
+        if name not in allowed:
+            raise UsageError(f"--metric {name}: is not for such labels; choose from {', '.join(allowed)}")
+    if a.balanced and a.regression:
+        raise UsageError("--balanced: numbers have no classes; leave it or --regression out")
+    if len(set(a.lr)) < len(a.lr):
+        raise UsageError(f"--lr: {max(a.lr, key=a.lr.count)} is there twice; name each once")
 
     from linformer_fairseq.plugin import register
 
     register()
     from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.checkpoints.folders import as_file
-    from linformer_fairseq.finetuning.grid import run_grid
+    from linformer_fairseq.finetuning.grid import run_grid, settings_table
+    from linformer_fairseq.finetuning.labels import classes_of, targets
     from linformer_fairseq.finetuning.report import write_table
-    from linformer_fairseq.finetuning.train import Run, classes_of, digests_of, targets
+    from linformer_fairseq.finetuning.train import MODEL, Run, digests_of
     from linformer_fairseq.inference.predict import Labels
     from linformer_fairseq.inference.sequences import tokenizer_of
     from linformer_fairseq.tables import read_table
 
     paths = {name: path for name in ("train", "dev", "test") if (path := getattr(a, name))}
-    tables = {name: read_table(path, text, a.label_column, quoted=a.quoted) for name, path in paths.items()}
-    labels = Labels(() if a.regression else classes_of(tables["train"]), len(text), a.keep)
+    empty = [a.label_column] if a.multi_label else []  # a row may have no label
+    tables = {
+        name: read_table(path, text, a.label_column, quoted=a.quoted, may_be_empty=empty)
+        for name, path in paths.items()
+    }
+    classes = () if a.regression else classes_of(tables["train"], a.multi_label)
+    labels = Labels(classes, len(text), a.keep, a.multi_label)
     for table in tables.values():
         targets(table, labels)
     a.checkpoint = as_file(a.checkpoint, a.out)
@@ -99,14 +128,18 @@ def _train(a: argparse.Namespace) -> None:
         if not (len(train) and len(dev)):
             raise UsageError(f"--dev-share {share}: leaves no rows of {a.train} for one of both; name --dev")
         tables = {"train": train, "dev": dev, **tables}
-    metrics = ("pearson", "spearman") if a.regression else ("accuracy",)
     given = (a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels, metrics)
     runs = []
-    for seed in range(1, a.seeds + 1):
-        out = a.out if a.seeds == 1 else a.out / f"seed{seed}"
-        runs.append(Run(a.name or a.train.stem, out, *given, seed, a.lr, a.batch_size, a.epochs, not a.from_scratch))
-    chosen = run_grid(runs, a.out)
-    print(write_table([row for row, _ in chosen.values()], a.out))
+    more = {"warm_up": a.warm_up, "patience": a.patience, "balanced": a.balanced, "pretrained": not a.from_scratch}
+    for lr, seed in product(a.lr, range(1, a.seeds + 1)):
+        parts = ([f"lr{lr:g}"] if len(a.lr) > 1 else []) + ([f"seed{seed}"] if a.seeds > 1 else [])
+        out = a.out / "-".join(parts)
+        runs.append(Run(a.name or a.train.stem, out, *given, seed, lr, a.batch_size, a.epochs, **more))
+    ((row, middle),) = run_grid(runs, a.out).values()
+    print(write_table([row], a.out))
+    if len(runs) > 1:
+        print(settings_table(runs, a.out))
+        print(f"{middle.out / MODEL} is the median run of the setting that was chosen on the dev rows")
 
 
 def _predict(a: argparse.Namespace) -> None:

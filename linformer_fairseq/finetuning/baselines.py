@@ -6,19 +6,23 @@ import hashlib
 import json
 from typing import Any
 
+import numpy as np
 import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
 
-from linformer_fairseq.finetuning.glue import score
-from linformer_fairseq.finetuning.train import Run, targets
+from linformer_fairseq.finetuning.labels import targets
+from linformer_fairseq.finetuning.train import Run
 from linformer_fairseq.io.shards import Done, Shard
+from linformer_fairseq.scores import Array, constant, score_logits
 from linformer_fairseq.tables import Table
 
 
 def baseline_shard(run: Run) -> Shard:
     """The work of `linear`, once for all runs with the same rows, classes and metrics."""
-    settings = [run.task, {name: table.digest() for name, table in run.tables.items()}, run.labels.classes, run.metrics]
+    rows = {name: table.digest() for name, table in run.tables.items()}
+    settings = [run.task, rows, run.labels.classes, run.labels.several, run.metrics, run.balanced]
     return Shard(f"linear-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}", (run,))
 
 
@@ -41,12 +45,24 @@ def linear(run: Run) -> Done:
         return scipy.sparse.hstack([vectorizer.transform(texts) for vectorizer, texts in columns]).tocsr()
 
     wanted = {name: targets(table, run.labels) for name, table in run.tables.items()}
-    model = LogisticRegression(max_iter=1000) if run.labels.classes else Ridge()
-    if len(set(wanted["train"])) > 1:
-        model.fit(features(train), wanted["train"])
-    scores = {}
-    for name, table in run.tables.items():
-        if name != "train":
-            found = model.predict(features(table)) if hasattr(model, "coef_") else [wanted["train"][0]] * len(table)
-            scores[name] = {metric: score(metric, wanted[name], found) for metric in run.metrics}
-    return Done(scores)
+    classes, y = len(run.labels.classes), wanted["train"]
+    given, model = constant(y, classes), None
+    if not classes:
+        model = Ridge().fit(features(train), y)
+    elif len(np.unique(y, axis=0)) > 1:
+        model = LogisticRegression(max_iter=1000, class_weight="balanced" if run.balanced else None)
+        model = (OneVsRestClassifier(model) if run.labels.several else model).fit(features(train), y)
+
+    def logits(table: Table) -> Array:
+        found = np.tile(given, (len(table), 1))
+        if model is not None and not classes:
+            found[:, 0] = model.predict(features(table))
+        elif model is not None:
+            scores = model.decision_function(features(table))
+            ids = model.classes_.astype(int)
+            found[:, ids] = scores if scores.ndim > 1 else np.stack([-scores, scores], 1) / 2
+        return found
+
+    found = {name: logits(table) for name, table in run.tables.items() if name != "train"}
+    metrics = {name: {m: score_logits(m, wanted[name], found[name]) for m in run.metrics} for name in found}
+    return Done(metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,11 @@ def test_from_tables_to_predictions(
 @pytest.mark.parametrize(
     ("rows", "flags", "message"),
     [
+        ("a\t0\nb\tnan\n", ["--regression"], "a.tsv: row 2 has the score nan, which is no number"),
+        ("a\t0\nb\t1\n", ["--metric", "pearson"], "--metric pearson: is not for such labels; choose from accuracy"),
+        ("a\t0\nb\t1\n", ["--multi-label", "--metric", "matthews"], "--metric matthews: is not for such labels"),
+        ("a\t0\nb\t1\n", ["--regression", "--balanced"], "--balanced: numbers have no classes"),
+        ("a\t0\nb\t1\n", ["--lr", "1", "1"], "--lr: 1.0 is there twice; name each once"),
         ("a\tyes\nb\tyes\n", [], "all rows have the label 'yes'; two classes are needed"),
         ("a\t0.5\nb\t1\n", [], "labels such as 0.5 are scores, not classes; use --regression"),
         ("a\t0.5\nb\tmuch\n", ["--regression"], "a score is not a number"),
@@ -90,3 +96,40 @@ def test_wrong_tables_and_flags_are_refused(
     words = ["--checkpoint", str(checkpoint), "--train", str(path), "--out", str(tmp_path / "out")]
     assert finetune([*words, *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
+
+
+def test_other_lengths_are_had_before(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, flag in product(("finetune", "glue"), ("--max-positions", "--projected-length")):
+        with pytest.raises(SystemExit):
+            main([command, flag, "64"])
+        message = f"{flag}: fine-tuning keeps the model's; change it before, with `linformer convert extend SOURCE"
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_several_labels_settings_and_an_early_end(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(0)
+    lines = []
+    for _ in range(400):
+        labels = [name for name in ("good", "bad") if chance.randrange(2)]
+        text = [*chance.choices(WORDS, k=4), *labels]
+        chance.shuffle(text)
+        lines.append(json.dumps({"text": " ".join(text), "label": labels}) + "\n")
+    (tmp_path / "a.jsonl").write_text("".join(lines[:350]))
+    (tmp_path / "b.jsonl").write_text("".join(lines[350:]))
+    words = ["--checkpoint", str(checkpoint), "--train", str(tmp_path / "a.jsonl"), "--dev", str(tmp_path / "b.jsonl")]
+    words += ["--multi-label", "--balanced", "--metric", "macro-f1", "auc", "--lr", "3e-3", "1e-9", "--patience", "2"]
+    assert finetune([*words, "--batch-size", "10", "--epochs", "6", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "out/lr0.003/model.pt is the median run of the setting that was chosen on the dev rows" in printed
+    (row,) = json.loads((tmp_path / "out/results.json").read_text())
+    assert row["setting"] == "lr 0.003, batch 10, epochs 6, patience 2, balanced"
+    assert row["scores"]["macro-f1"][0] > 80 and row["linear"]["macro-f1"] > 80 and row["constant"]["auc"] == 50
+    assert (tmp_path / "out/settings.md").read_text().count("macro-f1") == 2
+    log = (tmp_path / "out/lr1e-09/train.log").read_text()
+    assert "early stop since valid performance hasn't improved" in log and '"valid_macro-f1"' in log
+    found = [line.split("\t") for line in (tmp_path / "out/lr0.003/dev.tsv").read_text().splitlines()[1:]]
+    assert {label for label, _ in found} == {"good|bad", "good", "bad", ""}
+    assert {prediction for _, prediction in found} <= {"bad|good", "good", "bad", ""}
