@@ -106,7 +106,7 @@ def read_rows(
         raise UsageError(f"{path}: its name must end with one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    whole = {".parquet": _parquet_rows, ".jsonl": _json_rows}.get(path.suffix)
+    whole = {".parquet": _parquet_rows, ".jsonl": json_rows}.get(path.suffix)
     rows = enumerate(whole(path, columns), 1) if whole else _delimited_rows(path, columns, header, quoted, broken)
     for number, row in rows:
         yield number, {name: _as_text(row[name]) for name in columns}
@@ -167,7 +167,8 @@ def _decoded(file: Iterator[str], path: Path) -> Iterator[str]:
         raise UsageError(f"{path}: not UTF-8 after line {read}; convert it, for example with iconv") from error
 
 
-def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """The objects of a file of JSON lines, which have the `columns`; UsageError for another line."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(_decoded(file, path), start=1):
             try:

@@ -2,6 +2,8 @@
 
     linformer finetune train --checkpoint checkpoint_best.pt --train a.tsv --dev b.tsv \\
         --text-column sentence --label-column label --out tuned
+    linformer finetune tokens --checkpoint checkpoint_best.pt --train a.conll --dev b.conll --out tuned
+    linformer finetune answers --checkpoint checkpoint_best.pt --train a.json --dev b.json --out tuned
     linformer finetune predict --checkpoint tuned/model.pt --input new.tsv --text-column sentence \\
         --out predictions.tsv
 
@@ -9,18 +11,21 @@ Tables are .tsv, .csv, .jsonl or .parquet, with one or two columns of text. With
 classes, whose names are stored in the checkpoint. Without --dev, a tenth of the rows of --train is set aside for it.
 The epoch is selected on the dev rows, so their score is slightly optimistic; --test is not used for model selection.
 Every row is scored, and OUT/dev.tsv and test.tsv hold each row's label and prediction; confusion.png and
-calibration.png show those of the last table. Several --lr and --seeds are runs in folders of their own, and
-OUT/settings.md has a line for each setting. The same command resumes an interrupted training run; a finished one is
-left alone.
+calibration.png show those of the last table. `tokens` gives each word a tag, from columns of CoNLL or JSON lines, and
+`answers` finds answers in texts, from SQuAD's JSON; both write OUT/model, a folder for transformers. Several --lr and
+--seeds are runs in folders of their own, and OUT/settings.md has a line for each setting. The same command leaves
+finished runs alone; interrupted ones are resumed by `train`, and started again by `tokens` and `answers`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linformer_fairseq.commands.arguments import RUN_FLAGS, command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
@@ -28,13 +33,22 @@ from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE, METRICS, OF_
 from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.ranges import ROWS, real, whole
 
+if TYPE_CHECKING:
+    from linformer_fairseq.finetuning.report import Row
+    from linformer_fairseq.finetuning.train import Run
+    from linformer_fairseq.inference.predict import Labels
+    from linformer_fairseq.tables import Table
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] not in ("predict", "train", "-h", "--help"):
+    if not words or words[0] not in ("train", "tokens", "answers", "predict", "-h", "--help"):
         words.insert(0, "train")  # may be left out
     a = parser().parse_args(words)
+    rates = getattr(a, "lr", [])
+    if len(set(rates)) < len(rates):
+        raise UsageError(f"--lr: {max(rates, key=rates.count)} is there twice; name each once")
     a.run(a)
     return 0
 
@@ -64,20 +78,95 @@ def parser() -> argparse.ArgumentParser:
     )
     metric += "labels; pearson and spearman of numbers). f1, precision, recall and auc are of the second class of two"
     train.add_argument("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"{', '.join(METRICS)}: {metric}")
-    rates = "several are tried, and the one with the best median on the dev rows is kept (default: %(default)s)"
-    train.add_argument("--lr", type=real(0, 1000, inside=True), nargs="+", default=[LEARNING_RATE], help=rates)
-    train.add_argument("--batch-size", type=whole(1, ROWS), default=BATCH_SIZE, help="in rows (default: %(default)s)")
-    train.add_argument(
-        "--seeds", type=whole(1, 1000), default=1, metavar="N", help="runs, each in its own folder (default: 1)"
-    )
-    train.add_argument("--name", help="of the task in the table of results (default: name of the --train file)")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for model.pt, results.md, …")
+    _add_grid(train)
+
+    for name, what in (("tokens", "a tag for each word"), ("answers", "answers that are parts of a text")):
+        parents = [shared_flags("--checkpoint", "--data", *RUN_FLAGS)]
+        head = commands.add_parser(name, parents=parents, help=what)
+        head.set_defaults(run=_heads)
+        head.add_argument("--train", type=Path, required=True, metavar="FILE", help="to train on")
+        head.add_argument("--dev", type=Path, required=True, metavar="FILE", help="to select the epoch on")
+        head.add_argument("--test", type=Path, metavar="FILE", help="to score at the end")
+        if name == "tokens":
+            head.add_argument("--word-column", metavar="C", help="number, or name in .jsonl (default: 1, tokens)")
+            head.add_argument("--tag-column", metavar="C", help="the same of tags (default: the last, tags)")
+        else:
+            overlap = "tokens that the pieces of a long text share (default: %(default)s)"
+            head.add_argument("--stride", type=whole(0, ROWS), default=128, metavar="N", help=overlap)
+        _add_grid(head)
 
     predict = commands.add_parser("predict", parents=[shared, shared_flags("--force")], help="apply it to new texts")
     predict.set_defaults(run=_predict)
     predict.add_argument("--input", type=Path, required=True, metavar="TABLE", help="rows without labels")
     predict.add_argument("--out", type=Path, required=True, metavar="TSV", help="column `prediction`, a line for a row")
     return top
+
+
+def _add_grid(parser: argparse.ArgumentParser) -> None:
+    rates = "several are tried, and the one with the best median on the dev rows is kept (default: %(default)s)"
+    parser.add_argument("--lr", type=real(0, 1000, inside=True), nargs="+", default=[LEARNING_RATE], help=rates)
+    parser.add_argument("--batch-size", type=whole(1, ROWS), default=BATCH_SIZE, help="in rows (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=whole(1, 1000), default=1, metavar="N", help="runs, each in its own folder (default: 1)"
+    )
+    parser.add_argument("--name", help="of the task in the table of results (default: name of the --train file)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model, results.md, …")
+
+
+def _runs(
+    a: argparse.Namespace,
+    tables: Mapping[str, Table],
+    digests: Mapping[str, str],
+    labels: Labels,
+    metrics: tuple[str, ...],
+) -> list[Run]:
+    """The runs of all learning rates and seeds."""
+    from linformer_fairseq.finetuning.train import Run
+
+    runs = []
+    for lr, seed in product(a.lr, range(1, a.seeds + 1)):
+        parts = ([f"lr{lr:g}"] if len(a.lr) > 1 else []) + ([f"seed{seed}"] if a.seeds > 1 else [])
+        given = (a.checkpoint, a.data, tables, digests, labels, metrics)
+        more = (a.epochs, a.warm_up, a.patience, getattr(a, "balanced", False), not a.from_scratch)
+        runs.append(Run(a.name or a.train.stem, a.out / "-".join(parts), *given, seed, lr, a.batch_size, *more))
+    return runs
+
+
+def _report(a: argparse.Namespace, runs: list[Run], row: Row, chosen: Path) -> None:
+    from linformer_fairseq.finetuning.grid import settings_table
+    from linformer_fairseq.finetuning.report import write_table
+
+    print(write_table([row], a.out))
+    if len(runs) > 1:
+        print(settings_table(runs, a.out))
+        print(f"{chosen} is of the median run of the setting that was chosen on the dev rows")
+
+
+def _heads(a: argparse.Namespace) -> None:
+    check_folder(a.out)
+
+    from linformer_fairseq.checkpoints.checkpoint import read
+    from linformer_fairseq.checkpoints.folders import as_file
+    from linformer_fairseq.finetuning.conll import Tagging, read_sentences, tags_of
+    from linformer_fairseq.finetuning.heads import FOLDER, HeadTask, head_grid
+    from linformer_fairseq.finetuning.squad import Answering, read_questions
+    from linformer_fairseq.finetuning.train import digests_of
+    from linformer_fairseq.inference.predict import Labels
+    from linformer_fairseq.io.files import digest
+
+    paths = {name: path for name in ("train", "dev", "test") if (path := getattr(a, name))}
+    task: HeadTask
+    if a.command == "tokens":
+        read_file = partial(read_sentences, word=a.word_column, tag=a.tag_column)
+        sentences = {name: read_file(path) for name, path in paths.items()}
+        task, how = Tagging(sentences, tags_of(sentences)), f"{a.word_column} {a.tag_column}"
+    else:
+        task, how = Answering({name: read_questions(path) for name, path in paths.items()}, a.stride), f"{a.stride}"
+    a.checkpoint = as_file(a.checkpoint, a.out)
+    digests = digests_of(read(a.checkpoint), a.data, {}) | {name: digest(path) for name, path in paths.items()}
+    runs = _runs(a, {}, digests | {a.command: how}, Labels((), 1), task.metrics)
+    row, chosen = head_grid(runs, task)
+    _report(a, runs, row, chosen.out / FOLDER)
 
 
 def _train(a: argparse.Namespace) -> None:
@@ -94,18 +183,15 @@ def _train(a: argparse.Namespace) -> None:
             raise UsageError(f"--metric {name}: is not for such labels; choose from {', '.join(allowed)}")
     if a.balanced and a.regression:
         raise UsageError("--balanced: numbers have no classes; leave it or --regression out")
-    if len(set(a.lr)) < len(a.lr):
-        raise UsageError(f"--lr: {max(a.lr, key=a.lr.count)} is there twice; name each once")
 
     from linformer_fairseq.plugin import register
 
     register()
     from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.checkpoints.folders import as_file
-    from linformer_fairseq.finetuning.grid import run_grid, settings_table
+    from linformer_fairseq.finetuning.grid import run_grid
     from linformer_fairseq.finetuning.labels import classes_of, targets
-    from linformer_fairseq.finetuning.report import write_table
-    from linformer_fairseq.finetuning.train import MODEL, Run, digests_of
+    from linformer_fairseq.finetuning.train import MODEL, digests_of
     from linformer_fairseq.inference.predict import Labels
     from linformer_fairseq.inference.sequences import tokenizer_of
     from linformer_fairseq.tables import read_table
@@ -128,18 +214,9 @@ def _train(a: argparse.Namespace) -> None:
         if not (len(train) and len(dev)):
             raise UsageError(f"--dev-share {share}: leaves no rows of {a.train} for one of both; name --dev")
         tables = {"train": train, "dev": dev, **tables}
-    given = (a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels, metrics)
-    runs = []
-    more = {"warm_up": a.warm_up, "patience": a.patience, "balanced": a.balanced, "pretrained": not a.from_scratch}
-    for lr, seed in product(a.lr, range(1, a.seeds + 1)):
-        parts = ([f"lr{lr:g}"] if len(a.lr) > 1 else []) + ([f"seed{seed}"] if a.seeds > 1 else [])
-        out = a.out / "-".join(parts)
-        runs.append(Run(a.name or a.train.stem, out, *given, seed, lr, a.batch_size, a.epochs, **more))
+    runs = _runs(a, tables, digests_of(source, a.data, tables), labels, metrics)
     ((row, middle),) = run_grid(runs, a.out).values()
-    print(write_table([row], a.out))
-    if len(runs) > 1:
-        print(settings_table(runs, a.out))
-        print(f"{middle.out / MODEL} is the median run of the setting that was chosen on the dev rows")
+    _report(a, runs, row, middle.out / MODEL)
 
 
 def _predict(a: argparse.Namespace) -> None:
