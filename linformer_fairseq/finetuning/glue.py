@@ -61,7 +61,7 @@ def find_task(name: str) -> Task:
 def read_labelled(folder: Path, task: Task) -> dict[str, Table]:
     """`train`, and the table of each evaluation.
 
-    Of `folder/TASK/train.tsv`, rows with missing columns, which QQP has, are left out. MNLI may also be the folder
+    Of `folder/TASK/train.tsv`, rows with missing or empty columns, which QQP has, are left out. MNLI may also be the folder
     `multinli_1.0` of its authors; rows without a label that most annotators chose are left out, as they advise.
     """
     tables = {}
@@ -69,7 +69,8 @@ def read_labelled(folder: Path, task: Task) -> dict[str, Table]:
         path = folder / task.name / f"{name}.tsv"
         if task.name == "MNLI" and not path.exists():
             path = folder / f"multinli_1.0/multinli_1.0_{name}.jsonl"
-        table = tables[name] = read_table(path, task.text, task.label, task.header, skip_broken=name == "train")
+        how = {"skip_broken": True} if name == "train" else {"may_be_empty": task.text}
+        table = tables[name] = read_table(path, task.text, task.label, task.header, **how)
         if task.name == "MNLI" and table.labels and "-" in table.labels:  # annotators did not agree
             kept = [pair for pair in zip(table.texts, table.labels, strict=True) if pair[1] != "-"]
             table.texts, table.labels = [texts for texts, _ in kept], [label for _, label in kept]

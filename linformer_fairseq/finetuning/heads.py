@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
 from linformer_fairseq.checkpoints.names import HEADS
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.data import length_bucketed_order
 from linformer_fairseq.finetuning.grid import best
 from linformer_fairseq.finetuning.report import Row
@@ -90,7 +91,7 @@ def finetune_head(run: Run, task: HeadTask) -> Result:
     def guesses(split: str) -> Any:
         return task.predictions(split, features[split], predict(model, features[split]))
 
-    kept, value, since = copy.deepcopy(model.state_dict()), -1.0, 0
+    kept, value, since = {}, -1.0, 0
     steps = Steps(model, features["train"], run)
     for epoch in range(run.epochs):
         steps.epoch(epoch)
@@ -150,7 +151,10 @@ class Steps:
 
 @torch.inference_mode()
 def predict(model: nn.Module, features: Sequence[Feature]) -> list[Array]:
-    """The scores (N, C) of each feature's N tokens: of tags, or of starts and ends of answers."""
+    """The scores (N, C) of each feature's N tokens: of tags, or of starts and ends of answers.
+
+    UsageError if they are not finite.
+    """
     model.eval()
     found: list[Any] = [None] * len(features)
     lengths = [len(feature["input_ids"]) for feature in features]
@@ -159,6 +163,8 @@ def predict(model: nn.Module, features: Sequence[Feature]) -> list[Array]:
         with _autocast(model):
             out = model(**_inputs(model, [features[i] for i in batch]))
         logits = out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], -1)
+        if not logits.isfinite().all():
+            raise UsageError("what the model gives are no numbers any more; use a smaller --lr")
         for i, scores in zip(batch, logits.float().cpu().numpy(), strict=True):
             found[i] = scores[: lengths[i]]
     return found

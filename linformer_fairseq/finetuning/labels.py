@@ -47,13 +47,13 @@ def targets(table: Table, labels: Labels) -> Array:
         raise UsageError(f"{table.path}: has no labels to train or score with")
     if not labels.classes:
         return np.array([_score(table, number, text) for number, text in enumerate(table.labels, start=1)])
-    ids: dict[str | float, int] = {name: i for i, name in enumerate(labels.classes)}
+    ids: dict[str | float | None, int] = {name: i for i, name in enumerate(labels.classes)}
     values = [_number(name) for name in labels.classes]
     if None not in values:  # 1.0 is the class 1
-        ids |= {value: i for i, value in enumerate(values) if value is not None}
+        ids |= {value: i for i, value in enumerate(values)}
 
     def number_of(row: int, name: str) -> int:
-        found = ids.get(name, ids.get(_number(name) or 0.0) if _number(name) is not None else None)
+        found = ids.get(name, ids.get(_number(name)))
         if found is None:
             known = ", ".join(labels.classes[:10])
             raise UsageError(f"{table.path}: row {row} has the label {name!r}, which is none of {known}")

@@ -75,7 +75,7 @@ def answer_scores(wanted: Sequence[str], found: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Answering:
-    """First and last token of the answer, or both at <s>; see `heads.HeadTask`."""
+    """First and last token of the answer, or both at the first token; see `heads.HeadTask`."""
 
     splits: Mapping[str, Sequence[Question]]
     stride: int  # tokens that pieces of a long text share
@@ -89,23 +89,24 @@ class Answering:
         return {}
 
     def features(self, split: str, tokenizer: Any, longest: int) -> list[Feature]:
-        """Question and text, a long text in several pieces; where the answer is not all in a piece, it is at <s>."""
+        """Question and text, a long text in several pieces; where the answer is not all in a piece, it is at the first token."""
         found = []
+        cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+        special = tokenizer.num_special_tokens_to_add(pair=True)
         for row, question in enumerate(self.splits[split]):
-            asked = tokenizer(question.text, truncation=True, max_length=longest // 3)["input_ids"][1:-1]
+            asked = tokenizer(question.text, add_special_tokens=False)["input_ids"][: longest // 3]
             text = tokenizer(question.context, add_special_tokens=False, return_offsets_mapping=True)
             ids, offsets = text["input_ids"], text["offset_mapping"]
-            room = longest - len(asked) - 4
+            room = longest - len(asked) - special
             step = max(1, room - min(self.stride, room // 2))
             first, last = _tokens_of(offsets, question)
-            bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
             for begin in range(0, max(1, len(ids) - room + step), step):
-                end, front = min(begin + room, len(ids)), len(asked) + 3
+                end, front = min(begin + room, len(ids)), len(asked) + special - 1
                 inside = first is not None and begin <= first and last < end
                 places = [x - begin + front for x in (first, last)] if inside else [0, 0]
                 found.append(
                     {
-                        "input_ids": [bos, *asked, eos, eos, *ids[begin:end], eos],
+                        "input_ids": [cls, *asked, *[sep] * (special - 2), *ids[begin:end], sep],
                         "start_positions": places[0],
                         "end_positions": places[1],
                         "row": row,
@@ -115,7 +116,7 @@ class Answering:
         return found
 
     def predictions(self, split: str, features: Sequence[Feature], logits: Sequence[Array]) -> list[str]:
-        """The answer of each question: the best span, or none where <s> is better and training has such questions."""
+        """The answer of each question: the best span, or none where the first token is better and training has such questions."""
         questions = self.splits[split]
         best = [(-np.inf, "")] * len(questions)
         none = np.full(len(questions), np.inf)

@@ -84,8 +84,13 @@ def test_mnli_may_be_the_folder_of_its_authors(tmp_path: Path) -> None:
         assert (table.texts, table.labels) == ([("A.", "B."), ("E.", "F.")], ["neutral", "entailment"])
 
 
-def test_a_test_set_is_answered_in_full_though_a_question_is_empty(tmp_path: Path) -> None:
+def test_dev_and_test_sets_are_read_in_full_though_a_question_is_empty(tmp_path: Path) -> None:
     (tmp_path / "QQP").mkdir()
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    for split in ("train", "dev"):
+        (tmp_path / f"QQP/{split}.tsv").write_text(f"{header}1\t2\t3\tA?\t\t0\n4\t5\t6\tB?\tC?\t1\n")
+    tables = read_labelled(tmp_path, TASKS["QQP"])
+    assert tables["train"].texts == [("B?", "C?")] and tables["dev"].texts == [("A?", ""), ("B?", "C?")]
     (tmp_path / "QQP/test.tsv").write_text("id\tquestion1\tquestion2\n0\tA?\t\n1\tB?\tC?\n")
     assert read_tests(tmp_path, TASKS["QQP"])["QQP.tsv"].texts == [("A?", ""), ("B?", "C?")]
 
