@@ -60,7 +60,8 @@ def _sentences(path: Path, word: int, tag: int) -> Iterable[Sentence]:
         columns = line.split()
         if columns and not line.startswith(("-DOCSTART-", "# ")):
             if len(columns) < 2 or max(word, tag) >= len(columns):
-                raise UsageError(f"{path}: line {number} has {len(columns)} columns, and no word and tag; repair it")
+                flags = "two are needed, and --word-column and --tag-column must be among them"
+                raise UsageError(f"{path}: line {number} has {len(columns)} columns; {flags}")
             words.append(columns[word])
             tags.append(columns[tag])
         elif not columns and words:

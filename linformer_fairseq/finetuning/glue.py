@@ -61,8 +61,8 @@ def find_task(name: str) -> Task:
 def read_labelled(folder: Path, task: Task) -> dict[str, Table]:
     """`train`, and the table of each evaluation.
 
-    Of `folder/TASK/train.tsv`, rows with missing or empty columns, which QQP has, are left out. MNLI may also be the folder
-    `multinli_1.0` of its authors; rows without a label that most annotators chose are left out, as they advise.
+    Of `folder/TASK/train.tsv`, rows with missing or empty columns, which QQP has, are left out. MNLI may also be the
+    folder `multinli_1.0` of its authors; rows without a label that most annotators chose are left out, as they advise.
     """
     tables = {}
     for name in ("train", *(f"dev{suffix}" for suffix in task.evaluations)):

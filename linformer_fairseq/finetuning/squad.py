@@ -89,7 +89,7 @@ class Answering:
         return {}
 
     def features(self, split: str, tokenizer: Any, longest: int) -> list[Feature]:
-        """Question and text, a long text in several pieces; where the answer is not all in a piece, it is at the first token."""
+        """Question and text, a long one in pieces; where the answer is not all in a piece, it is at the first token."""
         found = []
         cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         special = tokenizer.num_special_tokens_to_add(pair=True)
@@ -116,7 +116,7 @@ class Answering:
         return found
 
     def predictions(self, split: str, features: Sequence[Feature], logits: Sequence[Array]) -> list[str]:
-        """The answer of each question: the best span, or none where the first token is better and training has such questions."""
+        """The best span for each question; none where the first token is better, if training has such questions."""
         questions = self.splits[split]
         best = [(-np.inf, "")] * len(questions)
         none = np.full(len(questions), np.inf)

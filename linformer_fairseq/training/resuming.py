@@ -130,8 +130,8 @@ def refuse_other_shapes(error: Exception, filename: str) -> None:
     wrong = re.search(r'(?:size mismatch for |key\(s\) in state_dict: ")([\w.]+)', str(reason))
     if isinstance(reason, RuntimeError) and wrong:
         raise UsageError(
-            f"{filename}: its model is another one than that of the flags (see {wrong[1]}): give the flags of its model, "
-            "or change its length or k before, with `linformer convert extend`"
+            f"{filename}: its model is another one than that of the flags (see {wrong[1]}): give the flags of its "
+            "model, or change its length or k before, with `linformer convert extend`"
         ) from error
 
 

@@ -26,7 +26,7 @@ def test_columns_and_json_lines_are_the_same_sentences(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.conll", "EU\n", "a.conll: line 1 has 1 columns, and no word and tag; repair it"),
+        ("a.conll", "EU\n", "a.conll: line 1 has 1 columns; two are needed, and --word-column"),
         ("a.conll", "\n\n", "a.conll: has no sentences"),
         ("a.jsonl", '{"tokens": ["EU"], "tags": []}\n', "a.jsonl: row 1 has 1 tokens and 0 tags"),
         ("a.jsonl", '{"words": ["EU"], "tags": ["O"]}\n', "a.jsonl: row 1: no column tokens; it has words, tags"),
