@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from linformer_fairseq.errors import UsageError
 
+SEPARATOR = "|"  # between several labels of a row
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 Row = dict[str, Any]
 csv.field_size_limit(1 << 30)
@@ -28,7 +29,7 @@ class Table:
     path: Path
     texts: list[tuple[str, ...]] = field(default_factory=list)  # one or two a row; white space is single spaces
     labels: list[str] | None = None  # as written in the file; None without a label column
-    broken: list[int] = field(default_factory=list)  # numbers of the rows left out for their number of columns
+    broken: list[int] = field(default_factory=list)  # numbers of the rows left out for missing columns
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -59,6 +60,7 @@ def read_table(
     header: Sequence[str] | None = None,
     quoted: bool = False,
     skip_broken: bool = False,
+    may_be_empty: Collection[str] = (),
 ) -> Table:
     """Read a table into memory; UsageError for a file, column or row that is missing, broken, empty or not UTF-8.
 
@@ -68,15 +70,19 @@ def read_table(
         label: column of the class or score; None for a table without labels.
         header: column names of a TSV or CSV file without a header line.
         quoted: whether `"` encloses fields of a TSV file; in those of GLUE it is an ordinary character.
-        skip_broken: leave out rows with a wrong number of columns and list them, instead of stopping.
+        skip_broken: leave out rows with a wrong number of columns or an empty one and list them, instead of stopping.
+        may_be_empty: columns that need not be filled in.
     """
     table = Table(path, labels=None if label is None else [])
     columns = [*text, *([] if label is None else [label])]
     for number, row in read_rows(path, columns, header, quoted, table.broken if skip_broken else None):
-        for name in columns:
-            if not row[name].strip():
-                what = "label" if name == label else "text"
-                raise UsageError(f"{path}: row {number} has no {what} in column {name}; fill it in or remove the row")
+        empty = [name for name in columns if name not in may_be_empty and not row[name].strip()]
+        if empty and skip_broken:
+            table.broken.append(number)
+            continue
+        if empty:
+            what = "label" if empty[0] == label else "text"
+            raise UsageError(f"{path}: row {number} has no {what} in column {empty[0]}; fill it in or remove the row")
         table.texts.append(tuple(" ".join(row[name].split()) for name in text))
         if table.labels is not None:
             table.labels.append(row[columns[-1]].strip())
@@ -100,7 +106,7 @@ def read_rows(
         raise UsageError(f"{path}: its name must end with one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    whole = {".parquet": _parquet_rows, ".jsonl": _json_rows}.get(path.suffix)
+    whole = {".parquet": _parquet_rows, ".jsonl": json_rows}.get(path.suffix)
     rows = enumerate(whole(path, columns), 1) if whole else _delimited_rows(path, columns, header, quoted, broken)
     for number, row in rows:
         yield number, {name: _as_text(row[name]) for name in columns}
@@ -161,7 +167,8 @@ def _decoded(file: Iterator[str], path: Path) -> Iterator[str]:
         raise UsageError(f"{path}: not UTF-8 after line {read}; convert it, for example with iconv") from error
 
 
-def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """The objects of a file of JSON lines, which have the `columns`; UsageError for another line."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(_decoded(file, path), start=1):
             try:
@@ -185,4 +192,6 @@ def _as_text(value: object) -> str:
     """A value of JSON or Parquet as a TSV file would have it."""
     if value is None:
         return ""
+    if isinstance(value, list):  # of labels
+        return SEPARATOR.join(map(_as_text, value))
     return str(int(value)) if isinstance(value, bool) else str(value)

@@ -132,7 +132,9 @@ def _config(
             raise UsageError(f"--labels {' '.join(classes)}: the head {head} has {out.size(0)} classes; name each once")
         own["id2label"] = dict(enumerate(classes))
         own["label2id"] = {name: i for i, name in enumerate(classes)}
-        if checkpoint.task.get("regression_target") or (tuned and not tuned["classes"]):
+        if tuned and tuned.get("several"):
+            own["problem_type"] = "multi_label_classification"
+        elif checkpoint.task.get("regression_target") or (tuned and not tuned["classes"]):
             own["problem_type"] = "regression"
     elif labels:
         raise UsageError("--labels: the checkpoint has no classification head")

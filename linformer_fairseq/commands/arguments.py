@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning import EPOCHS
+from linformer_fairseq.finetuning import EPOCHS, WARM_UP
 from linformer_fairseq.inference import KEEPS
-from linformer_fairseq.ranges import whole
+from linformer_fairseq.ranges import real, whole
 
 
 def command_parser(name: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
@@ -21,6 +21,16 @@ def at_dashes(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """A command's own words, and those behind `--`, which are flags of fairseq-train."""
     end = argv.index("--") if "--" in argv else len(argv)
     return argv[:end], argv[end + 1 :]
+
+
+class _Fixed(argparse.Action):
+    """A flag that fine-tuning does not take."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.error(
+            f"{self.option_strings[0]}: fine-tuning keeps the model's; change it before, with "
+            f"`linformer convert extend SOURCE TARGET {self.option_strings[0]} …`"
+        )
 
 
 # Flags that mean the same in every subcommand that has them
@@ -36,6 +46,15 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--from-scratch": {"action": "store_true", "help": "train the same model without its pretrained parameters"},
     "--epochs": {"type": whole(1, 10_000), "default": EPOCHS, "help": "default: %(default)s"},
+    "--warm-up": {"type": real(0, 1), "default": WARM_UP, "metavar": "X", "help": "share of updates (default: 0.06)"},
+    "--patience": {
+        "type": whole(0, 10_000),
+        "default": 0,
+        "metavar": "N",
+        "help": "stop after N epochs without a better one (default: never)",
+    },
+    "--max-positions": {"action": _Fixed, "help": argparse.SUPPRESS},
+    "--projected-length": {"action": _Fixed, "help": argparse.SUPPRESS},
     "--force": {"action": "store_true", "help": "replace an existing --out"},
 }
 
@@ -58,3 +77,7 @@ def text_columns(a: argparse.Namespace) -> tuple[str, ...]:
             f"--text-column {' '.join(a.text_column)}: a column can be one text only, and not the label too"
         )
     return tuple(a.text_column)
+
+
+RUN_FLAGS = ("--from-scratch", "--epochs", "--warm-up", "--patience", "--max-positions", "--projected-length")
+"""Flags of every fine-tuning."""

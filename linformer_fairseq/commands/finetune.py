@@ -2,36 +2,53 @@
 
     linformer finetune train --checkpoint checkpoint_best.pt --train a.tsv --dev b.tsv \\
         --text-column sentence --label-column label --out tuned
+    linformer finetune tokens --checkpoint checkpoint_best.pt --train a.conll --dev b.conll --out tuned
+    linformer finetune answers --checkpoint checkpoint_best.pt --train a.json --dev b.json --out tuned
     linformer finetune predict --checkpoint tuned/model.pt --input new.tsv --text-column sentence \\
         --out predictions.tsv
 
 Tables are .tsv, .csv, .jsonl or .parquet, with one or two columns of text. Without --regression the labels are
 classes, whose names are stored in the checkpoint. Without --dev, a tenth of the rows of --train is set aside for it.
 The epoch is selected on the dev rows, so their score is slightly optimistic; --test is not used for model selection.
-Every row is scored, and OUT/dev.tsv and test.tsv hold each row's label and prediction. The same command resumes an
-interrupted training run; a finished one is left alone.
+Every row is scored, and OUT/dev.tsv and test.tsv hold each row's label and prediction; confusion.png and
+calibration.png show those of the last table. `tokens` gives each word a tag, from columns of CoNLL or JSON lines, and
+`answers` finds answers in texts, from SQuAD's JSON; both write OUT/model, a folder for transformers. Several --lr and
+--seeds are runs in folders of their own, and OUT/settings.md has a line for each setting. The same command leaves
+finished runs alone; interrupted ones are resumed by `train`, and started again by `tokens` and `answers`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from linformer_fairseq.commands.arguments import command_parser, shared_flags, text_columns
+from linformer_fairseq.commands.arguments import RUN_FLAGS, command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
+from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE, METRICS, OF_CLASSES, OF_SCORES
 from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.ranges import ROWS, real, whole
+
+if TYPE_CHECKING:
+    from linformer_fairseq.finetuning.report import Row
+    from linformer_fairseq.finetuning.train import Run
+    from linformer_fairseq.inference.predict import Labels
+    from linformer_fairseq.tables import Table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] not in ("predict", "train", "-h", "--help"):
+    if not words or words[0] not in ("train", "tokens", "answers", "predict", "-h", "--help"):
         words.insert(0, "train")  # may be left out
     a = parser().parse_args(words)
+    rates = getattr(a, "lr", [])
+    if len(set(rates)) < len(rates):
+        raise UsageError(f"--lr: {max(rates, key=rates.count)} is there twice; name each once")
     a.run(a)
     return 0
 
@@ -43,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     shared = shared_flags("--checkpoint", "--data", "--text-column", "--quoted")
 
     train = commands.add_parser(
-        "train", parents=[shared, shared_flags("--keep", "--from-scratch", "--epochs")], help="fine-tune and score"
+        "train", parents=[shared, shared_flags("--keep", *RUN_FLAGS)], help="fine-tune and score"
     )
     train.set_defaults(run=_train, keep="head")
     train.add_argument("--train", type=Path, required=True, metavar="TABLE", help="rows to train on")
@@ -51,14 +68,32 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--dev-share", type=real(0, 1, inside=True), metavar="X", help="without --dev (default: 0.1)")
     train.add_argument("--test", type=Path, metavar="TABLE", help="labelled rows to score at the end")
     train.add_argument("--label-column", default="label", metavar="NAME", help="default: label")
-    train.add_argument("--regression", action="store_true", help="labels are numbers to be predicted as such")
-    train.add_argument("--lr", type=real(0, 1000, inside=True), default=LEARNING_RATE, help="default: %(default)s")
-    train.add_argument("--batch-size", type=whole(1, ROWS), default=BATCH_SIZE, help="in rows (default: %(default)s)")
-    train.add_argument(
-        "--seeds", type=whole(1, 1000), default=1, metavar="N", help="runs, each in its own folder (default: 1)"
+    kind = train.add_mutually_exclusive_group()
+    kind.add_argument("--regression", action="store_true", help="labels are numbers to be predicted as such")
+    several = "a row has any number of labels, with | between them, or a list of them in JSON lines and Parquet"
+    kind.add_argument("--multi-label", action="store_true", help=several)
+    train.add_argument("--balanced", action="store_true", help="every class counts the same in the loss")
+    metric = (
+        "scores; the first, on the dev rows, chooses the epoch (default: accuracy; micro-f1 and macro-f1 of several "
     )
-    train.add_argument("--name", help="of the task in the table of results (default: name of the --train file)")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for model.pt, results.md, …")
+    metric += "labels; pearson and spearman of numbers). f1, precision, recall and auc are of the second class of two"
+    train.add_argument("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"{', '.join(METRICS)}: {metric}")
+    _add_grid(train)
+
+    for name, what in (("tokens", "a tag for each word"), ("answers", "answers that are parts of a text")):
+        parents = [shared_flags("--checkpoint", "--data", *RUN_FLAGS)]
+        head = commands.add_parser(name, parents=parents, help=what)
+        head.set_defaults(run=_heads)
+        head.add_argument("--train", type=Path, required=True, metavar="FILE", help="to train on")
+        head.add_argument("--dev", type=Path, required=True, metavar="FILE", help="to select the epoch on")
+        head.add_argument("--test", type=Path, metavar="FILE", help="to score at the end")
+        if name == "tokens":
+            head.add_argument("--word-column", metavar="C", help="number, or name in .jsonl (default: 1, tokens)")
+            head.add_argument("--tag-column", metavar="C", help="the same of tags (default: the last, tags)")
+        else:
+            overlap = "tokens that the pieces of a long text share (default: %(default)s)"
+            head.add_argument("--stride", type=whole(0, ROWS), default=128, metavar="N", help=overlap)
+        _add_grid(head)
 
     predict = commands.add_parser("predict", parents=[shared, shared_flags("--force")], help="apply it to new texts")
     predict.set_defaults(run=_predict)
@@ -67,12 +102,87 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_grid(parser: argparse.ArgumentParser) -> None:
+    rates = "several are tried, and the one with the best median on the dev rows is kept (default: %(default)s)"
+    parser.add_argument("--lr", type=real(0, 1000, inside=True), nargs="+", default=[LEARNING_RATE], help=rates)
+    parser.add_argument("--batch-size", type=whole(1, ROWS), default=BATCH_SIZE, help="in rows (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=whole(1, 1000), default=1, metavar="N", help="runs, each in its own folder (default: 1)"
+    )
+    parser.add_argument("--name", help="of the task in the table of results (default: name of the --train file)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model, results.md, …")
+
+
+def _runs(
+    a: argparse.Namespace,
+    tables: Mapping[str, Table],
+    digests: Mapping[str, str],
+    labels: Labels,
+    metrics: tuple[str, ...],
+) -> list[Run]:
+    """The runs of all learning rates and seeds."""
+    from linformer_fairseq.finetuning.train import Run
+
+    runs = []
+    for lr, seed in product(a.lr, range(1, a.seeds + 1)):
+        parts = ([f"lr{lr:g}"] if len(a.lr) > 1 else []) + ([f"seed{seed}"] if a.seeds > 1 else [])
+        given = (a.checkpoint, a.data, tables, digests, labels, metrics)
+        more = (a.epochs, a.warm_up, a.patience, getattr(a, "balanced", False), not a.from_scratch)
+        runs.append(Run(a.name or a.train.stem, a.out / "-".join(parts), *given, seed, lr, a.batch_size, *more))
+    return runs
+
+
+def _report(a: argparse.Namespace, runs: list[Run], row: Row, chosen: Path) -> None:
+    from linformer_fairseq.finetuning.grid import settings_table
+    from linformer_fairseq.finetuning.report import write_table
+
+    print(write_table([row], a.out))
+    if len(runs) > 1:
+        print(settings_table(runs, a.out))
+        print(f"{chosen} is of the median run of the setting that was chosen on the dev rows")
+
+
+def _heads(a: argparse.Namespace) -> None:
+    check_folder(a.out)
+
+    from linformer_fairseq.checkpoints.checkpoint import read
+    from linformer_fairseq.checkpoints.folders import as_file
+    from linformer_fairseq.finetuning.conll import Tagging, read_sentences, tags_of
+    from linformer_fairseq.finetuning.heads import FOLDER, HeadTask, head_grid
+    from linformer_fairseq.finetuning.squad import Answering, read_questions
+    from linformer_fairseq.finetuning.train import digests_of
+    from linformer_fairseq.inference.predict import Labels
+    from linformer_fairseq.io.files import digest
+
+    paths = {name: path for name in ("train", "dev", "test") if (path := getattr(a, name))}
+    task: HeadTask
+    if a.command == "tokens":
+        read_file = partial(read_sentences, word=a.word_column, tag=a.tag_column)
+        sentences = {name: read_file(path) for name, path in paths.items()}
+        task, how = Tagging(sentences, tags_of(sentences)), f"{a.word_column} {a.tag_column}"
+    else:
+        task, how = Answering({name: read_questions(path) for name, path in paths.items()}, a.stride), f"{a.stride}"
+    a.checkpoint = as_file(a.checkpoint, a.out)
+    digests = digests_of(read(a.checkpoint), a.data, {}) | {name: digest(path) for name, path in paths.items()}
+    runs = _runs(a, {}, digests | {a.command: how}, Labels((), 1), task.metrics)
+    row, chosen = head_grid(runs, task)
+    _report(a, runs, row, chosen.out / FOLDER)
+
+
 def _train(a: argparse.Namespace) -> None:
     text = text_columns(a)
     check_folder(a.out)
     if a.dev is not None and a.dev_share is not None:
         raise UsageError(f"--dev-share {a.dev_share}: has no meaning with --dev; leave one of them out")
     share = a.dev_share or 0.1
+    defaults = OF_SCORES if a.regression else ("micro-f1", "macro-f1") if a.multi_label else ("accuracy",)
+    metrics = tuple(dict.fromkeys(a.metric or defaults))
+    allowed = OF_SCORES if a.regression else [name for name in OF_CLASSES if not (a.multi_label and name == "matthews")]
+    for name in metrics:
+        if name not in allowed:
+            raise UsageError(f"--metric {name}: is not for such labels; choose from {', '.join(allowed)}")
+    if a.balanced and a.regression:
+        raise UsageError("--balanced: numbers have no classes; leave it or --regression out")
 
     from linformer_fairseq.plugin import register
 
@@ -80,15 +190,20 @@ def _train(a: argparse.Namespace) -> None:
     from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.checkpoints.folders import as_file
     from linformer_fairseq.finetuning.grid import run_grid
-    from linformer_fairseq.finetuning.report import write_table
-    from linformer_fairseq.finetuning.train import Run, classes_of, digests_of, targets
+    from linformer_fairseq.finetuning.labels import classes_of, targets
+    from linformer_fairseq.finetuning.train import MODEL, digests_of
     from linformer_fairseq.inference.predict import Labels
     from linformer_fairseq.inference.sequences import tokenizer_of
     from linformer_fairseq.tables import read_table
 
     paths = {name: path for name in ("train", "dev", "test") if (path := getattr(a, name))}
-    tables = {name: read_table(path, text, a.label_column, quoted=a.quoted) for name, path in paths.items()}
-    labels = Labels(() if a.regression else classes_of(tables["train"]), len(text), a.keep)
+    empty = [a.label_column] if a.multi_label else []  # a row may have no label
+    tables = {
+        name: read_table(path, text, a.label_column, quoted=a.quoted, may_be_empty=empty)
+        for name, path in paths.items()
+    }
+    classes = () if a.regression else classes_of(tables["train"], a.multi_label)
+    labels = Labels(classes, len(text), a.keep, a.multi_label)
     for table in tables.values():
         targets(table, labels)
     a.checkpoint = as_file(a.checkpoint, a.out)
@@ -99,14 +214,9 @@ def _train(a: argparse.Namespace) -> None:
         if not (len(train) and len(dev)):
             raise UsageError(f"--dev-share {share}: leaves no rows of {a.train} for one of both; name --dev")
         tables = {"train": train, "dev": dev, **tables}
-    metrics = ("pearson", "spearman") if a.regression else ("accuracy",)
-    given = (a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels, metrics)
-    runs = []
-    for seed in range(1, a.seeds + 1):
-        out = a.out if a.seeds == 1 else a.out / f"seed{seed}"
-        runs.append(Run(a.name or a.train.stem, out, *given, seed, a.lr, a.batch_size, a.epochs, not a.from_scratch))
-    chosen = run_grid(runs, a.out)
-    print(write_table([row for row, _ in chosen.values()], a.out))
+    runs = _runs(a, tables, digests_of(source, a.data, tables), labels, metrics)
+    ((row, middle),) = run_grid(runs, a.out).values()
+    _report(a, runs, row, middle.out / MODEL)
 
 
 def _predict(a: argparse.Namespace) -> None:

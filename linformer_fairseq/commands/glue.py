@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from linformer_fairseq.commands.arguments import command_parser, shared_flags
+from linformer_fairseq.commands.arguments import RUN_FLAGS, command_parser, shared_flags
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
 from linformer_fairseq.io.files import check_folder
@@ -27,7 +27,7 @@ from linformer_fairseq.ranges import PROCESSES, ROWS, real, whole
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    shared = shared_flags("--checkpoint", "--data", "--from-scratch", "--epochs")
+    shared = shared_flags("--checkpoint", "--data", *RUN_FLAGS)
     top = command_parser("glue", __doc__, parents=[shared])
     top.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="a folder a task: DIR/RTE/train.tsv …")
     top.add_argument("--tasks", metavar="A,B", help="default: all nine")
@@ -56,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from linformer_fairseq.checkpoints.folders import as_file
     from linformer_fairseq.finetuning.glue import TASKS, find_task, read_labelled, read_tests, write_submission
     from linformer_fairseq.finetuning.grid import run_grid
+    from linformer_fairseq.finetuning.labels import targets
     from linformer_fairseq.finetuning.report import read_rows, write_table
-    from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, targets
+    from linformer_fairseq.finetuning.train import MODEL, Run, digests_of
     from linformer_fairseq.inference.predict import Labels, predict
     from linformer_fairseq.inference.sequences import tokenizer_of
 
@@ -83,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = (a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels, task.metrics)
         for lr, batch, seed in product(a.lr, a.batch_size, range(1, a.seeds + 1)):
             out = a.out / task.name / f"lr{lr:g}-batch{batch}-seed{seed}"
-            runs.append(Run(task.name, out, *given, seed, lr, batch, a.epochs, not a.from_scratch))
+            more = {"warm_up": a.warm_up, "patience": a.patience, "pretrained": not a.from_scratch}
+            runs.append(Run(task.name, out, *given, seed, lr, batch, a.epochs, **more))
     tests = {task.name: read_tests(a.glue_dir, task) for task in tasks if a.test}
     chosen = run_grid(runs, a.out, a.jobs)
     print(write_table([row for row, _ in chosen.values()], a.out, a.name, beside))

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
+from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import EOS, Ids, Sequences
+from linformer_fairseq.scores import Array
 
 POOL = 50  # batches whose rows are sorted by length together
 _SPECIAL = 4  # symbols before the first class in fairseq's dictionary of labels
@@ -30,8 +32,8 @@ def length_bucketed_order(lengths: Sequence[int], batch_size: int, seed: int) ->
 def write_data(
     folder: Path,
     dictionary: Path,
-    splits: Mapping[str, tuple[Sequences, Sequence[float]]],
-    classes: Sequence[str],
+    splits: Mapping[str, tuple[Sequences, Array]],
+    labels: Labels,
     batch_size: int = 1,
     seed: int = 1,
 ) -> None:
@@ -40,20 +42,22 @@ def write_data(
     Args:
         folder: to be made.
         dictionary: dict.txt of the tokenizer.
-        splits: rows and targets of train and valid; a target is a class id, or a score if there are no `classes`.
+        splits: rows and targets of train and valid, see `labels.targets`.
     """
     for name in ("input0", "label"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(dictionary, folder / "input0/dict.txt")
-    (folder / "label/dict.txt").write_text("".join(f"{i} 1\n" for i in range(len(classes))))
+    (folder / "label/dict.txt").write_text("".join(f"{i} 1\n" for i in range(len(labels.classes))))
     for split, (rows, targets) in splits.items():
         order = length_bucketed_order([len(ids) for ids in rows.ids], batch_size, seed)
         ordered = [targets[rows.owners[i]] for i in order]
         _write_items(folder / "input0" / split, [rows.ids[i] for i in order])
-        if classes:
+        if labels.classes and not labels.several:
             _write_items(folder / "label" / split, [np.array([int(target) + _SPECIAL, EOS]) for target in ordered])
         else:
-            (folder / f"label/{split}.label").write_text("".join(f"{target}\n" for target in ordered))
+            (folder / f"label/{split}.label").write_text(
+                "".join(f"{' '.join(map(str, np.atleast_1d(target)))}\n" for target in ordered)
+            )
 
 
 def _write_items(prefix: Path, items: Sequence[Ids]) -> None:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from sklearn.utils import check_consistent_length
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
@@ -26,7 +20,7 @@ class Task:
     text: tuple[str, ...]  # one or two columns
     label: str  # column of the label in train and dev
     classes: tuple[str, ...]  # labels in the order of their ids; empty for a score
-    metrics: tuple[str, ...]  # keys of `METRICS`; the best model is chosen by the first
+    metrics: tuple[str, ...]  # see `finetuning.METRICS`; the best model is chosen by the first
     server: tuple[str, ...]  # file name of each test set in the submission
     header: tuple[str, ...] | None = None  # columns of train and dev if they have no header line
     evaluations: tuple[str, ...] = ("",)  # suffixes of the dev and test files, each scored on its own
@@ -67,12 +61,19 @@ def find_task(name: str) -> Task:
 def read_labelled(folder: Path, task: Task) -> dict[str, Table]:
     """`train`, and the table of each evaluation.
 
-    Of `folder/TASK/train.tsv`, rows with missing columns, which QQP has, are left out.
+    Of `folder/TASK/train.tsv`, rows with missing or empty columns, which QQP has, are left out. MNLI may also be the
+    folder `multinli_1.0` of its authors; rows without a label that most annotators chose are left out, as they advise.
     """
     tables = {}
     for name in ("train", *(f"dev{suffix}" for suffix in task.evaluations)):
         path = folder / task.name / f"{name}.tsv"
-        tables[name] = read_table(path, task.text, task.label, task.header, skip_broken=name == "train")
+        if task.name == "MNLI" and not path.exists():
+            path = folder / f"multinli_1.0/multinli_1.0_{name}.jsonl"
+        how = {"skip_broken": True} if name == "train" else {"may_be_empty": task.text}
+        table = tables[name] = read_table(path, task.text, task.label, task.header, **how)
+        if task.name == "MNLI" and table.labels and "-" in table.labels:  # annotators did not agree
+            kept = [pair for pair in zip(table.texts, table.labels, strict=True) if pair[1] != "-"]
+            table.texts, table.labels = [texts for texts, _ in kept], [label for _, label in kept]
     return tables
 
 
@@ -83,7 +84,7 @@ def read_tests(folder: Path, task: Task) -> dict[str, Table]:
     for place in DIAGNOSTIC_FILES if task.name == "MNLI" else ():
         if (folder / place).is_file():
             paths["AX.tsv"] = folder / place
-    return {name: read_table(path, task.text) for name, path in paths.items()}
+    return {name: read_table(path, task.text, may_be_empty=task.text) for name, path in paths.items()}
 
 
 def write_submission(predictions: Mapping[str, Sequence[str | float]], path: Path) -> list[str]:
@@ -98,29 +99,3 @@ def write_submission(predictions: Mapping[str, Sequence[str | float]], path: Pat
             archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")
     wanted = [name for task in TASKS.values() for name in task.server] + ["AX.tsv"]
     return [name for name in wanted if name not in predictions]
-
-
-Values = Sequence[int] | Sequence[float]
-
-
-def score(name: str, labels: Values, predictions: Values) -> float:
-    """One of `METRICS` in percent, of class ids or scores; correlations times 100, as on GLUE's leaderboard.
-
-    ValueError for different numbers of labels and predictions.
-    """
-    check_consistent_length(labels, predictions)
-    return 100 * float(METRICS[name](labels, predictions))
-
-
-def _correlation(of: Callable[..., tuple[float, float]], labels: Values, predictions: Values) -> float:
-    # The correlation of a constant is undefined; for a model that predicts one, it is counted as 0.
-    return 0.0 if np.ptp(predictions) == 0 or np.ptp(labels) == 0 else of(labels, predictions)[0]
-
-
-METRICS: dict[str, Callable[[Values, Values], float]] = {
-    "accuracy": accuracy_score,
-    "f1": f1_score,
-    "matthews": matthews_corrcoef,
-    "pearson": partial(_correlation, pearsonr),
-    "spearman": partial(_correlation, spearmanr),
-}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from tqdm import tqdm
 
-from linformer_fairseq.finetuning.report import Row
+from linformer_fairseq.finetuning.baselines import baseline_shard, linear
+from linformer_fairseq.finetuning.report import Row, table
 from linformer_fairseq.finetuning.train import RESULT, Result, Run, finetune, read_result
 from linformer_fairseq.inference import KEEPS
+from linformer_fairseq.io.files import write_text
 from linformer_fairseq.io.records import WORK
 from linformer_fairseq.io.shards import Done, Shard, record_of, run_shards
 
@@ -25,8 +28,13 @@ def run_grid(runs: Sequence[Run], out: Path, processes: int = 1) -> dict[str, tu
         shards.append(Shard("-".join(run.out.relative_to(out).parts) or "run", (run,)))
         if read_result(run) is None:
             record_of(out / WORK, shards[-1].name).unlink(missing_ok=True)  # its folder was deleted
-    run_shards(out, shards, finish_run, processes if processes > 1 else 0, "fine-tuning", " runs")
-    return best([(run, result) for run in runs if (result := read_result(run)) is not None])
+    workers = processes if processes > 1 else 0
+    run_shards(out, shards, finish_run, workers, "fine-tuning", " runs")
+    chosen = best([(run, result) for run in runs if (result := read_result(run)) is not None])
+    baselines = {task: baseline_shard(run) for task, (_, run) in chosen.items()}
+    done = run_shards(out, list(baselines.values()), linear, workers, "TF-IDF baselines", " tasks")
+    found = {task: _flat(done[shard.name]["result"]) for task, shard in baselines.items()}
+    return {task: (replace(row, linear=found[task]), run) for task, (row, run) in chosen.items()}
 
 
 def finish_run(run: Run) -> Done:
@@ -46,19 +54,35 @@ def best(results: Sequence[tuple[Run, Result]]) -> dict[str, tuple[Row, Run]]:
 
     Of an even number of seeds it is the lower one of the two in the middle.
     """
+    chosen: dict[str, tuple[Row, Run]] = {}
+    for row, runs in _settings(results):
+        if row.task not in chosen or median(row.first) > median(chosen[row.task][0].first):
+            middle = sorted(range(len(runs)), key=row.first.__getitem__)[(len(runs) - 1) // 2]
+            chosen[row.task] = row, runs[middle]
+    return chosen
+
+
+def settings_table(runs: Sequence[Run], out: Path) -> str:
+    """Write settings.md, a line for each setting and metric of finished runs, and return it."""
+    found = _settings([(run, result) for run in runs if (result := read_result(run)) is not None])
+    text = table({"median (range)": [replace(row, task=f"{row.task}, {row.setting}") for row, _ in found]})
+    write_text(out / "settings.md", text + "\n")
+    return text
+
+
+def _settings(results: Sequence[tuple[Run, Result]]) -> list[tuple[Row, list[Run]]]:
+    """A row for each setting of each task, and its runs."""
     settings: dict[tuple[str, str], list[tuple[Run, Result]]] = {}
     for run, result in results:
         settings.setdefault((run.task, run.in_words()), []).append((run, result))
-    chosen: dict[str, tuple[Row, Run]] = {}
-    for (task, setting), runs in settings.items():
-        result = runs[0][1]
-        scores = [_flat(other["scores"]) for _, other in runs]
-        by_metric = {name: [found[name] for found in scores] for name in scores[0]}
+    rows = []
+    for (task, setting), found in settings.items():
+        result = found[0][1]
+        scores = [_flat(other["scores"]) for _, other in found]
+        by_metric = {name: [one[name] for one in scores] for name in scores[0]}
         row = Row(task, setting, result["rows"], by_metric, _flat(result["constant"]))
-        if task not in chosen or median(row.first) > median(chosen[task][0].first):
-            middle = sorted(range(len(runs)), key=row.first.__getitem__)[(len(runs) - 1) // 2]
-            chosen[task] = row, runs[middle][0]
-    return chosen
+        rows.append((row, [run for run, _ in found]))
+    return rows
 
 
 def _flat(scores: Mapping[str, Mapping[str, float]], named: bool = False) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +19,7 @@ PAPER = {
     "RoBERTa-base (paper)": {"SST-2": 93.1, "IMDB": 94.1, "QNLI": 90.9, "QQP": 90.9},
     "Linformer, k = 256 (paper)": {"SST-2": 93.2, "IMDB": 94.0, "QNLI": 90.6, "QQP": 90.5},
 }
-BASELINE = "majority-class baseline"
+BASELINE, LINEAR = "majority-class baseline", "TF-IDF + logistic regression"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Row:
     rows: dict[str, int]  # number of rows of train and of each evaluation
     scores: dict[str, list[float]]  # a percentage a seed; of several evaluations, the keys are "dev accuracy", …
     constant: dict[str, float]  # the same if the majority class in training (or the mean score) is always predicted
+    linear: dict[str, float] = field(default_factory=dict)  # the same of `baselines.linear`
 
     @property
     def first(self) -> list[float]:
@@ -84,7 +85,7 @@ def write_table(rows: Sequence[Row], out: Path, name: str = "median (range)", be
 
 def table(grids: Grids) -> str:
     """A line for each task and metric, a column for each model: median and range over seeds."""
-    head = ["task", "train", "scored", "metric", BASELINE, *grids, *PAPER, "setting"]
+    head = ["task", "train", "scored", "metric", BASELINE, LINEAR, *grids, *PAPER, "setting"]
     lines = [f"| {' | '.join(head)} |", "|---|---:|---:|---|---:|" + "---:|" * (len(head) - 6) + "---|"]
     for models in _by_task(grids):
         row = next(filter(None, models))
@@ -92,7 +93,8 @@ def table(grids: Grids) -> str:
             found = [_cell(own.scores.get(metric, []) if own else []) for own in models]
             paper = [f"{p[row.task]:.1f}" if metric == row.headline and row.task in p else "" for p in PAPER.values()]
             sizes = [f"{row.rows['train']:,}", f"{row.scored(metric):,}"]
-            cells = [row.task, *sizes, metric, f"{row.constant[metric]:.1f}", *found, *paper, row.setting]
+            linear = f"{row.linear[metric]:.1f}" if metric in row.linear else ""
+            cells = [row.task, *sizes, metric, f"{row.constant[metric]:.1f}", linear, *found, *paper, row.setting]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -126,6 +128,9 @@ def _plot(grids: Grids, path: Path) -> None:
                 labelled.add(name)
         limits = place - 0.4, place + 0.4
         axes.hlines(row.constant[row.headline], *limits, "gray", "--", label="" if place else BASELINE)
+        if row.linear:
+            axes.hlines(row.linear[row.headline], *limits, "gray", ":", label="" if LINEAR in labelled else LINEAR)
+            labelled.add(LINEAR)
     axes.set_xticks(range(len(rows)), [f"{row.task}\n{row.headline}" for row in rows], fontsize=8)
     axes.set_ylabel("percent")
     axes.grid(axis="y", alpha=0.3)

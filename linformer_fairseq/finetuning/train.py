@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, encoder_config, read, trained_settings, write
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning import BATCH_SIZE, EPOCHS, LEARNING_RATE
+from linformer_fairseq.finetuning import BATCH_SIZE, EPOCHS, LEARNING_RATE, WARM_UP
 from linformer_fairseq.finetuning.data import write_data
-from linformer_fairseq.finetuning.glue import score
+from linformer_fairseq.finetuning.labels import class_weights, targets
+from linformer_fairseq.finetuning.pictures import calibration, confusion
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import dictionary_digest, encode, tokenizer_of
@@ -25,6 +26,8 @@ from linformer_fairseq.io.files import digest as file_digest
 from linformer_fairseq.io.files import write_text
 from linformer_fairseq.io.records import begun, changed_settings, intact, read_record, stamps, write_record
 from linformer_fairseq.paths import RECIPES
+from linformer_fairseq.scores import constant as baseline
+from linformer_fairseq.scores import score_logits
 from linformer_fairseq.tables import Table
 from linformer_fairseq.training.hardware import low_precision
 from linformer_fairseq.training.progress import run_logged
@@ -34,10 +37,6 @@ RECIPE = RECIPES / "finetune/classification.yaml"
 RESULT = "result.json"
 MODEL = "model.pt"
 Result = dict[str, Any]
-
-# Name in fairseq's log of the metric that chooses the epoch, where that is not accuracy. For pearson it is the loss:
-# fairseq's pearson is not a number if the model predicts a constant.
-_BEST = {"matthews": "mcc", "pearson": "loss"}
 
 
 @dataclass(frozen=True)
@@ -51,20 +50,26 @@ class Run:
     tables: Mapping[str, Table]  # `train`, and labelled rows to score; the epoch is chosen by the first of these
     digests: Mapping[str, str]  # see `digests_of`
     labels: Labels  # classes or score, and what is read of long rows
-    metrics: tuple[str, ...]  # keys of `glue.METRICS`; the best setting is chosen by the first
+    metrics: tuple[str, ...]  # of `finetuning.METRICS`; epoch and setting are chosen by the first
     seed: int = 1
     lr: float = LEARNING_RATE
     batch_size: int = BATCH_SIZE
     epochs: int = EPOCHS
+    warm_up: float = WARM_UP  # share of the updates
+    patience: int = 0  # epochs without a better one after which training stops; 0: never
+    balanced: bool = False  # every class counts the same in the loss
     pretrained: bool = True  # start from the checkpoint's parameters, not only with its architecture and tokenizer
 
     def in_words(self) -> str:
         """The name of the setting in a table."""
-        return f"lr {self.lr:g}, batch {self.batch_size}, epochs {self.epochs}"
+        patience = f", patience {self.patience}" if self.patience else ""
+        balanced = ", balanced" if self.balanced else ""
+        return f"lr {self.lr:g}, batch {self.batch_size}, epochs {self.epochs}{patience}{balanced}"
 
     def settings(self) -> dict[str, Any]:
         """Everything that the result depends on, as it is stored beside it."""
-        own = {name: getattr(self, name) for name in ("metrics", "seed", "lr", "batch_size", "epochs", "pretrained")}
+        names = ("metrics", "seed", "lr", "batch_size", "epochs", "warm_up", "patience", "balanced", "pretrained")
+        own = {name: getattr(self, name) for name in names}
         return json.loads(json.dumps({**self.digests, "labels": asdict(self.labels), **own}))  # type: ignore[no-any-return]
 
 
@@ -74,40 +79,10 @@ def digests_of(source: Checkpoint, data: Path | None, tables: Mapping[str, Table
     return files | {name: table.digest() for name, table in tables.items()}
 
 
-def classes_of(table: Table) -> tuple[str, ...]:
-    """The names of a table's classes, sorted, numbers by value; UsageError if there is only one, or for scores."""
-    names = sorted(set(table.labels or ()))
-    if len(names) < 2:
-        raise UsageError(f"{table.path}: all rows have the label {names[0]!r}; two classes are needed")
-    try:
-        numbers = {name: float(name) for name in names}
-    except ValueError:
-        return tuple(names)
-    for name, value in numbers.items():
-        if value != int(value):
-            raise UsageError(f"{table.path}: labels such as {name} are scores, not classes; use --regression")
-    return tuple(sorted(names, key=lambda name: numbers[name]))
-
-
-def targets(table: Table, labels: Labels) -> list[float]:
-    """Class ids or scores of a table's labels; UsageError without labels, or for one that is no class or no number."""
-    if table.labels is None:
-        raise UsageError(f"{table.path}: has no labels to train or score with")
-    if labels.classes:
-        ids = {name: float(i) for i, name in enumerate(labels.classes)}
-        for number, name in enumerate(table.labels, start=1):
-            if name not in ids:
-                known = ", ".join(labels.classes[:10])
-                raise UsageError(f"{table.path}: row {number} has the label {name!r}, which is none of {known}")
-        return [ids[name] for name in table.labels]
-    try:
-        return [float(name) for name in table.labels]
-    except ValueError as error:
-        raise UsageError(f"{table.path}: a score is not a number ({error}); is it a classification?") from error
-
-
 def finetune(run: Run) -> Result:
     """Train or resume, score each evaluation, and write `model.pt`, `result.json`, and predictions to `NAME.tsv`.
+
+    Of classes there are pictures of the last evaluation, see `pictures.py`.
 
     Returns the content of `result.json`: `settings`; `scores`, by evaluation and metric; `constant`, the same if the
     majority class of the training rows (or the mean of their scores) is always predicted; numbers of `rows`, of
@@ -124,24 +99,34 @@ def finetune(run: Run) -> Result:
     wanted = {name: targets(table, run.labels) for name, table in run.tables.items()}
     evaluations = [name for name in run.tables if name != "train"]
     splits = {split: (rows[name], wanted[name]) for split, name in (("train", "train"), ("valid", evaluations[0]))}
-    write_data(run.out / "data", folder / "dict.txt", splits, run.labels.classes, run.batch_size, run.seed)
-    _train(run, source, len(rows["train"].ids))
+    write_data(run.out / "data", folder / "dict.txt", splits, run.labels, run.batch_size, run.seed)
+    weights = class_weights(wanted["train"], len(run.labels.classes)) if run.balanced else ()
+    _train(run, source, len(rows["train"].ids), weights)
     tuned = read(run.out / "checkpoints/checkpoint_best.pt")
     tuned.notes = [*source.notes, run.labels.note(folder)]
     tuned.task = {**tuned.task, "data": str(folder)}
     engine = Engine(tuned, DEFAULT_HEAD)
-    answer = statistics.mode(wanted["train"]) if run.labels.classes else statistics.mean(wanted["train"])
+    answer = baseline(wanted["train"], len(run.labels.classes))
     scores, constant = {}, {}
     for name in evaluations:
-        found = run.labels.values(engine.rows(rows[name]))
+        found = engine.rows(rows[name])
+        if not np.isfinite(found).all():
+            raise UsageError(f"{run.out}: what the model gives for {name} are no numbers; use a smaller --lr")
         pairs = zip(run.tables[name].labels or (), run.labels.names(found), strict=True)
         lines = [f"{label}\t{prediction}\n" for label, prediction in pairs]
         write_text(run.out / f"{name}.tsv", "".join(["label\tprediction\n", *lines]))
-        scores[name] = {metric: score(metric, wanted[name], found) for metric in run.metrics}
-        constant[name] = {metric: score(metric, wanted[name], [answer] * len(found)) for metric in run.metrics}
+        scores[name] = {metric: score_logits(metric, wanted[name], found) for metric in run.metrics}
+        constant[name] = {
+            metric: score_logits(metric, wanted[name], np.tile(answer, (len(found), 1))) for metric in run.metrics
+        }
+    pictures = []
+    if run.labels.classes and not run.labels.several:
+        confusion(wanted[name], found, run.labels.classes, run.out / "confusion.png")
+        calibration(wanted[name], found, run.out / "calibration.png")
+        pictures = ["confusion.png", "calibration.png"]
     tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
     write(tuned, run.out / MODEL, force=True)
-    names = [MODEL, *(f"{name}.tsv" for name in evaluations)]
+    names = [MODEL, *(f"{name}.tsv" for name in evaluations), *pictures]
     result = {
         "settings": run.settings(),
         "scores": scores,
@@ -174,7 +159,7 @@ def _precision() -> dict[str, bool]:
     return {"common.bf16" if low_precision(torch.device("cuda")) == torch.bfloat16 else "common.fp16": True}
 
 
-def _train(run: Run, source: Checkpoint, sequences: int) -> None:
+def _train(run: Run, source: Checkpoint, sequences: int, weights: Sequence[float] = ()) -> None:
     updates = max(1, -(-sequences // run.batch_size)) * run.epochs
     last = run.out / "checkpoints/checkpoint_last.pt"
     if last.exists() and read(last).updates >= updates:
@@ -184,17 +169,19 @@ def _train(run: Run, source: Checkpoint, sequences: int) -> None:
         "model": model,
         "task.num_classes": max(1, len(run.labels.classes)),
         "task.max_positions": model["max_positions"],
-        "criterion.regression_target": not run.labels.classes,
+        "criterion.regression_target": run.labels.several or not run.labels.classes,
+        "criterion.several_labels": run.labels.several,
+        "criterion.class_weights": ",".join(map(str, weights)),
+        "criterion.metric": run.metrics[0],
         "common.seed": run.seed,
         **_precision(),
         "dataset.batch_size": run.batch_size,
         "optimization.lr": [run.lr],
         "optimization.max_update": updates,
         "lr_scheduler.total_num_update": updates,
-        "lr_scheduler.warmup_updates": max(1, updates * 6 // 100),
-        "criterion.report_mcc": run.metrics[0] == "matthews",
-        "checkpoint.best_checkpoint_metric": _BEST.get(run.metrics[0], "accuracy"),
-        "checkpoint.maximize_best_checkpoint_metric": bool(run.labels.classes),
+        "lr_scheduler.warmup_updates": max(1, int(updates * run.warm_up)),
+        "checkpoint.best_checkpoint_metric": run.metrics[0],
+        "checkpoint.patience": run.patience or -1,
     }
     argv = fairseq_train_argv(RECIPE, run.out / "data", run.out / "checkpoints", overrides)
     if run.pretrained and not last.exists():

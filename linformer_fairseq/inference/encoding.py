@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from tqdm import tqdm
 
 from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
@@ -216,7 +216,7 @@ class DocumentEncoder:
         self._job, self._folder = job, folder
         self._longest = encoder_config(checkpoint).max_positions
         self._tokenizer = tokenizer_of(checkpoint, job.data)
-        self._classes = labels_of(checkpoint).classes if job.predict else ()
+        self._labels = labels_of(checkpoint) if job.predict else None
         self._engine = Engine(checkpoint, DEFAULT_HEAD if job.predict else job.pooling, job.compute)
         self._thread = ThreadPoolExecutor(1)  # tokenises while the model computes
         self._coming: dict[int, Future[Prepared]] = {}
@@ -242,11 +242,11 @@ class DocumentEncoder:
         tokens = sum(map(len, sequences.ids))
         with tqdm(total=tokens, unit=" tokens", unit_scale=True, leave=False, disable=hidden) as bar:
             values = self._engine.rows(sequences, bar.update)
-        if not self._job.predict:
+        if self._labels is None:
             found = {"vector": _lists(values.astype(self._job.vectors))}
-        elif self._classes:
-            names = pa.array(self._classes, pa.string()).take(pa.array(values.argmax(1)))
-            found = {"label": names, "scores": _lists(softmax(values, axis=1))}
+        elif self._labels.classes:
+            shares = expit(values) if self._labels.several else softmax(values, axis=1)
+            found = {"label": pa.array(self._labels.names(values), pa.string()), "scores": _lists(shares)}
         else:
             found = {"score": pa.array(values[:, 0], pa.float32())}
         places = pa.array(np.cumsum(present) - 1, mask=~present)

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_prep import encoders
 from linformer_fairseq.checkpoints.checkpoint import FINE_TUNED, Checkpoint, encoder_config
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Engine, Values
 from linformer_fairseq.inference.sequences import dictionary_digest, encode
+from linformer_fairseq.tables import SEPARATOR
 
 
 @dataclass(frozen=True)
@@ -22,19 +25,20 @@ class Labels:
     classes: tuple[str, ...]  # names in the order of their ids; empty for a score
     columns: int  # texts in a row, 1 or 2
     keep: str = "head"  # what is read of rows that are too long, see `sequences.encode`
+    several: bool = False  # a row has any number of the classes
 
     def note(self, tokenizer: Path) -> dict[str, Any]:
         """As an entry of `Checkpoint.notes`, with the digest of the tokenizer's dictionary."""
         settings = {**asdict(self), "classes": list(self.classes)}
         return {"conversion": FINE_TUNED, **settings, "dictionary": dictionary_digest(tokenizer)}
 
-    def values(self, logits: Values) -> list[float]:
-        """The class id of each row, or its score, of (rows, classes) logits or (rows, 1) scores."""
-        return [float(value) for value in (logits.argmax(1) if self.classes else logits[:, 0])]
-
-    def names(self, values: list[float]) -> list[str] | list[float]:
-        """The names of class ids; scores as they are."""
-        return [self.classes[int(value)] for value in values] if self.classes else values
+    def names(self, logits: Values) -> list[str] | list[float]:
+        """The class of each row, of (rows, classes) logits, its classes with `|` between them, or its score."""
+        if not self.classes:
+            return [float(value) for value in logits[:, 0]]
+        if self.several:
+            return [SEPARATOR.join(self.classes[i] for i in np.flatnonzero(row > 0)) for row in logits]
+        return [self.classes[i] for i in logits.argmax(1)]
 
 
 def labels_of(checkpoint: Checkpoint, columns: int | None = None) -> Labels:
@@ -43,7 +47,9 @@ def labels_of(checkpoint: Checkpoint, columns: int | None = None) -> Labels:
         if note.get("conversion") == FINE_TUNED:
             if None not in (columns, note["columns"]) and columns != note["columns"]:
                 raise UsageError(f"--text-column: the checkpoint reads {note['columns']} texts a row, not {columns}")
-            return Labels(tuple(note["classes"]), note["columns"] or columns or 1, note["keep"])
+            return Labels(
+                tuple(note["classes"]), note["columns"] or columns or 1, note["keep"], note.get("several", False)
+            )
     raise UsageError("--checkpoint was not fine-tuned and predicts nothing; fine-tune it with `linformer finetune`")
 
 
@@ -53,4 +59,4 @@ def predict(
     """Names of classes, or scores, for rows of texts; UsageError as `labels_of`."""
     labels = labels_of(checkpoint, len(texts[0]))
     rows = encode(texts, encoder, encoder_config(checkpoint).max_positions, labels.keep)
-    return labels.names(labels.values(Engine(checkpoint, DEFAULT_HEAD).rows(rows)))
+    return labels.names(Engine(checkpoint, DEFAULT_HEAD).rows(rows))

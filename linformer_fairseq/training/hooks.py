@@ -182,6 +182,9 @@ def load_state(fairseq: Function, trainer: Any, filename: str, *arguments: Any, 
     except AssertionError:
         resuming.refuse_other_names(trainer, filename)
         raise
+    except Exception as error:
+        resuming.refuse_other_shapes(error, filename)
+        raise
     resuming.take_position(trainer, filename, extra_state)
     return extra_state
 

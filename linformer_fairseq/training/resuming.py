@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,17 @@ def mend_last(cfg: Any, loaded: str, trainer: Any) -> None:
     last = Path(cfg.save_dir) / LAST
     if loaded not in (cfg.restore_file, str(last)) and trainer.is_data_parallel_master and not cfg.no_save:
         files.copy(Path(loaded), last, own=True)
+
+
+def refuse_other_shapes(error: Exception, filename: str) -> None:
+    """UsageError where fairseq has failed for the parameters of another model, which it does not name."""
+    reason = error.__context__
+    wrong = re.search(r'(?:size mismatch for |key\(s\) in state_dict: ")([\w.]+)', str(reason))
+    if isinstance(reason, RuntimeError) and wrong:
+        raise UsageError(
+            f"{filename}: its model is another one than that of the flags (see {wrong[1]}): give the flags of its "
+            "model, or change its length or k before, with `linformer convert extend`"
+        ) from error
 
 
 def adopt_names(trainer: Any) -> None:

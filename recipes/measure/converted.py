@@ -23,10 +23,11 @@ from data_prep.encoders import Encoder
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config, read
 from linformer_fairseq.checkpoints.warm_start import to_linformer
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.glue import find_task, score
+from linformer_fairseq.finetuning.glue import find_task
 from linformer_fairseq.inference.engine import Compute, Engine
 from linformer_fairseq.inference.sequences import BOS, EOS, Ids, encode, tokenizer_of
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, markdown
+from linformer_fairseq.scores import score
 from linformer_fairseq.tables import read_table
 
 PASSAGES = 3  # of each book

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import product
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from linformer_fairseq.cli import main
 
@@ -61,6 +64,11 @@ def test_from_tables_to_predictions(
 @pytest.mark.parametrize(
     ("rows", "flags", "message"),
     [
+        ("a\t0\nb\tnan\n", ["--regression"], "a.tsv: row 2 has the score nan, which is no number"),
+        ("a\t0\nb\t1\n", ["--metric", "pearson"], "--metric pearson: is not for such labels; choose from accuracy"),
+        ("a\t0\nb\t1\n", ["--multi-label", "--metric", "matthews"], "--metric matthews: is not for such labels"),
+        ("a\t0\nb\t1\n", ["--regression", "--balanced"], "--balanced: numbers have no classes"),
+        ("a\t0\nb\t1\n", ["--lr", "1", "1"], "--lr: 1.0 is there twice; name each once"),
         ("a\tyes\nb\tyes\n", [], "all rows have the label 'yes'; two classes are needed"),
         ("a\t0.5\nb\t1\n", [], "labels such as 0.5 are scores, not classes; use --regression"),
         ("a\t0.5\nb\tmuch\n", ["--regression"], "a score is not a number"),
@@ -90,3 +98,111 @@ def test_wrong_tables_and_flags_are_refused(
     words = ["--checkpoint", str(checkpoint), "--train", str(path), "--out", str(tmp_path / "out")]
     assert finetune([*words, *flags]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
+
+
+def test_other_lengths_are_had_before(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, flag in product(("finetune", "glue"), ("--max-positions", "--projected-length")):
+        with pytest.raises(SystemExit):
+            main([command, flag, "64"])
+        message = f"{flag}: fine-tuning keeps the model's; change it before, with `linformer convert extend SOURCE"
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_several_labels_settings_and_an_early_end(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(0)
+    lines = []
+    for _ in range(400):
+        labels = [name for name in ("good", "bad") if chance.randrange(2)]
+        text = [*chance.choices(WORDS, k=4), *labels]
+        chance.shuffle(text)
+        lines.append(json.dumps({"text": " ".join(text), "label": labels}) + "\n")
+    (tmp_path / "a.jsonl").write_text("".join(lines[:350]))
+    (tmp_path / "b.jsonl").write_text("".join(lines[350:]))
+    words = ["--checkpoint", str(checkpoint), "--train", str(tmp_path / "a.jsonl"), "--dev", str(tmp_path / "b.jsonl")]
+    words += ["--multi-label", "--balanced", "--metric", "macro-f1", "auc", "--lr", "3e-3", "1e-9", "--patience", "2"]
+    assert finetune([*words, "--batch-size", "10", "--epochs", "6", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "out/lr0.003/model.pt is of the median run of the setting that was chosen on the dev rows" in printed
+    (row,) = json.loads((tmp_path / "out/results.json").read_text())
+    assert row["setting"] == "lr 0.003, batch 10, epochs 6, patience 2, balanced"
+    assert row["scores"]["macro-f1"][0] > 80 and row["linear"]["macro-f1"] > 80 and row["constant"]["auc"] == 50
+    assert (tmp_path / "out/settings.md").read_text().count("macro-f1") == 2
+    log = (tmp_path / "out/lr1e-09/train.log").read_text()
+    assert "early stop since valid performance hasn't improved" in log and '"valid_macro-f1"' in log
+    found = [line.split("\t") for line in (tmp_path / "out/lr0.003/dev.tsv").read_text().splitlines()[1:]]
+    assert {label for label, _ in found} == {"good|bad", "good", "bad", ""}
+    assert {prediction for _, prediction in found} <= {"bad|good", "good", "bad", ""}
+
+    tuned = ["--checkpoint", str(tmp_path / "out/lr0.003/model.pt"), "--input", str(tmp_path / "b.jsonl")]
+    assert finetune(["predict", *tuned, "--out", str(tmp_path / "found.tsv")]) == 0
+    assert (tmp_path / "found.tsv").read_text().splitlines()[1:] == [prediction for _, prediction in found]
+    assert main(["encode", *tuned, "--predict", "--out", str(tmp_path / "found.parquet")]) == 0
+    rows = pq.read_table(tmp_path / "found.parquet").to_pylist()
+    assert [row["label"] for row in rows] == [prediction for _, prediction in found]
+    for row in rows:
+        names = [name for name, share in zip(("bad", "good"), row["scores"], strict=True) if share > 0.5]
+        assert row["label"] == "|".join(names)
+    assert main(["convert", "to-hf", str(tmp_path / "out/lr0.003/model.pt"), str(tmp_path / "hf")]) == 0
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification" and config["label2id"] == {"bad": 0, "good": 1}
+
+
+def heads(command: str, checkpoint: Path, folder: Path, suffix: str, *more: str) -> list[str]:
+    paths = [word for name in ("train", "dev") for word in (f"--{name}", str(folder / f"{name}{suffix}"))]
+    return [command, "--checkpoint", str(checkpoint), *paths, "--out", str(folder / "out"), *more]
+
+
+def test_words_get_tags_and_the_folder_their_names(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(0)
+    for name, count in (("train", 200), ("dev", 40)):
+        sentences = []
+        for _ in range(count):
+            words = [*chance.choices(WORDS, k=3), *chance.choice((["good", "book"], ["bad"])), "the"]
+            tags = ["O"] * 3 + (["B-A", "I-A"] if words[3] == "good" else ["B-B"]) + ["O"]
+            sentences.append("".join(f"{word} {tag}\n" for word, tag in zip(words, tags, strict=True)))
+        (tmp_path / f"{name}.conll").write_text("\n".join(sentences))
+    words = heads("tokens", checkpoint, tmp_path, ".conll", "--lr", "3e-3", "1e-9", "--batch-size", "8")
+    words += ["--epochs", "3", "--patience", "1"]
+    assert finetune(words) == 0
+    (row,) = json.loads((tmp_path / "out/results.json").read_text())
+    assert row["scores"]["entity-f1"][0] > 90 and row["constant"]["entity-f1"] == 0 < row["constant"]["accuracy"]
+    assert row["setting"] == "lr 0.003, batch 8, epochs 3, patience 1" and row["rows"] == {"train": 200, "dev": 40}
+    assert (tmp_path / "out/settings.md").read_text().count("entity-f1") == 2
+    folder = tmp_path / "out/lr0.003/model"
+    model = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    assert model.config.id2label == {0: "O", 1: "B-A", 2: "B-B", 3: "I-A"}
+    found = AutoTokenizer.from_pretrained(folder)("river river river bad the", return_tensors="pt")
+    firsts = [found.word_to_tokens(word).start for word in range(5)]
+    tags = [model.config.id2label[int(i)] for i in model(**found).logits[0].argmax(-1)[firsts]]
+    assert tags == ["O", "O", "O", "B-B", "O"]
+    kept = (tmp_path / "out/lr0.003/dev.conll").read_text()
+    assert [line.split()[:2] for line in kept.splitlines()] == [
+        line.split() for line in (tmp_path / "dev.conll").read_text().splitlines()
+    ]
+    monkeypatch.setattr("linformer_fairseq.finetuning.heads.Steps", None)  # finished runs are left alone
+    assert finetune(words) == 0
+
+
+def test_answers_are_found(checkpoint: Path, tmp_path: Path) -> None:
+    chance = random.Random(0)
+    for name, count in (("train", 200), ("dev", 30)):
+        paragraphs = []
+        for i in range(count):
+            before, after = (" ".join(chance.choices(WORDS, k=chance.randrange(2, 9))) for _ in range(2))
+            answers = [{"text": "good", "answer_start": len(before) + 1}]
+            qas = [{"id": str(i), "question": "letter", "answers": answers}]
+            paragraphs.append({"context": f"{before} good {after}", "qas": qas})
+        (tmp_path / f"{name}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    words = heads("answers", checkpoint, tmp_path, ".json", "--lr", "3e-3", "--batch-size", "8", "--epochs", "3")
+    assert finetune(words) == 0
+    (row,) = json.loads((tmp_path / "out/results.json").read_text())
+    assert row["scores"]["exact-match"][0] > 80 and row["constant"]["f1"] == 0
+    found = json.loads((tmp_path / "out/dev.json").read_text())
+    assert len(found) == 30 and list(found.values()).count("good") == row["scores"]["exact-match"][0] * 0.3
+    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out/model", trust_remote_code=True)
+    assert not model.qa_outputs.weight.eq(0).all()

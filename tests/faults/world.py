@@ -68,6 +68,12 @@ def build(folder: Path) -> None:
     (folder / "bert/tokenizer_config.json").write_text('{"do_lower_case": true}')
     rows = [(" ".join(chance.choices(words, k=9)), number % 2) for number in range(24)]
     (folder / "table.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    (folder / "words.conll").write_text(
+        "".join(f"{word} {'BO'[number % 2]}\n" for number, word in enumerate(words[:8]))
+    )
+    answers = [{"text": words[0], "answer_start": 0}]
+    paragraph = {"context": " ".join(words[:8]), "qas": [{"id": "1", "question": words[1], "answers": answers}]}
+    (folder / "questions.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
     (folder / "glue/RTE").mkdir(parents=True)
     for name in ("train", "dev"):
         lines = (

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from data_prep import encoders
 from linformer_fairseq.finetuning.data import length_bucketed_order, write_data
+from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import encode
 
 
@@ -34,7 +35,8 @@ def test_length_bucketed_batches_have_every_row_and_less_padding(lengths: list[i
 def test_fairseq_reads_every_row_and_target(classes: tuple[str, ...], tokenizer: Path, tmp_path: Path) -> None:
     rows = encode([("the river",), ("a good book",), ("winter",)], encoders.load(tokenizer), 64)
     targets = [2.0, 0.0, 1.0] if classes else [0.25, 5.0, 3.5]
-    write_data(tmp_path, tokenizer / "dict.txt", {"train": (rows, targets), "valid": (rows, targets)}, classes)
+    splits = dict.fromkeys(("train", "valid"), (rows, np.array(targets)))
+    write_data(tmp_path, tokenizer / "dict.txt", splits, Labels(classes, 1))
     cfg = Namespace(task="sentence_prediction", data=str(tmp_path), num_classes=3 if classes else 1, seed=1)
     for name, value in (("init_token", None), ("separator_token", None), ("no_shuffle", True), ("max_positions", 64)):
         setattr(cfg, name, value)

@@ -1,25 +1,21 @@
-"""GLUE's files, small ones with their quirks, and the real ones where they are at hand; its metrics."""
+"""GLUE's files, small ones with their quirks, and the real ones where they are at hand."""
 
 from __future__ import annotations
 
-import math
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from tarfile import open as open_tar
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.glue import (
-    METRICS,
     TASKS,
     find_task,
     read_labelled,
     read_tests,
-    score,
     write_submission,
 )
 
@@ -77,6 +73,28 @@ def test_the_real_files_are_read_in_full(name: str, tmp_path: Path, shared_data:
         assert table.labels is None or not task.classes or set(table.labels) == set(task.classes)
 
 
+def test_mnli_may_be_the_folder_of_its_authors(tmp_path: Path) -> None:
+    (tmp_path / "multinli_1.0").mkdir()
+    rows = [("A.", "B.", "neutral"), ("C.", "D.", "-"), ("E.", "F.", "entailment")]
+    for split in ("train", "dev_matched", "dev_mismatched"):
+        keys = ("sentence1", "sentence2", "gold_label")
+        lines = [json.dumps({"genre": "fiction", **dict(zip(keys, row, strict=True))}) + "\n" for row in rows]
+        (tmp_path / f"multinli_1.0/multinli_1.0_{split}.jsonl").write_text("".join(lines))
+    for table in read_labelled(tmp_path, TASKS["MNLI"]).values():
+        assert (table.texts, table.labels) == ([("A.", "B."), ("E.", "F.")], ["neutral", "entailment"])
+
+
+def test_dev_and_test_sets_are_read_in_full_though_a_question_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "QQP").mkdir()
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    for split in ("train", "dev"):
+        (tmp_path / f"QQP/{split}.tsv").write_text(f"{header}1\t2\t3\tA?\t\t0\n4\t5\t6\tB?\tC?\t1\n")
+    tables = read_labelled(tmp_path, TASKS["QQP"])
+    assert tables["train"].texts == [("B?", "C?")] and tables["dev"].texts == [("A?", ""), ("B?", "C?")]
+    (tmp_path / "QQP/test.tsv").write_text("id\tquestion1\tquestion2\n0\tA?\t\n1\tB?\tC?\n")
+    assert read_tests(tmp_path, TASKS["QQP"])["QQP.tsv"].texts == [("A?", ""), ("B?", "C?")]
+
+
 def test_other_tasks_are_refused() -> None:
     with pytest.raises(UsageError, match="--tasks SQuAD: not a task of GLUE; choose from CoLA, SST-2"):
         find_task("SQuAD")
@@ -94,34 +112,3 @@ def test_the_zip_is_what_the_server_takes(tmp_path: Path) -> None:
         *("CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "QQP.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "QNLI.tsv", "WNLI.tsv"),
         "AX.tsv",
     ]
-
-
-PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=50)
-
-
-@given(PAIRS)
-def test_classification_metrics_are_their_definitions(pairs: list[tuple[int, int]]) -> None:
-    labels, found = [p[0] for p in pairs], [p[1] for p in pairs]
-    tp, tn, fp, fn = (pairs.count(p) for p in ((1, 1), (0, 0), (0, 1), (1, 0)))
-    assert score("accuracy", labels, found) == pytest.approx(100 * (tp + tn) / len(pairs))
-    assert score("f1", labels, found) == pytest.approx(100 * 2 * tp / (2 * tp + fp + fn) if tp else 0)
-    root = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    assert score("matthews", labels, found) == pytest.approx(100 * (tp * tn - fp * fn) / root if root else 0)
-
-
-def test_correlations_are_of_values_and_of_ranks() -> None:
-    labels, found = [0.0, 1.0, 2.0, 3.0], [1.0, 10.0, 100.0, 1000.0]
-    assert score("spearman", labels, found) == pytest.approx(100)
-    assert 0 < score("pearson", labels, found) < 99
-    assert score("pearson", labels, [-1 * value for value in labels]) == pytest.approx(-100)
-
-
-@pytest.mark.parametrize("name", ["pearson", "spearman"])
-def test_who_says_always_the_same_has_no_correlation(name: str) -> None:
-    assert score(name, [1.0, 2.0, 3.0], [2.5, 2.5, 2.5]) == 0
-
-
-@pytest.mark.parametrize("name", list(METRICS))
-def test_a_missing_prediction_is_no_prediction(name: str) -> None:
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        score(name, [0, 1], [1])

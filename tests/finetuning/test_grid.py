@@ -13,12 +13,14 @@ from linformer_fairseq.finetuning.grid import best, run_grid
 from linformer_fairseq.finetuning.train import RESULT, Result, Run
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.io.files import write_json
+from linformer_fairseq.tables import Table
 
 
 def a_run(task: str, lr: float, seed: int, out: Path = Path("out"), checkpoint: str = "one") -> Run:
     labels, digests = Labels(("0", "1"), 1), {"checkpoint": checkpoint}
     folder = out / f"{task}/lr{lr:g}-seed{seed}"
-    return Run(task, folder, Path("c.pt"), None, {}, digests, labels, ("accuracy",), seed, lr)
+    tables = {name: Table(Path(name), [("a b c",), ("d e f",)] * 4, ["0", "1"] * 4) for name in ("train", "dev")}
+    return Run(task, folder, Path("c.pt"), None, tables, digests, labels, ("accuracy",), seed, lr)
 
 
 def result(value: float, run: Run | None = None) -> Result:
@@ -53,7 +55,9 @@ def test_each_run_is_done_once_unless_its_folder_is_deleted(
     monkeypatch.setattr(grid, "finetune", fake)
     runs = [a_run("RTE", 1, seed, tmp_path) for seed in (1, 2)]
     for _ in range(2):
-        assert run_grid(runs, tmp_path)["RTE"][0].scores == {"accuracy": [1, 2]}
+        row, _ = run_grid(runs, tmp_path)["RTE"]
+        assert (row.scores, row.linear) == ({"accuracy": [1, 2]}, {"accuracy": 100})
+        monkeypatch.setattr(grid, "linear", fake)  # it is computed once
     assert done == [1, 2]
     assert "RTE train: 2 rows are longer than the model reads (their head was read)" in capsys.readouterr().out
     (runs[1].out / RESULT).unlink()

@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score
 from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import train
-from linformer_fairseq.finetuning.train import MODEL, Run, classes_of, digests_of, finetune, targets
+from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, finetune
 from linformer_fairseq.inference.predict import Labels, predict
 from linformer_fairseq.inference.sequences import tokenizer_of
 from linformer_fairseq.plugin import register
@@ -83,23 +83,6 @@ def test_digests_tell_checkpoints_tokenizers_and_tables_apart(
     source.state = {name: value + 1 for name, value in source.state.items()}
     after = digests_of(source, tmp_path, tables)
     assert [name for name in before if after[name] != before[name]] == ["checkpoint", "data", "dev"]
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes", "message"),
-    [
-        (["cold", "hot"], ("cold", "warm"), "row 2 has the label 'hot', which is none of cold, warm"),
-        (["1.5", "much"], (), "a score is not a number.*much"),
-        (None, ("cold", "warm"), "dev.tsv: has no labels"),
-    ],
-)
-def test_labels_that_do_not_fit_are_refused(labels: list[str] | None, classes: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        targets(Table(Path("dev.tsv"), [("a",), ("b",)], labels), Labels(classes, 1))
-
-
-def test_numbers_as_class_names_are_in_their_order() -> None:
-    assert classes_of(Table(Path("a.tsv"), [("a",)] * 3, ["10", "2", "1"])) == ("1", "2", "10")
 
 
 @pytest.mark.parametrize(("capability", "flag"), [((7, 0), "--fp16"), ((9, 0), "--bf16"), (None, None)])

@@ -47,3 +47,14 @@ def test_a_user_dir_of_another_name_is_refused_in_a_sentence(tmp_path: Path) -> 
     script.write_text("import other")
     ran = run(script, path=tmp_path)
     assert ran.stderr == f"error: --user-dir {tmp_path}/other: give it as {ROOT}/linformer_fairseq\n"
+
+
+def test_the_folder_of_a_clone_is_a_user_dir_too(tmp_path: Path) -> None:
+    (tmp_path / "my-clone").symlink_to(ROOT)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import fairseq.models, fairseq.utils, argparse\n"
+        f"fairseq.utils.import_user_module(argparse.Namespace(user_dir={str(tmp_path / 'my-clone')!r}))\n"
+        "print('linformer_roberta_tiny' in fairseq.models.ARCH_MODEL_REGISTRY)"
+    )
+    assert run(script, path=tmp_path).stdout == "True\n"

@@ -45,7 +45,10 @@ def test_pretrained_and_untrained_are_in_one_table(data: Path, tmp_path: Path, m
     words += ["--out", str(tmp_path / "out"), "--report", str(tmp_path / "report/results.md")]
     assert table2_downstream.MEASUREMENT.main(words) == 0
     text = (tmp_path / "report/results.md").read_text()
-    assert f"| majority-class baseline | {LINFORMER} | {SCRATCH} | RoBERTa-base (paper)" in text
+    assert (
+        f"| majority-class baseline | TF-IDF + logistic regression | {LINFORMER} | {SCRATCH} | RoBERTa-base (paper)"
+        in text
+    )
     assert text.count("(one seed)") == 2
     figures = json.loads((tmp_path / "report/pretraining.json").read_text())
     assert [figures[name]["attention"] for name in ("linformer", "exact")] == ["linformer", "exact"]

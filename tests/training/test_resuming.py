@@ -306,3 +306,18 @@ def test_an_own_checkpoint_wins_over_a_start_from_elsewhere(
 def test_only_a_way_back_within_a_run_must_leave_the_flag_out(tmp_path: Path) -> None:
     for file, back in (("checkpoint_last.pt", False), (tmp_path / "checkpoint_1_2.pt", True), ("/other/x.pt", False)):
         assert resuming.goes_back(SimpleNamespace(restore_file=str(file), save_dir=str(tmp_path))) == back
+
+
+@pytest.mark.parametrize("other", [torch.nn.Linear(3, 2), torch.nn.Linear(2, 2, bias=False)])
+def test_a_checkpoint_of_another_length_or_k_is_refused_in_a_sentence(other: torch.nn.Module) -> None:
+    with pytest.raises(
+        UsageError, match=r"^a.pt: its model is another .* \(see (weight|bias)\).*`linformer convert extend`$"
+    ):
+        try:
+            torch.nn.Linear(2, 2).load_state_dict(other.state_dict())
+        except RuntimeError:
+            try:
+                raise Exception("Cannot load model parameters from checkpoint a.pt")  # as fairseq does
+            except Exception as error:
+                resuming.refuse_other_shapes(error, "a.pt")
+    resuming.refuse_other_shapes(Exception("another reason"), "a.pt")

@@ -1,0 +1,189 @@
+"""Fine-tuning of heads that fairseq does not have, with transformers: a tag for each token, or an answer's place.
+
+`linformer_fairseq/hf` has the models; PyTorch alone trains them. What is written is a folder of `linformer convert
+to-hf`, whose model transformers loads.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
+from linformer_fairseq.checkpoints.names import HEADS
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.finetuning.data import length_bucketed_order
+from linformer_fairseq.finetuning.grid import best
+from linformer_fairseq.finetuning.report import Row
+from linformer_fairseq.finetuning.train import RESULT, Result, Run, read_result
+from linformer_fairseq.inference.engine import BATCH_TOKENS, Compute, check_compute
+from linformer_fairseq.inference.sequences import like_length
+from linformer_fairseq.io.files import digest, write_text
+from linformer_fairseq.io.records import begun, stamps, write_record
+from linformer_fairseq.scores import Array
+from linformer_fairseq.training.hardware import low_precision
+
+IGNORED = -100  # a label that does not count
+FOLDER = "model"
+Feature = dict[str, Any]  # `input_ids`, `row`, targets, and what the task needs to read the scores
+Scores = dict[str, float]
+_TARGETS = ("labels", "start_positions", "end_positions")
+
+
+class HeadTask(Protocol):
+    """What a head is trained for; `splits` are `train` and those to score."""
+
+    model: str  # class in hf/modeling_linformer.py
+    suffix: str  # of the file of predictions
+
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+    @property
+    def splits(self) -> Mapping[str, Sequence[Any]]: ...
+    def settings(self) -> dict[str, Any]: ...
+    def features(self, split: str, tokenizer: Any, longest: int) -> list[Feature]: ...
+    def predictions(self, split: str, features: Sequence[Feature], logits: Sequence[Array]) -> Any: ...
+    def scores(self, split: str, found: Any) -> Scores: ...
+    def constant(self, split: str) -> Any: ...
+    def text(self, split: str, found: Any) -> str: ...
+
+
+def head_grid(runs: Sequence[Run], task: HeadTask) -> tuple[Row, Run]:
+    """Finish all runs, one after the other, and return what `grid.best` chooses on the first split after `train`."""
+    (found,) = best([(run, finetune_head(run, task)) for run in runs]).values()
+    return found
+
+
+def finetune_head(run: Run, task: HeadTask) -> Result:
+    """Train, score, and write the folder `model`, predictions of each split, and `result.json`, as `train.finetune`.
+
+    The epoch is chosen by the first metric on the first split after `train`. A run that was stopped starts again.
+    """
+    if (done := read_result(run)) is not None:
+        return done
+    from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer  # these need the extra `hf`
+    from linformer_fairseq.checkpoints.huggingface import to_hf
+    from linformer_fairseq.hf import modeling_linformer
+
+    begun(run.out / "finetune.json", run.settings())
+    source = read(run.checkpoint)
+    state = {name: value for name, value in source.state.items() if not name.startswith(HEADS)}
+    data, longest = run.data or source.data, encoder_config(source).max_positions
+    folder = run.out / FOLDER
+    to_hf(source.converted(state=state), data, folder, force=True)
+    torch.manual_seed(run.seed)
+    kind = getattr(modeling_linformer, task.model)
+    model = kind.from_pretrained(folder, **task.settings()).float()
+    if not run.pretrained:
+        model = kind(model.config)
+    model.to(check_compute(Compute()))
+    tokenizer = build_tokenizer(data, longest)
+    features = {split: task.features(split, tokenizer, longest) for split in task.splits}
+    first, *_ = evaluations = [split for split in task.splits if split != "train"]
+
+    def guesses(split: str) -> Any:
+        return task.predictions(split, features[split], predict(model, features[split]))
+
+    kept, value, since = {}, -1.0, 0
+    steps = Steps(model, features["train"], run)
+    for epoch in range(run.epochs):
+        steps.epoch(epoch)
+        scores = task.scores(first, guesses(first))
+        tqdm.write(f"{run.out}: epoch {epoch + 1}, {', '.join(f'{name} {x:.2f}' for name, x in scores.items())}")
+        since += 1
+        if scores[run.metrics[0]] > value:
+            kept, value, since = copy.deepcopy(model.state_dict()), scores[run.metrics[0]], 0
+        if run.patience and since >= run.patience:
+            break
+    model.load_state_dict(kept)
+    model.save_pretrained(folder)
+    found = {split: guesses(split) for split in evaluations}
+    for split, answers in found.items():
+        write_text(run.out / f"{split}{task.suffix}", task.text(split, answers))
+    names = [f"{FOLDER}/model.safetensors", *(f"{split}{task.suffix}" for split in evaluations)]
+    result = {
+        "settings": run.settings(),
+        "scores": {split: task.scores(split, answers) for split, answers in found.items()},
+        "constant": {split: task.scores(split, task.constant(split)) for split in evaluations},
+        "rows": {split: len(rows) for split, rows in task.splits.items()},
+        "files": {name: digest(run.out / name) for name in names},
+        "stamps": stamps(run.out, names),
+    }
+    write_record(run.out / RESULT, result)
+    return result
+
+
+class Steps:
+    """The updates of a run: AdamW with the settings of recipes/finetune, linear warm-up and decay."""
+
+    def __init__(self, model: nn.Module, features: Sequence[Feature], run: Run) -> None:
+        self.model, self.features, self.run = model, features, run
+        self.total = -(-len(features) // run.batch_size) * run.epochs
+        warm_up = max(1, int(self.total * run.warm_up))
+        self.optimizer = torch.optim.AdamW(model.parameters(), run.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda n: min((n + 1) / warm_up, (self.total - n) / max(1, self.total - warm_up))
+        )
+
+    def epoch(self, number: int) -> None:
+        """Train on every row once, in length-bucketed batches in random order."""
+        self.model.train()
+        lengths, size = [len(feature["input_ids"]) for feature in self.features], self.run.batch_size
+        order = length_bucketed_order(lengths, size, self.run.seed + number)
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        random.Random(self.run.seed + number).shuffle(batches)
+        for batch in tqdm(batches, desc=f"{self.run.out.name}, epoch {number + 1}", unit=" updates", leave=False):
+            with _autocast(self.model):
+                loss = self.model(**_inputs(self.model, [self.features[i] for i in batch], targets=True)).loss
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.schedule.step()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, features: Sequence[Feature]) -> list[Array]:
+    """The scores (N, C) of each feature's N tokens: of tags, or of starts and ends of answers.
+
+    UsageError if they are not finite.
+    """
+    model.eval()
+    found: list[Any] = [None] * len(features)
+    lengths = [len(feature["input_ids"]) for feature in features]
+    tokens = BATCH_TOKENS.get(next(model.parameters()).device.type, 16384)
+    for batch in like_length(lengths, tokens):
+        with _autocast(model):
+            out = model(**_inputs(model, [features[i] for i in batch]))
+        logits = out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], -1)
+        if not logits.isfinite().all():
+            raise UsageError("what the model gives are no numbers any more; use a smaller --lr")
+        for i, scores in zip(batch, logits.float().cpu().numpy(), strict=True):
+            found[i] = scores[: lengths[i]]
+    return found
+
+
+def _inputs(model: Any, features: Sequence[Feature], targets: bool = False) -> dict[str, Tensor]:
+    ids = [torch.tensor(feature["input_ids"]) for feature in features]
+    inputs = {
+        "input_ids": pad_sequence(ids, True, model.config.pad_token_id),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True),
+    }
+    for name in _TARGETS if targets else ():
+        if name in features[0]:
+            inputs[name] = pad_sequence([torch.tensor(feature[name]).view(-1) for feature in features], True, IGNORED)
+            inputs[name] = inputs[name] if name == "labels" else inputs[name].view(-1)
+    return {name: value.to(model.device) for name, value in inputs.items()}
+
+
+def _autocast(model: Any) -> torch.autocast:
+    """bfloat16 on a GPU that computes in it, else float32. CUDA: not yet run."""
+    low = model.device.type == "cuda" and low_precision(model.device) == torch.bfloat16
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=low)
