@@ -44,9 +44,8 @@ class AdaptiveProjection(LearnedProjection):
         if not pools(n, self.k):
             return x
         x_BNHD = x.view(*x.shape[:2], *weight_HD.shape)
-        scores_BNH = torch.einsum("bnhd,hd->bnh", x_BNHD, weight_HD).float()
         mean = _scatter if exporting() else _gather
-        return mean(x_BNHD, scores_BNH, self.k, keep).flatten(2)
+        return mean(x_BNHD, weight_HD, self.k, keep).flatten(2)
 
 
 def pools(n: int, k: int) -> bool:
@@ -54,21 +53,26 @@ def pools(n: int, k: int) -> bool:
     return exporting() or n > k
 
 
-class _Gather(torch.autograd.Function):
-    """Means of the slots of x (B, N, H, D), weighted by the softmax of the scores (B, N, H) in a slot: (B, K, H, D).
+def _scores(x: Tensor, weight: Tensor) -> Tensor:
+    """w · x for each token and head, in float32: (B, N, H) from (B, N, H, D) and (H, D)."""
+    return torch.einsum("bnhd,hd->bnh", x, weight.to(x.dtype)).float()
 
-    Every token is in one slot, so that the backward pass gathers as well: one pass over x in each direction, and sums
-    in a fixed order on a GPU, too. The gradient of a score is share_i (x_i - mean) · g, of the slot's gradient g.
+
+class _Gather(torch.autograd.Function):
+    """Means of the slots of x (B, N, H, D), weighted by the softmax of w · x in a slot, w (H, D): (B, K, H, D).
+
+    Every token is in one slot, so that the backward pass gathers as well: few passes over x, and sums in a fixed order
+    on a GPU, too. The gradient of a score is share_i (x_i - mean) · g, with g that of the slot.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, k: int, keep: Tensor | None) -> Tensor:
         batch, n, heads, dim = x.shape
         tokens_BKS, filled_BKS = members(n, k, keep, x.device)
         sample = torch.arange(batch, device=x.device).view(-1, 1, 1, 1) * n
         head = torch.arange(heads, device=x.device).view(-1, 1, 1)
         rows_BHKS = (sample + tokens_BKS.unsqueeze(1)) * heads + head
-        filled = filled_BKS.unsqueeze(1)
+        filled, scores = filled_BKS.unsqueeze(1), _scores(x, weight)
         scores_BHKS = scores.flatten()[rows_BHKS].masked_fill(~filled, torch.finfo(scores.dtype).min)
         shares = torch.softmax(scores_BHKS, -1) * filled  # of an empty slot, zeros
         weights = shares.to(x.dtype).flatten(0, 2)
@@ -81,29 +85,32 @@ class _Gather(torch.autograd.Function):
         within = (real.long().cumsum(1) - 1 - edges(n, k, keep, x.device).gather(1, slot)).clamp(min=0)
         place = (slot * tokens_BKS.size(2) + within).unsqueeze(1).expand(batch, heads, n)
         shares_BNH = (shares.flatten(2).gather(2, place) * real.unsqueeze(1)).transpose(1, 2)
-        ctx.save_for_backward(x, out, shares_BNH, slot.expand(batch, n))
+        ctx.save_for_backward(x, weight, out, shares_BNH, slot.expand(batch, n))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, out, shares_BNH, slot_BN = ctx.saved_tensors
+        x, weight, out, shares_BNH, slot_BN = ctx.saved_tensors
         batch, k = out.shape[:2]
-        rows_BN = slot_BN + torch.arange(batch, device=x.device).unsqueeze(1) * k
-        grad_BNHD = grad.reshape(batch * k, *grad.shape[2:])[rows_BN]
-        mean_BNH = (out * grad).sum(-1, dtype=torch.float32).flatten(0, 1)[rows_BN]
-        grad_scores = shares_BNH * ((x * grad_BNHD).sum(-1, dtype=torch.float32) - mean_BNH)
-        return grad_BNHD * shares_BNH.unsqueeze(-1).to(x.dtype), grad_scores, None, None
+        rows = (slot_BN + torch.arange(batch, device=x.device).unsqueeze(1) * k).flatten()
+        of_tokens = grad.flatten(0, 1).flatten(1).index_select(0, rows).view_as(x)
+        mean_BNH = (out * grad).sum(-1, dtype=torch.float32).flatten(0, 1).index_select(0, rows).view_as(shares_BNH)
+        of_scores = shares_BNH * ((x * of_tokens).sum(-1, dtype=torch.float32) - mean_BNH)
+        of_weight = torch.einsum("bnh,bnhd->hd", of_scores.to(x.dtype), x)
+        of_x = of_tokens.mul_(shares_BNH.unsqueeze(-1).to(x.dtype))
+        of_x.addcmul_(of_scores.unsqueeze(-1).to(x.dtype), weight.to(x.dtype))
+        return of_x, of_weight, None, None
 
 
-def _gather(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
-    out: Tensor = _Gather.apply(x, scores, k, keep)  # type: ignore[no-untyped-call]
+def _gather(x: Tensor, weight: Tensor, k: int, keep: Tensor | None) -> Tensor:
+    out: Tensor = _Gather.apply(x, weight, k, keep)  # type: ignore[no-untyped-call]
     return out
 
 
-def _scatter(x: Tensor, scores: Tensor, k: int, keep: Tensor | None) -> Tensor:
+def _scatter(x: Tensor, weight: Tensor, k: int, keep: Tensor | None) -> Tensor:
     """As `_Gather` with shapes that do not depend on the sizes of blocks: for a graph that serves all lengths."""
-    batch, n, heads, dim = x.shape
+    (batch, n, heads, dim), scores = x.shape, _scores(x, weight)
     real = x.new_ones(1, n, dtype=torch.bool) if keep is None else keep
     slot_BNH = slots_of(real, k).unsqueeze(-1).expand(batch, n, heads)
     empty = scores.new_zeros(batch, k + 1, heads)  # pads go to a slot that is cut off
