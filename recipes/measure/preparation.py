@@ -51,7 +51,7 @@ from linformer_fairseq.measuring.study import (
 OURS, OTHER = "data_prep (prose)", "mwparserfromhell (parse, strip_code)"
 SPLITS = ("train", "valid")
 UNDIVIDED = """Minutes are core-hours divided by the cores. Less divided are parts of dedup: one process copies all
-signatures, 512 bytes a document, and the comparison is a task for each of 16 bands, estimated at 50 bytes a document."""
+signatures, 512 bytes a document, and the comparison has 16 tasks, one a band, at an estimated 50 bytes a document."""
 STAGES = ("extract", "clean", "dedup", "split", "tokenizer", "binarize")
 FILE_CHARACTERS = 8_000_000
 NODES, CORES = 100, 1600
