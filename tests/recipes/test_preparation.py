@@ -49,6 +49,7 @@ def test_extraction_beside_mwparserfromhell(tmp_path: Path) -> None:
     assert preparation.MEASUREMENT.main(words) == 1
 
 
+@pytest.mark.slow
 def test_the_cost_of_every_stage(tmp_path: Path) -> None:
     assert preparation.MEASUREMENT.main(["cost", "--quick", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "table.md").read_text()
