@@ -4,7 +4,7 @@ A token attends to itself, to the W real tokens on each side, and to each slot t
 kinds without blocks (`linear`) mix all tokens and are always attended to. The queries are taken in blocks of R
 tokens, each with the slots and the R + 2W tokens around it: O(N (K + R + 2W)) time and memory, forward and backward.
 Every operation is PyTorch's own or `fused.attend`, so that it runs under autocast, compiled and exported, and on any
-device (CUDA: not yet run).
+device (CUDA: run on one H100).
 
 The window of Longformer (Beltagy et al. 2020) beside projected keys and values, as in Long-Short Transformer
 (Zhu et al. 2021), whose separate layer norms for the two kinds of keys are not needed here: the slots are projected by

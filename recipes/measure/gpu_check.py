@@ -4,7 +4,7 @@
     python recipes/measure/gpu_check.py --out check.json --cpu        the same small, so that it does not rot
 
 It needs what `pip install` of this project installs, and no data. A step that fails is reported, and the next one runs.
-CUDA: not yet run.
+CUDA: run on one H100 (docs/benchmarks/gpu), but for the step `memory`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Check:
             torch.cuda.set_sync_debug_mode("warn")
             one_step(model, 4)
             torch.cuda.set_sync_debug_mode("default")
-        return {"waits": sum("synchroniz" in str(one.message) for one in caught)}
+        return {"waits": sum("called a synchronizing" in str(one.message) for one in caught)}
 
     def speed(self) -> dict[str, Any]:
         """Updates of the base models: tokens/s, share of the peak, memory, optimizer, each beside what is computed."""
@@ -129,11 +129,12 @@ class Check:
             master.grad = torch.zeros_like(master)
         if not self.cpu:
             torch.cuda.reset_peak_memory_stats()
+        update = self._seconds(optimizer.step)  # first, so that the moments are there in the step
         step = self._seconds(lambda: one_step(model, batch))
-        update = self._seconds(optimizer.step)
         n = cfg.max_positions
         operations = encoder_flops(cfg, batch, n, MASKED * n) + head_flops(cfg, MASKED * n * batch)
         peak = peak_flops(self.device, "bf16" if self.cpu else "fp16")
+        computed = training_bytes(cfg, batch)
         return {
             "tokens/s": batch * n / step,
             "ms": 1000 * step,
@@ -141,7 +142,7 @@ class Check:
             "share of the peak": None if peak is None else operations / step / peak,
             "optimizer ms": 1000 * update,
             "GB": None if self.cpu else torch.cuda.max_memory_allocated() / 1e9,
-            "GB computed": sum(training_bytes(cfg, batch).values()) / 1e9,
+            "GB computed": (sum(computed.values()) - computed["other"]) / 1e9,
         }
 
     def saving(self) -> dict[str, float]:

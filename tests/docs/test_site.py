@@ -47,9 +47,9 @@ def test_configurations_that_pages_name_exist() -> None:
 @pytest.mark.parametrize(
     "page", ["README.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
 )
-def test_what_a_page_says_of_gpus_is_marked_as_not_run(page: str) -> None:
+def test_a_page_that_names_gpus_says_what_has_run_on_them(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert "CUDA: not yet run" in text or not re.search(r"\b(CUDA|GPUs?|V100|A100|H100|NCCL|tensor cores)\b", text)
+    assert re.search("CUDA: (not yet run|run on one H100)", text) or not re.search(r"\b(CUDA|GPUs?|V100|A100|H100|NCCL|tensor cores)\b", text)
 
 
 @pytest.fixture(scope="module")
