@@ -56,9 +56,7 @@ V100, NCCL, fine-tuning and encoding: CUDA: not yet run.
 
 def commands_page() -> str:
     """All of `HELPS`."""
-    parts = [
-        "# Commands\n\n`linformer prepare` is the same as `python -m data_prep`. CUDA: run on one H100\n([what](../benchmarks/gpu/h100.md)); V100, NCCL, fine-tuning and encoding: CUDA: not yet run.\n"
-    ]
+    parts = [COMMANDS_PAGE]
     parts += [f"## {name}\n\n```text\n{help_of(name)}```\n" for name in HELPS]
     return "\n".join(parts)
 
