@@ -78,23 +78,29 @@ class Ladder:
         """Perplexity at equal tokens, and at the minutes in which the first variant was done."""
         curves = self.validations(results)
         name, [first, *_] = next(iter(curves.items()))
-        seconds = first[-1]["cpu_seconds"]
+        seconds = first[-1].get("cpu_seconds")  # none on a GPU that several runs shared
         shown = [len(first) // 4, len(first) // 2, len(first) - 1]
         rows = []
         for variant, seeds in curves.items():
             found = [[valid[i]["perplexity"] for valid in seeds] for i in shown]
+            if seconds is None:
+                rows.append([variant, *map(of_seeds, found)])
+                continue
             found.append([perplexity_at(valid, seconds) for valid in seeds])
             minutes = median(valid[-1]["cpu_seconds"] / 60 for valid in seeds)
             rows.append([variant, *map(of_seeds, found), f"{minutes:.0f}"])
         tokens = [f"{first[i]['update'] * self.tokens(name):.0f} M tokens" for i in shown]
-        return markdown(["", *tokens, f"at {seconds / 60:.0f} min", "minutes for all"], rows)
+        minutes = [] if seconds is None else [f"at {seconds / 60:.0f} min", "minutes for all"]
+        return markdown(["", *tokens, *minutes], rows)
 
     def plot(self, results: Results, path: Path) -> None:
         """Perplexity over tokens, and over minutes."""
         curves = [(name, seeds[0]) for name, seeds in self.validations(results).items()]
         by_tokens = {n: [(p["update"] * self.tokens(n), p["perplexity"]) for p in valid] for n, valid in curves}
-        by_minutes = {n: [(p["cpu_seconds"] / 60, p["perplexity"]) for p in valid] for n, valid in curves}
-        panels = [Panel("million tokens", by_tokens), Panel("minutes of one processor core", by_minutes)]
+        panels = [Panel("million tokens", by_tokens)]
+        if all("cpu_seconds" in p for _, valid in curves for p in valid):
+            by_minutes = {n: [(p["cpu_seconds"] / 60, p["perplexity"]) for p in valid] for n, valid in curves}
+            panels.append(Panel("minutes of one processor core", by_minutes))
         plot_lines(path, "validation perplexity", panels, self.style)
 
 

@@ -21,6 +21,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (table3_efficiency.MEASUREMENT, "table3/same_tokens/table.md"),
         (table3_efficiency.MEASUREMENT, "table3/adaptive/table.md"),
         (figure3_perplexity.MEASUREMENT, "figure3/table.md"),
+        (figure3_perplexity.MEASUREMENT, "figure3/adaptive/table.md"),
         (figure1_spectrum.MEASUREMENT, "spectrum/table.md"),
         (table2_downstream.MEASUREMENT, "downstream/results.md"),
         (conversion.MEASUREMENT, "warm_start/table.md"),
