@@ -49,7 +49,9 @@ def test_configurations_that_pages_name_exist() -> None:
 )
 def test_a_page_that_names_gpus_says_what_has_run_on_them(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert re.search("CUDA: (not yet run|run on one H100)", text) or not re.search(r"\b(CUDA|GPUs?|V100|A100|H100|NCCL|tensor cores)\b", text)
+    assert re.search("CUDA: (not yet run|run on one H100)", text) or not re.search(
+        r"\b(CUDA|GPUs?|V100|A100|H100|NCCL|tensor cores)\b", text
+    )
 
 
 @pytest.fixture(scope="module")

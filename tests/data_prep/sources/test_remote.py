@@ -1,4 +1,4 @@
-"""Inputs on storage that fsspec reads, here its file system in memory."""
+"""Inputs on storage that fsspec reads: its file system in memory, and S3, of moto's server on this machine."""
 
 from __future__ import annotations
 
@@ -24,10 +24,29 @@ fsspec = pytest.importorskip("fsspec", reason="the package fsspec is not install
 pytest.importorskip("upath", reason="the package universal_pathlib (extra remote) is not installed")
 
 
-@pytest.fixture
-def storage() -> Iterator[Any]:
-    """Files below memory://bucket/."""
-    memory = fsspec.filesystem("memory")
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of a server of S3."""
+    pytest.importorskip("s3fs", reason="the package s3fs (extra remote) is not installed")
+    server = pytest.importorskip(
+        "moto.server", reason="moto is not installed: pip install s3fs moto[s3] flask flask-cors"
+    )
+    running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    yield f"http://127.0.0.1:{running.get_host_and_port()[1]}"
+    running.stop()
+
+
+@pytest.fixture(params=["memory", "s3"])
+def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Files below memory://bucket/ or s3://bucket/."""
+    if request.param == "s3":
+        settings = {"ENDPOINT_URL": request.getfixturevalue("s3"), "DEFAULT_REGION": "us-east-1"}
+        for name, value in (settings | {"ACCESS_KEY_ID": "none", "SECRET_ACCESS_KEY": "none"}).items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+    fsspec.filesystem(request.param).clear_instance_cache()
+    storage = fsspec.filesystem(request.param)
+    storage.makedirs("bucket", exist_ok=True)
     table, parquet, arrow = pa.table({"text": ["From a row."]}), io.BytesIO(), io.BytesIO()
     pq.write_table(table, parquet)
     feather.write_feather(table, arrow, "uncompressed")
@@ -45,9 +64,14 @@ def storage() -> Iterator[Any]:
         "rows/a.arrow": arrow.getvalue(),
         "dump.xml.bz2": bz2.compress(dump.encode()),
     }.items():
-        memory.pipe(f"/bucket/{name}", content)
-    yield memory
-    memory.rm("/bucket", recursive=True)
+        storage.pipe(f"bucket/{name}", content)
+    yield storage
+    storage.rm("bucket", recursive=True)
+
+
+def root(storage: Any) -> str:
+    """The address of the bucket."""
+    return f"{'s3' if 's3' in storage.protocol else 'memory'}://bucket"
 
 
 def read(out: Path, source: str, *inputs: str) -> list[str]:
@@ -58,27 +82,27 @@ def read(out: Path, source: str, *inputs: str) -> list[str]:
 
 def test_every_source_reads_addresses(storage: Any, tmp_path: Path) -> None:
     texts = ["From a text.", "From a packed text."]
-    assert read(tmp_path / "folder", "text", "memory://bucket/texts") == texts
-    assert read(tmp_path / "pattern", "text", "memory://bucket/**/*.gz", "memory://bucket/texts/a.txt") == texts[::-1]
-    assert read(tmp_path / "lines", "jsonl", "memory://bucket/rows") == ["From a line."]
-    assert read(tmp_path / "rows", "parquet", "memory://bucket/rows") == ["From a row."] * 2
-    assert read(tmp_path / "dump", "wikipedia", "memory://bucket/dump.xml.bz2") == ["From a page."]
+    assert read(tmp_path / "folder", "text", f"{root(storage)}/texts") == texts
+    assert read(tmp_path / "pattern", "text", f"{root(storage)}/**/*.gz", f"{root(storage)}/texts/a.txt") == texts[::-1]
+    assert read(tmp_path / "lines", "jsonl", f"{root(storage)}/rows") == ["From a line."]
+    assert read(tmp_path / "rows", "parquet", f"{root(storage)}/rows") == ["From a row."] * 2
+    assert read(tmp_path / "dump", "wikipedia", f"{root(storage)}/dump.xml.bz2") == ["From a page."]
     record = json.loads((tmp_path / "folder/extract-text.json").read_text())
     assert record["result"]["left_out"] == {".png files": 1, "hidden": 1}
 
 
 def test_other_content_at_an_address_is_refused(storage: Any, tmp_path: Path) -> None:
-    read(tmp_path, "text", "memory://bucket/texts/a.txt")
-    read(tmp_path, "text", "memory://bucket/texts/a.txt")
-    storage.pipe("/bucket/texts/a.txt", b"From a test.")
+    read(tmp_path, "text", f"{root(storage)}/texts/a.txt")
+    read(tmp_path, "text", f"{root(storage)}/texts/a.txt")
+    storage.pipe("bucket/texts/a.txt", b"From a test.")
     with pytest.raises(UsageError, match="result of other settings .inputs changed"):
-        read(tmp_path, "text", "memory://bucket/texts/a.txt")
+        read(tmp_path, "text", f"{root(storage)}/texts/a.txt")
 
 
 @pytest.mark.parametrize(
-    ("address", "message"),
-    [("memory://bucket/none*", "no file matches"), ("memory://none", "no file"), ("nowhere://x", "cannot be reached")],
+    ("name", "message"), [("/none*", "no file matches"), ("/none", "no file"), (None, "cannot be reached")]
 )
-def test_what_is_not_there_is_named(storage: Any, tmp_path: Path, address: str, message: str) -> None:
+def test_what_is_not_there_is_named(storage: Any, tmp_path: Path, name: str | None, message: str) -> None:
+    address = "nowhere://x" if name is None else root(storage) + name
     with pytest.raises(UsageError, match=f"^{address.replace('*', '.')}: {message}"):
         read(tmp_path, "text", address)
