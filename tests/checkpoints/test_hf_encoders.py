@@ -21,11 +21,12 @@ from data_prep.__main__ import main as data_prep
 from linformer_fairseq import cli
 from linformer_fairseq.checkpoints.checkpoint import build, digest, read
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
-from linformer_fairseq.finetuning.glue import find_task, score
+from linformer_fairseq.finetuning.glue import find_task
 from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, finetune
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
 from linformer_fairseq.plugin import register
+from linformer_fairseq.scores import score
 from linformer_fairseq.tables import Table, read_table
 from tests.checkpoints.hf_sources import (
     CLASSES,
