@@ -38,6 +38,13 @@ def die_once(out: Path, name: str) -> Done:
     return Done({"length": len(name)}, [target])
 
 
+def die(out: Path, name: str) -> Done:
+    """A shard that ends every worker until its cause is gone, like one that needs more memory than there is."""
+    if (out / "too large").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Done({"length": len(name)})
+
+
 def refuse(name: str) -> Done:
     """A shard with an error that a person can correct."""
     raise UsageError(f"{name}: broken")
@@ -52,6 +59,20 @@ def test_a_call_whose_worker_dies_is_made_by_another(
     with pytest.raises(UsageError, match="x: broken"):
         run_shards(tmp_path, [Shard("x", ("x",))], refuse, 1, "test")
     assert not list(tmp_path.glob(".work/*.claim"))
+
+
+@pytest.mark.slow  # workers are started anew four times
+def test_a_call_that_ends_every_worker_is_named_and_made_when_its_cause_is_gone(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "cluster", cluster.scheduler_address)
+    (tmp_path / "too large").touch()
+    with pytest.raises(UsageError, match="ended several workers .*start the same command again"):
+        run_shards(tmp_path, [Shard("large", (tmp_path, "large"))], die, 1, "test")
+    (tmp_path / "too large").unlink()
+    assert run_shards(tmp_path, [Shard("large", (tmp_path, "large"))], die, 1, "test")["large"]["result"] == {
+        "length": 5
+    }
 
 
 @pytest.mark.slow
