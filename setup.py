@@ -42,14 +42,24 @@ setup(
     extras_require={
         "hf": ["transformers>=4.48", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models
         "slurm": ["submitit"],
-        "report": ["plotly"],
+        "report": ["plotly", "py3langid"],
         "cluster": ["distributed"],
         "remote": ["universal_pathlib", "s3fs", "gcsfs"],  # huggingface_hub reads hf://
         "docs": DOCS,
         "dev": [
             *("mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "submitit"),
             *("transformers>=4.48", "safetensors", "protobuf", "accelerate", "peft", "sentence-transformers"),
-            *("onnx", "onnxscript", "onnxruntime", *DOCS, "selenium", "plotly", "distributed", "universal_pathlib"),
+            *(
+                "onnx",
+                "onnxscript",
+                "onnxruntime",
+                *DOCS,
+                "selenium",
+                "plotly",
+                "py3langid",
+                "distributed",
+                "universal_pathlib",
+            ),
         ],
     },
 )

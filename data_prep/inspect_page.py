@@ -1,7 +1,6 @@
 """`inspect --html`: a run, a corpus or binarised data as one page."""
 
 import random
-import unicodedata
 from collections import Counter, defaultdict
 from difflib import SequenceMatcher
 from os.path import commonprefix
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from charset_normalizer.cd import coherence_ratio
 from numpy.typing import ArrayLike
 
 from data_prep import funnel
@@ -17,7 +15,7 @@ from data_prep.corpus import Document
 from data_prep.inspect import READ, SHOWN, contents, document_at, dropped_rows, sample_corpus, sample_data
 from linformer_fairseq.io.page import Page, Runs
 
-LANGUAGES = 2_000  # documents whose language is guessed
+LANGUAGES, LETTERS = 2_000, 2_000  # documents whose language is guessed, by their first letters
 TOKENS = 500  # most frequent ones in the table
 BARS = {"autorange": "reversed", "type": "category"}
 
@@ -33,9 +31,9 @@ def write_page(folder: Path, samples: int, seed: int, path: Path) -> None:
         lengths, some = sample_corpus(corpora[0], LANGUAGES, seed)
         kept = random.Random(seed).sample(some, min(len(some), samples))
         about = f"{len(lengths):,} documents of {corpora[0]}, at most {READ:,}. Languages are guessed"
-        page.section("Documents", f"{about} from the letters of {len(some):,} of them; else their script is named.")
+        page.section("Documents", f"{about} by py3langid, of {len(some):,} of them.")
         page.plot("Characters in a document", {"characters": [_histogram(lengths)]}, xaxis={"type": "log"})
-        found = Counter(language(document.text) for document in some).most_common()
+        found = Counter(language(document.text[:LETTERS]) for document in some).most_common()
         page.plot("Languages", {"documents": [bars([n for n, _ in found], [c for _, c in found])]}, yaxis=BARS)
         page.table(["language", "documents"], found)
         page.section("Kept")
@@ -48,11 +46,10 @@ def write_page(folder: Path, samples: int, seed: int, path: Path) -> None:
 
 
 def language(text: str) -> str:
-    """The language that the frequencies of a text's letters are most like, or else the script of most of them."""
-    if found := coherence_ratio(text, 0.1):
-        return str(found[0][0])
-    scripts = Counter(unicodedata.name(c, "?").split(" ")[0] for c in text if c.isalpha())
-    return f"{scripts.most_common(1)[0][0].title()} letters" if scripts else "no letters"
+    """The code of the language that py3langid takes a text for; "no letters" without any."""
+    from py3langid import classify
+
+    return str(classify(text)[0]) if any(map(str.isalpha, text)) else "no letters"
 
 
 Chosen = dict[tuple[str, str], list[tuple[Path | None, str, dict[str, Any]]]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ def write_report(folders: Sequence[Path], out: Path, samples: int, sentence: str
     page = Page("Training runs" if len(folders) > 1 else f"Training run {folders[0].resolve().name}", out)
     runs = [Run(folder) for folder in folders]
     names = [run.name for run in runs]
-    for run in runs:  # whole paths where names are not enough to tell runs apart
-        run.name = run.name if names.count(run.name) == 1 else str(run.folder)
+    shared = os.path.commonpath([run.folder.resolve().parent for run in runs])
+    for run in runs:  # more of the paths where names are not enough to tell runs apart
+        run.name = run.name if names.count(run.name) == 1 else os.path.relpath(run.folder.resolve(), shared)
     trained = [run for run in runs if run.lines]
     if trained:
         _add_overview(page, trained)
