@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import DAY, fingerprint, replace_when_done, sweep, write_json
+from linformer_fairseq.io.files import DAY, check_folder, fingerprint, replace_when_done, sweep, write_json
 from linformer_fairseq.io.processes import own_name
 
 
@@ -74,3 +74,10 @@ def test_a_fingerprint_sees_size_and_content(tmp_path: Path) -> None:
         path.write_bytes(content)
         found |= {fingerprint(path), fingerprint(path, parts=3, width=100)}
     assert len(found) == 9  # of the empty file there is one
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/out", "hf://datasets/x", "file:///tmp/x"])
+def test_an_address_is_no_output_folder(address: str) -> None:
+    with pytest.raises(UsageError, match="goes to a folder of this machine"):
+        check_folder(Path(address))
+    check_folder(Path("c:d/e"))
