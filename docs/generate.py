@@ -183,7 +183,7 @@ The batches of the recipes for V100 of 16 GB, in float16: the encoder's step, an
 {speed}
 So small a batch leaves an H100 waiting for Python: in bfloat16 the kernels take 15.6 of 27 ms, and with four
 times the batch the share of the peak is 0.28. Memory is that of the step before the optimizer has moments, for
-which 4.46 GB are computed by the rules of `linformer plan`. A checkpoint of the base model in the background
+which 4.45 and 4.40 GB are computed by the rules of `linformer plan`. A checkpoint of the base model in the background
 stops training for {saving:.2f} s. `--compile`: {graphs} graphs for three lengths, {compiled:.2f} times the
 speed (tiny layers).
 """
