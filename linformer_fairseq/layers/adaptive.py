@@ -90,14 +90,15 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         x, weight, out, shares_BNH, slot_BN = ctx.saved_tensors
         batch, k = out.shape[:2]
         rows = (slot_BN + torch.arange(batch, device=x.device).unsqueeze(1) * k).flatten()
         of_tokens = grad.flatten(0, 1).flatten(1).index_select(0, rows).view_as(x)
         mean_BNH = (out * grad).sum(-1, dtype=torch.float32).flatten(0, 1).index_select(0, rows).view_as(shares_BNH)
         of_scores = shares_BNH * ((x * of_tokens).sum(-1, dtype=torch.float32) - mean_BNH)
-        of_weight = torch.einsum("bnh,bnhd->hd", of_scores.to(x.dtype), x)
+        learnt = ctx.needs_input_grad[1]  # not of a frozen one
+        of_weight = torch.einsum("bnh,bnhd->hd", of_scores.to(x.dtype), x) if learnt else None
         of_x = of_tokens.mul_(shares_BNH.unsqueeze(-1).to(x.dtype))
         of_x.addcmul_(of_scores.unsqueeze(-1).to(x.dtype), weight.to(x.dtype))
         return of_x, of_weight, None, None

@@ -22,7 +22,8 @@ In the last layer, queries, output projection, scores and feed forward count onl
 the predicted ones, or the one that a classification head reads; beside a window, queries for all tokens, and scores
 where they take blocks of R. An adaptive projection of N <= K tokens is exact attention, and has no window.
 
-The backward pass computes two products for each one of the forward pass, one where E and F are frozen. What
+The backward pass computes two products for each one of the forward pass, and one less where E and F are frozen, and
+where they are adaptive, as the gradient of their scores is added to that of their means without a product. What
 `--checkpoint-activations` computes a second time is not counted ("model FLOPs", Chowdhery et al. 2022, appendix B), nor
 what is linear in the activations or parameters: embeddings, layer norms, softmax, dropout, activations, the optimizer.
 """
@@ -71,7 +72,7 @@ def _layer(cfg: EncoderConfig, k: int, n: int, m: float) -> float:
     else:
         usual += 4 * k * c * c + (4 if window else 2 if cfg.local_conv else 0) * n * c * c
     frozen = cfg.freeze_projection and cfg.learns_projection
-    return FORWARD_AND_BACKWARD * usual + (FORWARD_AND_BACKWARD - frozen) * projection
+    return FORWARD_AND_BACKWARD * usual + (FORWARD_AND_BACKWARD - frozen - (cfg.projection == "adaptive")) * projection
 
 
 def _scores(k: int, window: int, n: int, m: float) -> float:
