@@ -100,12 +100,15 @@ def run_shards(
     work.mkdir(parents=True, exist_ok=True)
     unfinished = []
     for shard in shards:
-        content = read_record(record_of(work, shard.name))
+        record = record_of(work, shard.name)
+        there = record.exists()  # before it is read: another task may write it now
+        content = read_record(record)
         if intact(out, content):
             refuse_other_inputs(out, shard.inputs, content, "unfinished work")
         else:
             unfinished.append(shard)
-            record_of(work, shard.name).unlink(missing_ok=True)
+            if there:
+                record.unlink(missing_ok=True)
     waiting = deque(sorted(unfinished, key=lambda shard: -shard.size))  # the small ones last: processes end together
     total, left = sum(s.size for s in shards), sum(s.size for s in waiting)
     bar = tqdm(total=total, initial=total - left, desc=label, unit=unit, unit_scale=unit == "B", disable=not waiting)

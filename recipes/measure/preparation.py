@@ -74,6 +74,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def extraction(options: argparse.Namespace, cells: Cells) -> None:
+    if len(options.input) != 1:
+        raise UsageError("extraction: give one MediaWiki XML dump")
     path = Path(options.input[0])
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a MediaWiki XML dump")

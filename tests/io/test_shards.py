@@ -55,6 +55,21 @@ def test_every_shard_runs_once_and_results_keep_their_order(tmp_path: Path, work
     assert len(ran(tmp_path)) == 6
 
 
+def test_a_record_that_another_task_writes_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = module.read_record
+
+    def read_just_before(path: Path) -> dict[str, object] | None:
+        content = read(path)
+        if content is None and not (tmp_path / "ran").exists():
+            monkeypatch.setattr(module, "read_record", read)
+            run_shards(tmp_path, shards(tmp_path, 1), write_line, 0, "test")
+        return content
+
+    monkeypatch.setattr(module, "read_record", read_just_before)
+    assert run_shards(tmp_path, shards(tmp_path, 1), write_line, 0, "test")["a"]["result"] == {"length": 1}
+    assert ran(tmp_path) == ["a"]
+
+
 @pytest.mark.parametrize("content", [None, "", "other"])
 def test_a_shard_whose_file_is_gone_or_changed_is_computed_again(tmp_path: Path, content: str | None) -> None:
     run_shards(tmp_path, shards(tmp_path), write_line, 0, "test")
