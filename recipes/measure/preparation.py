@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import mwparserfromhell
 import numpy as np
@@ -60,10 +61,24 @@ which one document in ten nearly repeats another; `clean` takes longer for text 
 left out: it takes a minute at most, for any size."""
 
 
+class Inputs(argparse.Action):
+    """What is measured on, refused before anything is written."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None) -> None:
+        if not values and namespace.what != "cost":
+            parser.error(f"{namespace.what} needs an input: a MediaWiki XML dump, or SOURCE=PATH")
+        namespace.input = values
+
+
 def flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("what", choices=list(KINDS), help="what is measured")
-    add("input", nargs="*", help="a MediaWiki XML dump (plain, .bz2, .gz, .xz), or SOURCE=PATH of `data_prep extract`")
+    add(
+        "input",
+        nargs="*",
+        action=Inputs,
+        help="a MediaWiki XML dump (plain, .bz2, .gz, .xz), or SOURCE=PATH of `data_prep extract`",
+    )
     add("--rounds", type=int, default=5, help="of each way (default: %(default)s)")
     add("--pages", type=int, default=200, help="articles to extract (default: %(default)s)")
     add("--vocab-size", type=int, default=32000, help="of the tokenizer (default: %(default)s)")
@@ -74,8 +89,6 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def extraction(options: argparse.Namespace, cells: Cells) -> None:
-    if len(options.input) != 1:
-        raise UsageError("extraction: give one MediaWiki XML dump")
     path = Path(options.input[0])
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a MediaWiki XML dump")
