@@ -62,7 +62,10 @@ class Check:
     def versions(self) -> dict[str, Any]:
         """Versions, GPUs, and what to repair: a build of torch without code for the GPU, among others."""
         built_for = [] if self.cpu else torch.cuda.get_arch_list()
-        return {**asdict(environment_report()), "torch": torch.__version__, "built for": built_for}
+        found = asdict(environment_report())
+        del found["user_dir"]  # the figures are to be published, without folders of the machine
+        found["python"] = found["python"].split(" (")[0]
+        return {**found, "torch": torch.__version__, "built for": built_for}
 
     def types(self) -> dict[str, float]:
         """Largest error of loss and gradients in 16 bit against float32, relative to the largest value."""

@@ -76,7 +76,7 @@ def test_a_fingerprint_sees_size_and_content(tmp_path: Path) -> None:
     assert len(found) == 9  # of the empty file there is one
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/out", "hf://datasets/x", "file:///tmp/x"])
+@pytest.mark.parametrize("address", ["s3://bucket/out", "hf://datasets/x", "file:///x"])
 def test_an_address_is_no_output_folder(address: str) -> None:
     with pytest.raises(UsageError, match="goes to a folder of this machine"):
         check_folder(Path(address))

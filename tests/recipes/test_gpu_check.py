@@ -19,6 +19,7 @@ def test_every_step_runs_on_a_cpu(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "check.json").read_text())
     assert done.returncode == 0 and not [step for step, figures in found.items() if "failed" in figures], done.stdout
     assert max(found["types"].values()) < 0.5
+    assert str(REPOSITORY) not in (tmp_path / "check.json").read_text()  # it is published
     assert found["resuming"] == dict.fromkeys(("fp32", "bf16"), {"resumed": 0.0, "repeated": 0.0})
     assert set(found["speed"]) == {"base_n512_k128", "base_n4096_k256"}
     assert {"versions", "kernels", "host_waits", "training", "overflow", "saving", "compiling", "table3"} <= set(found)
