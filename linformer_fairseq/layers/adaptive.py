@@ -107,6 +107,8 @@ class _Gather(torch.autograd.Function):
 
 
 def _gather(x: Tensor, weight: Tensor, k: int, keep: Tensor | None) -> Tensor:
+    if not torch.is_grad_enabled():  # which an autograd function does not see
+        x, weight = x.detach(), weight.detach()
     out: Tensor = _Gather.apply(x, weight, k, keep)  # type: ignore[no-untyped-call]
     return out
 
