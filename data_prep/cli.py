@@ -125,6 +125,10 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("--document", metavar="ID", help="say instead why this document was dropped, and beside which")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="write all of it as a page to open in a browser")
     inspect.add_argument("--seed", type=int, default=1, help="chooses the samples (default %(default)s)")
+
+    upload = stage("upload", "copy a finished folder to s3://…, gs://… or hf://…; resumable")
+    upload.add_argument("folder", type=Path, metavar="DIR", help="output folder of a stage or of run")
+    upload.add_argument("address", metavar="ADDRESS", help="folder on that storage, such as s3://bucket/corpus")
     return top
 
 
@@ -158,4 +162,5 @@ _STAGES: dict[str, tuple[Any, ...]] = {
     "tokenizer": ("make_tokenizer", "corpus", "out", config.TokenizerConfig, "workers"),
     "binarize": ("binarize", "corpus", "tokenizer", "out", config.BinarizeConfig, "workers"),
     "inspect": ("inspect", "folder", "samples", "seed", "document", "html"),
+    "upload": ("upload", "folder", "address"),
 }

@@ -52,7 +52,9 @@ def check_target(path: Path, force: bool) -> None:
 def check_folder(folder: Path) -> None:
     """UsageError if there is a file in the place of an output folder, or of one above it, and for an address."""
     if re.match(r"\w[\w+.-]+:/", str(folder)):
-        raise UsageError(f"{folder}: output goes to a folder of this machine; choose one, and copy it later")
+        raise UsageError(
+            f"{folder}: output goes to a folder of this machine; choose one, and `linformer prepare upload` it later"
+        )
     found = next((path for path in (folder, *folder.parents) if path.exists()), Path())
     if not found.is_dir():
         raise UsageError(f"{folder}: cannot be a folder, since {found} is a file; choose another one")

@@ -8,8 +8,8 @@
 extraction: beside mwparserfromhell's parse and strip_code, on one core and the same first articles of a MediaWiki dump.
 binarizing: beside sentencepiece followed by fairseq-preprocess, and beside the time within sentencepiece's encode
 function, the bound for everybody; all take turns on the same documents with the same tokenizer.
-cost: processor time and bytes of each stage, in one process, for made-up corpora of several sizes (--documents, --mb)
-and numbers of files, with fitted exponents, and what 1 TB would need.
+cost: processor time and bytes of each stage, in one process, for made-up corpora of several sizes (--documents, --mb),
+with fitted exponents and what 1 TB would need; and for several numbers of files, in turns, the median of --rounds.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import mwparserfromhell
@@ -47,6 +48,8 @@ from linformer_fairseq.measuring.study import (
     heading,
     in_a_process,
     markdown,
+    rounds_of,
+    spread,
 )
 
 OURS, OTHER = "data_prep (prose)", "mwparserfromhell (parse, strip_code)"
@@ -172,17 +175,27 @@ def encode(out: Path, threads: int, write: bool) -> dict[str, float]:
 
 def cost(options: argparse.Namespace, cells: Cells) -> None:
     """Every stage over each corpus, which are made of the same words."""
-    corpora = [(f"{n:,} documents", n, 400, FILE_CHARACTERS) for n in options.documents]
-    corpora += [(f"{n:,} MB", n * 250, 4000, FILE_CHARACTERS) for n in options.mb]
-    corpora += [(f"{n:,} files", n * 40, 400, 40 * 400 - 80) for n in options.files]
-    for name, documents, characters, file_characters in corpora:
+    corpora = [(f"{n:,} documents", n, 400) for n in options.documents]
+    corpora += [(f"{n:,} MB", n * 250, 4000) for n in options.mb]
+    for name, documents, characters in corpora:
         folder = options.out / name.replace(" ", "-")
-        little = file_characters < FILE_CHARACTERS  # text, which suits no large vocabulary
-        vocabulary = min(options.vocab_size, 4096 if little else options.vocab_size)
         make = in_a_process(texts, folder / "texts.jsonl", documents, characters)
-        stages = {stage: in_a_process(stage_cost, stage, folder, file_characters, vocabulary) for stage in STAGES}
+        arguments = (folder, FILE_CHARACTERS, options.vocab_size)
+        stages = {stage: in_a_process(stage_cost, stage, *arguments) for stage in STAGES}
         cells.run({f"{name}, {stage}": work for stage, work in {"texts": make, **stages}.items()})
         shutil.rmtree(folder, ignore_errors=True)  # its figures are kept
+    # Little text suits no large vocabulary.
+    arguments = (options.out / "files", min(options.vocab_size, 4096))
+    cells.turns({f"{n:,} files": in_a_process(files_cost, n, *arguments) for n in options.files}, options.rounds)
+
+
+def files_cost(files: int, folder: Path, vocab_size: int) -> dict[str, float]:
+    """Processor time of each stage over so many files of 40 documents of 400 characters."""
+    shutil.rmtree(folder, ignore_errors=True)
+    texts(folder / "texts.jsonl", files * 40, 400)
+    found = {stage: stage_cost(stage, folder, 40 * 400 - 80, vocab_size)["seconds"] for stage in STAGES}
+    shutil.rmtree(folder)
+    return found
 
 
 def texts(path: Path, documents: int, characters: int) -> dict[str, int]:
@@ -250,9 +263,10 @@ def cost_table(results: Results) -> str:
         text += markdown([*header, "exponent"], rows) + "\n"
     files = settings["files"]
     rows = []
+    rounds = [rounds_of(cells, f"{n:,} files") for n in files]
     for stage in STAGES:
-        seconds = [cells[f"{n:,} files, {stage}"]["seconds"] for n in files]
-        rows.append([stage, *(f"{found:.2f}" for found in seconds), f"{seconds[-1] / seconds[0]:.2f}"])
+        found = [[one[stage] for one in of_files] for of_files in rounds]
+        rows.append([stage, *map(spread, found), f"{median(found[-1]) / median(found[0]):.2f}"])
     text += markdown(["stage", *(f"s, {n:,} files" for n in files), "ratio"], rows) + "\n"
     largest = max(settings["mb"])
     hours = {s: cells[f"{largest:,} MB, {s}"]["seconds"] / largest * 1e6 / 3600 for s in STAGES if s != "tokenizer"}

@@ -1,4 +1,4 @@
-"""Inputs on storage that fsspec reads: its file system in memory, and S3, of moto's server on this machine."""
+"""Storage that fsspec reads and writes: its file system in memory, and S3, of moto's server on this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import bz2
 import gzip
 import io
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 from data_prep.config import ReadingConfig, SourceConfig
 from data_prep.corpus import corpus_files, read_file
 from data_prep.extract import extract
+from data_prep.upload import upload
 from linformer_fairseq.errors import UsageError
 
 fsspec = pytest.importorskip("fsspec", reason="the package fsspec is not installed")
@@ -106,3 +109,43 @@ def test_what_is_not_there_is_named(storage: Any, tmp_path: Path, name: str | No
     address = "nowhere://x" if name is None else root(storage) + name
     with pytest.raises(UsageError, match=f"^{address.replace('*', '.')}: {message}"):
         read(tmp_path, "text", address)
+
+
+def test_a_finished_folder_is_uploaded_once(storage: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, target = tmp_path / "made", f"{root(storage)}/made"
+    texts = read(made, "text", f"{root(storage)}/texts")
+    upload(made, target)
+    upload(made, f"{target}/")
+    assert re.findall(r"(\d+) files copied, (\d+) were there", capsys.readouterr().out) == [("3", "0"), ("0", "3")]
+    assert sorted(name.rpartition("/")[2] for name in storage.find("bucket/made")) == sorted(
+        path.name for path in made.iterdir() if path.is_file()
+    )
+    assert read(tmp_path / "again", "parquet", target) == texts
+    record = made / "extract-text.json"
+    record.write_text(record.read_text().replace("text", "TEXT"))  # of the same size, and newer
+    os.utime(record, (time := record.stat().st_mtime + 60, time))
+    upload(made, target)
+    assert storage.cat("bucket/made/extract-text.json") == record.read_bytes()
+
+
+def test_the_records_are_uploaded_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("split.json", "train/a.parquet", ".work/a.json", "train/.b.x.partial"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    storage, order = fsspec.filesystem("memory"), []
+    monkeypatch.setattr(type(storage), "put_file", lambda _, path, goal: order.append(goal))
+    upload(tmp_path, "memory://bucket")
+    assert order == ["/bucket/train/a.parquet", "/bucket/split.json"]
+
+
+def test_what_cannot_be_uploaded_is_one_sentence(tmp_path: Path) -> None:
+    for address, message in (("bucket/a", "no address"), ("memory://bucket", "no files to upload")):
+        with pytest.raises(UsageError, match=message):
+            upload(tmp_path, address)
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(UsageError, match="^nowhere://x: cannot be written"):
+        upload(tmp_path, "nowhere://x")
+    (tmp_path / ".work").mkdir()
+    (tmp_path / ".work/a.claim").touch()
+    with pytest.raises(UsageError, match="a stage is at work there"):
+        upload(tmp_path, "memory://bucket")
