@@ -136,11 +136,14 @@ def run_stage(a: argparse.Namespace) -> int:
     """Run the stage that the arguments name; returns the exit status."""
     if hasattr(a, "out"):
         check_folder(a.out)
-    records.always_hash = getattr(a, "verify", False)
-    pool.cluster = getattr(a, "cluster", None)
+    before = records.always_hash, pool.cluster
+    records.always_hash, pool.cluster = getattr(a, "verify", False), getattr(a, "cluster", None)
     function, *parameters = _STAGES[a.stage]
-    stage = getattr(import_module(f"data_prep.{a.stage}"), function)
-    stage(*(from_flags(p, a) if isinstance(p, type) else p(a) if callable(p) else getattr(a, p) for p in parameters))
+    given = [from_flags(p, a) if isinstance(p, type) else p(a) if callable(p) else getattr(a, p) for p in parameters]
+    try:
+        getattr(import_module(f"data_prep.{a.stage}"), function)(*given)
+    finally:
+        records.always_hash, pool.cluster = before
     return 0
 
 

@@ -41,6 +41,7 @@ def test_path_prints_the_user_dir_and_nothing_else() -> None:
     assert (ran.returncode, ran.stdout) == (0, f"{REPOSITORY / 'linformer_fairseq'}\n")
 
 
+@pytest.mark.slow
 def test_report_as_json_and_as_text_agree() -> None:
     report = json.loads(run_module("--json").stdout)
     assert report["version"] == __version__

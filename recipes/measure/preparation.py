@@ -184,9 +184,10 @@ def cost(options: argparse.Namespace, cells: Cells) -> None:
         stages = {stage: in_a_process(stage_cost, stage, *arguments) for stage in STAGES}
         cells.run({f"{name}, {stage}": work for stage, work in {"texts": make, **stages}.items()})
         shutil.rmtree(folder, ignore_errors=True)  # its figures are kept
-    # Little text suits no large vocabulary.
-    arguments = (options.out / "files", min(options.vocab_size, 4096))
-    cells.turns({f"{n:,} files": in_a_process(files_cost, n, *arguments) for n in options.files}, options.rounds)
+    folder, vocabulary = options.out / "files", min(options.vocab_size, 4096)  # little text suits no large one
+    cells.turns(
+        {f"{n:,} files": in_a_process(files_cost, n, folder, vocabulary) for n in options.files}, options.rounds
+    )
 
 
 def files_cost(files: int, folder: Path, vocab_size: int) -> dict[str, float]:

@@ -42,6 +42,7 @@ def test_what_is_written_is_read(make_checkpoint: MakeCheckpoint, tmp_path: Path
     assert encoder_config(again) == encoder_config(checkpoint)
 
 
+@pytest.mark.slow
 def test_fairseq_trains_on_from_a_written_checkpoint_which_reads_its_own(
     make_checkpoint: MakeCheckpoint, tiny_data: Path, tmp_path: Path, run_fairseq: RunFairseq
 ) -> None:

@@ -37,6 +37,7 @@ def command(models: list[str], data: Path, run: Path, *more: str, capsys: pytest
     return shlex.split(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_stopped_distillation_ends_like_one_that_was_not(
     models: list[str],
     tiny_data: Path,

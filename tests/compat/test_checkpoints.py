@@ -78,6 +78,7 @@ def test_malicious_file_ends_a_training_in_one_sentence(train, tmp_path):
     assert "Traceback" not in stopped.output and not stopped.losses
 
 
+@pytest.mark.slow
 def test_malicious_file_ends_all_processes(train, tmp_path):
     evil, trace = tmp_path / "evil.pt", tmp_path / "trace"
     torch.save({"args": None, "cfg": {}, "model": Malicious(trace)}, evil)

@@ -89,6 +89,7 @@ def test_two_processes_are_the_same_training(
         assert run.stdout.count("training on 2 devices") == 1
 
 
+@pytest.mark.slow
 def test_each_run_of_a_sweep_begins_as_in_a_process_of_its_own(hydra_train: HydraTrain, tmp_path: Path) -> None:
     """The first run has the better loss, and ends by its patience."""
     flags = ("checkpoint.patience=1", "dataset.validate_interval_updates=1", "checkpoint.save_interval_updates=1")

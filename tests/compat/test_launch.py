@@ -24,6 +24,7 @@ def assert_same_training(one, other):
     assert all(torch.equal(ones[name], others[name]) for name in ones)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_with_twice_the_batches(train, spawned, tmp_path):
     alone = train(tmp_path / "alone", *EVERY_UPDATE, "--update-freq", 2)
     assert len(alone.losses) == len(spawned.losses) == 4
@@ -53,6 +54,7 @@ def test_an_address_is_the_same_training(train, spawned, tmp_path):
     assert_same_training(met, spawned)
 
 
+@pytest.mark.slow
 def test_srun_is_the_same_training(train, spawned, srun, tmp_path):
     launcher, environment = srun
     joined = train(tmp_path / "run", *EVERY_UPDATE, launcher=launcher, env=environment)
@@ -65,6 +67,7 @@ def test_the_log_of_two_processes_has_no_warnings(spawned):
     assert "Warning" not in spawned.output
 
 
+@pytest.mark.slow
 def test_a_dead_process_is_noticed(run_fairseq, tiny_roberta, srun, tmp_path):
     """Rank 1 finds no validation set. Rank 0 would wait half an hour for it, and run_fairseq waits for five minutes."""
     (tmp_path / "data0").symlink_to(tiny_roberta[0])

@@ -25,6 +25,7 @@ def in_32_bit(train: Callable[..., Any], tmp_path_factory: pytest.TempPathFactor
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--bf16", "--amp"])
 def test_bfloat16_on_a_cpu(
     flag: str, train: Callable[..., Any], in_32_bit: Any, tmp_path_factory: pytest.TempPathFactory

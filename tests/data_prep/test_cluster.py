@@ -114,3 +114,4 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, capsys: pytes
     words = ["extract", "--source", "text", str(tmp_path / "a.txt"), "--out", str(tmp_path / "out")]
     assert main([*words, "--cluster", "nowhere://1"]) == 1
     assert "--cluster nowhere://1: no scheduler of Dask answers there" in capsys.readouterr().err
+    assert pool.cluster is None  # the next command of this process runs here

@@ -10,6 +10,7 @@ from tests.faults import faults
 from tests.faults.injection import Ended, Fault, run
 
 
+@pytest.mark.slow
 def test_faults_hold(tmp_path: Path) -> None:
     tried, broken = faults.tally(1, tmp_path, ["clean"], seed=2)
     assert not broken and tried.total() > 15

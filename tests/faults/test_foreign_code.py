@@ -82,6 +82,7 @@ def checkpoints(source: Path, folder: Path, marker: Path) -> list[Path]:
     return [*paths, *(folder / name for name in ("legacy.pt", "plain.pt", "plain.safetensors", "evaluated.pt"))]
 
 
+@pytest.mark.slow
 def test_no_command_runs_code_in_a_checkpoint(
     checkpoint: Path, tokenizer: Path, tiny_data: Path, tmp_path: Path, ran: Path, run_fairseq: RunFairseq
 ) -> None:

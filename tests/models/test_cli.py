@@ -34,6 +34,7 @@ def pretrained(
     return folder / "checkpoint_last.pt", run_fairseq("fairseq-train", tiny_data, *flags, "--save-dir", folder)
 
 
+@pytest.mark.slow
 def test_validate_resume_and_fill_a_mask(
     pretrained: tuple[Path, CompletedProcess[str]], tiny_data: Path, tmp_path: Path, run_fairseq: RunFairseq
 ) -> None:
@@ -58,6 +59,7 @@ def test_validate_resume_and_fill_a_mask(
         hub.extract_features(torch.full((65,), words.nspecial))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -92,6 +94,7 @@ def labelled_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, run
     return binarised
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_fine_tuning_a_classifier(
     processes: int,
@@ -171,6 +174,7 @@ def test_compiled_training_gives_the_same_and_loads_without_compiling(
     assert hub.model.args.compile and not hub.model._compiled
 
 
+@pytest.mark.slow
 def test_compiling_without_a_compiler_is_one_sentence(
     tiny_data: Path, tmp_path: Path, run_fairseq: RunFairseq, monkeypatch: pytest.MonkeyPatch
 ) -> None:

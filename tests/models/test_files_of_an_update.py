@@ -49,6 +49,7 @@ train.cli_main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, flags, expected", [("default", [], MODEL), ("fast", FAST_FLAGS, MODEL | FAST)])
 def test_a_token_passes_few_files(
     name: str, flags: list[str], expected: set[str], run_fairseq: Any, tiny_data: Path, tmp_path: Path

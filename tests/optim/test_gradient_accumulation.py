@@ -57,6 +57,7 @@ OURS = ("--arch", "linformer_roberta_tiny", "--projected-length", 16)
 UNUSED = ("--find-unused-parameters",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [OURS, (*OURS, *UNUSED), ("--arch", "roberta", *UNUSED)],

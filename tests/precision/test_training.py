@@ -74,6 +74,7 @@ def test_gradients_that_overflow_cost_their_updates_only(
         assert run.losses[-1][1] == pytest.approx(undisturbed.losses[-1][1], rel=0.1), mode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
 def test_resuming_is_exact_to_the_bit(
     pair: str, emulator: Any, modes: Any, pairs: Any, tmp_path: Path, same_end: Any
@@ -92,6 +93,7 @@ def test_resuming_is_exact_to_the_bit(
         same_end(tmp_path / "whole" / mode, tmp_path / "parts" / mode)
 
 
+@pytest.mark.slow
 def test_muon_learns_in_every_precision_and_resumes_to_the_bit(
     emulator: Any, modes: Any, pairs: Any, tmp_path: Path, same_end: Any
 ) -> None:
@@ -110,6 +112,7 @@ def test_muon_learns_in_every_precision_and_resumes_to_the_bit(
         same_end(tmp_path / "whole" / mode, tmp_path / "parts" / mode)
 
 
+@pytest.mark.slow
 def test_every_other_precision_goes_on(emulator: Any, modes: Any, pairs: Any, tmp_path: Path) -> None:
     flags = pairs["the fused pair"]
     first = emulator.each(tmp_path, modes, *flags, "--max-update", 10)
@@ -158,6 +161,7 @@ def test_a_checkpoint_of_fairseqs_own_loads(emulator: Any, modes: Any, pairs: An
         assert [update for update, _ in run.losses] == [4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--fp16", "--amp"])
 def test_two_ranks_save_on_a_signal_and_resume(
     flag: str, emulator: Any, pairs: Any, srun: Any, tmp_path: Path, same_end: Any
@@ -178,6 +182,7 @@ def test_two_ranks_save_on_a_signal_and_resume(
     same_end(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_ended_within_the_heartbeat_timeout(
     emulator: Any, pairs: Any, srun: Any, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_the_cost_of_every_stage(tmp_path: Path) -> None:
     assert "| stage | s, 2 files | s, 4 files | ratio |" in text and "1 TB by these figures, on 100 nodes" in text
 
 
+@pytest.mark.slow
 def test_every_way_of_writing_a_checkpoint(tmp_path: Path) -> None:
     assert checkpoint_time.MEASUREMENT.main(["--quick", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "table.md").read_text()

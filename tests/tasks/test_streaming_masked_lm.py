@@ -54,6 +54,7 @@ COMPLETE = (
 )
 
 
+@pytest.mark.slow
 def test_stopped_and_interrupted_it_ends_where_it_would_have_ended(
     run_fairseq, start_fairseq, shards, whole, same_end, tmp_path
 ):

@@ -34,6 +34,7 @@ cli_main()
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_leaves_its_own_traceback(
     train_command: Callable[..., list[object]], finish: Callable[..., str], srun: Any, tmp_path: Path
 ) -> None:

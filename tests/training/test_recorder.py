@@ -26,6 +26,7 @@ def logged(output: str) -> dict[int, dict[str, float]]:
     return {int(line["num_updates"]): {key: float(value) for key, value in line.items()} for line in found}
 
 
+@pytest.mark.slow
 def test_figures_of_a_training_that_goes_on_from_an_older_checkpoint(
     train_command: Callable[..., list[str]], finish: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_figures_of_a_training_that_goes_on_from_an_older_checkpoint(
     assert list(Run(tmp_path).ends()) == [2]
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_model_that_is_not_ours(
     run_fairseq: Callable[..., CompletedProcess[str]], tiny_data: Path, srun: Any, tmp_path: Path
 ) -> None:

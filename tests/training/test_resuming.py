@@ -92,6 +92,7 @@ def test_a_lock_that_was_replaced_ends_the_run_before_it_overwrites_anything(
     assert log.strip().splitlines()[-1].startswith(f"error: {tmp_path / '.lock'} was replaced")
 
 
+@pytest.mark.slow
 def test_other_data_under_the_same_name_is_refused(
     run: Path, finish: Any, train_command: Any, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_position_beyond_the_end_is_one_sentence_though_the_checkpoint_tells_n
     assert "the saved position is beyond the last batch" in log.strip().splitlines()[-1] and "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_without_a_whole_one_it_says_so(run: Path, finish: Any, train_command: Any, srun: Any) -> None:
     """Once, though both ranks end."""
     for path in run.glob("*.pt"):
@@ -186,6 +188,7 @@ def test_limits(limits: dict[str, float], ended: str | None, monkeypatch: pytest
     assert resuming.why_ended(trainer, SimpleNamespace(next_epoch_idx=3)) == ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_processes(
     before: int, after: int, finish: Any, train_command: Any, parse_losses: Any, srun: Any, tmp_path: Path
@@ -252,6 +255,7 @@ def test_resumes_with_the_fused_criterion_and_optimizer_and_back(
     assert "resuming with the optimizer FairseqAdam instead of FusedAdamW: their states are the same" in log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "names"),
     [
@@ -272,6 +276,7 @@ def test_another_criterion_or_optimizer_is_refused_in_one_sentence(
     assert "--reset-optimizer" in error and "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_patience_goes_on_counting(finish: Any, train_command: Any, tmp_path: Path) -> None:
     """With --lr 0 no validation after the first is better, so a run of --patience 3 has four of them."""
     flags = ["--patience", 3, "--lr", 0, "--validate-interval-updates", 1, "--save-interval-updates", 1]

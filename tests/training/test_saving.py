@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from linformer_fairseq.training.files import damage
@@ -26,6 +27,7 @@ def test_a_snapshot_does_not_change_and_keeps_what_is_shared() -> None:
     assert copied["list"][0].dtype == torch.float32 and copied["list"][0][0] == 1.5  # as fairseq writes it
 
 
+@pytest.mark.slow
 def test_a_large_checkpoint_is_written_in_the_background(finish: Any, train_command: Any, tmp_path: Path) -> None:
     flags = (*LARGE_MODEL, "--save-interval-updates", 2, "--keep-interval-updates", 1, "--max-update", 6)
     log = finish(train_command(tmp_path, *flags))
@@ -38,6 +40,7 @@ def test_a_large_checkpoint_is_written_in_the_background(finish: Any, train_comm
     assert checksums == sorted(f"{path.name}.sha256" for path in tmp_path.glob("*.pt"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_training_with_its_name(
     start: Any, train_command: Any, small_disk: Callable[[str], Path]
 ) -> None:
