@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Compute memory, time, energy and disk of a pretraining run before it is started, and say what to change.
-Ends with status 1 if the run does not fit. Nothing is allocated, and no GPU is needed. CUDA: not yet run.
+Ends with status 1 if the run does not fit. Nothing is allocated, and no GPU is needed. CUDA: run on one H100 for the
+memory, not yet for the time, which --calibrate takes from a run on the device.
 
     linformer plan base_n4096_k256 --gpus 64 --device v100-16gb
     linformer plan my.yaml DATA --gpus 8 --device a100-80gb -- --batch-size 16 --update-freq 4
@@ -47,14 +48,17 @@ def main(argv: Sequence[str]) -> int:
         default=0.3,
         help="share of the peak that is reached (default: %(default)s)",
     )
+    calibrate = "take the speed from this training run on the device, of some updates of the recipe or one like it"
+    add("--calibrate", type=Path, metavar="RUN", help=calibrate)
     add("--price", type=real(0, 1e9), metavar="P", help="of a GPU for an hour, in any currency")
     add("--sweep", action="store_true", help="instead, the largest batch that fits by n and k")
     a = parser.parse_args(own)
-    from linformer_fairseq.planning.plan import plan_of
+    from linformer_fairseq.planning.plan import measured_speed, plan_of
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
     argv = [*fairseq_train_argv(find_recipe(a.recipe), a.data or "DATA", Path("RUN")), *more]
-    plan = plan_of(argv, a.device, a.gpus, a.utilisation, None if a.data else VOCABULARY)
+    measured = None if a.calibrate is None else measured_speed(a.calibrate)
+    plan = plan_of(argv, a.device, a.gpus, a.utilisation, None if a.data else VOCABULARY, measured)
     if a.sweep:
         sweep(plan)
         return 0
@@ -79,10 +83,13 @@ def show(plan: Plan, price: float | None) -> None:
         print(f"time        not known: no figure for {plan.mode} of {plan.device.cuda_name}")
     else:
         hours = seconds / 3600
+        speed = f"{plan.utilisation:.0%} of the peak"
+        if plan.measured is not None:
+            speed = f"the measured {plan.measured / 1e12:.3g} TFLOP/s of a GPU"
         energy = hours * plan.gpus * plan.device.watts / 1000
         cost = "" if price is None else f", {hours * plan.gpus * price:,.0f} at {price:g} for a GPU and hour"
         print(
-            f"time        {hours:,.0f} hours at {plan.utilisation:.0%} of the peak, "
+            f"time        {hours:,.{0 if hours >= 10 else 2}f} hours at {speed}, "
             f"{plan.updates * plan.tokens / seconds:,.0f} tokens/s"
         )
         print(f"energy      at most {energy:,.0f} kWh of GPUs{cost}")

@@ -1,7 +1,7 @@
 """The plan of a pretraining run: what each of its numbers comes from, and the advice that follows.
 
 Memory is computed (`memory.py`), operations are counted (`training/flops.py`), and time is these at a share of the
-device's peak. CUDA: not yet run.
+device's peak, or at the speed that a run has reached. CUDA: run on one H100 for the memory, not yet for the time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import median
+
+import yaml
 
 from linformer_fairseq.compat.precision import Precision
 from linformer_fairseq.errors import UsageError
@@ -21,6 +24,7 @@ from linformer_fairseq.planning.devices import DEVICES, Device, find_device
 from linformer_fairseq.planning.memory import parameters_of, training_bytes
 from linformer_fairseq.training.flops import encoder_flops, head_flops
 from linformer_fairseq.training.hardware import peak_of_gpu
+from linformer_fairseq.training.metrics import FILE, read_metrics
 
 SHARE_OF_MEMORY = 0.95  # of a GPU's, that a run may fill by this computation
 WARM_STATE = 12  # bytes of a checkpoint for each parameter: its value and two moments, in float32
@@ -40,9 +44,12 @@ class Plan:
     masked: float  # share of the tokens that is predicted
     utilisation: float  # share of the device's peak
     checkpoints: int  # kept at a time
+    measured: float | None = None  # operations per second of a GPU, see `measured_speed`
 
     @classmethod
-    def of_arguments(cls, args: Namespace, cfg: EncoderConfig, device: Device, gpus: int, utilisation: float) -> Plan:
+    def of_arguments(
+        cls, args: Namespace, cfg: EncoderConfig, device: Device, gpus: int, utilisation: float, measured: float | None
+    ) -> Plan:
         """From the parsed flags of fairseq-train."""
         n = args.tokens_per_sample
         rows = args.batch_size or (args.max_tokens or 0) // n
@@ -52,7 +59,7 @@ class Plan:
             raise UsageError("the recipe has no end: give --max-update behind --")
         return cls(
             *(replace(cfg, max_positions=n), device, gpus, rows, args.update_freq[0], int(args.max_update)),
-            *(mode_of(args), args.mask_prob, utilisation, max(1, args.keep_interval_updates) + 2),
+            *(mode_of(args), args.mask_prob, utilisation, max(1, args.keep_interval_updates) + 2, measured),
         )
 
     @property
@@ -84,6 +91,8 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """Of the whole run; None where the device does not compute in this precision, or its peak is not known."""
+        if self.measured is not None:
+            return self.operations / (self.measured * self.gpus)
         low: Precision = "bf16" if self.mode.endswith("bf16") else "fp16"
         peak = peak_of_gpu(self.device.cuda_name, "fp32" if self.mode == "fp32" else low)
         if peak is None:
@@ -137,7 +146,32 @@ class Plan:
             yield f"--batch-size {larger_rows.rows} --update-freq {larger_rows.accumulated} fits: fewer, larger batches"
 
 
-def plan_of(argv: Sequence[str], device: str, gpus: int, utilisation: float = 0.3, symbols: int | None = None) -> Plan:
+def measured_speed(run: Path) -> float:
+    """Operations per second of a GPU, or of a process on CPUs, in a training run: the median of its log intervals.
+
+    Those of recomputed activations are not counted, so the planned run should recompute if this one did. Raises a
+    UsageError if `run` is no folder of a run, or has no such figure.
+    """
+    lines = read_metrics(run) if (run / FILE).is_file() else []
+    found = [line["flops_per_second"] for line in lines if line["split"] == "train" and line["flops_per_second"]]
+    settings = run / "run/config.yaml"
+    if not found or not settings.is_file():
+        raise UsageError(
+            f"--calibrate {run}: needs {FILE} with a line of training, and run/config.yaml; give the --save-dir of a "
+            "run of some updates of this model on this device"
+        )
+    processes = yaml.safe_load(settings.read_text(encoding="utf-8"))["distributed_training"]["distributed_world_size"]
+    return float(median(found[1:] or found)) / int(processes)  # in the first, kernels are chosen and memory is found
+
+
+def plan_of(
+    argv: Sequence[str],
+    device: str,
+    gpus: int,
+    utilisation: float = 0.3,
+    symbols: int | None = None,
+    measured: float | None = None,
+) -> Plan:
     """The plan of a `fairseq-train` command; `symbols` are those of its DATA unless they are given.
 
     Raises:
@@ -153,7 +187,7 @@ def plan_of(argv: Sequence[str], device: str, gpus: int, utilisation: float = 0.
         raise UsageError(f"--arch {args.arch} is not a {architectures.MODEL}, the one that can be planned")
     architectures.complete(args, args.tokens_per_sample)
     cfg = encoder_config(args, vocabulary(args.data) if symbols is None else symbols, pad_index=1)
-    return Plan.of_arguments(args, cfg, find_device(device), gpus, utilisation)
+    return Plan.of_arguments(args, cfg, find_device(device), gpus, utilisation, measured)
 
 
 def vocabulary(data: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.planning.devices import DEVICES, find_device
 from linformer_fairseq.planning.memory import BYTES_PER_PARAMETER, parameters_of
-from linformer_fairseq.planning.plan import Plan, plan_of
+from linformer_fairseq.planning.plan import Plan, measured_speed, plan_of
 from linformer_fairseq.training.hardware import peak_of_gpu
 from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
@@ -99,6 +100,20 @@ def test_the_command_shows_a_plan_and_refuses_one(capsys: pytest.CaptureFixture[
         with pytest.raises(SystemExit):
             command.main(["base_n512_k128", *wrong])
         assert f"argument {wrong[0]}: {wrong[1]}: must be at least" in capsys.readouterr().err
+
+
+def test_the_speed_may_be_that_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [("train", 1e12), ("train", 4e12), ("valid", None), ("train", 8e12), ("train", 4e12)]
+    rows = [{"update": i, "start": 1, "split": split, "flops_per_second": x} for i, (split, x) in enumerate(lines)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UsageError, match=r"--calibrate .*: needs metrics\.jsonl .* and run/config\.yaml"):
+        measured_speed(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("distributed_training: {distributed_world_size: 2}\n")
+    assert measured_speed(tmp_path) == 2e12
+    assert replace(PLAN, measured=2e12).seconds == pytest.approx(PLAN.operations / (2e12 * 4))
+    assert command.main(["base_n512_k128", "--gpus", "8", "--calibrate", str(tmp_path)]) == 0
+    assert "at the measured 2 TFLOP/s of a GPU" in capsys.readouterr().out
 
 
 def test_the_sweep_shows_fewer_rows_for_longer_inputs(capsys: pytest.CaptureFixture[str]) -> None:
