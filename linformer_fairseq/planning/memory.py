@@ -61,12 +61,7 @@ def training_bytes(
     # The weight padded in 16 bit, two 32-bit gradients of it, and logits in 16 and twice in 32 bit of one chunk
     loss = cfg.vocab_size * cfg.embed_dim * (2 + 4 + 4) + 2.5 * 64 * 2**20
     use = state + activations + loss
-    return {
-        "parameters": state,
-        "activations": activations,
-        "loss": loss,
-        "other": CONTEXT + (FRAGMENTS - 1) * use,
-    }
+    return {"parameters": state, "activations": activations, "loss": loss, "other": CONTEXT + (FRAGMENTS - 1) * use}
 
 
 def parameters_of(cfg: EncoderConfig) -> int:

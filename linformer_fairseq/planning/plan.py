@@ -41,20 +41,6 @@ class Plan:
     utilisation: float  # share of the device's peak
     checkpoints: int  # kept at a time
 
-    @classmethod
-    def of_arguments(cls, args: Namespace, cfg: EncoderConfig, device: Device, gpus: int, utilisation: float) -> Plan:
-        """From the parsed flags of fairseq-train."""
-        n = args.tokens_per_sample
-        rows = args.batch_size or (args.max_tokens or 0) // n
-        if rows < 1:
-            raise UsageError("the recipe has neither a --batch-size nor --max-tokens for one row: give one behind --")
-        if not 0 < args.max_update < math.inf:
-            raise UsageError("the recipe has no end: give --max-update behind --")
-        return cls(
-            *(replace(cfg, max_positions=n), device, gpus, rows, args.update_freq[0], int(args.max_update)),
-            *(mode_of(args), args.mask_prob, utilisation, max(1, args.keep_interval_updates) + 2),
-        )
-
     @property
     def tokens(self) -> int:
         """Of an update."""
@@ -141,7 +127,8 @@ def plan_of(argv: Sequence[str], device: str, gpus: int, utilisation: float = 0.
     """The plan of a `fairseq-train` command; `symbols` are those of its DATA unless they are given.
 
     Raises:
-        UsageError: there is no such device, DATA has no dictionary, or the model is not one of ours.
+        UsageError: there is no such device, DATA has no dictionary, the model is not one of ours, or the flags give no
+            batch or no end.
     """
     from fairseq import options
 
@@ -152,8 +139,17 @@ def plan_of(argv: Sequence[str], device: str, gpus: int, utilisation: float = 0.
     if not args.arch.startswith(architectures.MODEL):
         raise UsageError(f"--arch {args.arch} is not a {architectures.MODEL}, the one that can be planned")
     architectures.complete(args, args.tokens_per_sample)
+    n = args.tokens_per_sample
+    rows = args.batch_size or (args.max_tokens or 0) // n
+    if rows < 1:
+        raise UsageError("the recipe has neither a --batch-size nor --max-tokens for one row: give one behind --")
+    if not 0 < args.max_update < math.inf:
+        raise UsageError("the recipe has no end: give --max-update behind --")
     cfg = encoder_config(args, vocabulary(args.data) if symbols is None else symbols, pad_index=1)
-    return Plan.of_arguments(args, cfg, find_device(device), gpus, utilisation)
+    return Plan(
+        *(replace(cfg, max_positions=n), find_device(device), gpus, rows, args.update_freq[0], int(args.max_update)),
+        *(mode_of(args), args.mask_prob, utilisation, max(1, args.keep_interval_updates) + 2),
+    )
 
 
 def vocabulary(data: str) -> int:
@@ -174,8 +170,9 @@ def mode_of(args: Namespace) -> str:
     """The precision of the flags of fairseq-train."""
     if args.amp:
         return "amp"
-    low = next(
-        (name for name in ("fp16", "bf16") if getattr(args, name) or getattr(args, f"memory_efficient_{name}")), "fp32"
-    )
-    efficient = low != "fp32" and getattr(args, f"memory_efficient_{low}")
-    return f"memory-efficient {low}" if efficient else low
+    for low in ("fp16", "bf16"):
+        if getattr(args, f"memory_efficient_{low}"):
+            return f"memory-efficient {low}"
+        if getattr(args, low):
+            return low
+    return "fp32"

@@ -37,7 +37,6 @@ from linformer_fairseq.training import (
     fairseq_state,
     files,
     interrupt,
-    limits,
     logs,
     memory,
     position,
@@ -98,7 +97,7 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
         return
     with as_one_sentence():
         logs.refuse_missing_packages(cfg)
-        limits.refuse_useless(cfg)
+        preflight.refuse_useless(cfg)
         precision.refuse_fp16_on_cpu(cfg)  # before files are looked for
         preflight.refuse_unfitting(cfg)
     signals.listen()
