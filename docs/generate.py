@@ -6,8 +6,6 @@ reference/settings.md   the settings of data preparation
 images/*.svg            the help of `linformer` as a picture of a terminal
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import subprocess

@@ -3,8 +3,6 @@
 fairseq's settings have theirs in `training/preflight.py`, those of the encoder in `layers/config.py`.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, fields

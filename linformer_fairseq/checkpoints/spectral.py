@@ -9,8 +9,6 @@ So U is turned until it is as near to such groups as possible (QR with column pi
 2019), and each position goes to the nearest one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

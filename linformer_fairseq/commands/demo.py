@@ -4,8 +4,6 @@ It downloads nothing: the corpus is the documentation inside the installed Pytho
 that you could type yourself, and is printed. Stop it with Ctrl-C at any time: the same command resumes.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -7,8 +7,6 @@ of each text (criterion `distillation`). Runs fairseq-train; the same command re
     linformer distill teacher.pt student.pt DATA --save-dir RUN
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Short runs of the real fairseq-train that show what a GPU makes of each precision; `recipes/measure/gpu_check.py`."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

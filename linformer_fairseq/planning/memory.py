@@ -6,8 +6,6 @@ tensors of the loss. CUDA's own memory and what the allocator cannot use are all
 CUDA: run on one H100, where a step of the base recipes took 0.99 of what is computed for its tensors.
 """
 
-from __future__ import annotations
-
 from unittest.mock import patch
 
 import torch

@@ -4,8 +4,6 @@ Each function below stands in for the one that its `@replaces` names, and gets f
 stand in the order in which a run calls them. The rest of this folder is called from here, and knows nothing of it.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import time

@@ -3,8 +3,6 @@
 Numbers with which a training would do nothing, the opposite, or never end, and what does not fit together.
 """
 
-from __future__ import annotations
-
 import os
 from argparse import Namespace
 from collections.abc import Mapping

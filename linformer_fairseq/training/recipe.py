@@ -4,8 +4,6 @@
 key and value is checked against the flags of fairseq and this project before anything starts.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence

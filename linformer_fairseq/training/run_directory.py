@@ -3,8 +3,6 @@
 docs/howto/watch.md lists its files. Nothing is written with `--no-save`.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -7,8 +7,6 @@ It needs what `pip install` of this project installs, and no data. A step that f
 table3_efficiency.py measures layers. CUDA: run on one H100 (docs/benchmarks/gpu), but for the step `memory`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re
