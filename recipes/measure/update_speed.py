@@ -30,29 +30,23 @@ ABOUT = """{threads} threads. {layers} layers, d = {embed_dim}, k = {k}, layerwi
 `fused_adamw` and the task `masked_lm`. Every figure is of a process of its own. The time of an update is that between
 the ends of two, data and logs included; of {updates} updates the first {warm_up} do not count. Medians over the rounds
 in which the contestants take turns; ratios are within a round."""
+# Of the models, and processes that load data; --quick has smaller ones.
+SIZES = {"symbols": 50265, "layers": 12, "embed_dim": 768, "ffn_dim": 3072, "heads": 12, "workers": 1}
 # The first is what the others are compared with.
 THEIRS, _, BF16 = CONTESTANTS = ("fairseq's example, fp32", "ours, fp32", "ours, bf16")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, help="folder of binarised text")
-    parser.add_argument("--n", type=int, nargs="+", default=[512, 4096], help="tokens of a row (default: 512 4096)")
-
-    def number(flag: str, default: int, about: str) -> None:
-        parser.add_argument(flag, type=int, default=default, help=f"{about} (default: {default})")
-
-    number("--rounds", 3, "trainings of each contestant")
-    number("--tokens", 4096, "of an update")
-    number("--updates", 8, "of each training")
-    number("--warm-up", 3, "updates at the start that do not count")
-    number("--symbols", 50265, "fewest symbols of the models")
-    number("--workers", 1, "processes that load data")
-    number("--threads", len(os.sched_getaffinity(0)), "of each training")
-    number("--layers", 12, "of the models")
-    number("--embed-dim", 768, "channels")
-    number("--ffn-dim", 3072, "channels in the feed-forward sublayer")
-    number("--heads", 12, "of attention")
-    number("--k", 256, "projected length")
+    threads, add = len(os.sched_getaffinity(0)), parser.add_argument
+    add("data", type=Path, help="folder of binarised text")
+    add("--n", type=int, nargs="+", default=[512, 4096], help="tokens of a row (default: 512 4096)")
+    add("--rounds", type=int, default=3, help="trainings of each contestant (default: %(default)s)")
+    add("--tokens", type=int, default=4096, help="of an update (default: %(default)s)")
+    add("--updates", type=int, default=8, help="of each training (default: %(default)s)")
+    add("--warm-up", type=int, default=3, help="updates at the start that do not count (default: %(default)s)")
+    add("--threads", type=int, default=threads, help="of each training (default: %(default)s)")
+    add("--k", type=int, default=256, help="projected length (default: %(default)s)")
+    parser.set_defaults(**SIZES)
 
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
