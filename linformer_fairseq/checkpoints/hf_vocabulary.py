@@ -6,8 +6,6 @@ theirs with these five moved, and to-hf moves them back. Five numbers say all: `
 <pad>, </s>, <unk> and <mask>, which BERT calls [CLS], [PAD], [SEP], [UNK] and [MASK].
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +39,7 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 
-def load_auto(folder: Path) -> PreTrainedTokenizerFast:
+def load_auto(folder: Path) -> "PreTrainedTokenizerFast":
     """Read a tokenizer without running code from its folder; UsageError if that fails, or it is not a fast one."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

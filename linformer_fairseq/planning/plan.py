@@ -4,8 +4,6 @@ Memory is computed (`memory.py`), operations are counted (`training/flops.py`), 
 device's peak. CUDA: not yet run.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from argparse import Namespace
@@ -95,13 +93,13 @@ class Plan:
         one, two = (sum(replace(self, rows=rows).memory.values()) for rows in (1, 2))
         return 0 if one > budget(self.device) else 1 + int((budget(self.device) - one) / (two - one))
 
-    def with_rows(self, rows: int) -> Plan:
+    def with_rows(self, rows: int) -> "Plan":
         """The same run with batches of about so many rows, and as many rows in an update."""
         all_rows = self.rows * self.accumulated
         best = max(size for size in range(1, rows + 1) if all_rows % size == 0)
         return replace(self, rows=best, accumulated=all_rows // best)
 
-    def recomputing(self, recompute: bool) -> Plan:
+    def recomputing(self, recompute: bool) -> "Plan":
         """The same run with or without --checkpoint-activations."""
         return replace(self, cfg=replace(self.cfg, checkpoint_activations=recompute))
 
