@@ -12,9 +12,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from fairseq import options
+from fairseq.data import Dictionary
+
 from linformer_fairseq.compat.precision import Precision
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import EncoderConfig
+from linformer_fairseq.models import architectures
+from linformer_fairseq.models.config import encoder_config
 from linformer_fairseq.planning.devices import DEVICES, Device, find_device
 from linformer_fairseq.planning.memory import parameters_of, training_bytes
 from linformer_fairseq.training.flops import encoder_flops, head_flops
@@ -128,11 +133,6 @@ def plan_of(argv: Sequence[str], device: str, gpus: int, utilisation: float = 0.
         UsageError: there is no such device, DATA has no dictionary, the model is not one of ours, or the flags give no
             batch or no end.
     """
-    from fairseq import options
-
-    from linformer_fairseq.models import architectures
-    from linformer_fairseq.models.config import encoder_config
-
     args = options.parse_args_and_arch(options.get_training_parser(), argv[1:])
     if not args.arch.startswith(architectures.MODEL):
         raise UsageError(f"--arch {args.arch} is not a {architectures.MODEL}, the one that can be planned")
@@ -152,8 +152,6 @@ def plan_of(argv: Sequence[str], device: str, gpus: int, utilisation: float = 0.
 
 def vocabulary(data: str) -> int:
     """Symbols of DATA with fairseq's special ones and <mask>."""
-    from fairseq.data import Dictionary
-
     if not (file := Path(data.split(os.pathsep)[0]) / "dict.txt").is_file():
         raise UsageError(f"DATA {data} has no dict.txt: give a folder written by `linformer prepare binarize`, or none")
     return len(Dictionary.load(str(file))) + 1
