@@ -49,17 +49,8 @@ setup(
         "dev": [
             *("mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "submitit"),
             *("transformers>=4.48", "safetensors", "protobuf", "accelerate", "peft", "sentence-transformers"),
-            *(
-                "onnx",
-                "onnxscript",
-                "onnxruntime",
-                *DOCS,
-                "selenium",
-                "plotly",
-                "py3langid",
-                "distributed",
-                "universal_pathlib",
-            ),
+            *("onnx", "onnxscript", "onnxruntime", *DOCS, "selenium", "plotly", "py3langid", "distributed"),
+            "universal_pathlib",
         ],
     },
 )

@@ -1,7 +1,5 @@
 """The command `linformer`. Each subcommand is a module of `commands`, imported only when it runs."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches

@@ -1,9 +1,7 @@
 """The numbers that a setting takes: one rule for the flags of every command and for the settings of data preparation.
 
-fairseq's settings have theirs in `training/limits.py`, those of the encoder in `layers/config.py`.
+fairseq's settings have theirs in `training/preflight.py`, those of the encoder in `layers/config.py`.
 """
-
-from __future__ import annotations
 
 import argparse
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Targets and logits are of one of three kinds: classes, ids (R,) and logits (R, C
 (R, C) and logits (R, C), where a label is predicted if its logit is positive; scores, (R,) and (R, 1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tables of texts, with or without labels, in TSV, CSV, JSON lines or Parquet files."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json
@@ -38,7 +36,7 @@ class Table:
         """SHA-256 of texts and labels."""
         return hashlib.sha256(json.dumps([self.texts, self.labels]).encode()).hexdigest()
 
-    def split(self, share: float) -> tuple[Table, Table]:
+    def split(self, share: float) -> tuple["Table", "Table"]:
         """Two tables, the second with about `share` of the rows. Rows with the same texts stay together.
 
         A row's place depends on its texts alone, not on other rows or on chance.

@@ -3,8 +3,6 @@
 Every conversion makes a `Checkpoint` from another one or from files, which it does not change.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -59,7 +57,7 @@ class Checkpoint:
         """Names of the classification heads."""
         return sorted({key.removeprefix(HEADS).split(".")[0] for key in self.state if key.startswith(HEADS)})
 
-    def converted(self, note: dict[str, Any] | None = None, **changes: Any) -> Checkpoint:
+    def converted(self, note: dict[str, Any] | None = None, **changes: Any) -> "Checkpoint":
         """A copy with other fields and one more note; without scores, which were those of the original."""
         notes = [*self.notes, *([note] if note else [])]
         return replace(self, **{"state": dict(self.state), "notes": notes, "scores": {}} | changes)

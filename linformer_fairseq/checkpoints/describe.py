@@ -1,7 +1,5 @@
 """What a checkpoint is: for people, for programs, and for the README.md of an exported folder."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path

@@ -7,8 +7,6 @@ sums several inputs' worth of tokens, which a trained model has never seen. `int
 over the new length, as one resizes a picture, and changes short inputs as well. docs/benchmarks/extend.md has figures.
 """
 
-from __future__ import annotations
-
 import re
 
 import torch

@@ -1,7 +1,5 @@
 """The files that hold a model's tensors and its JSON; whatever is not whole is refused in a sentence."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Folders of Hugging Face where a command takes a checkpoint: they become a file and the folder of its tokenizer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from tempfile import TemporaryDirectory
 

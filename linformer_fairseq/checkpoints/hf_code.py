@@ -3,8 +3,6 @@
 transformers loads a configuration and a model, each from one file; not every version finds what these would import.
 """
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

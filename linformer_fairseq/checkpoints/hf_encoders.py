@@ -5,8 +5,6 @@ left out or becomes part of what we have: the embedding of its first token type 
 is the first half of a classification head, and without such a head neither it nor next-sentence prediction is needed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -6,8 +6,6 @@ makes the model one of sentence-transformers: the modules behind the encoder, su
 `to-hf` writes these files into its folder again.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -10,8 +10,6 @@ rounding (about one line of tables in 4,000). For models that data_prep did not 
 normalization rule other than `identity`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

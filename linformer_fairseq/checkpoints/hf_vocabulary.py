@@ -6,14 +6,13 @@ theirs with these five moved, and to-hf moves them back. Five numbers say all: `
 <pad>, </s>, <unk> and <mask>, which BERT calls [CLS], [PAD], [SEP], [UNK] and [MASK].
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data_prep.encoders import HUGGINGFACE_FAST, load_huggingface, special_ids
 from data_prep.fairseq_dict import FILLER, PAD, SPECIALS
@@ -21,9 +20,6 @@ from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL
 from linformer_fairseq.checkpoints.files import read_json
 from linformer_fairseq.checkpoints.names import EMBEDDING, LM_HEAD, OUTPUT, POSITIONS
 from linformer_fairseq.errors import UsageError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 # Any of them makes a tokenizer.
 VOCABULARIES = (HUGGINGFACE_FAST, "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
@@ -43,8 +39,6 @@ def has_tokenizer(folder: Path) -> bool:
 
 def load_auto(folder: Path) -> PreTrainedTokenizerFast:
     """Read a tokenizer without running code from its folder; UsageError if that fails, or it is not a fast one."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
     ours = read_json(folder / "config.json").get("model_type") == "linformer"  # which AutoTokenizer does not know
     try:
         kind = PreTrainedTokenizerFast if ours else AutoTokenizer

@@ -5,8 +5,6 @@ tokenizer, and all parameters, those of every head included. Whoever loads it ch
 Hugging Face has its own ids, tokenizer and pooling there again, see `hf_kept.py`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

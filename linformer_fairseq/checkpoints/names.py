@@ -1,7 +1,5 @@
 """Names of a model's parameters: fairseq's, which are ours, those of earlier years, and those of transformers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 

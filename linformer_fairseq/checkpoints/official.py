@@ -5,8 +5,6 @@ adds it. Checkpoints without `version` 2 were written when `--shared-layer-kv-co
 matrix of its own, and when embedding and output matrix were not tied; what the file holds decides, not its flags.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import fields

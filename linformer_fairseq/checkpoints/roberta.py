@@ -1,7 +1,5 @@
 """A RoBERTa as this project's model with exact attention: equal logits, and E and F are missing (see warm_start.py)."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path

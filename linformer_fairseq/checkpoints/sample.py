@@ -1,7 +1,5 @@
 """Blocks of binarised text, and how well a checkpoint fills masks in them: enough to compare conversions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

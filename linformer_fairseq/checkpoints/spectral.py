@@ -9,11 +9,10 @@ So U is turned until it is as near to such groups as possible (QR with column pi
 2019), and each position goes to the nearest one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 
+import scipy.linalg
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
@@ -47,8 +46,6 @@ def spectral_matrix(gram: Tensor, k: int) -> Tensor:
 
 def _groups(vectors: Tensor) -> Tensor:
     """(n, k) orthonormal columns -> (n,) group of each position; no group is empty."""
-    import scipy.linalg
-
     k = vectors.size(1)
     pivots = torch.from_numpy(scipy.linalg.qr(vectors.t().numpy(), mode="r", pivoting=True)[1][:k].copy()).long()
     left, _, right = torch.linalg.svd(vectors[pivots].t())

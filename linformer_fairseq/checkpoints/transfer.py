@@ -4,8 +4,6 @@ This is a regression: every layer gets the inputs that it has in the exact model
 labels are needed, and a few hundred steps on little text are enough.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import cycle, islice
 

@@ -6,8 +6,6 @@ Initial E and F:
     random      the paper's N(0, 1/k), for comparison
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -8,8 +8,6 @@ is compared with the adaptive projection, untrained: each layer gets the input t
 error is ||exact output - output|| / ||exact output|| of its attention sublayer.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

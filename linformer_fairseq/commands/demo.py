@@ -4,8 +4,6 @@ It downloads nothing: the corpus is the documentation inside the installed Pytho
 that you could type yourself, and is printed. Stop it with Ctrl-C at any time: the same command resumes.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -101,6 +99,7 @@ Next:
 
 def pretrain(out: Path, until: int, total: int) -> None:
     """Train to update `until`, with a learning rate that reaches zero at `total`; resume if there is a checkpoint."""
+    from linformer_fairseq.measuring.trainings import schedule
     from linformer_fairseq.training.progress import run_logged
     from linformer_fairseq.training.recipe import fairseq_train_argv
 
@@ -109,13 +108,8 @@ def pretrain(out: Path, until: int, total: int) -> None:
     if done >= until:
         print(f"already trained to update {done:,}")
         return
-    settings = {
-        "common.log_interval": max(1, total // 150),  # enough points for a curve, however short the run
-        "optimization.max_update": until,
-        "lr_scheduler.total_num_update": total,
-        "lr_scheduler.warmup_updates": total // 10,
-        "checkpoint.save_interval_updates": max(1, total // 10),  # fairseq also validates at each of them
-    }
+    often = {"common.log_interval": max(1, total // 150)}  # enough points for a curve, however short the run
+    settings = schedule(total) | often | {"optimization.max_update": until}
     argv = fairseq_train_argv(RECIPE, out / "data", out / "checkpoints", settings)
     print("$", shlex.join(argv), flush=True)
     run_logged(argv, log, range(done, until), "pretraining")

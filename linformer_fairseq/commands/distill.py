@@ -1,19 +1,4 @@
-"""`linformer distill`: a converted model is fitted to the exact model that it was made from."""
-
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
-
-from linformer_fairseq.commands.arguments import at_dashes
-from linformer_fairseq.commands.train import become
-from linformer_fairseq.errors import UsageError
-from linformer_fairseq.paths import RECIPES
-
-RECIPE = RECIPES / "finetune/distillation.yaml"
-DESCRIPTION = """\
-Fit a converted model to the exact one that it was made from, on unlabelled text: layer by layer, and the mean vector
+"""Fit a converted model to the exact one that it was made from, on unlabelled text: layer by layer, and the mean vector
 of each text (criterion `distillation`). Runs fairseq-train; the same command resumes a stopped run.
 
     linformer convert from-bert MODEL teacher.pt --attention exact
@@ -22,16 +7,25 @@ of each text (criterion `distillation`). Runs fairseq-train; the same command re
     linformer distill teacher.pt student.pt DATA --save-dir RUN
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from linformer_fairseq.commands.arguments import at_dashes, command_parser
+from linformer_fairseq.commands.train import become
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.paths import RECIPES
+
+RECIPE = RECIPES / "finetune/distillation.yaml"
+
 
 def main(argv: Sequence[str]) -> int:
     """The command line; the process becomes fairseq-train."""
     own, more = at_dashes(argv)
-    parser = argparse.ArgumentParser(
-        prog="linformer distill",
-        description=DESCRIPTION,
+    parser = command_parser(
+        "distill",
+        __doc__,
         usage="%(prog)s [-h] --save-dir DIR [--recipe RECIPE] [--dry-run] TEACHER STUDENT DATA [-- MORE FAIRSEQ FLAGS]",
         epilog="Flags after -- win over the recipe, for example: -- --max-update 600 --lr 1e-4",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("teacher", metavar="TEACHER", type=Path, help="checkpoint with exact attention")
     parser.add_argument("student", metavar="STUDENT", type=Path, help="checkpoint of the same model, to be trained")

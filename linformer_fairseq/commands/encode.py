@@ -13,8 +13,6 @@ A document's values do not depend on its neighbours: batches are length-bucketed
 they agree with those of the document alone to about 1e-6, in bfloat16 to its rounding.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

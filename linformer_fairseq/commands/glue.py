@@ -11,8 +11,6 @@ With --test, the median runs' answers to the test sets go into a zip for GLUE's 
 slurm/finetune_glue.sh, share them too: each takes the next run that no other has taken.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from itertools import product

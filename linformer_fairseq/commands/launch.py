@@ -10,8 +10,6 @@ A sweep is one array. Jobs that are preempted or reach their time limit resume. 
 that is started: flags of fairseq-train, flags of `linformer glue`, or KEY=VALUE of data_prep.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import shutil

@@ -1,22 +1,4 @@
-"""`linformer plan`: whether a pretraining run fits its GPUs, and what it takes."""
-
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from linformer_fairseq.commands.arguments import at_dashes
-from linformer_fairseq.planning.devices import DEVICES
-from linformer_fairseq.ranges import real, whole
-
-if TYPE_CHECKING:
-    from linformer_fairseq.planning.plan import Plan
-
-DESCRIPTION = """\
-Compute memory, time, energy and disk of a pretraining run before it is started, and say what to change.
+"""Compute memory, time, energy and disk of a pretraining run before it is started, and say what to change.
 Ends with status 1 if the run does not fit. Nothing is allocated, and no GPU is needed. CUDA: run on one H100 for the
 memory, not yet for the time, which --calibrate takes from a run on the device.
 
@@ -24,6 +6,21 @@ memory, not yet for the time, which --calibrate takes from a run on the device.
     linformer plan my.yaml DATA --gpus 8 --device a100-80gb -- --batch-size 16 --update-freq 4
     linformer plan base_n512_k128 --device l4 --gpus 1 --sweep      which k, n and batch fit
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from linformer_fairseq.commands.arguments import at_dashes, command_parser
+from linformer_fairseq.planning.devices import DEVICES
+from linformer_fairseq.ranges import real, whole
+
+if TYPE_CHECKING:
+    from linformer_fairseq.planning.plan import Plan
+
 VOCABULARY = 50265  # of RoBERTa, where no DATA is given
 LENGTHS, PROJECTED = (512, 1024, 2048, 4096, 8192, 16384), (128, 256)
 
@@ -31,12 +28,8 @@ LENGTHS, PROJECTED = (512, 1024, 2048, 4096, 8192, 16384), (128, 256)
 def main(argv: Sequence[str]) -> int:
     """The command line."""
     own, more = at_dashes(argv)
-    parser = argparse.ArgumentParser(
-        prog="linformer plan",
-        description=DESCRIPTION,
-        usage="%(prog)s [-h] [--gpus N] [--device NAME] [--sweep] RECIPE [DATA] [-- MORE FAIRSEQ FLAGS]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    usage = "%(prog)s [-h] [--gpus N] [--device NAME] [--sweep] RECIPE [DATA] [-- MORE FAIRSEQ FLAGS]"
+    parser = command_parser("plan", __doc__, usage=usage)
     add = parser.add_argument
     add("recipe", metavar="RECIPE", help="YAML file, or a name that `linformer train --list` prints")
     add("data", metavar="DATA", nargs="?", help="folder of binarised text, for the size of the vocabulary")

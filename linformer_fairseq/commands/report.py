@@ -4,8 +4,6 @@ linformer report RUN --out report.html
 linformer report RUN OTHER_RUN GLUE_DIR --out comparison.html
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`linformer train`: fairseq-train with the settings of a recipe."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex

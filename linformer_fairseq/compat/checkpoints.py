@@ -10,7 +10,7 @@ import re
 import zipfile
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from functools import wraps
 from types import SimpleNamespace
@@ -63,33 +63,27 @@ def read_safely() -> None:
     """
     checkpoint_utils.torch = SimpleNamespace(**vars(torch) | {"load": load})
     torch.serialization.add_safe_globals(_ALLOWED)
-    checkpoint_utils.load_checkpoint_to_cpu = _refusing(checkpoint_utils.load_checkpoint_to_cpu)
-    checkpoint_utils.load_model_ensemble_and_task = _noting(checkpoint_utils.load_model_ensemble_and_task)
+    fairseq_build, fairseq_load = checkpoint_utils.load_model_ensemble_and_task, checkpoint_utils.load_checkpoint_to_cpu
 
-
-def _noting(load_ensemble: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(load_ensemble)
-    def load_model_ensemble_and_task(filenames: Sequence[str], *others: Any, **named: Any) -> Any:
+    @wraps(fairseq_build)
+    def load_model_ensemble_and_task(*arguments: Any, **named: Any) -> Any:
         token = _building.set(True)
         try:
-            return load_ensemble(filenames, *others, **named)
+            return fairseq_build(*arguments, **named)
         finally:
             _building.reset(token)
 
-    return load_model_ensemble_and_task
-
-
-def _refusing(load_to_cpu: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(load_to_cpu)
+    @wraps(fairseq_load)
     def load_checkpoint_to_cpu(path: str, *others: Any, **named: Any) -> Any:
-        state = load_to_cpu(path, *others, **named)
+        state = fairseq_load(path, *others, **named)
         if _building.get():
             cfg = state.get("cfg") or {}
             _refuse_foreign_kinds(path, cfg)
             refuse_larger(path, _settings(cfg["model"]), state["model"])
         return state
 
-    return load_checkpoint_to_cpu
+    checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
 
 
 def _refuse_foreign_kinds(path: str, cfg: Any) -> None:

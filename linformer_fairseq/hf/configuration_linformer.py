@@ -1,7 +1,5 @@
 """The configuration of a Linformer in transformers."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig
@@ -36,7 +34,7 @@ class LinformerConfig(PretrainedConfig):
         return EncoderConfig(**found | {"projected_length": k if isinstance(k, int) else tuple(k)})
 
     @classmethod
-    def of_encoder(cls, encoder: EncoderConfig, **settings: Any) -> LinformerConfig:
+    def of_encoder(cls, encoder: EncoderConfig, **settings: Any) -> "LinformerConfig":
         """The configuration with this encoder, and other settings by name; the inverse of `encoder`."""
         found = {key: getattr(encoder, ours) for ours, key in option_names("hf").items()}
         k = encoder.projected_length

@@ -4,8 +4,6 @@ Pads may stand on either side: real tokens are moved together, encoded, and move
 not depend on them. Shapes: B batch, N tokens, C channels, H heads, S slots.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

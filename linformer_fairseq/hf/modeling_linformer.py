@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

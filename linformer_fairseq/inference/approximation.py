@@ -6,8 +6,6 @@ Frobenius norm over all tokens of all passages: ||exact - approximate|| / ||exac
 Shapes: B passages, N tokens, H heads, D head dimension, C = H·D channels, R ranks, L layers, V variants.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tables of documents that may be larger than memory: checked, and cut into windows that can be read in any order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice

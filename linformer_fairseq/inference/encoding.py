@@ -4,8 +4,6 @@ The input is cut into windows of rows, the shards of `io/shards.py`. Each window
 folder beside --out; when all are there, one process joins them and removes the folder.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Sequences to pooled vectors or to logits of a head, in batches. Shapes: B batch, N tokens, C channels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a fine-tuned checkpoint predicts, for every row and independent of the batches."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ not depend on its neighbours in a batch. It does with `torch.ao.quantization.qua
 the whole input and is deprecated.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Texts to the model's input, <s> A </s> or <s> A </s></s> B </s>, and to batches of sequences of similar length."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

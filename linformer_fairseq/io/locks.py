@@ -1,7 +1,5 @@
 """Locks: one process at a time in a folder, until that process ends in any way."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import logging

@@ -4,8 +4,6 @@ What comes from data stands in the page as JSON, and `page.js` shows it as text,
 a browser run that script and plotly, known by their hashes, and load nothing.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -3,8 +3,6 @@
 Worker processes import a module once, exit with their parent, and cancel pending work after an error.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import threading

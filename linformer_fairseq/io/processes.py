@@ -1,7 +1,5 @@
 """Names of processes that no other one has, and programs that end with the process that has started them."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import secrets

@@ -1,7 +1,5 @@
 """What a folder was made with: its settings, result and files. Work with other settings is refused."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """YAML files of settings: recipes and configurations."""
 
-from __future__ import annotations
-
 import io
 import math
 from pathlib import Path

@@ -18,8 +18,6 @@ where `square(n, path)` writes `path` atomically and returns `Done({"square": n 
 `run_shards` returns all results, so that each can run the steps that follow; these must write the same bytes in each.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

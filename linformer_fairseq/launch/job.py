@@ -1,7 +1,5 @@
 """`slurm/pretrain.sh`: checks and queues a training job; inside it, trains, and requeues it if it was cut short."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -4,8 +4,6 @@ It is fairseq-train with an exit that srun understands. A process that fails pri
 so that srun sees it first and ends the others; a clean exit can wait half an hour for a dead peer inside NCCL.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

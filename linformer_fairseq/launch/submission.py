@@ -4,8 +4,6 @@ submitit listens to SIGUSR2 (NCCL uses SIGUSR1), asks the task with `checkpoint(
 requeues the job. Every program started here finds by itself what is done, so what remains is the same command.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -13,8 +13,6 @@ from L = k to L = k + 1 is one block of two tokens. Time and memory are O(N·C).
 Shapes: B batch, N tokens, L real tokens of a sample, K slots, S most tokens of a slot, H heads, C channels.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -6,8 +6,6 @@ Shapes: B batch, N tokens of this input (at most n = max_positions), M tokens to
 H heads, D head dimension, C = H·D channels.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -34,11 +34,6 @@ class LearnedProjection(nn.Module):
         """The effective values: E or F of the paper."""
         return self.weight * self.lr_scale
 
-    @torch.no_grad()
-    def set_matrix(self, matrix: Tensor) -> None:
-        """Replaces the effective values by a tensor of the same shape."""
-        self.weight.copy_(matrix / self.lr_scale)
-
     def _apply(self, *args: Any, **kwargs: Any) -> "LearnedProjection":
         """As nn.Module's, but lr_scale stays in float32: rounded to 16 bit, it would change the effective matrix."""
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]

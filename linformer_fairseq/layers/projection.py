@@ -7,8 +7,6 @@ Shapes: B batch, N tokens of this input (at most n = max_positions), K projected
 C = H·D channels, S = n/k tokens per pooled block.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

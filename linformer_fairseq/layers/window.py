@@ -13,8 +13,6 @@ the same W_k and W_v as the tokens.
 Shapes: B batch, N tokens, M queries, T tokens to attend to, K slots, H heads, D head dimension, R queries of a block.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -6,6 +6,7 @@ and the picture the first seed.
 """
 
 import argparse
+import math
 import os
 import resource
 import time
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from linformer_fairseq.measuring.plots import Panel, plot_lines
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, in_a_process, markdown
@@ -128,8 +131,5 @@ def of_seeds(values: list[float]) -> str:
 
 def perplexity_at(valid: Curve, seconds: float) -> float:
     """Validation perplexity after that many processor seconds, interpolated; the last one after the end."""
-    for before, after in zip(valid, valid[1:], strict=False):
-        if before["cpu_seconds"] <= seconds < after["cpu_seconds"]:
-            share = (seconds - before["cpu_seconds"]) / (after["cpu_seconds"] - before["cpu_seconds"])
-            return float(before["perplexity"] * (after["perplexity"] / before["perplexity"]) ** share)
-    return float(valid[-1 if seconds >= valid[-1]["cpu_seconds"] else 0]["perplexity"])
+    times, losses = [p["cpu_seconds"] for p in valid], [math.log(p["perplexity"]) for p in valid]
+    return math.exp(np.interp(seconds, times, losses))

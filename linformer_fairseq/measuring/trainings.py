@@ -11,6 +11,7 @@ from linformer_fairseq.training.recipe import fairseq_train_argv
 
 RECIPE = RECIPES / "pretrain/tiny_n512_k128.yaml"
 TOKENS = 8 * 512  # of an update
+SPECIAL = 5  # <s>, <pad>, </s>, <unk> come before the symbols of dict.txt, <mask> after them
 
 
 def schedule(updates: int, validations: int = 10) -> dict[str, Any]:
@@ -59,3 +60,19 @@ def perplexity(data: Path, checkpoint: Path, length: int, log: Path) -> float:
     run_logged(argv, log)
     found = [figures["ppl"] for line in log.read_text().splitlines() if (figures := parse_line(line))]
     return float(found[-1])
+
+
+def with_symbols(data: Path, symbols: int, folder: Path) -> Path:
+    """A folder with the text of `data` by links, and a dictionary with which models have at least `symbols` symbols.
+
+    So a model has the embeddings and the head that it would have in earnest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in data.iterdir():
+        link = folder / file.name
+        if file.suffix in (".bin", ".idx") and not link.exists():
+            link.symlink_to(file.resolve())
+    lines = (data / "dict.txt").read_text(encoding="utf-8").splitlines()
+    lines += [f"madeupword{number:06d} 0" for number in range(symbols - SPECIAL - len(lines))]
+    (folder / "dict.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder

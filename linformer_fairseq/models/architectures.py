@@ -1,7 +1,5 @@
 """Named architectures: what `--arch NAME` fills in where no flag was given, and what fairseq's old flags mean."""
 
-from __future__ import annotations
-
 import logging
 from argparse import Namespace
 from dataclasses import fields

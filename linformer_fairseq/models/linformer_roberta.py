@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, T masked tokens of the batch, M at most of one sample, C channels, V vocabulary.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from argparse import ArgumentParser, Namespace
@@ -46,7 +44,7 @@ class MaskedTokens(NamedTuple):
     flat: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor, on_host: list[int] | None = None) -> MaskedTokens:
+    def of(cls, mask: Tensor, on_host: list[int] | None = None) -> "MaskedTokens":
         """From (B, N), True for a masked token. Without their number in each sample, this waits for a GPU once."""
         counts = mask.sum(1)
         on_host = counts.tolist() if on_host is None else on_host
@@ -193,7 +191,7 @@ class LinformerRobertaModel(RobertaModel):
         gen_parser_from_dataclass(parser, LinformerRobertaConfig(), delete_default=True)
 
     @classmethod
-    def build_model(cls, cfg: Namespace | DictConfig, task: FairseqTask) -> LinformerRobertaModel:
+    def build_model(cls, cfg: Namespace | DictConfig, task: FairseqTask) -> "LinformerRobertaModel":
         """Builds the model for a task, after completing `cfg` in place.
 
         Raises:
@@ -228,7 +226,7 @@ class LinformerRobertaModel(RobertaModel):
             idle += self.encoder.lm_head.parameters()
         return idle
 
-    def train(self, mode: bool = True) -> LinformerRobertaModel:
+    def train(self, mode: bool = True) -> "LinformerRobertaModel":
         """As nn.Module's. With `--compile`, the first call for training compiles the layers; inference does not."""
         if mode and self.args.compile and not self._compiled:
             require_compiler()

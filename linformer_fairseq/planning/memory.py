@@ -6,8 +6,6 @@ tensors of the loss. CUDA's own memory and what the allocator cannot use are all
 CUDA: run on one H100, where a step of the base recipes took 0.99 of what is computed for its tensors.
 """
 
-from __future__ import annotations
-
 from unittest.mock import patch
 
 import torch
@@ -61,12 +59,7 @@ def training_bytes(
     # The weight padded in 16 bit, two 32-bit gradients of it, and logits in 16 and twice in 32 bit of one chunk
     loss = cfg.vocab_size * cfg.embed_dim * (2 + 4 + 4) + 2.5 * 64 * 2**20
     use = state + activations + loss
-    return {
-        "parameters": state,
-        "activations": activations,
-        "loss": loss,
-        "other": CONTEXT + (FRAGMENTS - 1) * use,
-    }
+    return {"parameters": state, "activations": activations, "loss": loss, "other": CONTEXT + (FRAGMENTS - 1) * use}
 
 
 def parameters_of(cfg: EncoderConfig) -> int:

@@ -4,8 +4,6 @@ Memory is computed (`memory.py`), operations are counted (`training/flops.py`), 
 device's peak, or at the speed that a run has reached. CUDA: run on one H100 for the memory, not yet for the time.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from argparse import Namespace
@@ -16,10 +14,14 @@ from pathlib import Path
 from statistics import median
 
 import yaml
+from fairseq import options
+from fairseq.data import Dictionary
 
 from linformer_fairseq.compat.precision import Precision
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import EncoderConfig
+from linformer_fairseq.models import architectures
+from linformer_fairseq.models.config import encoder_config
 from linformer_fairseq.planning.devices import DEVICES, Device, find_device
 from linformer_fairseq.planning.memory import parameters_of, training_bytes
 from linformer_fairseq.training.flops import encoder_flops, head_flops
@@ -45,22 +47,6 @@ class Plan:
     utilisation: float  # share of the device's peak
     checkpoints: int  # kept at a time
     measured: float | None = None  # operations per second of a GPU, see `measured_speed`
-
-    @classmethod
-    def of_arguments(
-        cls, args: Namespace, cfg: EncoderConfig, device: Device, gpus: int, utilisation: float, measured: float | None
-    ) -> Plan:
-        """From the parsed flags of fairseq-train."""
-        n = args.tokens_per_sample
-        rows = args.batch_size or (args.max_tokens or 0) // n
-        if rows < 1:
-            raise UsageError("the recipe has neither a --batch-size nor --max-tokens for one row: give one behind --")
-        if not 0 < args.max_update < math.inf:
-            raise UsageError("the recipe has no end: give --max-update behind --")
-        return cls(
-            *(replace(cfg, max_positions=n), device, gpus, rows, args.update_freq[0], int(args.max_update)),
-            *(mode_of(args), args.mask_prob, utilisation, max(1, args.keep_interval_updates) + 2, measured),
-        )
 
     @property
     def tokens(self) -> int:
@@ -118,13 +104,13 @@ class Plan:
         one, two = (sum(replace(self, rows=rows).memory.values()) for rows in (1, 2))
         return 0 if one > budget(self.device) else 1 + int((budget(self.device) - one) / (two - one))
 
-    def with_rows(self, rows: int) -> Plan:
+    def with_rows(self, rows: int) -> "Plan":
         """The same run with batches of about so many rows, and as many rows in an update."""
         all_rows = self.rows * self.accumulated
         best = max(size for size in range(1, rows + 1) if all_rows % size == 0)
         return replace(self, rows=best, accumulated=all_rows // best)
 
-    def recomputing(self, recompute: bool) -> Plan:
+    def recomputing(self, recompute: bool) -> "Plan":
         """The same run with or without --checkpoint-activations."""
         return replace(self, cfg=replace(self.cfg, checkpoint_activations=recompute))
 
@@ -175,25 +161,28 @@ def plan_of(
     """The plan of a `fairseq-train` command; `symbols` are those of its DATA unless they are given.
 
     Raises:
-        UsageError: there is no such device, DATA has no dictionary, or the model is not one of ours.
+        UsageError: there is no such device, DATA has no dictionary, the model is not one of ours, or the flags give no
+            batch or no end.
     """
-    from fairseq import options
-
-    from linformer_fairseq.models import architectures
-    from linformer_fairseq.models.config import encoder_config
-
     args = options.parse_args_and_arch(options.get_training_parser(), argv[1:])
     if not args.arch.startswith(architectures.MODEL):
         raise UsageError(f"--arch {args.arch} is not a {architectures.MODEL}, the one that can be planned")
     architectures.complete(args, args.tokens_per_sample)
+    n = args.tokens_per_sample
+    rows = args.batch_size or (args.max_tokens or 0) // n
+    if rows < 1:
+        raise UsageError("the recipe has neither a --batch-size nor --max-tokens for one row: give one behind --")
+    if not 0 < args.max_update < math.inf:
+        raise UsageError("the recipe has no end: give --max-update behind --")
     cfg = encoder_config(args, vocabulary(args.data) if symbols is None else symbols, pad_index=1)
-    return Plan.of_arguments(args, cfg, find_device(device), gpus, utilisation, measured)
+    return Plan(
+        *(replace(cfg, max_positions=n), find_device(device), gpus, rows, args.update_freq[0], int(args.max_update)),
+        *(mode_of(args), args.mask_prob, utilisation, max(1, args.keep_interval_updates) + 2, measured),
+    )
 
 
 def vocabulary(data: str) -> int:
     """Symbols of DATA with fairseq's special ones and <mask>."""
-    from fairseq.data import Dictionary
-
     if not (file := Path(data.split(os.pathsep)[0]) / "dict.txt").is_file():
         raise UsageError(f"DATA {data} has no dict.txt: give a folder written by `linformer prepare binarize`, or none")
     return len(Dictionary.load(str(file))) + 1
@@ -208,8 +197,9 @@ def mode_of(args: Namespace) -> str:
     """The precision of the flags of fairseq-train."""
     if args.amp:
         return "amp"
-    low = next(
-        (name for name in ("fp16", "bf16") if getattr(args, name) or getattr(args, f"memory_efficient_{name}")), "fp32"
-    )
-    efficient = low != "fp32" and getattr(args, f"memory_efficient_{low}")
-    return f"memory-efficient {low}" if efficient else low
+    for low in ("fp16", "bf16"):
+        if getattr(args, f"memory_efficient_{low}"):
+            return f"memory-efficient {low}"
+        if getattr(args, low):
+            return low
+    return "fp32"

@@ -3,8 +3,6 @@
 Shapes: N tokens, K slots, H heads, V symbols, n the longest input.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

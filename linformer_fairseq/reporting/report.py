@@ -1,7 +1,5 @@
 """`linformer report`: a page about training runs, from what `runs.py` reads and what `model.py` computes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

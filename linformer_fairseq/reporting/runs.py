@@ -1,7 +1,5 @@
 """What the files of a training run say, while it goes on too: figures, starts and their ends, settings, data."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

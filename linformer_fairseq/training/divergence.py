@@ -9,8 +9,6 @@ with a uniform guess over the vocabulary: a model 3 times worse than that after 
 The environment variable LINFORMER_MAX_PERPLEXITY_RATIO replaces the 3; with 0, no perplexity stops a run.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

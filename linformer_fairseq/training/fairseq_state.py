@@ -4,8 +4,6 @@ A run begins without what an earlier one in the same process has left (`fairseq-
 of `--patience` is saved and restored.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import suppress

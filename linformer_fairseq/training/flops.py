@@ -28,8 +28,6 @@ where they are adaptive, as the gradient of their scores is added to that of the
 what is linear in the activations or parameters: embeddings, layer norms, softmax, dropout, activations, the optimizer.
 """
 
-from __future__ import annotations
-
 import math
 
 from linformer_fairseq.layers.config import EncoderConfig

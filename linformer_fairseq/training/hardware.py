@@ -1,7 +1,5 @@
 """What the hardware could do and what it has used: peak FLOP/s, memory, energy."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import resource

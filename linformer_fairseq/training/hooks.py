@@ -4,8 +4,6 @@ Each function below stands in for the one that its `@replaces` names, and gets f
 stand in the order in which a run calls them. The rest of this folder is called from here, and knows nothing of it.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import time
@@ -37,7 +35,6 @@ from linformer_fairseq.training import (
     fairseq_state,
     files,
     interrupt,
-    limits,
     logs,
     memory,
     position,
@@ -98,7 +95,7 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
         return
     with as_one_sentence():
         logs.refuse_missing_packages(cfg)
-        limits.refuse_useless(cfg)
+        preflight.refuse_useless(cfg)
         precision.refuse_fp16_on_cpu(cfg)  # before files are looked for
         preflight.refuse_unfitting(cfg)
     signals.listen()

@@ -3,8 +3,6 @@
 On the terminal, it stands among those of all the processes that then lose their connection.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import logging
 from collections.abc import Iterator

@@ -18,8 +18,6 @@
 The lines of training are means over the log interval (--log-interval). What is not a finite number is null.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

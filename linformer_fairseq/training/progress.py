@@ -1,7 +1,5 @@
 """Running fairseq's programs: their log in a file, one progress line on the screen, figures from the log."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,15 +1,8 @@
 """A recipe: one YAML file that holds every setting of a training run, in the form of fairseq's own configs.
 
-The same file works in two ways:
-
-    linformer train tiny_n512_k128 DATA --save-dir RUN [-- MORE FAIRSEQ FLAGS]
-    fairseq-hydra-train --config-dir recipes/pretrain --config-name tiny_n512_k128 task.data=DATA …
-
-The first turns the settings into flags of `fairseq-train`, prints that command and runs it. Every key and value is
-checked against the flags of fairseq and this project before anything starts.
+`linformer train` turns the settings into flags of `fairseq-train`, and `fairseq-hydra-train` reads the same file. Every
+key and value is checked against the flags of fairseq and this project before anything starts.
 """
-
-from __future__ import annotations
 
 import argparse
 import re

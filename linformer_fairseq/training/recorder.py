@@ -1,7 +1,5 @@
 """From what fairseq measures to the lines of `metrics.jsonl`."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -140,7 +138,7 @@ class Recorder:
         }
         self.file.append(line)
 
-    def _flops(self, interval: _Interval) -> float | None:
+    def _flops(self, interval: "_Interval") -> float | None:
         """Of all ranks, as if the batches of the others had the shapes of this one's."""
         if self.config is None:
             return None

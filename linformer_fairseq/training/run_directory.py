@@ -1,15 +1,7 @@
 """The folder `run` beside the checkpoints of a training run: what it was told, where it ran, what it logged.
 
-    run/config.yaml        fairseq's whole configuration, as the last start had it, complete with the model's sizes
-    run/environment.json   one entry for each start: command, packages, Python, devices, host, Slurm job, git commit
-    run/logs/rank-N.log    the log of each process, with the traceback of one that died (see logs.py)
-    run/bad_batch.json     the examples at which a run diverged (see divergence.py)
-    metrics.jsonl          what it did (see metrics.py); beside the checkpoints
-
-Nothing is written with `--no-save`.
+docs/howto/watch.md lists its files. Nothing is written with `--no-save`.
 """
-
-from __future__ import annotations
 
 import json
 import logging

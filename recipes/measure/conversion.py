@@ -1,30 +1,23 @@
 """What a converted model knows: perplexity right after conversion, and how soon training makes up for the rest.
 
     python recipes/recipe.py recipes/pretrain/tiny_n512_k128.yaml DATA --save-dir RUN -- --attention exact
-    python recipes/measure/conversion.py roberta DATA RUN/checkpoint_last.pt --out roberta-run
+    python recipes/measure/conversion.py DATA RUN/checkpoint_last.pt --out conversion-run
 
-    make demo
-    python recipes/measure/conversion.py longer demo-run/data demo-run/checkpoints/checkpoint_last.pt --updates 200 \\
-        --scratch-updates 200 --lr 3e-4 --out longer-run
-
-roberta: every start of E and F of a Linformer from a RoBERTa, which is one of ours with `--attention exact`, or of
-fairseq's own `roberta`, or a Hugging Face folder. longer: every method of `linformer convert extend` for a Linformer.
-All are trained by the real fairseq-train with the settings of the recipe `tiny_n512_k128`, beside the same model from
-scratch. The report is of all ways that are finished.
+Every start of E and F of a Linformer from a RoBERTa, which is one of ours with `--attention exact`, or of fairseq's own
+`roberta`, or a Hugging Face folder. All are trained by the real fairseq-train with the settings of the recipe
+`tiny_n512_k128`, beside the same model from scratch. The report is of all ways that are finished.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config, read, write
-from linformer_fairseq.checkpoints.extend import METHODS, extend
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config, write
 from linformer_fairseq.checkpoints.names import EMBEDDING
 from linformer_fairseq.checkpoints.roberta import from_roberta
 from linformer_fairseq.checkpoints.sample import sample_blocks
@@ -46,20 +39,17 @@ STARTS = {
     "random": ("random", False),
     SCRATCH: ("block-mean", False),
 }
-WAYS = [*METHODS, *STARTS]
 BATCH = 8  # texts of a step of attention transfer
 NEAR = 1.02  # within 2 % of the original's perplexity
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("kind", choices=["roberta", "longer"], help="what is converted")
     add("data", type=Path, help="binarised data, such as the checkpoint was trained on")
-    add("checkpoint", type=Path, help="a trained RoBERTa, or for longer inputs a Linformer")
-    add("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="WAY", help=", ".join(WAYS))
-    add("--lengths", type=int, nargs="+", default=[2048, 4096], help="longer inputs (default: 2048 4096)")
-    add("--projected-length", default="128", metavar="K", help="of a RoBERTa's (default: %(default)s)")
-    add("--projection-sharing", default="layerwise", help="of a RoBERTa's (default: %(default)s)")
+    add("checkpoint", type=Path, help="a trained RoBERTa")
+    add("--ways", nargs="+", choices=list(STARTS), default=list(STARTS), metavar="WAY", help=", ".join(STARTS))
+    add("--projected-length", default="128", metavar="K", help="default: %(default)s")
+    add("--projection-sharing", default="layerwise", help="default: %(default)s")
     add("--updates", type=int, help="of 4,096 tokens after conversion (default: 30 %% of the checkpoint's)")
     add("--scratch-updates", type=int, help="from scratch (default: as many as the checkpoint had)")
     add("--validations", type=int, default=15, help="in each training (default: %(default)s)")
@@ -71,27 +61,18 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
     register()
-    source = from_roberta(options.checkpoint) if options.kind == "roberta" else read(options.checkpoint)
-    n = encoder_config(source).max_positions
+    source = from_roberta(options.checkpoint)
     options.updates = options.updates or max(1, source.updates * 3 // 10)
     options.scratch_updates = options.scratch_updates or max(1, source.updates)
 
     def original() -> dict[str, Any]:
         file = options.out / "original/checkpoint.pt"
         write(source, file, force=True)
-        found = perplexity(options.data, file, n, file.with_suffix(".log"))
+        found = perplexity(options.data, file, encoder_config(source).max_positions, file.with_suffix(".log"))
         return {"ppl": found, "updates": source.updates}
 
-    ways: dict[str, Callable[[], Checkpoint]] = {}
-    if options.kind == "roberta":
-        ways = {way: partial(linformer, options, way, source) for way in STARTS if way in options.ways}
-    else:
-        for length in options.lengths:
-            for way in (way for way in (*METHODS, SCRATCH) if way in options.ways):
-                method = METHODS[0] if way == SCRATCH else way
-                ways[f"{length}, {way}"] = partial(extend, source, length, method=method)
-    work = {way: partial(measure_way, options, way, convert, n) for way, convert in ways.items()}
-    cells.run({ORIGINAL: original} | work)
+    ways = {way: partial(measure_way, options, way, source) for way in STARTS if way in options.ways}
+    cells.run({ORIGINAL: original} | ways)
 
 
 def linformer(options: argparse.Namespace, way: str, exact: Checkpoint) -> Checkpoint:
@@ -107,20 +88,17 @@ def linformer(options: argparse.Namespace, way: str, exact: Checkpoint) -> Check
     return transfer(exact, found, texts, options.transfer_steps)[0] if fitted and texts else found
 
 
-def measure_way(
-    options: argparse.Namespace, way: str, convert: Callable[[], Checkpoint], shorter: int
-) -> dict[str, Any]:
+def measure_way(options: argparse.Namespace, way: str, source: Checkpoint) -> dict[str, Any]:
     """Converts, validates and trains one way, or what is left of that.
 
     Returns:
         start (perplexity right after conversion; None from scratch), curve (updates and validation perplexities),
-        seconds of the conversion, errors of attention transfer before and after; where the model reads longer inputs,
-        the perplexities of inputs as long as the original reads: right after conversion and in the end.
+        seconds of the conversion, errors of attention transfer before and after.
     """
     folder = options.out / way.replace(", ", "-").replace(" ", "-").lower()
-    start, scratch = folder / "start.pt", way.endswith(SCRATCH)
+    start, scratch = folder / "start.pt", way == SCRATCH
     begun = time.perf_counter()
-    converted = convert()
+    converted = linformer(options, way, source)
     found = {"seconds": round(time.perf_counter() - begun, 1), "errors": converted.notes[-1].get("errors", [])}
     write(converted, start, force=True)
     n = encoder_config(converted).max_positions
@@ -130,10 +108,6 @@ def measure_way(
     known = ("_name", *LinformerRobertaConfig.__dataclass_fields__)
     settings["model"] = {key: converted.model[key] for key in known if converted.model.get(key) is not None}
     found["curve"] = curve(train(options.data, folder, settings, way, None if scratch else start))
-    if n > shorter:
-        last = folder / "checkpoints/checkpoint_last.pt"
-        files = [None if scratch else start, last]
-        found["shorter"] = [file and perplexity(options.data, file, shorter, folder / "shorter.log") for file in files]
     return found
 
 
@@ -158,15 +132,11 @@ def table(results: Results) -> str:
         converted = [None, None] if result["start"] is None else [f"{result['seconds']:.0f}", f"{result['start']:.1f}"]
         reached = ["not reached", None] if until is None else [f"{until:,}", f"{until / max(1, trained):.1%}"]
         update, last = result["curve"][-1]
-        shorter = [each and f"{each:.1f}" for each in result.get("shorter", [])]
-        rows.append([way, *converted, *reached, f"{last:.1f}", f"{update:,}", *shorter])
+        rows.append([way, *converted, *reached, f"{last:.1f}", f"{update:,}"])
     header = ["start of E and F", "seconds to convert", "perplexity, converted", "updates to within 2 %"]
     header += ["of the original's", "perplexity at the end", "after updates"]
     about = f"The original: perplexity {ppl:.1f} after {trained:,.0f} updates."
-    if settings["kind"] == "longer":
-        header = ["tokens, method", *header[1:], "as long as before, converted", "at the end"]
-    else:
-        about += f" k = {settings['projected_length']}, {settings['projection_sharing']} sharing."
+    about += f" k = {settings['projected_length']}, {settings['projection_sharing']} sharing."
     return f"{about}\n\n{markdown(header, rows)}"
 
 
@@ -180,9 +150,9 @@ def plot(results: Results, path: Path) -> None:
     plot_lines(path, "validation perplexity", [panel], lambda name: ":" if name == limit else "o-")
 
 
-QUICK = {"lengths": [1024], "updates": 2, "scratch_updates": 3, "validations": 2, "transfer_steps": 3, "sample": 16}
+QUICK = {"updates": 2, "scratch_updates": 3, "validations": 2, "transfer_steps": 3, "sample": 16}
 MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table, {"curves.png": plot}), quick=QUICK, choices=("ways", "lengths")
+    *(__file__, __doc__, flags, measure, table, {"curves.png": plot}), quick=QUICK, choices=("ways",)
 )
 
 if __name__ == "__main__":

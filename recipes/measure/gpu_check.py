@@ -4,10 +4,8 @@
     python recipes/measure/gpu_check.py --out check.json --cpu        the same small, so that it does not rot
 
 It needs what `pip install` of this project installs, and no data. A step that fails is reported, and the next one runs.
-CUDA: run on one H100 (docs/benchmarks/gpu), but for the step `memory`.
+table3_efficiency.py measures layers. CUDA: run on one H100 (docs/benchmarks/gpu), but for the step `memory`.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -40,15 +38,7 @@ from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
 SIZES: dict[str, Any] = {"embed_dim": 64, "ffn_dim": 128, "num_heads": 4, "num_layers": 2, "vocab_size": 500}
 SIZES["max_positions"] = 128
-LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
-TOKENS = 65536  # of a step
-CONTESTANTS: dict[str, dict[str, Any]] = {
-    "exact": {"attention": "exact"},
-    "linear": {},
-    "adaptive": {"projection": "adaptive"},
-    "adaptive, W = 64": {"projection": "adaptive", "local_window": 64},
-}
-STEPS = "versions types kernels host_waits speed saving compiling table3 training resuming overflow memory".split()
+STEPS = "versions types kernels host_waits speed saving compiling training resuming overflow memory".split()
 
 
 class Check:
@@ -163,37 +153,6 @@ class Check:
             one_step(model, 4, length)
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         return {"graphs": graphs, "speed": eager / self._seconds(lambda: one_step(model, 4, 128))}
-
-    def table3(self) -> dict[str, dict[str, float | None]]:
-        """One layer of base size, forward and backward: ms, and memory over that of parameters and input (GB).
-
-        Beside exact attention (PyTorch's SDPA), with as many tokens in a step at each length.
-        """
-        found: dict[str, dict[str, float | None]] = {}
-        dtypes = (torch.float32, *([] if self.cpu else [torch.float16]), torch.bfloat16)
-        for n, dtype in product(LENGTHS[:1] if self.cpu else LENGTHS, dtypes):
-            batch = 1 if self.cpu else max(1, TOKENS // n)
-            for name, options in CONTESTANTS.items():
-                cfg = EncoderConfig(max_positions=n, num_layers=1, projected_length=256, vocab_size=500, **options)
-                cfg = replace(cfg, dropout=0.0, embed_dim=96 if self.cpu else 768, ffn_dim=96 if self.cpu else 3072)
-                model = LinformerEncoder(cfg).to(self.device, dtype)
-                layer, shared = model.layers[0], model.E
-                x = torch.randn(batch, n, cfg.embed_dim, device=self.device, dtype=dtype, requires_grad=True)
-
-                def step(layer: torch.nn.Module = layer, x: torch.Tensor = x, shared: object = shared) -> None:
-                    torch.autograd.backward(layer(x, None, shared).square().mean())
-
-                found[f"n = {n}, {str(dtype)[6:]}, {name}"] = self._step(step)
-        return found
-
-    def _step(self, step: Callable[[], None]) -> dict[str, float | None]:
-        step()
-        if self.cpu:
-            return {"ms": 1000 * self._seconds(step), "GB": None}
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        seconds = self._seconds(step)
-        return {"ms": 1000 * seconds, "GB": (torch.cuda.max_memory_allocated() - before) / 1e9}
 
     def _seconds(self, work: Callable[[], object]) -> float:
         """Of one call, the median of five after two."""

@@ -3,60 +3,50 @@
     python recipes/measure/update_speed.py DATA --out RUN --report docs/benchmarks/updates/results.md
 
 DATA is a folder of binarised text. Every measurement is a real training in a process of its own, and they take turns.
-fairseq's own Linformer is measured without this project, which is registered only for ours.
+fairseq's own Linformer is measured without this project.
 """
 
 import argparse
-import logging
 import os
+import re
+import resource
 import sys
-import time
-from collections.abc import Callable
-from functools import partial, wraps
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import fairseq
-import torch
-from fairseq_cli import train
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
-from linformer_fairseq.training.hardware import peak_memory
+from linformer_fairseq.measuring.trainings import with_symbols
+from linformer_fairseq.paths import USER_DIR
+from linformer_fairseq.training.progress import parse_line, run_logged
 
 EXAMPLE = Path(fairseq.__file__).parent / "examples/linformer/linformer_src"
-SPECIAL = 5  # <s>, <pad>, </s>, <unk> come before the symbols of dict.txt, <mask> after them
 ABOUT = """{threads} threads. {layers} layers, d = {embed_dim}, k = {k}, layerwise sharing, {symbols:,} symbols,
 {tokens:,} tokens an update, dropout 0.1, attention dropout 0.1, clip norm 1.0. Theirs is fairseq's
 `examples/linformer` with fairseq's `masked_lm` and `adam`, without this project; ours has `fused_masked_lm`,
 `fused_adamw` and the task `masked_lm`. Every figure is of a process of its own. The time of an update is that between
 the ends of two, data and logs included; of {updates} updates the first {warm_up} do not count. Medians over the rounds
 in which the contestants take turns; ratios are within a round."""
+# Of the models, and processes that load data; --quick has smaller ones.
+SIZES = {"symbols": 50265, "layers": 12, "embed_dim": 768, "ffn_dim": 3072, "heads": 12, "workers": 1}
 # The first is what the others are compared with.
 THEIRS, _, BF16 = CONTESTANTS = ("fairseq's example, fp32", "ours, fp32", "ours, bf16")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, help="folder of binarised text")
-    parser.add_argument("--n", type=int, nargs="+", default=[512, 4096], help="tokens of a row (default: 512 4096)")
-
-    def number(flag: str, default: int, about: str) -> None:
-        parser.add_argument(flag, type=int, default=default, help=f"{about} (default: {default})")
-
-    number("--rounds", 3, "trainings of each contestant")
-    number("--tokens", 4096, "of an update")
-    number("--updates", 8, "of each training")
-    number("--warm-up", 3, "updates at the start that do not count")
-    number("--symbols", 50265, "fewest symbols of the models")
-    number("--workers", 1, "processes that load data")
-    number("--threads", len(os.sched_getaffinity(0)), "of each training")
-    number("--layers", 12, "of the models")
-    number("--embed-dim", 768, "channels")
-    number("--ffn-dim", 3072, "channels in the feed-forward sublayer")
-    number("--heads", 12, "of attention")
-    number("--k", 256, "projected length")
+    threads, add = len(os.sched_getaffinity(0)), parser.add_argument
+    add("data", type=Path, help="folder of binarised text")
+    add("--n", type=int, nargs="+", default=[512, 4096], help="tokens of a row (default: 512 4096)")
+    add("--rounds", type=int, default=3, help="trainings of each contestant (default: %(default)s)")
+    add("--tokens", type=int, default=4096, help="of an update (default: %(default)s)")
+    add("--updates", type=int, default=8, help="of each training (default: %(default)s)")
+    add("--warm-up", type=int, default=3, help="updates at the start that do not count (default: %(default)s)")
+    add("--threads", type=int, default=threads, help="of each training (default: %(default)s)")
+    add("--k", type=int, default=256, help="projected length (default: %(default)s)")
+    parser.set_defaults(**SIZES)
 
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
@@ -68,93 +58,44 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
         raise UsageError(f"--warm-up must be at least 1 and below --updates {o.updates}")
     data = with_symbols(o.data, o.symbols, o.out / "data")
     pairs = [(n, name) for n in o.n for name in CONTESTANTS]
-    cells.turns({f"n = {n}, {name}": partial(updates_of, o, data, n, name) for n, name in pairs}, o.rounds)
-
-
-def with_symbols(data: Path, symbols: int, folder: Path) -> Path:
-    """A folder with the text of `data` by links, and a dictionary with which models have at least `symbols` symbols.
-
-    So a model has the embeddings and the head that it would have in earnest.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in data.iterdir():
-        link = folder / file.name
-        if file.suffix in (".bin", ".idx") and not link.exists():
-            link.symlink_to(file.resolve())
-    lines = (data / "dict.txt").read_text(encoding="utf-8").splitlines()
-    lines += [f"madeupword{number:06d} 0" for number in range(symbols - SPECIAL - len(lines))]
-    (folder / "dict.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
+    cells.turns({f"n = {n}, {name}": in_a_process(updates_of, o, data, n, name) for n, name in pairs}, o.rounds)
 
 
 def updates_of(o: argparse.Namespace, data: Path, n: int, name: str) -> dict[str, Any]:
-    """What the training of one contestant gives (see `timed`)."""
-    if name == THEIRS:
-        own = f"--compressed={n // o.k} --shared-kv-compressed=1 --shared-layer-kv-compressed=1 --task=masked_lm"
-        own += " --criterion=masked_lm --optimizer=adam"
-    else:
-        own = f"--projected-length={o.k} --projection-sharing=layerwise --task=masked_lm --criterion=fused_masked_lm"
-        own += f" --optimizer=fused_adamw {'--bf16' if name == BF16 else ''}"
-    same = f"""--arch=linformer_roberta_base --encoder-layers={o.layers} --encoder-embed-dim={o.embed_dim}
-        --encoder-ffn-embed-dim={o.ffn_dim} --encoder-attention-heads={o.heads} --dropout=0.1
-        --attention-dropout=0.1 --tokens-per-sample={n} --max-positions={n} --sample-break-mode=none
-        --mask-prob=0.15 --batch-size={o.tokens // n} --required-batch-size-multiple=1 --num-workers={o.workers}
-        --clip-norm=1.0 --adam-betas=(0.9,0.98) --adam-eps=1e-6 --weight-decay=0.01 --lr-scheduler=fixed --lr=1e-4
-        --max-update={o.updates} --seed=1 --no-save --disable-validation --log-format=json --log-interval=1"""
-    log = (o.out / "trainings" / f"n{n} {name}.log").resolve()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    words = [str(data.resolve()), *([f"--user-dir={EXAMPLE}"] if name == THEIRS else []), *own.split(), *same.split()]
-    try:
-        found: dict[str, Any] = in_a_process(timed, words, log, o.threads, name != THEIRS)()
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"{name} failed at n = {n} ({error}); see {log}") from error
-    return found
-
-
-def timed(arguments: list[str], log: Path, threads: int, ours: bool) -> dict[str, Any]:
-    """Train in this process, which needs to be one of its own: fairseq and the standard streams stay changed.
-
-    Args:
-        log: file for what is printed; the training runs in its folder.
-        ours: register this project, as its --user-dir does.
+    """Trains one contestant from this process, which starts nothing else.
 
     Returns:
         seconds of each update but the first, which has no beginning; tokens and losses of every update; parameters
         and peak_bytes.
     """
-    with log.open("w", encoding="utf-8") as file:
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(file.fileno(), stream.fileno())
-    logging.basicConfig(format="%(name)s | %(message)s", level=logging.INFO, stream=sys.stdout, force=True)
-    os.chdir(log.parent)
-    torch.set_num_threads(threads)
-    step: Callable[..., Any] = train.Trainer.train_step
-    ends: list[float] = []
-    tokens: list[int] = []
-    losses: list[float] = []
-    found: dict[str, Any] = {"tokens": tokens, "losses": losses}
-
-    @wraps(step)
-    def train_step(trainer: Any, samples: Any, *more: Any, **named: Any) -> Any:
-        if not ends:
-            found["parameters"] = sum(parameter.numel() for parameter in trainer.model.parameters())
-        logged = step(trainer, samples, *more, **named)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        ends.append(time.perf_counter())
-        tokens.append(sum(int(sample["ntokens"]) for sample in samples))
-        losses.append(float(logged["loss"]))
-        return logged
-
-    train.Trainer.train_step = train_step  # before anything else wraps it
-    if ours:
-        from linformer_fairseq.plugin import register
-
-        register()
-    sys.argv = ["fairseq-train", *arguments]
-    train.cli_main()
-    found["seconds"] = [later - earlier for earlier, later in pairwise(ends)]
-    return found | {"peak_bytes": peak_memory()}
+    if name == THEIRS:
+        own = f"--user-dir={EXAMPLE} --compressed={n // o.k} --shared-kv-compressed=1 --shared-layer-kv-compressed=1"
+        own += " --criterion=masked_lm --optimizer=adam"
+    else:
+        own = f"--user-dir={USER_DIR} --projected-length={o.k} --projection-sharing=layerwise"
+        own += f" --criterion=fused_masked_lm --optimizer=fused_adamw {'--bf16' if name == BF16 else ''}"
+    same = f"""--arch=linformer_roberta_base --encoder-layers={o.layers} --encoder-embed-dim={o.embed_dim}
+        --encoder-ffn-embed-dim={o.ffn_dim} --encoder-attention-heads={o.heads} --dropout=0.1
+        --attention-dropout=0.1 --task=masked_lm --tokens-per-sample={n} --max-positions={n} --sample-break-mode=none
+        --mask-prob=0.15 --batch-size={o.tokens // n} --required-batch-size-multiple=1 --num-workers={o.workers}
+        --clip-norm=1.0 --adam-betas=(0.9,0.98) --adam-eps=1e-6 --weight-decay=0.01 --lr-scheduler=fixed --lr=1e-4
+        --max-update={o.updates} --seed=1 --no-save --disable-validation --log-format=json --log-interval=1"""
+    folder = o.out / "trainings"
+    log = folder / f"n{n} {name}.log"
+    log.unlink(missing_ok=True)
+    os.environ["OMP_NUM_THREADS"] = str(o.threads)
+    run_logged(["fairseq-train", str(data), "--save-dir", str(folder / "none"), *own.split(), *same.split()], log)
+    text = log.read_text(encoding="utf-8")
+    updates = [figures for line in text.splitlines() if (figures := parse_line(line))]
+    parameters = re.search(r"num\. shared model params: ([\d,]+)", text)
+    assert parameters is not None
+    return {
+        "seconds": [update["wpb"] / update["wps"] for update in updates[1:]],
+        "tokens": [int(update["wpb"]) for update in updates],
+        "losses": [update["loss"] for update in updates],
+        "parameters": int(parameters[1].replace(",", "")),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+    }
 
 
 def table(results: Results) -> str:

@@ -22,7 +22,6 @@ from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
 from linformer_fairseq.commands import finetune, glue
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.report import Row, table, write_table
-from linformer_fairseq.io.files import write_json
 from linformer_fairseq.measuring.study import Cells, Measurement, Results
 from linformer_fairseq.measuring.trainings import TOKENS, curve, schedule, train
 from linformer_fairseq.plugin import register
@@ -108,12 +107,10 @@ def markdown(results: Results) -> str:
 
 
 def write_more(results: Results, path: Path) -> None:
-    """Beside the table: results.csv, results.png and pretraining.json."""
+    """Beside the table: results.csv and results.png."""
     found = grids(results)
     first = next(iter(found))
     write_table(found.pop(first), path.parent, first, found)
-    pretraining = {n.split(", ")[1]: cell for n, cell in results["cells"].items() if n.startswith("pretraining, ")}
-    write_json(path.parent / "pretraining.json", pretraining)
 
 
 MEASUREMENT = Measurement(

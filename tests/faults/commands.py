@@ -300,9 +300,9 @@ MEASURED = {
     },
     **{"reproduce/figure1_spectrum": "{w}/exact.pt {w}/texts", "reproduce/figure3_perplexity": "{w}/data"},
     "reproduce/recipe_ladder": "{w}/data",
-    **{"measure/conversion": "roberta {w}/data {w}/exact.pt", "measure/preparation": "extraction {w}/garbage"},
+    **{"measure/conversion": "{w}/data {w}/exact.pt", "measure/preparation": "extraction {w}/garbage"},
     **{"measure/converted": "{w}/exact.pt --stsb {w}/glue --texts {w}/texts", "measure/long_documents": "{w}/exact.pt"},
-    **{"measure/streaming_speed": "", "measure/update_speed": "{w}/data", "measure/same_loss": "{w}/data"},
+    **{"measure/streaming_speed": "", "measure/update_speed": "{w}/data"},
     **{"measure/encode_speed": "", "measure/checkpoint_time": ""},
 }
 ZERO = ("--local-window 0", "--windows 0", "--warm-up 0", "--transfer-steps 0")

@@ -36,7 +36,7 @@ def test_a_recipe_runs_the_code_beside_it(installed: Path) -> None:
 
 
 def test_another_script_of_a_clone_says_what_it_would_run(installed: Path) -> None:
-    ran = run(ROOT / "recipes/measure/same_loss.py", "--help", path=installed)
+    ran = run(ROOT / "recipes/measure/update_speed.py", "--help", path=installed)
     assert ran.returncode == 1
     assert ran.stderr.strip().endswith(f"would run the code in {installed}/linformer_fairseq: pip install -e {ROOT}")
 

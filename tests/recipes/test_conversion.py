@@ -1,4 +1,4 @@
-"""The measurement of conversions: its figures, its report, and one short run of each kind."""
+"""The measurement of conversions: its figures, its report, and a short run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_first_validation_that_is_near_enough_counts() -> None:
 
 def test_the_table_has_a_row_for_each_way() -> None:
     cells = {"original": {"ppl": 50.0, "updates": 1000}, "SVD": WARM, "from scratch": COLD}
-    settings = {"kind": "roberta", "projected_length": "128", "projection_sharing": "layerwise"}
+    settings = {"projected_length": "128", "projection_sharing": "layerwise"}
     lines = table({"cells": cells, "settings": settings}).splitlines()
     assert lines[0].startswith("The original: perplexity 50.0 after 1,000 updates. k = 128")
     assert lines[-2:] == [
@@ -49,7 +49,7 @@ def test_a_roberta_is_measured_once_and_in_pieces(
     tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = trained(tiny_data, tmp_path / "a.pt", attention="exact", max_positions=64, encoder_layers=1)
-    words = ["roberta", str(tiny_data), source, "--out", str(tmp_path / "run"), "--quick", "--projected-length", "16"]
+    words = [str(tiny_data), source, "--out", str(tmp_path / "run"), "--quick", "--projected-length", "16"]
     assert conversion.MEASUREMENT.main([*words, "--ways", "SVD, transfer"]) == 0
     first = capsys.readouterr().out
     assert "| SVD, transfer |" in first and "| from scratch |" not in first
@@ -64,15 +64,3 @@ def test_a_roberta_is_measured_once_and_in_pieces(
     capsys.readouterr()
     assert conversion.MEASUREMENT.main([*words, "--ways", "SVD, transfer", "from scratch"]) == 0
     assert "| SVD, transfer |" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_longer_inputs_are_measured_at_both_lengths(tiny_data: Path, tmp_path: Path) -> None:
-    source = trained(tiny_data, tmp_path / "a.pt", max_positions=64, projected_length="16", encoder_layers=1)
-    words = ["longer", str(tiny_data), source, "--quick", "--out", str(tmp_path / "run"), "--validations", "1"]
-    assert conversion.MEASUREMENT.main([*words, "--lengths", "128", "--ways", "keep"]) == 0
-    cells = json.loads((tmp_path / "run/results.json").read_text())["cells"]
-    kept = cells["128, keep"]
-    assert list(cells) == ["original", "128, keep"]
-    assert kept["shorter"][0] == cells["original"]["ppl"] and kept["start"] > 1 and kept["shorter"][1] > 1
-    assert "| 128, keep | " in (tmp_path / "run/table.md").read_text()

@@ -50,9 +50,10 @@ def test_pretrained_and_untrained_are_in_one_table(data: Path, tmp_path: Path, m
         in text
     )
     assert text.count("(one seed)") == 2
-    figures = json.loads((tmp_path / "report/pretraining.json").read_text())
-    assert [figures[name]["attention"] for name in ("linformer", "exact")] == ["linformer", "exact"]
-    assert figures["linformer"]["tokens"] == 2 * 4096 and figures["exact"]["perplexity"] > 1
+    cells = json.loads((tmp_path / "report/results.json").read_text())["cells"]
+    linformer, exact = (cells[f"pretraining, {name}"] for name in ("linformer", "exact"))
+    assert (linformer["attention"], exact["attention"]) == ("linformer", "exact")
+    assert linformer["tokens"] == 2 * 4096 and exact["perplexity"] > 1
     assert (tmp_path / "report/results.csv").exists() and (tmp_path / "report/results.png").exists()
 
     monkeypatch.setattr("linformer_fairseq.measuring.trainings.run_logged", None)  # a second time nothing is run

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from linformer_fairseq.measuring.trainings import with_symbols
 from recipes.measure import update_speed
-from recipes.measure.update_speed import CONTESTANTS, with_symbols
+from recipes.measure.update_speed import CONTESTANTS
 
 
 def test_pads_a_dictionary_but_not_the_text(tiny_data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.training.limits import refuse_useless
+from linformer_fairseq.training.preflight import refuse_useless
 
 
 @pytest.mark.parametrize(
