@@ -50,7 +50,7 @@ setup(
             *("mwparserfromhell", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "submitit"),
             *("transformers>=4.48", "safetensors", "protobuf", "accelerate", "peft", "sentence-transformers"),
             *("onnx", "onnxscript", "onnxruntime", *DOCS, "selenium", "plotly", "py3langid", "distributed"),
-            "universal_pathlib",
+            *("universal_pathlib", "tensorboardX"),
         ],
     },
 )

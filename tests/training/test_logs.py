@@ -1,9 +1,11 @@
-"""Each process has a log, and one that dies leaves its traceback there; TensorBoard works or is refused."""
+"""Each process has a log, and one that dies leaves its traceback there; TensorBoard and W&B work or are refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.util import find_spec
+import json
+import struct
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from omegaconf import OmegaConf
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.reporting.runs import Run
 from linformer_fairseq.training.logs import refuse_missing_packages
+from linformer_fairseq.training.metrics import read_metrics
 
 RANK_1_FAILS = """
 import torch
@@ -68,11 +71,63 @@ def test_a_log_is_refused_where_nothing_could_write_it(
     refuse_missing_packages(OmegaConf.create({"common": {setting: "logs"}}))
 
 
-@pytest.mark.skipif(
-    not (find_spec("tensorboard") or find_spec("tensorboardX")), reason="neither tensorboard nor tensorboardX is here"
-)
+def messages(content: bytes) -> Iterator[bytes]:
+    """Those of a file of TensorBoard: length, checksum, message, checksum."""
+    start = 0
+    while start < len(content):
+        (length,) = struct.unpack_from("<Q", content, start)
+        yield content[start + 12 : start + 12 + length]
+        start += length + 16
+
+
+def wandb_messages(content: bytes, block: int = 1 << 15) -> Iterator[bytes]:
+    """Those of a .wandb file: in blocks, parts of records (checksum, length, type: whole, first, middle, last)."""
+    start, parts = 7, b""
+    while start < len(content):
+        if block - start % block < 7:
+            start += block - start % block
+            continue
+        length, kind = struct.unpack_from("<HB", content, start + 4)
+        parts += content[start + 7 : start + 7 + length]
+        start += 7 + length
+        if kind in (1, 4):
+            yield parts
+            parts = b""
+
+
+@pytest.mark.slow
 def test_tensorboard_gets_the_figures(
     train_command: Callable[..., list[str]], finish: Callable[..., str], tmp_path: Path
 ) -> None:
-    finish(train_command(tmp_path, "--max-update", 2, "--tensorboard-logdir", tmp_path / "board"))
-    assert [path for path in (tmp_path / "board" / "train_inner").iterdir() if path.stat().st_size > 200]
+    events = pytest.importorskip("tensorboardX.proto.event_pb2", reason="tensorboardX is not installed")
+    finish(train_command(tmp_path, "--max-update", 2, "--log-interval", 1, "--tensorboard-logdir", tmp_path / "board"))
+    (file,) = (tmp_path / "board/train_inner").iterdir()
+    found = {}
+    for event in map(events.Event.FromString, messages(file.read_bytes())):
+        found |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+    assert_figures(found, tmp_path)
+
+
+@pytest.mark.slow
+def test_weights_and_biases_gets_the_figures(
+    train_command: Callable[..., list[str]], finish: Callable[..., str], tmp_path: Path
+) -> None:
+    records = pytest.importorskip("wandb.proto.wandb_internal_pb2", reason="wandb is not installed")
+    (tmp_path / "wb").mkdir()
+    command = train_command(tmp_path, "--max-update", 2, "--log-interval", 1, "--wandb-project", "p")
+    finish(command, WANDB_MODE="offline", WANDB_DIR=str(tmp_path / "wb"))
+    (file,) = (tmp_path / "wb").rglob("*.wandb")
+    found = {}
+    for record in map(records.Record.FromString, wandb_messages(file.read_bytes())):
+        row = {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in record.history.item}
+        step = int(json.loads(row.get("_step", "-1")))
+        found |= {(step, name.removeprefix("train_inner/")): json.loads(value) for name, value in row.items()}
+    assert_figures(found, tmp_path)
+
+
+def assert_figures(found: dict[tuple[int, str], float], run: Path) -> None:
+    """Loss, learning rate and norm of the gradient are those of metrics.jsonl, up to fairseq's rounding."""
+    lines = [line for line in read_metrics(run) if line["split"] == "train"]
+    assert [line["update"] for line in lines] == [1, 2]
+    for line, (name, key) in product(lines, {"loss": "loss", "lr": "lr", "gradient_norm": "gnorm"}.items()):
+        assert found[line["update"], key] == pytest.approx(line[name], abs=6e-4), name
