@@ -31,15 +31,16 @@ def finetune_pairs(
     source = read(run.checkpoint)
     tokenizer, folder = tokenizer_of(source, run.data), run.data or source.data
     begun(run.out / "finetune.json", run.settings())
+    longest = encoder_config(source).max_positions
     train, dev = [table.texts for table in run.tables.values()][:2]
     for split, rows in (("train", train), ("valid", [row[:2] for row in dev if row[0]])):
         for number, column in enumerate(zip(*rows, strict=True)):
-            ids = encode([(text,) for text in column], tokenizer, encoder_config(source).max_positions).ids
+            ids = encode([(text,) for text in column], tokenizer, longest).ids
             write_items(run.out / f"data/text{number}/{split}", ids)
     shutil.copyfile(folder / "dict.txt", run.out / "data/dict.txt")
     settings = {"temperature": temperature, "first_token": pooling == "first", "chunk_rows": chunk_rows}
     overrides = {f"criterion.{name}": value for name, value in settings.items()}
-    run_training(run, source, RECIPE, len(train), overrides)
+    run_training(run, source, RECIPE, len(train), overrides | {"task.tokens_per_sample": longest})
     tuned = read(run.out / "checkpoints/checkpoint_best.pt")
     note = {"conversion": CONTRASTIVE, "pooling": pooling, "dictionary": dictionary_digest(folder)}
     tuned.notes, tuned.task = [*source.notes, note], {**source.task, "data": str(folder)}

@@ -24,7 +24,6 @@ class RowsOfTexts(FairseqDataset):
     def __init__(self, columns: Sequence[Any], pad: int, seed: int | None) -> None:
         self.columns, self.pad, self.seed, self.epoch = columns, pad, seed, 1
         self.sizes = np.maximum.reduce([column.sizes for column in columns])
-        self.can_reuse_epoch_itr_across_epochs = seed is None
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -36,6 +35,10 @@ class RowsOfTexts(FairseqDataset):
         return int(self.sizes[index])
 
     size = num_tokens
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        return self.seed is None
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -55,7 +58,7 @@ class RowsOfTexts(FairseqDataset):
 
 @register_task("text_pairs", dataclass=MaskedLMConfig)
 class TextPairsTask(MaskedLMTask):
-    """Dictionary and inference are those of `masked_lm`, of whose settings `data` and `seed` are used."""
+    """Dictionary and inference are those of `masked_lm`, of whose settings data, seed and tokens_per_sample count."""
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         """Opens a split; UsageError if it is missing."""

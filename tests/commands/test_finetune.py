@@ -210,14 +210,14 @@ def test_answers_are_found(checkpoint: Path, tmp_path: Path) -> None:
     assert not model.qa_outputs.weight.eq(0).all()
 
 
-def pairs(path: Path, rows: int, seed: int, columns: int = 2) -> Path:
-    """A word and a text in which its partner stands; their hard negative has that of another word."""
+def pairs(path: Path, rows: int, seed: int) -> Path:
+    """A word, a text in which its partner stands, and as a hard negative one with the word itself."""
     chance, partners = random.Random(seed), dict(zip(WORDS, WORDS[4:] + WORDS[:4], strict=True))
-    lines = ["\t".join(("query", "passage", "negative")[:columns])]
+    lines = ["query\tpassage\tnegative"]
     for _ in range(rows):
-        word, other = chance.sample(WORDS, 2)
-        texts = [f"{chance.choice(RARE)} {partners[one]} {chance.choice(RARE)}" for one in (word, other)]
-        lines.append("\t".join([word, *texts][:columns]))
+        word = chance.choice(WORDS)
+        texts = [f"{chance.choice(RARE)} {one} {chance.choice(RARE)}" for one in (partners[word], word)]
+        lines.append("\t".join([word, *texts]))
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -226,7 +226,7 @@ def pairs(path: Path, rows: int, seed: int, columns: int = 2) -> Path:
 def test_queries_find_their_passages_and_sentence_transformers_gives_the_same_vectors(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train, dev = pairs(tmp_path / "a.tsv", 160, 1, 3), pairs(tmp_path / "b.tsv", 40, 2, 3)
+    train, dev = pairs(tmp_path / "a.tsv", 160, 1), pairs(tmp_path / "b.tsv", 40, 2)
     dev.write_text(dev.read_text() + "\tnobody asks for this\t\n")
     words = ["pairs", "--checkpoint", str(checkpoint), "--dev", str(dev), "--out", str(tmp_path / "out")]
     words += ["--text-column", "query", "passage", "negative"]
@@ -234,7 +234,7 @@ def test_queries_find_their_passages_and_sentence_transformers_gives_the_same_ve
     alone = capsys.readouterr().out
     assert alone.splitlines()[0].startswith("|  |  | ndcg@10 | recall@10 | recall@100 |") and "| dev | BM25 |" in alone
     assert (tmp_path / "out/results.md").read_text() == alone.removesuffix("\n")
-    words += ["--train", str(train), "--pooling", "first", "--lr", "3e-3", "--batch-size", "16", "--chunk-rows", "8"]
+    words += ["--train", str(train), "--lr", "3e-3", "--batch-size", "16", "--chunk-rows", "8"]
     assert finetune([*words, "--epochs", "3"]) == 0
     (row,) = json.loads((tmp_path / "out/results.json").read_text())
     assert row["scores"]["ndcg@10"][0] > max(row["constant"]["ndcg@10"], row["linear"]["ndcg@10"]) + 20

@@ -85,7 +85,7 @@ def test_training_resumes_to_the_bit(
     words += ["--encoder-layers", 1, "--encoder-embed-dim", 16, "--encoder-ffn-embed-dim", 32, "--dropout", 0.1]
     words += ["--encoder-attention-heads", 2, "--projected-length", 8, "--optimizer", "fused_adamw", "--lr", "1e-2"]
     words += ["--batch-size", 6, "--required-batch-size-multiple", 1, "--lr-scheduler", "fixed", "--log-format", "json"]
-    words += ["--no-epoch-checkpoints", "--log-interval", 1]
+    words += ["--no-epoch-checkpoints", "--log-interval", 1, "--tokens-per-sample", 32]
     for folder, updates in (("whole", 7), ("parts", 5), ("parts", 7)):  # an epoch has 4
         output = run_fairseq(*words, "--save-dir", tmp_path / folder, "--max-update", updates).stdout
     assert '"valid_loss"' in output
