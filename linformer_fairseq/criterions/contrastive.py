@@ -7,8 +7,8 @@ of the batch (Henderson et al. 2017), but for copies of p, and other passages th
 
 With --chunk-rows, a batch of any size takes the memory of one chunk of texts, as in GradCache (Gao et al. 2021): the
 vectors of all chunks are computed without keeping what a backward pass needs; the loss gives the gradient of each; then
-each chunk is computed again, with the same random numbers, and its backward pass follows. PyTorch's checkpointing
-does so where a segment is a chunk. Loss and gradients are those of the whole batch.
+each chunk is computed again, with the same random numbers, and its backward pass follows. PyTorch's checkpointing does
+so. Loss and gradients are those of the whole batch.
 
 Shapes: B rows, M passages, N tokens, C channels.
 """
@@ -81,8 +81,7 @@ class ContrastiveLoss(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
         """The mean loss of a query in bits."""
-        rows = sum(log["nsentences"] for log in logging_outputs)
-        loss = float(sum(log["loss"] for log in logging_outputs))
+        rows, loss = (float(sum(log[name] for log in logging_outputs)) for name in ("nsentences", "loss"))
         metrics.log_scalar("loss", loss / max(rows, 1) / math.log(2), rows, round=3)
 
 

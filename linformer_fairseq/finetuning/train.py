@@ -101,7 +101,16 @@ def finetune(run: Run) -> Result:
     splits = {split: (rows[name], wanted[name]) for split, name in (("train", "train"), ("valid", evaluations[0]))}
     write_data(run.out / "data", folder / "dict.txt", splits, run.labels, run.batch_size, run.seed)
     weights = class_weights(wanted["train"], len(run.labels.classes)) if run.balanced else ()
-    _train(run, source, len(rows["train"].ids), weights)
+    overrides = {
+        "task.num_classes": max(1, len(run.labels.classes)),
+        "task.max_positions": longest,
+        "criterion.regression_target": run.labels.several or not run.labels.classes,
+        "criterion.several_labels": run.labels.several,
+        "criterion.class_weights": ",".join(map(str, weights)),
+        "criterion.metric": run.metrics[0],
+        "checkpoint.best_checkpoint_metric": run.metrics[0],
+    }
+    run_training(run, source, RECIPE, len(rows["train"].ids), overrides)
     tuned = read(run.out / "checkpoints/checkpoint_best.pt")
     tuned.notes = [*source.notes, run.labels.note(folder)]
     tuned.task = {**tuned.task, "data": str(folder)}
@@ -157,19 +166,6 @@ def _precision() -> dict[str, bool]:
     if not torch.cuda.is_available():
         return {}
     return {"common.bf16" if low_precision(torch.device("cuda")) == torch.bfloat16 else "common.fp16": True}
-
-
-def _train(run: Run, source: Checkpoint, sequences: int, weights: Sequence[float] = ()) -> None:
-    overrides = {
-        "task.num_classes": max(1, len(run.labels.classes)),
-        "task.max_positions": encoder_config(source).max_positions,
-        "criterion.regression_target": run.labels.several or not run.labels.classes,
-        "criterion.several_labels": run.labels.several,
-        "criterion.class_weights": ",".join(map(str, weights)),
-        "criterion.metric": run.metrics[0],
-        "checkpoint.best_checkpoint_metric": run.metrics[0],
-    }
-    run_training(run, source, RECIPE, sequences, overrides)
 
 
 def run_training(run: Run, source: Checkpoint, recipe: Path, rows: int, overrides: Mapping[str, Any]) -> None:

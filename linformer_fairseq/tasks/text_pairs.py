@@ -48,7 +48,7 @@ class RowsOfTexts(FairseqDataset):
         return rows if self.seed is None else np.random.default_rng((self.seed, self.epoch)).permutation(rows)
 
     def collater(self, samples: list[list[Tensor]]) -> dict[str, Any]:
-        """A batch of B rows: the tokens (columns x B, N) are those of the first column, then of the second, …"""
+        """A batch of B rows: the tokens (columns x B, N) of the first column, then of the second, …"""
         if not samples:
             return {}
         texts = [text for column in zip(*samples, strict=True) for text in column]
@@ -64,8 +64,7 @@ class TextPairsTask(MaskedLMTask):
         """Opens a split; UsageError if it is missing."""
         folders = sorted(Path(self.cfg.data).glob("text[0-9]*"), key=lambda folder: int(folder.name[4:]))
         columns = [data_utils.load_indexed_dataset(str(folder / split), self.dictionary) for folder in folders]
-        columns = [column for column in columns if column is not None]
-        if len(columns) < 2:
+        if len(columns) < 2 or None in columns[:2]:
             raise UsageError(f"DATA {self.cfg.data}: has no text0/{split} and text1/{split} .idx and .bin")
         seed = self.cfg.seed if split == "train" else None
-        self.datasets[split] = RowsOfTexts(columns, self.dictionary.pad(), seed)
+        self.datasets[split] = RowsOfTexts([*filter(None, columns)], self.dictionary.pad(), seed)

@@ -25,19 +25,19 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def scores(options: argparse.Namespace, data: Path, row: str) -> dict[str, float]:
     """Of the test pairs; a training that is finished is not repeated."""
-    out, tables = (
-        options.out / data.name,
-        [word for name in ("train", "dev", "test") for word in (f"--{name}", f"{data}/{name}.tsv")],
-    )
+    out = options.out / data.name
+    tables = f"--train {data}/train.tsv --dev {data}/dev.tsv --test {data}/test.tsv".split()
     main(["pairs", "--checkpoint", options.checkpoint, *tables, "--out", str(out), *options.flags.split()])
-    return json.loads((out / "result.json").read_text())[ROWS[row]]["test"]
+    return dict(json.loads((out / "result.json").read_text())[ROWS[row]]["test"])
 
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
     cells.run({f"{data.name}, {row}": partial(scores, options, data, row) for data in options.data for row in ROWS})
 
 
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, comparison("Retrieval"), choices=("data",))
+ABOUT = "Percent; documents are the passages of the test table, and those in it that nobody asks for."
+TABLE = comparison("Retrieval before and after training on pairs", ABOUT)
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, choices=("data",))
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())
