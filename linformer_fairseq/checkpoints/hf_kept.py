@@ -129,7 +129,7 @@ def kept_pooling(data: Path) -> str | None:
 
 
 def write_modules(folder: Path, channels: int, longest: int, pooling: str | None = None) -> None:
-    """Write what makes an exported model one of sentence-transformers: means, or as trained by `pooling`, of length 1."""
+    """Write modules of sentence-transformers: means, as `linformer encode`; or as trained by `pooling`, of length 1."""
     kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if pooling else {})
     modes = {f"pooling_mode_{name}": ours == (pooling or "mean") for name, ours in _MODES.items()}
     modules = [

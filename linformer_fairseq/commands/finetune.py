@@ -15,10 +15,10 @@ The epoch is selected on the dev rows, so their score is slightly optimistic; --
 Every row is scored, and OUT/dev.tsv and test.tsv hold each row's label and prediction; confusion.png and
 calibration.png show those of the last table. `tokens` gives each word a tag, from columns of CoNLL or JSON lines, and
 `answers` finds answers in texts, from SQuAD's JSON; both write OUT/model, a folder for transformers. `pairs` makes the
-vectors of queries and their passages alike, writes OUT/model for sentence-transformers, and scores how they are found
-among all passages of a table, beside BM25; without --train it scores the checkpoint alone. Several --lr and
---seeds are runs in folders of their own, and OUT/settings.md has a line for each setting. The same command leaves
-finished runs alone; interrupted ones are resumed by `train` and `pairs`, and started again by `tokens` and `answers`.
+vectors of queries and their passages alike, writes OUT/model for sentence-transformers, and scores how passages are
+found, beside BM25; without --train it scores the checkpoint alone. Several --lr and --seeds are runs in folders of
+their own, and OUT/settings.md has a line for each setting. The same command leaves finished runs alone; interrupted
+ones are resumed by `train` and `pairs`, and started again by `tokens` and `answers`.
 """
 
 from __future__ import annotations

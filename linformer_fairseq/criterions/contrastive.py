@@ -54,8 +54,8 @@ class ContrastiveLoss(FairseqCriterion):
         """The loss summed over B queries, B, and what is logged, of a batch of the task `text_pairs`."""
         tokens, rows = sample["net_input"]["src_tokens"], sample["nsentences"]
         vectors = self.vectors(model, tokens)
-        scores = vectors[:rows] @ vectors[rows:].t() / self.temperature
-        scores = scores.masked_fill(no_negatives(tokens, rows), -torch.inf)
+        cosines = vectors[:rows] @ vectors[rows:].t()
+        scores = (cosines / self.temperature).masked_fill(no_negatives(tokens, rows), -torch.inf)
         loss = functional.cross_entropy(scores, torch.arange(rows, device=scores.device), reduction="sum")
         sizes = {"ntokens": sample["ntokens"], "nsentences": rows, "sample_size": rows}
         return loss, rows, {"loss": loss.detach(), **sizes}
@@ -71,7 +71,7 @@ class ContrastiveLoss(FairseqCriterion):
 
         lengths = tokens.ne(self.padding_idx).sum(1)
         order = lengths.argsort(descending=True, stable=True)
-        chunks = [tokens[part, : int(lengths[part[0]])] for part in order.split(self.chunk_rows or len(order))]
+        chunks = [tokens[p, : int(lengths[p[0]])] for p in torch.split(order, self.chunk_rows or len(order))]
         if len(chunks) == 1 or not torch.is_grad_enabled():
             found = [encode(chunk) for chunk in chunks]
         else:
@@ -90,7 +90,7 @@ def no_negatives(tokens: Tensor, rows: int) -> Tensor:
 
     `tokens` are those of B = `rows` queries, then of M passages, the first B of which are the queries' own.
     """
-    _, same = tokens.unique(dim=0, return_inverse=True)
+    same: Tensor = torch.unique(tokens, dim=0, return_inverse=True)[1]
     found = same[rows : 2 * rows, None].eq(same[rows:])
     found[:, :rows] |= same[:rows, None].eq(same[:rows])
     return found.fill_diagonal_(False)

@@ -49,6 +49,6 @@ def finetune_pairs(
     tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
     write(tuned, run.out / MODEL, force=True)
     to_hf(tuned, folder, run.out / FOLDER, force=True)
-    rows = {"train": len(train), **{name: len(one.queries) for name, one in evaluations.items()}}
+    counts = {"train": len(train), **{name: len(one.queries) for name, one in evaluations.items()}}
     beside = {"constant": before, "linear": bm25, "names": {"constant_name": "before training", "linear_name": "BM25"}}
-    return finished(run, [MODEL, f"{FOLDER}/model.safetensors"], scores=scores, rows=rows, **beside)
+    return finished(run, [MODEL, f"{FOLDER}/model.safetensors"], scores=scores, rows=counts, **beside)

@@ -20,7 +20,6 @@ from linformer_fairseq.tables import Table
 
 METRICS = ("ndcg@10", "recall@10", "recall@100")
 K1, B = 1.2, 0.75  # of BM25
-QUERIES = 128  # that are scored at a time
 ScoresOf = Callable[[slice], Array]  # of some of the queries, (those queries, documents)
 
 
@@ -55,8 +54,8 @@ def scored(retrieval: Retrieval, scores_of: ScoresOf) -> dict[str, float]:
     sum. Recall: the share of a query's documents that are among the first 10, or 100.
     """
     found = []
-    for start in range(0, len(retrieval.queries), QUERIES):
-        rows = slice(start, start + QUERIES)
+    for start in range(0, len(retrieval.queries), 128):
+        rows = slice(start, start + 128)
         own = retrieval.gains[rows].toarray()
         got = np.take_along_axis(own, np.argsort(-scores_of(rows), axis=1, kind="stable")[:, :100], axis=1)
         tops = [values[:, :10] for values in (got, -np.sort(-own, axis=1))]

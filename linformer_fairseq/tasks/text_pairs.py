@@ -49,8 +49,6 @@ class RowsOfTexts(FairseqDataset):
 
     def collater(self, samples: list[list[Tensor]]) -> dict[str, Any]:
         """A batch of B rows: the tokens (columns x B, N) of the first column, then of the second, …"""
-        if not samples:
-            return {}
         texts = [text for column in zip(*samples, strict=True) for text in column]
         tokens = {"src_tokens": data_utils.collate_tokens(texts, self.pad)}
         return {"nsentences": len(samples), "ntokens": sum(map(len, texts)), "net_input": tokens}

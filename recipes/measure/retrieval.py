@@ -36,8 +36,7 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
 
 
 ABOUT = "Percent; documents are the passages of the test table, and those in it that nobody asks for."
-TABLE = comparison("Retrieval before and after training on pairs", ABOUT)
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, choices=("data",))
+MEASUREMENT = Measurement(__file__, __doc__, flags, measure, comparison("Retrieval", ABOUT), choices=("data",))
 
 if __name__ == "__main__":
     sys.exit(MEASUREMENT.main())
