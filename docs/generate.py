@@ -82,7 +82,7 @@ def flags_page() -> str:
         "## `--task streaming_masked_lm`\n",
         table(TASK_DATACLASS_REGISTRY["streaming_masked_lm"], flags=True),
         "## `--task text_pairs`\n",
-        table(TASK_DATACLASS_REGISTRY["text_pairs"], flags=True),
+        "`data`, `--seed` and `--tokens-per-sample` are those of `masked_lm`; its other flags have no effect.\n",
     ]
     names = [("criterion", name) for name in ("fused_masked_lm", "distillation", "contrastive")]
     names += [("optimizer", "fused_adamw"), ("optimizer", "muon"), ("lr-scheduler", "warmup_stable_decay")]
