@@ -211,7 +211,7 @@ def _pairs(a: argparse.Namespace) -> None:
     source = read(a.checkpoint)
     pooling = a.pooling or kept_pooling(a.data or source.data) or source.pooling or "mean"
     if not a.train:
-        ways = {"BM25": by_bm25, "model": partial(by_model, source, a.data, pooling)}
+        ways = {"BM25": partial(by_bm25), "model": partial(by_model, source, a.data, pooling)}
         found = [(name, way, scored(one, ways[way](one))) for name, one in evaluations.items() for way in ways]
         rows = [[name, way, *map("{:.1f}".format, scores.values())] for name, way, scores in found]
         write_text(a.out / "results.md", text := markdown(["", "", *METRICS], rows, 2))

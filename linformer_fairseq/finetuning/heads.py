@@ -108,10 +108,10 @@ def finetune_head(run: Run, task: HeadTask) -> Result:
     for split, answers in found.items():
         write_text(run.out / f"{split}{task.suffix}", task.text(split, answers))
     names = [f"{FOLDER}/model.safetensors", *(f"{split}{task.suffix}" for split in evaluations)]
-    scores = {split: task.scores(split, answers) for split, answers in found.items()}
+    reached = {split: task.scores(split, answers) for split, answers in found.items()}
     constant = {split: task.scores(split, task.constant(split)) for split in evaluations}
     rows = {split: len(rows) for split, rows in task.splits.items()}
-    return finished(run, names, scores=scores, constant=constant, rows=rows)
+    return finished(run, names, scores=reached, constant=constant, rows=rows)
 
 
 class Steps:

@@ -44,7 +44,7 @@ def finetune_pairs(
     tuned = read(run.out / "checkpoints/checkpoint_best.pt")
     note = {"conversion": CONTRASTIVE, "pooling": pooling, "dictionary": dictionary_digest(folder)}
     tuned.notes, tuned.task = [*source.notes, note], {**source.task, "data": str(folder)}
-    ways = [*(partial(by_model, model, run.data, pooling) for model in (tuned, source)), by_bm25]
+    ways = [*(partial(by_model, model, run.data, pooling) for model in (tuned, source)), partial(by_bm25)]
     scores, before, bm25 = ({name: scored(one, way(one)) for name, one in evaluations.items()} for way in ways)
     tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
     write(tuned, run.out / MODEL, force=True)
