@@ -24,7 +24,7 @@ DOCS = Path(__file__).resolve().parent
 SUBCOMMANDS = {
     "": "demo train plan report distill encode choose-k glue env",
     " convert": "inspect from-official from-roberta from-bert extend to-hf from-hf to-safetensors",
-    " finetune": "train tokens answers predict",
+    " finetune": "train tokens answers pairs predict",
     " launch": "pretrain finetune prepare status logs cancel",
     " prepare": "run download extract clean dedup decontaminate split tokenizer binarize inspect",
 }
@@ -75,8 +75,10 @@ def flags_page() -> str:
         table(LinformerRobertaConfig, flags=True),
         "## `--task streaming_masked_lm`\n",
         table(TASK_DATACLASS_REGISTRY["streaming_masked_lm"], flags=True),
+        "## `--task text_pairs`\n",
+        "`data`, `--seed` and `--tokens-per-sample` are those of `masked_lm`; its other flags have no effect.\n",
     ]
-    names = [("criterion", "fused_masked_lm"), ("criterion", "distillation")]
+    names = [("criterion", name) for name in ("fused_masked_lm", "distillation", "contrastive")]
     names += [("optimizer", "fused_adamw"), ("optimizer", "muon"), ("lr-scheduler", "warmup_stable_decay")]
     for kind, name in names:
         config = REGISTRIES[kind.replace("-", "_")]["dataclass_registry"].get(name)

@@ -33,6 +33,7 @@ PAD = 1  # fairseq's id of <pad>
 MAX_SPECIAL = 1 + PAD  # rows of the position table before the first position
 SAFETENSORS = ".safetensors"
 FINE_TUNED = "fine-tuned"  # the note of a fine-tuning, which names the classes
+CONTRASTIVE = "contrastive"  # that of one on pairs of texts, which names the pooling
 _OURS = "linformer_fairseq"  # what is ours in a file
 
 
@@ -56,6 +57,12 @@ class Checkpoint:
     def heads(self) -> list[str]:
         """Names of the classification heads."""
         return sorted({key.removeprefix(HEADS).split(".")[0] for key in self.state if key.startswith(HEADS)})
+
+    @property
+    def pooling(self) -> str | None:
+        """How vectors were pooled in a fine-tuning on pairs of texts; None without one."""
+        found = [note["pooling"] for note in self.notes if note.get("conversion") == CONTRASTIVE]
+        return str(found[-1]) if found else None
 
     def converted(self, note: dict[str, Any] | None = None, **changes: Any) -> "Checkpoint":
         """A copy with other fields and one more note; without scores, which were those of the original."""

@@ -24,6 +24,8 @@ MODULES = "modules.json"  # of sentence-transformers: the encoder, and what foll
 KEPT_MODULES = ("Transformer", "Pooling", "Normalize", "Dense")  # of the library's own; the first is the encoder
 LONGEST = "max_seq_length"  # in sentence_bert_config.json: texts are cut there
 SETTINGS = "tokenizer_config.json"
+_MODES = {"mean_tokens": "mean", "cls_token": "first"}  # of Pooling, behind `pooling_mode_`
+_POOLINGS = {**_MODES, "mean": "mean", "cls": "first"}  # the others since version 6 of the library
 MERGES = "merges.txt"
 
 
@@ -110,9 +112,24 @@ def _keep_modules(folder: Path, modules: list[dict[str, Any]], out: Path) -> Non
     (out / MODULES).write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
 
 
-def write_modules(folder: Path, channels: int, longest: int) -> None:
-    """Write what makes an exported model one of sentence-transformers: means of features, as `linformer encode`."""
-    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+def kept_pooling(data: Path) -> str | None:
+    """How the modules in a tokenizer's folder pool: mean, first, or None without modules; UsageError for others."""
+    folder = data / HUGGINGFACE
+    modules = {str(module["type"]).split(".")[-1]: folder / module["path"] for module in _modules(folder)}
+    if not modules:
+        return None
+    settings = read_json(modules["Pooling"] / "config.json") if "Pooling" in modules else {}
+    found = [name.removeprefix("pooling_mode_") for name, value in settings.items() if value is True and "mode" in name]
+    found = found or [str(settings.get("pooling_mode"))]
+    if "Dense" in modules or len(found) != 1 or found[0] not in _POOLINGS:
+        raise UsageError(f"{folder / MODULES}: vectors are trained as means or first tokens, and without layers behind")
+    return _POOLINGS[found[0]]
+
+
+def write_modules(folder: Path, channels: int, longest: int, pooling: str | None = None) -> None:
+    """Write modules of sentence-transformers: means, as `linformer encode`; or as trained by `pooling`, of length 1."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if pooling else {})
+    modes = {f"pooling_mode_{name}": ours == (pooling or "mean") for name, ours in _MODES.items()}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(kinds.items())
@@ -120,9 +137,9 @@ def write_modules(folder: Path, channels: int, longest: int) -> None:
     files = {
         MODULES: modules,
         "sentence_bert_config.json": {LONGEST: longest, "do_lower_case": False},
-        "1_Pooling/config.json": {"word_embedding_dimension": channels, "pooling_mode_mean_tokens": True},
+        "1_Pooling/config.json": {"word_embedding_dimension": channels, **modes},
     }
-    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling").mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -100,8 +100,9 @@ def to_hf(
         else:
             _copy_tokenizer(data, folder)
         kept = (folder / MODULES).is_file()
-        if not kept:
-            write_modules(folder, config.hidden_size, longest)
+        if checkpoint.pooling or not kept:
+            write_modules(folder, config.hidden_size, longest, checkpoint.pooling)
+            kept = checkpoint.pooling is not None
         write_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
         card = model_card(out.name, about, longest, classes, str(tokenizer.mask_token), kept)

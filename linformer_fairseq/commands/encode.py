@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
     what = top.add_argument_group("what is computed")
     what.add_argument("--predict", action="store_true", help="labels and scores of a fine-tuned checkpoint")
-    what.add_argument("--pooling", choices=POOLINGS, help="of the tokens' vectors (default: mean)")
+    what.add_argument("--pooling", choices=POOLINGS, help="of tokens (default: as trained on pairs, or mean)")
     what.add_argument("--vectors", choices=VECTOR_DTYPES, default="float32", help="their type (default: float32)")
 
     how = top.add_argument_group("how it is computed")
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint = read(a.checkpoint)
     compute = Compute(a.device, a.dtype, a.quantize, a.compile, a.batch_tokens)
     device = check_compute(compute)
-    a.pooling = a.pooling or "mean"
+    a.pooling = a.pooling or checkpoint.pooling or "mean"
     a.keep = labels_of(checkpoint, len(text)).keep if a.predict else a.keep or "head"
     tokenizer_of(checkpoint, a.data)
     without_effect = ("out", "force", "workers", "device", "threads", "compile", "batch_tokens")

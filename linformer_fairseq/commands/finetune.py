@@ -4,6 +4,8 @@
         --text-column sentence --label-column label --out tuned
     linformer finetune tokens --checkpoint checkpoint_best.pt --train a.conll --dev b.conll --out tuned
     linformer finetune answers --checkpoint checkpoint_best.pt --train a.json --dev b.json --out tuned
+    linformer finetune pairs --checkpoint checkpoint_best.pt --train a.tsv --dev b.tsv --text-column query passage \\
+        --out tuned
     linformer finetune predict --checkpoint tuned/model.pt --input new.tsv --text-column sentence \\
         --out predictions.tsv
 
@@ -12,9 +14,11 @@ classes, whose names are stored in the checkpoint. Without --dev, a tenth of the
 The epoch is selected on the dev rows, so their score is slightly optimistic; --test is not used for model selection.
 Every row is scored, and OUT/dev.tsv and test.tsv hold each row's label and prediction; confusion.png and
 calibration.png show those of the last table. `tokens` gives each word a tag, from columns of CoNLL or JSON lines, and
-`answers` finds answers in texts, from SQuAD's JSON; both write OUT/model, a folder for transformers. Several --lr and
---seeds are runs in folders of their own, and OUT/settings.md has a line for each setting. The same command leaves
-finished runs alone; interrupted ones are resumed by `train`, and started again by `tokens` and `answers`.
+`answers` finds answers in texts, from SQuAD's JSON; both write OUT/model, a folder for transformers. `pairs` makes the
+vectors of queries and their passages alike, writes OUT/model for sentence-transformers, and scores how passages are
+found, beside BM25; without --train it scores the checkpoint alone. Several --lr and --seeds are runs in folders of
+their own, and OUT/settings.md has a line for each setting. The same command leaves finished runs alone; interrupted
+ones are resumed by `train` and `pairs`, and started again by `tokens` and `answers`.
 """
 
 from __future__ import annotations
@@ -27,9 +31,10 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linformer_fairseq.commands.arguments import RUN_FLAGS, command_parser, shared_flags, text_columns
+from linformer_fairseq.commands.arguments import FLAGS, RUN_FLAGS, command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE, METRICS, OF_CLASSES, OF_SCORES
+from linformer_fairseq.inference import POOLINGS
 from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.ranges import ROWS, real, whole
 
@@ -43,7 +48,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] not in ("train", "tokens", "answers", "predict", "-h", "--help"):
+    if not words or words[0] not in ("train", "tokens", "answers", "pairs", "predict", "-h", "--help"):
         words.insert(0, "train")  # may be left out
     a = parser().parse_args(words)
     rates = getattr(a, "lr", [])
@@ -80,20 +85,31 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"{', '.join(METRICS)}: {metric}")
     _add_grid(train)
 
-    for name, what in (("tokens", "a tag for each word"), ("answers", "answers that are parts of a text")):
+    kinds = {"tokens": "a tag for each word", "answers": "answers that are parts of a text"}
+    for name, what in {**kinds, "pairs": "vectors that find passages for queries"}.items():
         parents = [shared_flags("--checkpoint", "--data", *RUN_FLAGS)]
         head = commands.add_parser(name, parents=parents, help=what)
-        head.set_defaults(run=_heads)
-        head.add_argument("--train", type=Path, required=True, metavar="FILE", help="to train on")
+        head.set_defaults(run=_pairs if name == "pairs" else _heads)
+        head.add_argument("--train", type=Path, required=name in kinds, metavar="FILE", help="to train on")
         head.add_argument("--dev", type=Path, required=True, metavar="FILE", help="to select the epoch on")
         head.add_argument("--test", type=Path, metavar="FILE", help="to score at the end")
+        _add_grid(head)
         if name == "tokens":
             head.add_argument("--word-column", metavar="C", help="number, or name in .jsonl (default: 1, tokens)")
             head.add_argument("--tag-column", metavar="C", help="the same of tags (default: the last, tags)")
-        else:
+        elif name == "answers":
             overlap = "tokens that the pieces of a long text share (default: %(default)s)"
             head.add_argument("--stride", type=whole(0, ROWS), default=128, metavar="N", help=overlap)
-        _add_grid(head)
+        else:
+            head.set_defaults(lr=[2e-5], batch_size=64)
+            head.add_argument("--quoted", **FLAGS["--quoted"])
+            columns = "query, its passage, and any hard negatives (default: query passage)"
+            head.add_argument("--text-column", nargs="+", default=["query", "passage"], metavar="NAME", help=columns)
+            head.add_argument("--pooling", choices=POOLINGS[:2], help="of tokens (default: the checkpoint's, or mean)")
+            heat = "that cosines are divided by (default: %(default)s)"
+            head.add_argument("--temperature", type=real(0, 100, True), default=0.05, metavar="X", help=heat)
+            chunk = "texts in memory at a time, which changes no result (default: %(default)s; 0: all of a batch)"
+            head.add_argument("--chunk-rows", type=whole(0, ROWS), default=32, metavar="N", help=chunk)
 
     predict = commands.add_parser("predict", parents=[shared, shared_flags("--force")], help="apply it to new texts")
     predict.set_defaults(run=_predict)
@@ -167,6 +183,45 @@ def _heads(a: argparse.Namespace) -> None:
     runs = _runs(a, {}, digests | {a.command: how}, Labels((), 1), task.metrics)
     row, chosen = head_grid(runs, task)
     _report(a, runs, row, chosen.out / FOLDER)
+
+
+def _pairs(a: argparse.Namespace) -> None:
+    check_folder(a.out)
+    query, *others = a.text_column
+    if not others or len({query, *others}) <= len(others):
+        raise UsageError(f"--text-column {' '.join(a.text_column)}: name a query, its passage and others, each once")
+
+    from linformer_fairseq.checkpoints.checkpoint import read
+    from linformer_fairseq.checkpoints.folders import as_file
+    from linformer_fairseq.checkpoints.hf_kept import kept_pooling
+    from linformer_fairseq.finetuning.grid import best
+    from linformer_fairseq.finetuning.pairs import finetune_pairs
+    from linformer_fairseq.finetuning.retrieval import METRICS, by_bm25, by_model, of_table, scored
+    from linformer_fairseq.finetuning.train import MODEL, digests_of
+    from linformer_fairseq.inference.predict import Labels
+    from linformer_fairseq.io.files import write_text
+    from linformer_fairseq.measuring.study import markdown
+    from linformer_fairseq.tables import read_table
+
+    may_be_empty = {"train": [], "dev": [query, *others[1:]], "test": [query, *others[1:]]}
+    paths = {name: path for name in may_be_empty if (path := getattr(a, name))}
+    tables = {n: read_table(p, a.text_column, None, None, a.quoted, False, may_be_empty[n]) for n, p in paths.items()}
+    evaluations = {name: of_table(table) for name, table in tables.items() if name != "train"}
+    a.checkpoint = as_file(a.checkpoint, a.out)
+    source = read(a.checkpoint)
+    pooling = a.pooling or kept_pooling(a.data or source.data) or source.pooling or "mean"
+    if not a.train:
+        ways = {"BM25": partial(by_bm25), "model": partial(by_model, source, a.data, pooling)}
+        found = [(name, way, scored(one, ways[way](one))) for name, one in evaluations.items() for way in ways]
+        rows = [[name, way, *map("{:.1f}".format, scores.values())] for name, way, scores in found]
+        write_text(a.out / "results.md", text := markdown(["", "", *METRICS], rows, 2))
+        print(text)
+        return
+    digests = digests_of(source, a.data, tables) | {"pooling": pooling, "temperature": str(a.temperature)}
+    runs = _runs(a, tables, digests, Labels((), len(a.text_column)), METRICS)
+    how = pooling, a.temperature, a.chunk_rows
+    ((row, chosen),) = best([(run, finetune_pairs(run, evaluations, *how)) for run in runs]).values()
+    _report(a, runs, row, chosen.out / MODEL)
 
 
 def _train(a: argparse.Namespace) -> None:

@@ -50,8 +50,8 @@ _ALLOWED: list[Any] = [
 # What a file may choose where fairseq builds all that a file names. Others pass settings of theirs to `eval`, import
 # what a setting names, start programs or write files. Of architectures, those of these models.
 _MODELS = ("linformer_roberta", "roberta")
-_TASKS = ("masked_lm", "multilingual_masked_lm", "sentence_prediction", "streaming_masked_lm")
-_CRITERIONS = ("masked_lm", "fused_masked_lm", "distillation", "cross_entropy", "sentence_prediction")
+_TASKS = ("masked_lm", "multilingual_masked_lm", "sentence_prediction", "streaming_masked_lm", "text_pairs")
+_CRITERIONS = ("masked_lm", "fused_masked_lm", "distillation", "cross_entropy", "sentence_prediction", "contrastive")
 EVALUATED = {"xformers_att_config", "adam_betas", "adamax_betas", "adafactor_eps", "lamb_betas"}
 _building = ContextVar("_building", default=False)
 

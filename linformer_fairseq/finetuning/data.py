@@ -51,16 +51,18 @@ def write_data(
     for split, (rows, targets) in splits.items():
         order = length_bucketed_order([len(ids) for ids in rows.ids], batch_size, seed)
         ordered = [targets[rows.owners[i]] for i in order]
-        _write_items(folder / "input0" / split, [rows.ids[i] for i in order])
+        write_items(folder / "input0" / split, [rows.ids[i] for i in order])
         if labels.classes and not labels.several:
-            _write_items(folder / "label" / split, [np.array([int(target) + _SPECIAL, EOS]) for target in ordered])
+            write_items(folder / "label" / split, [np.array([int(target) + _SPECIAL, EOS]) for target in ordered])
         else:
             (folder / f"label/{split}.label").write_text(
                 "".join(f"{' '.join(map(str, np.atleast_1d(target)))}\n" for target in ordered)
             )
 
 
-def _write_items(prefix: Path, items: Sequence[Ids]) -> None:
+def write_items(prefix: Path, items: Sequence[Ids]) -> None:
+    """Write PREFIX.bin and PREFIX.idx."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
     builder = MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=np.int32)
     for item in items:
         builder.add_item(torch.from_numpy(item))

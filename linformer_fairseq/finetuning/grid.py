@@ -80,7 +80,8 @@ def _settings(results: Sequence[tuple[Run, Result]]) -> list[tuple[Row, list[Run
         result = found[0][1]
         scores = [_flat(other["scores"]) for _, other in found]
         by_metric = {name: [one[name] for one in scores] for name in scores[0]}
-        row = Row(task, setting, result["rows"], by_metric, _flat(result["constant"]))
+        beside = {"linear": _flat(result.get("linear", {})), **result.get("names", {})}
+        row = Row(task, setting, result["rows"], by_metric, _flat(result["constant"]), **beside)
         rows.append((row, [run for run, _ in found]))
     return rows
 

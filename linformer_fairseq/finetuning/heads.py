@@ -22,11 +22,11 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.data import length_bucketed_order
 from linformer_fairseq.finetuning.grid import best
 from linformer_fairseq.finetuning.report import Row
-from linformer_fairseq.finetuning.train import RESULT, Result, Run, read_result
+from linformer_fairseq.finetuning.train import Result, Run, finished, read_result
 from linformer_fairseq.inference.engine import BATCH_TOKENS, Compute, check_compute
 from linformer_fairseq.inference.sequences import like_length
-from linformer_fairseq.io.files import digest, write_text
-from linformer_fairseq.io.records import begun, stamps, write_record
+from linformer_fairseq.io.files import write_text
+from linformer_fairseq.io.records import begun
 from linformer_fairseq.scores import Array
 from linformer_fairseq.training.hardware import low_precision
 
@@ -108,16 +108,10 @@ def finetune_head(run: Run, task: HeadTask) -> Result:
     for split, answers in found.items():
         write_text(run.out / f"{split}{task.suffix}", task.text(split, answers))
     names = [f"{FOLDER}/model.safetensors", *(f"{split}{task.suffix}" for split in evaluations)]
-    result = {
-        "settings": run.settings(),
-        "scores": {split: task.scores(split, answers) for split, answers in found.items()},
-        "constant": {split: task.scores(split, task.constant(split)) for split in evaluations},
-        "rows": {split: len(rows) for split, rows in task.splits.items()},
-        "files": {name: digest(run.out / name) for name in names},
-        "stamps": stamps(run.out, names),
-    }
-    write_record(run.out / RESULT, result)
-    return result
+    reached = {split: task.scores(split, answers) for split, answers in found.items()}
+    constant = {split: task.scores(split, task.constant(split)) for split in evaluations}
+    rows = {split: len(rows) for split, rows in task.splits.items()}
+    return finished(run, names, scores=reached, constant=constant, rows=rows)
 
 
 class Steps:

@@ -32,6 +32,8 @@ class Row:
     scores: dict[str, list[float]]  # a percentage a seed; of several evaluations, the keys are "dev accuracy", …
     constant: dict[str, float]  # the same if the majority class in training (or the mean score) is always predicted
     linear: dict[str, float] = field(default_factory=dict)  # the same of `baselines.linear`
+    constant_name: str = BASELINE  # of what `constant` and `linear` have the scores
+    linear_name: str = LINEAR
 
     @property
     def first(self) -> list[float]:
@@ -85,7 +87,8 @@ def write_table(rows: Sequence[Row], out: Path, name: str = "median (range)", be
 
 def table(grids: Grids) -> str:
     """A line for each task and metric, a column for each model: median and range over seeds."""
-    head = ["task", "train", "scored", "metric", BASELINE, LINEAR, *grids, *PAPER, "setting"]
+    first = next((row for rows in grids.values() for row in rows), Row("", "", {}, {}, {}))
+    head = ["task", "train", "scored", "metric", first.constant_name, first.linear_name, *grids, *PAPER, "setting"]
     lines = [f"| {' | '.join(head)} |", "|---|---:|---:|---|---:|" + "---:|" * (len(head) - 6) + "---|"]
     for models in _by_task(grids):
         row = next(filter(None, models))
@@ -127,10 +130,11 @@ def _plot(grids: Grids, path: Path) -> None:
                 axes.plot(x, median(values), "o", color=f"C{number}", label="" if name in labelled else name)
                 labelled.add(name)
         limits = place - 0.4, place + 0.4
-        axes.hlines(row.constant[row.headline], *limits, "gray", "--", label="" if place else BASELINE)
+        axes.hlines(row.constant[row.headline], *limits, "gray", "--", label="" if place else row.constant_name)
         if row.linear:
-            axes.hlines(row.linear[row.headline], *limits, "gray", ":", label="" if LINEAR in labelled else LINEAR)
-            labelled.add(LINEAR)
+            name = "" if row.linear_name in labelled else row.linear_name
+            axes.hlines(row.linear[row.headline], *limits, "gray", ":", label=name)
+            labelled.add(row.linear_name)
     axes.set_xticks(range(len(rows)), [f"{row.task}\n{row.headline}" for row in rows], fontsize=8)
     axes.set_ylabel("percent")
     axes.grid(axis="y", alpha=0.3)

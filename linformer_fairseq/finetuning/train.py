@@ -101,7 +101,16 @@ def finetune(run: Run) -> Result:
     splits = {split: (rows[name], wanted[name]) for split, name in (("train", "train"), ("valid", evaluations[0]))}
     write_data(run.out / "data", folder / "dict.txt", splits, run.labels, run.batch_size, run.seed)
     weights = class_weights(wanted["train"], len(run.labels.classes)) if run.balanced else ()
-    _train(run, source, len(rows["train"].ids), weights)
+    overrides = {
+        "task.num_classes": max(1, len(run.labels.classes)),
+        "task.max_positions": longest,
+        "criterion.regression_target": run.labels.several or not run.labels.classes,
+        "criterion.several_labels": run.labels.several,
+        "criterion.class_weights": ",".join(map(str, weights)),
+        "criterion.metric": run.metrics[0],
+        "checkpoint.best_checkpoint_metric": run.metrics[0],
+    }
+    run_training(run, source, RECIPE, len(rows["train"].ids), overrides)
     tuned = read(run.out / "checkpoints/checkpoint_best.pt")
     tuned.notes = [*source.notes, run.labels.note(folder)]
     tuned.task = {**tuned.task, "data": str(folder)}
@@ -127,16 +136,16 @@ def finetune(run: Run) -> Result:
     tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
     write(tuned, run.out / MODEL, force=True)
     names = [MODEL, *(f"{name}.tsv" for name in evaluations), *pictures]
-    result = {
-        "settings": run.settings(),
-        "scores": scores,
-        "constant": constant,
-        "rows": {name: len(table) for name, table in run.tables.items()},
-        "broken": len(run.tables["train"].broken),
-        "longer": {name: sequences.longer for name, sequences in rows.items()},
-        "files": {name: file_digest(run.out / name) for name in names},
-        "stamps": stamps(run.out, names),
-    }
+    counts = {name: len(table) for name, table in run.tables.items()}
+    longer = {name: sequences.longer for name, sequences in rows.items()}
+    broken = len(run.tables["train"].broken)
+    return finished(run, names, scores=scores, constant=constant, rows=counts, broken=broken, longer=longer)
+
+
+def finished(run: Run, files: Sequence[str], **about: Any) -> Result:
+    """Write `result.json`, by which a finished run is known, and return its content."""
+    digests = {name: file_digest(run.out / name) for name in files}
+    result = {"settings": run.settings(), **about, "files": digests, "stamps": stamps(run.out, files)}
     write_record(run.out / RESULT, result)
     return result
 
@@ -159,20 +168,14 @@ def _precision() -> dict[str, bool]:
     return {"common.bf16" if low_precision(torch.device("cuda")) == torch.bfloat16 else "common.fp16": True}
 
 
-def _train(run: Run, source: Checkpoint, sequences: int, weights: Sequence[float] = ()) -> None:
-    updates = max(1, -(-sequences // run.batch_size)) * run.epochs
+def run_training(run: Run, source: Checkpoint, recipe: Path, rows: int, overrides: Mapping[str, Any]) -> None:
+    """fairseq-train on `data` in the run's folder, of so many rows; it resumes, and a finished one is left alone."""
+    updates = max(1, -(-rows // run.batch_size)) * run.epochs
     last = run.out / "checkpoints/checkpoint_last.pt"
     if last.exists() and read(last).updates >= updates:
         return
-    model = trained_settings(source)
     overrides = {
-        "model": model,
-        "task.num_classes": max(1, len(run.labels.classes)),
-        "task.max_positions": model["max_positions"],
-        "criterion.regression_target": run.labels.several or not run.labels.classes,
-        "criterion.several_labels": run.labels.several,
-        "criterion.class_weights": ",".join(map(str, weights)),
-        "criterion.metric": run.metrics[0],
+        "model": trained_settings(source),
         "common.seed": run.seed,
         **_precision(),
         "dataset.batch_size": run.batch_size,
@@ -180,10 +183,10 @@ def _train(run: Run, source: Checkpoint, sequences: int, weights: Sequence[float
         "optimization.max_update": updates,
         "lr_scheduler.total_num_update": updates,
         "lr_scheduler.warmup_updates": max(1, int(updates * run.warm_up)),
-        "checkpoint.best_checkpoint_metric": run.metrics[0],
         "checkpoint.patience": run.patience or -1,
+        **overrides,
     }
-    argv = fairseq_train_argv(RECIPE, run.out / "data", run.out / "checkpoints", overrides)
+    argv = fairseq_train_argv(recipe, run.out / "data", run.out / "checkpoints", overrides)
     if run.pretrained and not last.exists():
         start = run.out / "start.pt"
         write(Checkpoint(source.state, source.model, source.task), start, force=True)

@@ -23,6 +23,7 @@ LOSS_UNITS = {
     "label_smoothed_cross_entropy": "bits per token",
     "adaptive_loss": "bits per token",
     "sentence_prediction": "bits per example",
+    "contrastive": "bits per query",
     "distillation": "relative squared error and cosine distance",
 }
 """By criterion; of one that is missing here, the unit is not known."""

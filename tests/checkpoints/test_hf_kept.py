@@ -10,9 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.preprocessing import normalize
 
 from linformer_fairseq import cli
+from linformer_fairseq.checkpoints.checkpoint import CONTRASTIVE, read, write
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
+from linformer_fairseq.checkpoints.hf_kept import kept_pooling
+from linformer_fairseq.errors import UsageError
+from linformer_fairseq.inference.engine import Engine
+from linformer_fairseq.inference.sequences import encode, tokenizer_of
 from tests.checkpoints.hf_sources import TEXTS, TRUST, N, add_sentence_transformers, make_source, run, there
 
 
@@ -45,6 +51,40 @@ def test_sentence_transformers_gives_equal_vectors(encoder: str, tmp_path: Path)
     found = library.SentenceTransformer(str(out), device="cpu", **TRUST)
     assert found.max_seq_length == 30
     np.testing.assert_allclose(found.encode(TEXTS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", [{}, {"pooling_mode": "mean"}])
+def test_a_model_that_was_trained_on_pairs_has_the_pooling_of_its_training(pooling: Any, tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    make_source("bert", tmp_path / "a", "Model")
+    add_sentence_transformers(tmp_path / "a")
+    if pooling:  # as version 6 of the library writes it
+        (tmp_path / "a/1_Pooling/config.json").write_text(json.dumps({"embedding_dimension": 24, **pooling}))
+    run("from-bert", tmp_path / "a", tmp_path / "a.pt", "--attention", "exact")
+    kept = kept_pooling(tmp_path / "a.tokenizer")
+    assert kept == ("mean" if pooling else "first")
+    tuned = read(tmp_path / "a.pt").converted({"conversion": CONTRASTIVE, "pooling": kept})
+    write(tuned, tmp_path / "b.pt")
+    run("to-hf", tmp_path / "b.pt", tmp_path / "b")
+    found = library.SentenceTransformer(str(tmp_path / "b"), device="cpu", **TRUST)
+    assert found.max_seq_length == N  # what was trained, where the source had 30
+    texts = [" ".join(text.split()) for text in TEXTS]
+    ids = encode([(text,) for text in texts], tokenizer_of(tuned, None), N)
+    np.testing.assert_allclose(found.encode(texts), normalize(Engine(tuned, kept).rows(ids)), rtol=0, atol=1e-6)
+
+
+def test_pooling_that_is_not_trained_here_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "huggingface"
+    (folder / "1_Pooling").mkdir(parents=True)
+    assert kept_pooling(tmp_path) is None
+    add = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
+    for kinds in (["Pooling"], ["Pooling", "Dense"], []):
+        more = [{"path": f"1_{kind}", "type": f"sentence_transformers.models.{kind}"} for kind in kinds]
+        (folder / "modules.json").write_text(json.dumps(add + more))
+        mode = "mean" if "Dense" in kinds else "lasttoken"
+        (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": mode}))
+        with pytest.raises(UsageError, match="modules.json: vectors are trained as means or first tokens"):
+            kept_pooling(tmp_path)
 
 
 def change_modules(folder: Path, **values: Any) -> None:

@@ -7,6 +7,7 @@ import random
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
@@ -14,6 +15,7 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassif
 from linformer_fairseq.cli import main
 
 WORDS = "the river garden child teacher book city winter letter".split()
+RARE = "reads likes sees warm cold".split()
 
 
 def finetune(words: list[str]) -> int:
@@ -206,3 +208,79 @@ def test_answers_are_found(checkpoint: Path, tmp_path: Path) -> None:
     assert len(found) == 30 and list(found.values()).count("good") == row["scores"]["exact-match"][0] * 0.3
     model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out/model", trust_remote_code=True)
     assert not model.qa_outputs.weight.eq(0).all()
+
+
+def pairs(path: Path, rows: int, seed: int) -> Path:
+    """A word, a text in which its partner stands, and as a hard negative one with the word itself."""
+    chance, partners = random.Random(seed), dict(zip(WORDS, WORDS[4:] + WORDS[:4], strict=True))
+    lines = ["query\tpassage\tnegative"]
+    for _ in range(rows):
+        word = chance.choice(WORDS)
+        texts = [f"{chance.choice(RARE)} {one} {chance.choice(RARE)}" for one in (partners[word], word)]
+        lines.append("\t".join([word, *texts]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.slow
+def test_queries_find_their_passages_and_sentence_transformers_gives_the_same_vectors(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, dev = pairs(tmp_path / "a.tsv", 160, 1), pairs(tmp_path / "b.tsv", 40, 2)
+    dev.write_text(dev.read_text() + "\tnobody asks for this\t\n")
+    words = ["pairs", "--checkpoint", str(checkpoint), "--dev", str(dev), "--out", str(tmp_path / "out")]
+    words += ["--text-column", "query", "passage", "negative"]
+    assert finetune([*words[:-1], "--pooling", "first"]) == 0
+    alone = capsys.readouterr().out
+    assert alone.splitlines()[0].startswith("|  |  | ndcg@10 | recall@10 | recall@100 |") and "| dev | BM25 |" in alone
+    assert (tmp_path / "out/results.md").read_text() == alone.removesuffix("\n")
+    words += ["--train", str(train), "--lr", "3e-3", "--batch-size", "16", "--chunk-rows", "8"]
+    assert finetune([*words, "--epochs", "3"]) == 0
+    (row,) = json.loads((tmp_path / "out/results.json").read_text())
+    assert row["scores"]["ndcg@10"][0] > max(row["constant"]["ndcg@10"], row["linear"]["ndcg@10"]) + 20
+    printed = capsys.readouterr().out
+    assert "| before training | BM25 | median (range) |" in printed and "out/" not in printed.splitlines()[-1]
+    tuned = tmp_path / "out/model.pt"
+    assert main(["convert", "to-hf", str(tuned), str(tmp_path / "hf")]) == 0
+
+    texts = ["the river reads", "a teacher " * 60, "winter"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    encode = ["encode", "--checkpoint", str(tuned), "--input", str(tmp_path / "texts.jsonl")]
+    assert main([*encode, "--out", str(tmp_path / "v.parquet"), "--device", "cpu"]) == 0
+    ours = np.array(pq.read_table(tmp_path / "v.parquet")["vector"].to_pylist())
+    ours /= np.linalg.norm(ours, axis=1, keepdims=True)
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    for folder in (tmp_path / "out/model", tmp_path / "hf"):
+        theirs = library.SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
+        np.testing.assert_allclose(theirs.encode(texts), ours, rtol=0, atol=1e-6)
+        assert theirs.max_seq_length == 64
+    assert "feature-extraction" in (tmp_path / "hf/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "message"),
+    [
+        ("a\tb\n", ["--text-column", "query"], "--text-column query: name a query, its passage and others, each once"),
+        ("a\tb\n", ["--text-column", "query", "query"], "name a query, its passage and others, each once"),
+        ("a\t\n", [], "a.tsv: row 1 has no text in column passage"),
+        ("\tb\n", [], "a.tsv: row 1 has no text in column query"),
+        ("a\tb\n", ["--text-column", "query", "text"], "no column text; it has query, passage"),
+        ("a\tb\n", ["--dev", "nobody.tsv"], "nobody.tsv: has no row with a query"),
+    ],
+)
+def test_wrong_pairs_are_refused(
+    rows: str,
+    flags: list[str],
+    message: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.tsv").write_text(f"query\tpassage\n{rows}")
+    Path("b.tsv").write_text("query\tpassage\na\tb\n")
+    Path("nobody.tsv").write_text("query\tpassage\n\tb\n")
+    words = ["pairs", "--checkpoint", str(checkpoint), "--train", "a.tsv", "--dev", "b.tsv", "--out", "out", *flags]
+    assert finetune(words) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1] and not Path("out").exists()

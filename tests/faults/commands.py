@@ -108,6 +108,14 @@ COMMANDS = [
         fine=("--stride 0",),
     ),
     Command(
+        "linformer finetune pairs",
+        "--checkpoint {w}/model.pt --train {w}/table.tsv --dev {w}/table.tsv --out out --epochs 1 "
+        "--text-column text label",
+        "--data {w}/tokenizer --test {w}/table.tsv",
+        wrong=("--lr 0", "--text-column text", "--text-column text text", "--text-column no-such label"),
+        fine=("--chunk-rows 0",),
+    ),
+    Command(
         "linformer finetune predict",
         "--checkpoint {w}/tuned.pt --input {w}/table.tsv --out out.tsv",
         "--data {w}/tokenizer",
@@ -303,7 +311,7 @@ MEASURED = {
     **{"measure/conversion": "{w}/data {w}/exact.pt", "measure/preparation": "extraction {w}/garbage"},
     **{"measure/converted": "{w}/exact.pt --stsb {w}/glue --texts {w}/texts", "measure/long_documents": "{w}/exact.pt"},
     **{"measure/streaming_speed": "", "measure/update_speed": "{w}/data"},
-    **{"measure/encode_speed": "", "measure/checkpoint_time": ""},
+    **{"measure/encode_speed": "", "measure/checkpoint_time": "", "measure/retrieval": "{w}/model.pt {w}/glue"},
 }
 ZERO = ("--local-window 0", "--windows 0", "--warm-up 0", "--transfer-steps 0")
 COMMANDS += [

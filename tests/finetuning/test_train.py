@@ -95,5 +95,5 @@ def test_a_gpu_trains_in_16_bit(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     run = Run("task", tmp_path, checkpoint, None, {}, {}, Labels(("cold", "warm"), 1), ("accuracy",), 1, 2e-3, 16, 8)
-    train._train(run, read(checkpoint), 320)
+    train.run_training(run, read(checkpoint), train.RECIPE, 320, {})
     assert [word for word in started[0] if word in ("--fp16", "--bf16")] == ([flag] if flag else [])
