@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     from linformer_fairseq.planning.plan import plan_of
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
-    argv = [*fairseq_train_argv(find_recipe(a.recipe), a.data or "DATA", Path("RUN")), *more]
+    argv = fairseq_train_argv(find_recipe(a.recipe), a.data or "DATA", Path("RUN"), more=more)
     plan = plan_of(argv, a.device, a.gpus, a.utilisation, None if a.data else VOCABULARY)
     if a.sweep:
         sweep(plan)
