@@ -50,4 +50,4 @@ def main(argv: Sequence[str]) -> int:
         "criterion.teacher": str(a.teacher.resolve()),
         "checkpoint.finetune_from_model": str(a.student.resolve()),
     }
-    return become([*fairseq_train_argv(a.recipe, a.data, a.save_dir, overrides), *more], a.dry_run)
+    return become(fairseq_train_argv(a.recipe, a.data, a.save_dir, overrides, more), a.dry_run)

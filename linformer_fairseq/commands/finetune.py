@@ -121,6 +121,8 @@ def parser() -> argparse.ArgumentParser:
 def _add_grid(parser: argparse.ArgumentParser) -> None:
     rates = "several are tried, and the one with the best median on the dev rows is kept (default: %(default)s)"
     parser.add_argument("--lr", type=real(0, 1000, inside=True), nargs="+", default=[LEARNING_RATE], help=rates)
+    decay = "learning rate of a layer, as a multiple of that of the layer above (default: 1)"
+    parser.add_argument("--layer-lr-decay", type=real(0.01, 1), default=1.0, metavar="X", help=decay)
     parser.add_argument("--batch-size", type=whole(1, ROWS), default=BATCH_SIZE, help="in rows (default: %(default)s)")
     parser.add_argument(
         "--seeds", type=whole(1, 1000), default=1, metavar="N", help="runs, each in its own folder (default: 1)"
@@ -143,7 +145,7 @@ def _runs(
     for lr, seed in product(a.lr, range(1, a.seeds + 1)):
         parts = ([f"lr{lr:g}"] if len(a.lr) > 1 else []) + ([f"seed{seed}"] if a.seeds > 1 else [])
         given = (a.checkpoint, a.data, tables, digests, labels, metrics)
-        more = (a.epochs, a.warm_up, a.patience, getattr(a, "balanced", False), not a.from_scratch)
+        more = (a.epochs, a.warm_up, a.patience, getattr(a, "balanced", False), not a.from_scratch, a.layer_lr_decay)
         runs.append(Run(a.name or a.train.stem, a.out / "-".join(parts), *given, seed, lr, a.batch_size, *more))
     return runs
 

@@ -51,7 +51,7 @@ def pretrain(a: argparse.Namespace, more: list[str]) -> list[Task]:
         if ".." in Path(name).parts or name in [task.name for task in tasks]:
             raise UsageError(f"--sweep: {name} cannot be the folder of a run of its own; give other values")
         save_dir = (a.save_dir / name if changes else a.save_dir).resolve()
-        argv = [*fairseq_train_argv(recipe, data, save_dir, changes), *more]
+        argv = fairseq_train_argv(recipe, data, save_dir, changes, more)
         check_flags(argv)
         if not a.dry_run:
             check_save_dir(save_dir, a.free_gb)

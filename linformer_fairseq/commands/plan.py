@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     from linformer_fairseq.planning.plan import measured_speed, plan_of
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
-    argv = [*fairseq_train_argv(find_recipe(a.recipe), a.data or "DATA", Path("RUN")), *more]
+    argv = fairseq_train_argv(find_recipe(a.recipe), a.data or "DATA", Path("RUN"), more=more)
     measured = None if a.calibrate is None else measured_speed(a.calibrate)
     plan = plan_of(argv, a.device, a.gpus, a.utilisation, None if a.data else VOCABULARY, measured)
     if a.sweep:

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
     recipe = find_recipe(a.recipe)
-    return become([*fairseq_train_argv(recipe, a.data, a.save_dir), *more], a.dry_run)
+    return become(fairseq_train_argv(recipe, a.data, a.save_dir, more=more), a.dry_run)
 
 
 def become(command: list[str], dry_run: bool) -> int:

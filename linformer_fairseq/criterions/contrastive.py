@@ -36,6 +36,7 @@ class ContrastiveConfig(FairseqDataclass):
     temperature: float = field(default=0.05, metadata={"help": "that cosines are divided by, above 0"})
     first_token: bool = field(default=False, metadata={"help": "vectors are those of first tokens, not means"})
     chunk_rows: int = field(default=0, metadata={"help": "texts in memory at a time; 0: all of a batch"})
+    layer_lr_decay: float = field(default=1.0, metadata={"help": "rate of a layer, in multiples of the next one's"})
 
 
 @register_criterion("contrastive", dataclass=ContrastiveConfig)

@@ -26,6 +26,7 @@ class LabelledRowsConfig(SentencePredictionConfig):
     metric: str = field(default="accuracy", metadata={"help": "computed in validations, under its name"})
     several_labels: bool = field(default=False, metadata={"help": "the numbers are 0 or 1 for each of several labels"})
     class_weights: str = field(default="", metadata={"help": "of the loss, a number for each class, with commas"})
+    layer_lr_decay: float = field(default=1.0, metadata={"help": "rate of a layer, in multiples of the next one's"})
 
 
 @register_criterion("labelled_rows", dataclass=LabelledRowsConfig)

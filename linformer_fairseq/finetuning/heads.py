@@ -27,6 +27,7 @@ from linformer_fairseq.inference.engine import BATCH_TOKENS, Compute, check_comp
 from linformer_fairseq.inference.sequences import like_length
 from linformer_fairseq.io.files import write_text
 from linformer_fairseq.io.records import begun
+from linformer_fairseq.optim.by_layer import by_layer
 from linformer_fairseq.scores import Array
 from linformer_fairseq.training.hardware import low_precision
 
@@ -121,7 +122,8 @@ class Steps:
         self.model, self.features, self.run = model, features, run
         self.total = -(-len(features) // run.batch_size) * run.epochs
         warm_up = max(1, int(self.total * run.warm_up))
-        self.optimizer = torch.optim.AdamW(model.parameters(), run.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+        groups = by_layer(model.named_parameters(), run.lr, run.layer_lr_decay)
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda n: min((n + 1) / warm_up, (self.total - n) / max(1, self.total - warm_up))
         )

@@ -59,17 +59,19 @@ class Run:
     patience: int = 0  # epochs without a better one after which training stops; 0: never
     balanced: bool = False  # every class counts the same in the loss
     pretrained: bool = True  # start from the checkpoint's parameters, not only with its architecture and tokenizer
+    layer_lr_decay: float = 1.0  # see `optim.by_layer`
 
     def in_words(self) -> str:
         """The name of the setting in a table."""
         patience = f", patience {self.patience}" if self.patience else ""
         balanced = ", balanced" if self.balanced else ""
-        return f"lr {self.lr:g}, batch {self.batch_size}, epochs {self.epochs}{patience}{balanced}"
+        decay = f", decay {self.layer_lr_decay:g} a layer" if self.layer_lr_decay != 1 else ""
+        return f"lr {self.lr:g}{decay}, batch {self.batch_size}, epochs {self.epochs}{patience}{balanced}"
 
     def settings(self) -> dict[str, Any]:
         """Everything that the result depends on, as it is stored beside it."""
         names = ("metrics", "seed", "lr", "batch_size", "epochs", "warm_up", "patience", "balanced", "pretrained")
-        own = {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in (*names, "layer_lr_decay")}
         return json.loads(json.dumps({**self.digests, "labels": asdict(self.labels), **own}))  # type: ignore[no-any-return]
 
 
@@ -176,6 +178,8 @@ def run_training(run: Run, source: Checkpoint, recipe: Path, rows: int, override
         return
     overrides = {
         "model": trained_settings(source),
+        "criterion.layer_lr_decay": run.layer_lr_decay,
+        "common.fp16_no_flatten_grads": run.layer_lr_decay != 1,
         "common.seed": run.seed,
         **_precision(),
         "dataset.batch_size": run.batch_size,

@@ -16,19 +16,21 @@ if fairseq_distributed is not None:
     from fairseq.models import ARCH_MODEL_REGISTRY
     from fairseq.utils import import_user_module
 
+    FAIRSEQ = Path(fairseq_distributed.__file__).parents[1]  # where fairseq looks for a user-dir too
     fairseq_call_main = fairseq_distributed.call_main
 
     def call_main(cfg: Any, main: Any, **kwargs: Any) -> Any:
         """Import the user-dir, then start the processes by the `call_main` that it leaves behind."""
         fairseq_distributed.call_main = fairseq_call_main
         given, name = cfg.common.user_dir, getattr(cfg.model, "_name", None)
-        if given is None or Path(given).is_dir():
+        found = given is None or any((folder / given).is_dir() for folder in (Path(), FAIRSEQ, FAIRSEQ.parent))
+        if found:
             import_user_module(cfg.common)
-        if name is not None and name not in ARCH_MODEL_REGISTRY:
+        if not found or name is not None and name not in ARCH_MODEL_REGISTRY:
             from linformer_fairseq.paths import USER_DIR  # not before: fairseq skips a user-dir that has been imported
 
             raise SystemExit(
-                f"error: common.user_dir={given}: nothing there has the model {name}; for the models of "
+                f"error: common.user_dir={given}: no folder, or none with the model {name}; for the models of "
                 f"linformer_fairseq, give common.user_dir={USER_DIR}"
             )
         return fairseq_distributed.call_main(cfg, main, **kwargs)

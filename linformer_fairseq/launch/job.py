@@ -38,7 +38,7 @@ def training_run(environ: Mapping[str, str], flags: Sequence[str]) -> tuple[Path
     save_dir = Path(environ.get("SAVE_DIR") or f"runs/{recipe.stem}")
     data = find_data(environ.get("DATA", "data-run/data"))
     check_save_dir(save_dir, number(environ, "FREE_GB", 10))
-    return save_dir, [*fairseq_train_argv(recipe, data, save_dir), *flags]
+    return save_dir, fairseq_train_argv(recipe, data, save_dir, more=flags)
 
 
 def find_data(given: str) -> str:

@@ -22,6 +22,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
+from fairseq.optim import FairseqOptimizer
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
@@ -29,6 +30,7 @@ from linformer_fairseq.compat import launch, precision, saved_precision
 from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.io.processes import end_with_parent
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, count_on_host
+from linformer_fairseq.optim.by_layer import by_layer
 from linformer_fairseq.optim.muon import who_updates
 from linformer_fairseq.training import (
     divergence,
@@ -190,9 +192,21 @@ def load_state(fairseq: Function, trainer: Any, filename: str, *arguments: Any, 
 def build_optimizer(fairseq: Function, trainer: Any) -> None:
     """The model has its parameters; the state of the optimizer comes next, and may be an equivalent one's."""
     fairseq(trainer)
+    if (decay := getattr(trainer.cfg.criterion, "layer_lr_decay", 1.0)) != 1:
+        [group] = trainer.optimizer.param_groups  # in 16 bit, of copies in float32
+        named = (pair for one in (trainer.model, trainer.criterion) for pair in one.named_parameters())
+        pairs = zip((name for name, one in named if one.requires_grad), group["params"], strict=True)
+        trainer.optimizer.param_groups[:] = [group | own for own in by_layer(pairs, group["lr"], decay)]
     resuming.adopt_names(trainer)
     if trainer.cfg.optimizer._name == "muon":
         logging.getLogger(__name__).info(f"updates by role:\n{who_updates(trainer.get_model())}")
+
+
+@replaces(FairseqOptimizer, "set_lr")
+def set_learning_rate(_: Function, optimizer: Any, lr: float) -> None:
+    """fairseq gives all groups the same."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 @replaces(Trainer, "begin_epoch")

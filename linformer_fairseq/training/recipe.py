@@ -36,7 +36,11 @@ def find_recipe(name: str) -> Path:
 
 
 def fairseq_train_argv(
-    recipe: Path, data: Path | str, save_dir: Path, overrides: Mapping[str, Any] | None = None
+    recipe: Path,
+    data: Path | str,
+    save_dir: Path,
+    overrides: Mapping[str, Any] | None = None,
+    more: Sequence[str] = (),
 ) -> list[str]:
     """The `fairseq-train` command of a recipe.
 
@@ -45,9 +49,11 @@ def fairseq_train_argv(
         data: folder of binarised text, or several joined by colons.
         save_dir: for checkpoints.
         overrides: settings that differ from the file, such as `{"optimization.max_update": 100}`.
+        more: flags that a person has added, which win over all settings.
 
     Raises:
-        UsageError: an unknown section, key or name, or a value that its flag does not take.
+        UsageError: an unknown section, key or name, a value that its flag does not take, or a `--user-dir` in `more`
+            that does not load this package.
     """
     register()
     from fairseq.dataclass.configs import FairseqConfig
@@ -77,7 +83,22 @@ def fairseq_train_argv(
             raise UsageError(
                 f"{recipe}: unknown section {section}; the sections are {', '.join((*_FIXED, *classes_of))}"
             )
-    return argv
+    _refuse_foreign_user_dir(more)
+    return [*argv, *more]
+
+
+def _refuse_foreign_user_dir(flags: Sequence[str]) -> None:
+    """fairseq ends with a traceback where nothing is, and with a list of all other models where ours are missing."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--user-dir", type=Path)
+    given: Path | None = parser.parse_known_args(flags)[0].user_dir
+    if given is not None:
+        package = given / "__init__.py"
+        if not (package.is_file() and "linformer_fairseq" in package.read_text(encoding="utf-8", errors="replace")):
+            raise UsageError(
+                f"--user-dir {given}: has no __init__.py that imports linformer_fairseq; leave the flag out, as this "
+                f"command gives {USER_DIR}"
+            )
 
 
 def check_flags(argv: Sequence[str]) -> None:

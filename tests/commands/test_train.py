@@ -36,6 +36,19 @@ def test_wrong_arguments_are_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "command", ["train tiny_n512_k128 . --save-dir RUN", "plan tiny_n512_k128", "launch pretrain --save-dir RUN"]
+)
+def test_no_command_takes_a_user_dir_that_is_not_there(
+    command: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", str(tiny_data)] if "launch" in command else []
+    assert cli.main([*command.split(), *data, "--", "--user-dir", "linformer_farseq"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "error: --user-dir linformer_farseq: has no __init__.py that imports linformer_fairseq" in line
+
+
 def test_a_folder_without_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "tiny_n512_k128", str(tmp_path), "--save-dir", str(tmp_path / "run")]) == 1
     assert f"DATA {tmp_path} has no dict.txt: give one written by" in capsys.readouterr().err

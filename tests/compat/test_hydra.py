@@ -107,13 +107,19 @@ def test_each_run_of_a_sweep_begins_as_in_a_process_of_its_own(hydra_train: Hydr
     assert again.stdout.count("so there is nothing to do") == 2
 
 
-@pytest.mark.parametrize("folder", ["missing", "empty", "other-name"])
+@pytest.mark.parametrize(
+    ("folder", "model"),
+    [
+        *((name, "model={_name: linformer_roberta_tiny}") for name in ("empty", "a-file", "other-name")),
+        ("missing", "model.dropout=0"),  # fairseq's own roberta
+    ],
+)
 def test_a_user_dir_that_is_not_ours_is_refused_in_a_sentence(
-    hydra_train: HydraTrain, tmp_path: Path, folder: str
+    hydra_train: HydraTrain, tmp_path: Path, folder: str, model: str
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "a-file").touch()
     (tmp_path / "other-name").symlink_to(USER_DIR)
-    model = "model={_name: linformer_roberta_tiny}"
     refused = hydra_train(f"common.user_dir={tmp_path / folder}", model, check=False)
     assert refused.returncode == 1
     last = refused.stdout.strip().splitlines()[-1]

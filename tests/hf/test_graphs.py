@@ -83,7 +83,41 @@ def test_onnx_by_the_older_exporter(make_config: MakeConfig, tmp_path: Path, set
     check_onnx(model, tmp_path / "model.onnx", dynamo=False)
 
 
+@pytest.mark.parametrize("window", [0, 8])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@torch.no_grad()
+def test_a_long_text_has_the_same_features_alone_and_beside_others(
+    make_config: MakeConfig, tmp_path: Path, window: int
+) -> None:
+    sizes = {"max_position_embeddings": 8192, "projected_length": 64, "num_hidden_layers": 1}
+    model = model_of(make_config(**sizes, projection="adaptive", local_window=window))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    session = session_of(model, tmp_path / "model.onnx", dynamo=False)
+
+    def in_onnx(ids: Tensor) -> Tensor:
+        (found,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": ids.ne(1).long().numpy()})
+        return torch.from_numpy(found)
+
+    texts = [torch.randint(4, 60, (n,), generator=torch.Generator().manual_seed(n)) for n in (40, 8192, 5000, 700)]
+    together = torch.nn.utils.rnn.pad_sequence(texts, True, 1)
+    alone = [model(text[None]).logits[0] for text in texts]
+    for found in (model(together).logits, in_onnx(together), [in_onnx(text[None])[0] for text in texts]):
+        for row, text, expected in zip(found, texts, alone, strict=True):
+            torch.testing.assert_close(row[: len(text)], expected, atol=1e-5, rtol=1e-4)
+
+
 def check_onnx(model: torch.nn.Module, path: Path, dynamo: bool = True) -> None:
+    session = session_of(model, path, dynamo)
+    for ids, mask in batches():
+        (found,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+        expected = model(ids, mask).logits
+        real = mask.bool() if expected.dim() == 3 else slice(None)
+        torch.testing.assert_close(torch.from_numpy(found)[real], expected[real], atol=1e-4, rtol=1e-4)
+
+
+def session_of(model: torch.nn.Module, path: Path, dynamo: bool) -> Any:
+    """The exported model."""
     ids, mask = next(batches())
     names = ["input_ids", "attention_mask"]
     if dynamo:
@@ -96,9 +130,4 @@ def check_onnx(model: torch.nn.Module, path: Path, dynamo: bool = True) -> None:
             "output_names": ["logits"],
         }
     torch.onnx.export(model, (ids, mask), path, dynamo=dynamo, verbose=False, **how)
-    session = onnxruntime.InferenceSession(path)
-    for ids, mask in batches():
-        (found,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
-        expected = model(ids, mask).logits
-        real = mask.bool() if expected.dim() == 3 else slice(None)
-        torch.testing.assert_close(torch.from_numpy(found)[real], expected[real], atol=1e-4, rtol=1e-4)
+    return onnxruntime.InferenceSession(path)

@@ -86,6 +86,8 @@ def test_the_command_has_recipe_and_flags(tmp_path: Path) -> None:
     save_dir, argv = training_run(environ, ["--max-update", "9"])
     assert save_dir == tmp_path / "run" and argv[argv.index("--save-dir") + 1] == str(save_dir)
     assert argv[:2] == ["fairseq-train", str(data)] and argv[-2:] == ["--max-update", "9"]
+    with pytest.raises(UsageError, match="--user-dir nowhere: "):
+        training_run(environ, ["--user-dir", "nowhere"])
     with pytest.raises(UsageError, match="RECIPE=base is neither a file nor one of base_n4096_k256, base_n512_k128"):
         training_run({**environ, "RECIPE": "base"}, [])
 

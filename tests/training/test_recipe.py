@@ -13,7 +13,8 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.training.recipe import fairseq_train_argv
+from linformer_fairseq.paths import USER_DIR
+from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
 # fairseq uses hydra as it was in 2020, and hydra says so.
 pytestmark = pytest.mark.filterwarnings("ignore:::hydra")
@@ -126,6 +127,21 @@ def test_what_fairseq_would_not_understand_is_refused(
     with pytest.raises(UsageError) as error:
         fairseq_train_argv(path, "DATA", Path("RUN"))
     assert str(error.value).startswith(f"{path}: {message}")
+
+
+def test_a_user_dir_that_does_not_load_this_package_is_refused(tmp_path: Path) -> None:
+    recipe, run = find_recipe("tiny_n512_k128"), tmp_path / "run"
+    for name in ("a_package", "an_extension"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a_package/__init__.py").touch()
+    extension = tmp_path / "an_extension/__init__.py"
+    extension.write_text("from linformer_fairseq.plugin import register\n")
+    for given in (tmp_path / "missing", tmp_path, tmp_path / "a_package", extension):
+        for flags in (["--user-dir", str(given)], [f"--user-dir={given}"]):
+            with pytest.raises(UsageError, match=f"--user-dir {re.escape(str(given))}: .* leave the flag out"):
+                fairseq_train_argv(recipe, "DATA", run, more=["--seed", "2", *flags])
+    for given in (extension.parent, USER_DIR, USER_DIR.parent):
+        assert fairseq_train_argv(recipe, "DATA", run, more=["--user-dir", str(given)])[-1] == str(given)
 
 
 @pytest.mark.parametrize("content", [None, "- a list\n", "common: [unclosed\n", "common:\n  seed: ${nothing}\n"])
