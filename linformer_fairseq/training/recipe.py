@@ -36,11 +36,7 @@ def find_recipe(name: str) -> Path:
 
 
 def fairseq_train_argv(
-    recipe: Path,
-    data: Path | str,
-    save_dir: Path,
-    overrides: Mapping[str, Any] | None = None,
-    more: Sequence[str] = (),
+    recipe: Path, data: Path | str, save_dir: Path, overrides: Mapping[str, Any] | None = None, more: Sequence[str] = ()
 ) -> list[str]:
     """The `fairseq-train` command of a recipe.
 
@@ -90,15 +86,12 @@ def fairseq_train_argv(
 def _refuse_foreign_user_dir(flags: Sequence[str]) -> None:
     """fairseq ends with a traceback where nothing is, and with a list of all other models where ours are missing."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--user-dir", type=Path)
-    given: Path | None = parser.parse_known_args(flags)[0].user_dir
-    if given is not None:
-        package = given / "__init__.py"
-        if not (package.is_file() and "linformer_fairseq" in package.read_text(encoding="utf-8", errors="replace")):
-            raise UsageError(
-                f"--user-dir {given}: has no __init__.py that imports linformer_fairseq; leave the flag out, as this "
-                f"command gives {USER_DIR}"
-            )
+    parser.add_argument("--user-dir", type=Path, default=USER_DIR)
+    given: Path = parser.parse_known_args(flags)[0].user_dir
+    package = given / "__init__.py"
+    if not (package.is_file() and "linformer_fairseq" in package.read_text(encoding="utf-8", errors="replace")):
+        lacks = "has no __init__.py that imports linformer_fairseq"
+        raise UsageError(f"--user-dir {given}: {lacks}; leave the flag out, as this command gives {USER_DIR}")
 
 
 def check_flags(argv: Sequence[str]) -> None:

@@ -2,10 +2,9 @@
 
     OMP_NUM_THREADS=1 python recipes/measure/long_classifiers.py --out RUN
 
-Random weights, on which speed does not depend. All contestants take turns, each in a process of its own. The time is
-that of one classification, of texts of up to 8,192 tokens the second one; the memory is the peak beside what the
-process holds after a first short text. ONNX Runtime holds the n x n scores of exact attention: where a layer's take
-more than 4 GB, it is left out.
+Random weights, on which speed does not depend. All take turns, each in a process of its own. The time is that of one
+classification, of up to 8,192 tokens the second one; the memory is the peak beside what the process holds after a first
+short text. ONNX Runtime holds the n x n scores of exact attention, and is left out where a layer's take over 4 GB.
 """
 
 import argparse
@@ -32,7 +31,6 @@ EXACT, ROBERTA, LONGFORMER = "exact attention", "RoBERTa (SDPA)", "Longformer, w
 ONNX = "ONNX Runtime"
 RUNTIMES = [f"{runtime}, {precision}" for runtime in ("PyTorch", ONNX) for precision in ("float32", "int8")]
 VOCABULARY = 1000  # the embedding takes no time
-TWICE = 8192  # tokens up to which a text is classified twice
 SCORES = 4e9  # bytes of n x n scores
 
 
@@ -48,9 +46,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
-    pairs = [(name, runtime) for runtime, name in product(RUNTIMES, models(options))]
-    pairs = [(name, runtime) for name, runtime in pairs if name != LONGFORMER or ONNX not in runtime]  # does not export
-    work = {f"{name}, {runtime}": in_a_process(classify, options, name, runtime) for name, runtime in pairs}
+    work = {}
+    for runtime, name in product(RUNTIMES, models(options)):
+        if name != LONGFORMER or ONNX not in runtime:  # which transformers does not export
+            work[f"{name}, {runtime}"] = in_a_process(classify, options, name, runtime)
     cells.turns(work, options.rounds)
 
 
@@ -85,7 +84,7 @@ def classify(options: argparse.Namespace, name: str, runtime: str) -> dict[str, 
             break
         ids = torch.randint(4, VOCABULARY, (1, n), generator=chance)
         forget_peak()
-        for _ in range(2 if n <= TWICE else 1):
+        for _ in range(2 if n <= 8192 else 1):
             start = time.perf_counter()
             run(ids)
             found[f"ms, {n:,} tokens"] = 1000 * (time.perf_counter() - start)
@@ -95,30 +94,29 @@ def classify(options: argparse.Namespace, name: str, runtime: str) -> dict[str, 
 
 def runner(options: argparse.Namespace, name: str, runtime: str) -> Callable[[Tensor], object]:
     """What classifies ids (1, N)."""
-    int8 = "int8" in runtime
     if ONNX not in runtime:
         made = models(options)[name]().eval()
-        model = quantize(made) if int8 else made
+        model = quantize(made) if "int8" in runtime else made
         return torch.inference_mode()(lambda ids: model(ids, attention_mask=torch.ones_like(ids)))
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    session = onnxruntime.InferenceSession(graph(options, name, int8), settings)
+    settings.intra_op_num_threads, settings.log_severity_level = options.threads, 3
+    session = onnxruntime.InferenceSession(graph(options, name, "int8" in runtime), settings)
     return lambda ids: session.run(None, {"ids": ids.numpy(), "mask": torch.ones_like(ids).numpy()})
 
 
 def graph(options: argparse.Namespace, name: str, int8: bool) -> Path:
     """The model's ONNX file, made when it is first asked for."""
-    file: Path = options.out / "models" / f"{name}{', int8' if int8 else ''}.onnx"
-    if not file.exists():
-        file.parent.mkdir(exist_ok=True)
-        with replace_when_done(file) as unfinished:
-            if int8:  # of the layers that are 8-bit in PyTorch
-                quantize_dynamic(graph(options, name, False), unfinished, op_types_to_quantize=["MatMul", "Gemm"])
-            else:
-                ids, axes = torch.full((2, min(options.lengths)), 5), {0: "batch", 1: "length"}
-                names: dict[str, Any] = {"input_names": ["ids", "mask"], "dynamic_axes": {"ids": axes, "mask": axes}}
-                made = models(options)[name]().eval()
-                torch.onnx.export(made, (ids, torch.ones_like(ids)), unfinished, dynamo=False, **names)
+    file: Path = options.out / f"{name}{', int8' if int8 else ''}.onnx"
+    if file.exists():
+        return file
+    with replace_when_done(file) as unfinished:
+        if int8:  # of the layers that are 8-bit in PyTorch
+            quantize_dynamic(graph(options, name, False), unfinished, op_types_to_quantize=["MatMul", "Gemm"])
+        else:
+            ids, axes = torch.full((2, min(options.lengths)), 5), {0: "batch", 1: "length"}
+            names: dict[str, Any] = {"input_names": ["ids", "mask"], "dynamic_axes": {"ids": axes, "mask": axes}}
+            made = models(options)[name]().eval()
+            torch.onnx.export(made, (ids, torch.ones_like(ids)), unfinished, dynamo=False, **names)
     return file
 
 
