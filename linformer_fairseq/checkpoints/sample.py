@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from fairseq.data import Dictionary, data_utils
+from fairseq.data import Dictionary
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import PAD, Checkpoint, build, encoder_config
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.tasks.blocks import TokenFile
 
 
 def sample_blocks(
@@ -36,23 +37,16 @@ def sample_blocks(
     symbols = Dictionary.load(str(path))
     if len(symbols) + 1 != vocabulary:
         raise UsageError(f"{path}: has {len(symbols):,} symbols with the special ones, the model {vocabulary - 1:,}")
-    lines = data_utils.load_indexed_dataset(str(data / split), symbols)
-    if lines is None or len(lines) == 0:
+    if not (data / f"{split}.idx").is_file():
         raise UsageError(f"{data}: has no {split} data")
-    rng = np.random.default_rng(seed)
-    starts = rng.permutation(len(lines))[:count]
-    blocks = torch.full((len(starts), length), PAD)
-    for block, start in zip(blocks, starts, strict=True):
-        block[0], at = symbols.bos(), 1
-        for line in range(int(start), len(lines)):
-            piece = lines[line][: length - at]
-            block[at : at + len(piece)] = piece
-            at += len(piece)
-            if at == length:
-                break
-        hidden = torch.from_numpy(rng.random(length) < masked) & (block >= symbols.nspecial)
-        block[hidden] = vocabulary - 1
-    return blocks
+    file, rng = TokenFile(data / split), np.random.default_rng(seed)
+    starts = np.array([file.starts(int(line), 1)[0] for line in rng.permutation(file.sentences)[:count]])
+    sizes = np.minimum(length - 1, file.tokens - starts)
+    blocks = np.full((len(starts), length), PAD)
+    for block, text, size in zip(blocks, file.read(starts, sizes), sizes, strict=True):
+        block[: 1 + size] = [symbols.bos(), *text[:size]]
+    blocks[(rng.random(blocks.shape) < masked) & (blocks >= symbols.nspecial)] = vocabulary - 1
+    return torch.from_numpy(blocks)
 
 
 def sample_batches(data: Path, exact: Checkpoint, count: int) -> Sequence[Tensor]:

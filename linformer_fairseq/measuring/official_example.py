@@ -11,7 +11,7 @@ import fairseq
 from fairseq.data import Dictionary
 from fairseq.models.roberta import roberta_base_architecture
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
-from torch import Tensor, nn
+from torch import nn
 
 # (--shared-kv-compressed, --shared-layer-kv-compressed) by the name that the paper has for the result
 SHARING = {"headwise": (0, 0), "key-value": (1, 0), "layerwise": (1, 1)}
@@ -20,7 +20,7 @@ SHARING = {"headwise": (0, 0), "key-value": (1, 0), "layerwise": (1, 1)}
 def build_official_encoder(
     dictionary: Dictionary, sharing: str, max_positions: int, projected_length: int, **sizes: Any
 ) -> nn.Module:
-    """The example's encoder, called with (B, N) ids; its features are `official_features(encoder, ids)`.
+    """The example's encoder, called with (B, N) ids; its features (N, B, C) are `encoder(ids)["encoder_out"][0]`.
 
     It is imported past its package, whose import would register the name of our model a second time.
 
@@ -46,9 +46,3 @@ def build_official_encoder(
     embedding = nn.Embedding(len(dictionary), args.encoder_embed_dim, dictionary.pad())
     encoder: nn.Module = module.LinformerTransformerEncoder(args, dictionary, embedding)
     return encoder.apply(init_bert_params)  # as the example's model does
-
-
-def official_features(encoder: nn.Module, tokens: Tensor) -> Tensor:
-    """Features (B, N, C) of (B, N) ids."""
-    features: Tensor = encoder(tokens)["encoder_out"][0].transpose(0, 1)
-    return features

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from linformer_fairseq.checkpoints.checkpoint import build, read, symbols
 from linformer_fairseq.checkpoints.official import from_official
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.measuring.official_example import SHARING, build_official_encoder, official_features
+from linformer_fairseq.measuring.official_example import SHARING, build_official_encoder
 
 N, K, CHANNELS, VOCABULARY = 48, 12, 32, 60
 
@@ -50,7 +50,7 @@ class Example(nn.Module):
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        features = official_features(self.encoder["sentence_encoder"], tokens)
+        features = self.encoder["sentence_encoder"](tokens)["encoder_out"][0].transpose(0, 1)
         return self.encoder["lm_head"](features), self.classification_heads["topic"](features)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
 from linformer_fairseq.layers.config import PROJECTIONS, SHARINGS
-from linformer_fairseq.measuring.official_example import SHARING, build_official_encoder, official_features
+from linformer_fairseq.measuring.official_example import SHARING, build_official_encoder
 
 TOKENS, LENGTHS, K, VOCABULARY, PAD = 40, (48, 64, 128, 512), 128, 100, 1
 Features = Callable[[Tensor], Tensor]
@@ -76,7 +76,7 @@ def official(sharing: str) -> Features:
         "encoder_attention_heads": 4,
     }
     model = at_trained_scale(build_official_encoder(dictionary, sharing, 512, K, **sizes))
-    return lambda tokens: official_features(model, tokens)
+    return lambda tokens: model(tokens)["encoder_out"][0].transpose(0, 1)
 
 
 def main() -> None:
