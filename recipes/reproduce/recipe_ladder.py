@@ -13,11 +13,15 @@ from typing import Any
 
 from linformer_fairseq.measuring.ladder import BATCH, ROWS, Ladder
 
-STABLE = {"lr_scheduler._name": "warmup_stable_decay"}
+STREAMING = {"task._name": "streaming_masked_lm"}
+WINDOW = {"model.projection": "adaptive", "model.local_window": 16}
 LEVERS: dict[str, dict[str, Any]] = {
-    "stable schedule": STABLE,
-    "masks 0.3": {"task._name": "streaming_masked_lm", "task.mask_prob": 0.3},
-    "adaptive": {"model.projection": "adaptive"},
+    "streaming": STREAMING,
+    "masks 0.3": STREAMING | {"task.mask_prob": 0.3},
+    "masks 0.4": STREAMING | {"task.mask_prob": 0.4},
+    "window of 16": WINDOW,
+    "masks 0.4, window of 16": STREAMING | {"task.mask_prob": 0.4} | WINDOW,
+    "stable schedule": {"lr_scheduler._name": "warmup_stable_decay"},
     "no decay of weights": {"optimizer.weight_decay": 0.0},
 }
 
@@ -28,12 +32,13 @@ def variant(optimizer: str, lr: float, rows: int, lever: str = "") -> tuple[str,
     return name, {"optimizer._name": optimizer, "optimization.lr": [lr], BATCH: rows, **LEVERS.get(lever, {})}
 
 
-# First the recipe, then rates and batches of both optimizers, then one lever at a time.
-RATES = {"adam": (1e-3, 2e-3, 4e-3, 8e-3), "muon": (2e-3, 4e-3, 8e-3)}
+# First the recipe, then rates and batches of both optimizers, then levers at the best of these.
+RATES = {"adam": (1e-3, 2e-3, 4e-3, 8e-3), "muon": (2e-3, 4e-3, 6e-3, 8e-3)}
 VARIANTS = dict(
     [variant("adam", 2e-3, ROWS)]
     + [variant(name, lr, rows) for name in RATES for lr, rows in product(RATES[name], (8, 4, 2))]
-    + [variant("muon", 4e-3, 2, lever) for lever in LEVERS]
+    + [variant("adam", 4e-3, 8, "masks 0.3")]
+    + [variant("muon", lr, 8, lever) for lr in RATES["muon"] for lever in LEVERS]
 )
 LADDER = Ladder(VARIANTS, lambda name: "-" if name.startswith("muon") else "--")
 MEASUREMENT = LADDER.measurement(__file__, __doc__)
