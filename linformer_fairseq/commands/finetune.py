@@ -106,8 +106,7 @@ def parser() -> argparse.ArgumentParser:
             columns = "query, its passage, and any hard negatives (default: query passage)"
             head.add_argument("--text-column", nargs="+", default=["query", "passage"], metavar="NAME", help=columns)
             head.add_argument("--pooling", choices=POOLINGS[:2], help="of tokens (default: the checkpoint's, or mean)")
-            heat = "that cosines are divided by (default: %(default)s)"
-            head.add_argument("--temperature", type=real(0, 100, True), default=0.05, metavar="X", help=heat)
+            head.add_argument("--temperature", type=real(0, 100, True), default=0.05, help="of cosines (default: 0.05)")
             chunk = "texts in memory at a time, which changes no result (default: %(default)s; 0: all of a batch)"
             head.add_argument("--chunk-rows", type=whole(0, ROWS), default=32, metavar="N", help=chunk)
 
@@ -193,6 +192,9 @@ def _pairs(a: argparse.Namespace) -> None:
     if not others or len({query, *others}) <= len(others):
         raise UsageError(f"--text-column {' '.join(a.text_column)}: name a query, its passage and others, each once")
 
+    from linformer_fairseq.plugin import register
+
+    register()
     from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.checkpoints.folders import as_file
     from linformer_fairseq.checkpoints.hf_kept import kept_pooling

@@ -7,8 +7,7 @@ of the batch (Henderson et al. 2017), but for copies of p, and other passages th
 
 With --chunk-rows, a batch of any size takes the memory of one chunk of texts, as in GradCache (Gao et al. 2021): the
 vectors of all chunks are computed without keeping what a backward pass needs; the loss gives the gradient of each; then
-each chunk is computed again, with the same random numbers, and its backward pass follows. PyTorch's checkpointing does
-so. Loss and gradients are those of the whole batch.
+each chunk is computed again, with the same random numbers, for its backward pass. PyTorch's checkpointing does so.
 
 Shapes: B rows, M passages, N tokens, C channels.
 """
