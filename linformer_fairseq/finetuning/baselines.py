@@ -1,7 +1,5 @@
 """What a model must beat: the majority class, and a linear model of TF-IDF features, on the same rows and metrics."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

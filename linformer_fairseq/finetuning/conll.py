@@ -3,8 +3,6 @@
 As in `conlleval` and seqeval, an entity counts if its kind, its first and its last word are right.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The folder that fairseq trains on, and the order of its rows."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The tasks of GLUE (Wang et al. 2018): their files as downloaded, their metrics, and the submission to the server."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

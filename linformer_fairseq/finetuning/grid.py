@@ -1,7 +1,5 @@
 """Many fine-tunings, shared by the processes of one command and by all commands with the same --out; then one table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

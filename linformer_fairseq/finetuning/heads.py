@@ -4,8 +4,6 @@
 to-hf`, whose model transformers loads.
 """
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The labels of tables: names of classes, and what is trained on and scored with."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Sequence

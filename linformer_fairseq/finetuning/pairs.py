@@ -1,7 +1,5 @@
 """Fine-tuning on pairs of a query and its passage; fairseq-train trains. The result is for sentence-transformers."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """Pictures of what a classifier predicts: which classes it takes for which, and how far its probabilities are true."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

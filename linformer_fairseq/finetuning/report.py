@@ -1,7 +1,5 @@
 """Tables of results over tasks and seeds, in Markdown, CSV, JSON and PNG, beside other models and the paper's."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Retrieval: which documents belong to which queries, and how well a model or BM25 finds them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple

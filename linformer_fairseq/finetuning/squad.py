@@ -1,7 +1,5 @@
 """Answers that are parts of a text: SQuAD's files, 1.1 and 2.0, and its scores (Rajpurkar et al. 2016, 2018)."""
 
-from __future__ import annotations
-
 import json
 import re
 import string

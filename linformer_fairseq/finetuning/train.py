@@ -1,7 +1,5 @@
 """One fine-tuning: a checkpoint, a table to train on, and tables to score; fairseq-train does the training."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
