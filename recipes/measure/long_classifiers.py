@@ -4,7 +4,7 @@
 
 Random weights, on which speed does not depend. All take turns, each in a process of its own. The time is that of one
 classification, of up to 8,192 tokens the second one; the memory is the peak beside what the process holds after a first
-short text. ONNX Runtime holds the n x n scores of exact attention, and is left out where a layer's take over 4 GB.
+short text. ONNX Runtime holds the n x n scores of exact attention, and is left out where a layer's take over 2 GB.
 """
 
 import argparse
@@ -31,7 +31,7 @@ EXACT, ROBERTA, LONGFORMER = "exact attention", "RoBERTa (SDPA)", "Longformer, w
 ONNX = "ONNX Runtime"
 RUNTIMES = [f"{runtime}, {precision}" for runtime in ("PyTorch", ONNX) for precision in ("float32", "int8")]
 VOCABULARY = 1000  # the embedding takes no time
-SCORES = 4e9  # bytes of n x n scores
+SCORES = 2e9  # bytes of n x n scores
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
