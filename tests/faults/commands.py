@@ -244,6 +244,7 @@ COMMANDS = [
     ),
     Command("data_prep tokenizer", "{w}/split/train --out out --vocab-size 320", "--import {w}/tokenizer"),
     Command("data_prep binarize", "{w}/split --tokenizer {w}/tokenizer --out out", wrong=("--shards 99",)),
+    Command("data_prep upload", "{w}/data memory://bucket/data", wrong=("no-address", "nowhere://x", "--no-such")),
     Command("data_prep inspect", "{w}/data", fine=("--samples 0", "--seed 0", "--seed -1", "--seed 1000000000000")),
     Command(
         "fairseq-train",
