@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.measuring.study import Measurement
-from recipes.measure import conversion, converted, long_documents, retrieval, update_speed
+from recipes.measure import conversion, converted, long_documents, lora, retrieval, update_speed
 from recipes.reproduce import figure1_spectrum, figure3_perplexity, table2_downstream, table3_efficiency
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
@@ -29,6 +29,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (long_documents.MEASUREMENT, "long_documents/table.md"),
         (converted.MEASUREMENT, "converted/table.md"),
         (retrieval.MEASUREMENT, "retrieval/table.md"),
+        (lora.MEASUREMENT, "lora/table.md"),
     ],
 )
 def test_stored_results_give_the_published_table(measurement: Measurement, file: str, tmp_path: Path) -> None:
