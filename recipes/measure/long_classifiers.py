@@ -48,7 +48,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace, cells: Cells) -> None:
     work = {}
     for runtime, name in product(RUNTIMES, models(options)):
-        if name != LONGFORMER or ONNX not in runtime:  # which transformers does not export
+        if name != LONGFORMER or ONNX not in runtime:  # whose export is left out
             work[f"{name}, {runtime}"] = in_a_process(classify, options, name, runtime)
     cells.turns(work, options.rounds)
 
