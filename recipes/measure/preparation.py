@@ -22,7 +22,6 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import mwparserfromhell
@@ -184,17 +183,17 @@ def cost(options: argparse.Namespace, cells: Cells) -> None:
         stages = {stage: in_a_process(stage_cost, stage, *arguments) for stage in STAGES}
         cells.run({f"{name}, {stage}": work for stage, work in {"texts": make, **stages}.items()})
         shutil.rmtree(folder, ignore_errors=True)  # its figures are kept
-    folder, vocabulary = options.out / "files", min(options.vocab_size, 4096)  # little text suits no large one
-    cells.turns(
-        {f"{n:,} files": in_a_process(files_cost, n, folder, vocabulary) for n in options.files}, options.rounds
-    )
+    arguments = (options.files, options.out / "files", min(options.vocab_size, 4096))  # little text, small vocabulary
+    cells.turns({"files": in_a_process(files_cost, *arguments)}, options.rounds)
 
 
-def files_cost(files: int, folder: Path, vocab_size: int) -> dict[str, float]:
-    """Processor time of each stage over so many files of 40 documents of 400 characters."""
+def files_cost(files: list[int], folder: Path, vocab_size: int) -> dict[str, list[float]]:
+    """Processor time of each stage over so many files of 40 documents of 400 characters, one size after the other."""
     shutil.rmtree(folder, ignore_errors=True)
-    texts(folder / "texts.jsonl", files * 40, 400)
-    found = {stage: stage_cost(stage, folder, 40 * 400 - 80, vocab_size)["seconds"] for stage in STAGES}
+    for n in files:
+        texts(folder / str(n) / "texts.jsonl", n * 40, 400)
+    arguments = (40 * 400 - 80, vocab_size)
+    found = {s: [stage_cost(s, folder / str(n), *arguments)["seconds"] for n in files] for s in STAGES}
     shutil.rmtree(folder)
     return found
 
@@ -264,10 +263,10 @@ def cost_table(results: Results) -> str:
         text += markdown([*header, "exponent"], rows) + "\n"
     files = settings["files"]
     rows = []
-    rounds = [rounds_of(cells, f"{n:,} files") for n in files]
     for stage in STAGES:
-        found = [[one[stage] for one in of_files] for of_files in rounds]
-        rows.append([stage, *map(spread, found), f"{median(found[-1]) / median(found[0]):.2f}"])
+        by_size = list(zip(*(one[stage] for one in rounds_of(cells, "files")), strict=True))
+        ratios = [last / first for first, last in zip(by_size[0], by_size[-1], strict=True)]
+        rows.append([stage, *map(spread, by_size), spread(ratios)])
     text += markdown(["stage", *(f"s, {n:,} files" for n in files), "ratio"], rows) + "\n"
     largest = max(settings["mb"])
     hours = {s: cells[f"{largest:,} MB, {s}"]["seconds"] / largest * 1e6 / 3600 for s in STAGES if s != "tokenizer"}
