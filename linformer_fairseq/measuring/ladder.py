@@ -82,17 +82,19 @@ class Ladder:
         curves = self.validations(results)
         name, [first, *_] = next(iter(curves.items()))
         seconds = first[-1].get("cpu_seconds")  # none on a GPU that several runs shared
-        shown = [len(first) // 4, len(first) // 2, len(first) - 1]
+        shown = [first[i]["update"] * self.tokens(name) for i in (len(first) // 4, len(first) // 2, len(first) - 1)]
         rows = []
         for variant, seeds in curves.items():
-            found = [[valid[i]["perplexity"] for valid in seeds] for i in shown]
+            size = self.tokens(variant)
+            nearest = [[min(valid, key=lambda p: abs(p["update"] * size - t)) for valid in seeds] for t in shown]
+            found = [[point["perplexity"] for point in points] for points in nearest]
             if seconds is None:
                 rows.append([variant, *map(of_seeds, found)])
                 continue
             found.append([perplexity_at(valid, seconds) for valid in seeds])
             minutes = median(valid[-1]["cpu_seconds"] / 60 for valid in seeds)
             rows.append([variant, *map(of_seeds, found), f"{minutes:.0f}"])
-        tokens = [f"{first[i]['update'] * self.tokens(name):.0f} M tokens" for i in shown]
+        tokens = [f"{t:.{0 if shown[-1] >= 10 else 1}f} M tokens" for t in shown]
         minutes = [] if seconds is None else [f"at {seconds / 60:.0f} min", "minutes for all"]
         return markdown(["", *tokens, *minutes], rows)
 

@@ -9,7 +9,7 @@ import pytest
 
 from linformer_fairseq.measuring.study import Measurement
 from recipes.measure import conversion, converted, long_documents, lora, retrieval, update_speed
-from recipes.reproduce import figure1_spectrum, figure3_perplexity, table2_downstream, table3_efficiency
+from recipes.reproduce import figure1_spectrum, figure3_perplexity, recipe_ladder, table2_downstream, table3_efficiency
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
 
@@ -28,6 +28,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (update_speed.MEASUREMENT, "updates/results.md"),
         (long_documents.MEASUREMENT, "long_documents/table.md"),
         (converted.MEASUREMENT, "converted/table.md"),
+        (recipe_ladder.MEASUREMENT, "ladder/table.md"),
         (retrieval.MEASUREMENT, "retrieval/table.md"),
         (lora.MEASUREMENT, "lora/table.md"),
     ],
