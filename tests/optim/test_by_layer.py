@@ -47,6 +47,7 @@ def test_rates_fall_from_the_head_to_the_embeddings(checkpoint: Path) -> None:
     assert one["lr"] == 0.1 and len(one["params"]) == len([*model.parameters()])
 
 
+@pytest.mark.slow
 def test_fairseq_trains_each_layer_at_its_rate_and_resumes(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

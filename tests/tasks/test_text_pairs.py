@@ -68,6 +68,7 @@ def test_a_split_without_pairs_is_refused(data: Path) -> None:
         task(data).load_dataset("valid")
 
 
+@pytest.mark.slow
 def test_training_resumes_to_the_bit(
     data: Path, tmp_path: Path, run_fairseq: Callable[..., Any], same_end: Callable[[Path, Path], None]
 ) -> None:
