@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.measuring.study import Measurement
-from recipes.measure import conversion, converted, long_documents, lora, retrieval, update_speed
+from recipes.measure import conversion, converted, long_classifiers, long_documents, lora, retrieval, update_speed
 from recipes.reproduce import figure1_spectrum, figure3_perplexity, recipe_ladder, table2_downstream, table3_efficiency
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
@@ -31,6 +31,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (recipe_ladder.MEASUREMENT, "ladder/table.md"),
         (retrieval.MEASUREMENT, "retrieval/table.md"),
         (lora.MEASUREMENT, "lora/table.md"),
+        (long_classifiers.MEASUREMENT, "long_classifiers/table.md"),
     ],
 )
 def test_stored_results_give_the_published_table(measurement: Measurement, file: str, tmp_path: Path) -> None:
