@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -46,13 +47,21 @@ def as_one_sentence() -> Iterator[None]:
 def exit_status(program: str, command: Callable[[], int]) -> int:
     """Run a command to its end: its exit status, 130 after Ctrl-C, or 1 after an error that a person can correct.
 
-    The error is shown as one sentence after `program`, what the person typed, or raised if LINFORMER_DEBUG is 1.
+    The error is shown as one sentence after `program`, what the person typed, or raised if LINFORMER_DEBUG is 1. The
+    status is 141 if nobody reads the output any more, as behind `| head`.
     """
     end_with_parent()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not fail a finished run
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 141
     except KeyboardInterrupt:
         print(f"\n{program}: stopped; {AGAIN}", file=sys.stderr)
         return 130
@@ -62,6 +71,13 @@ def exit_status(program: str, command: Callable[[], int]) -> int:
             raise
         print(f"{program}: error: {sentence}", file=sys.stderr)
         return 1
+
+
+def _unread() -> bool:
+    """Whether the other end of standard output is closed."""
+    waiting = select.poll()
+    waiting.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in waiting.poll(0))
 
 
 def _debugging() -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -23,6 +26,34 @@ def ends_with(error: BaseException) -> int:
 
 def test_the_status_of_a_command_is_kept() -> None:
     assert [exit_status("linformer test", partial(int, status)) for status in (0, 1, 75)] == [0, 1, 75]
+
+
+PRINTS = """
+import sys
+from linformer_fairseq.errors import exit_status
+
+def run():
+    for _ in range(int(sys.argv[1])):
+        print("a line of the output")
+    return 0
+
+sys.exit(exit_status("linformer test", run))
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_output_that_nobody_reads_is_no_error(lines: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", PRINTS, str(lines)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_an_error() -> None:
+    with pytest.raises(BrokenPipeError):
+        ends_with(BrokenPipeError(errno.EPIPE, "of a worker"))
 
 
 def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
