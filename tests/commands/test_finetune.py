@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from linformer_fairseq.cli import main
@@ -235,7 +236,10 @@ def test_queries_find_their_passages_and_sentence_transformers_gives_the_same_ve
     assert alone.splitlines()[0].startswith("|  |  | ndcg@10 | recall@10 | recall@100 |") and "| dev | BM25 |" in alone
     assert (tmp_path / "out/results.md").read_text() == alone.removesuffix("\n")
     words += ["--train", str(train), "--lr", "3e-3", "--batch-size", "16", "--chunk-rows", "8"]
-    assert finetune([*words, "--epochs", "3"]) == 0
+    assert finetune([*words, "--epochs", "3", "--layer-lr-decay", "0.9"]) == 0
+    saved = torch.load(tmp_path / "out/checkpoints/checkpoint_last.pt", weights_only=False)
+    assert max(group["lr_scale"] for group in saved["last_optimizer_state"]["param_groups"]) == 1
+    assert min(group["lr_scale"] for group in saved["last_optimizer_state"]["param_groups"]) < 0.9
     (row,) = json.loads((tmp_path / "out/results.json").read_text())
     assert row["scores"]["ndcg@10"][0] > max(row["constant"]["ndcg@10"], row["linear"]["ndcg@10"]) + 20
     printed = capsys.readouterr().out
