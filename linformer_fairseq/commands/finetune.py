@@ -162,6 +162,9 @@ def _report(a: argparse.Namespace, runs: list[Run], row: Row, chosen: Path) -> N
 def _heads(a: argparse.Namespace) -> None:
     check_folder(a.out)
 
+    from linformer_fairseq.plugin import register
+
+    register()
     from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.checkpoints.folders import as_file
     from linformer_fairseq.finetuning.conll import Tagging, read_sentences, tags_of
