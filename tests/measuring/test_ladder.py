@@ -34,7 +34,7 @@ def test_the_table_has_a_row_for_each_variant() -> None:
     training = [point(25, 1e9, 75, "train")]
     lines = LADDER.table({"cells": {"exact attention": slow, "Linformer": CURVE + training}}).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["", "0 M tokens", "0 M tokens", "0 M tokens", "at 8 min", "minutes for all"]
+    assert cells[0] == ["", "0.1 M tokens", "0.2 M tokens", "0.3 M tokens", "at 8 min", "minutes for all"]
     assert cells[2] == ["Linformer", "128.0", "32.0", "4.0", "4.0", "8"]
     assert cells[3] == ["exact attention", "256.0", "64.0", "8.0", "128.0", "16"]
     assert len(cells) == 4
