@@ -135,19 +135,24 @@ class Plan:
 def measured_speed(run: Path) -> float:
     """Operations per second of a GPU, or of a process on CPUs, in a training run: the median of its log intervals.
 
-    Those of recomputed activations are not counted, so the planned run should recompute if this one did. Raises a
-    UsageError if `run` is no folder of a run, or has no such figure.
+    They are those of full rows, as a plan counts them: padding takes its time, and metrics leave it out. Those of
+    recomputed activations are not counted, so the planned run should recompute if this one did. Raises a UsageError if
+    `run` is no folder of a run, or has no such figure.
     """
     lines = read_metrics(run) if (run / FILE).is_file() else []
-    found = [line["flops_per_second"] for line in lines if line["split"] == "train" and line["flops_per_second"]]
+    found = [line for line in lines if line["split"] == "train" and line["flops_per_second"]]
     settings = run / "run/config.yaml"
     if not found or not settings.is_file():
         raise UsageError(
             f"--calibrate {run}: needs {FILE} with a line of training, and run/config.yaml; give the --save-dir of a "
             "run of some updates of this model on this device"
         )
-    processes = yaml.safe_load(settings.read_text(encoding="utf-8"))["distributed_training"]["distributed_world_size"]
-    return float(median(found[1:] or found)) / int(processes)  # in the first, kernels are chosen and memory is found
+    cfg = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    n, processes = cfg["task"]["tokens_per_sample"], cfg["distributed_training"]["distributed_world_size"]
+    rows = cfg["dataset"]["batch_size"] or cfg["dataset"]["max_tokens"] // n
+    full = n * rows * cfg["optimization"]["update_freq"][0] * processes * found[-1]["update"] / found[-1]["tokens"]
+    speeds = [line["flops_per_second"] for line in found]
+    return float(full * median(speeds[1:] or speeds) / processes)  # in the first, kernels are chosen and memory is found
 
 
 def plan_of(

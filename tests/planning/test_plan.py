@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from linformer_fairseq.commands import plan as command
 from linformer_fairseq.errors import UsageError
@@ -104,12 +105,22 @@ def test_the_command_shows_a_plan_and_refuses_one(capsys: pytest.CaptureFixture[
 
 def test_the_speed_may_be_that_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [("train", 1e12), ("train", 4e12), ("valid", None), ("train", 8e12), ("train", 4e12)]
-    rows = [{"update": i, "start": 1, "split": split, "flops_per_second": x} for i, (split, x) in enumerate(lines)]
+    rows = [
+        {"update": i, "start": 1, "split": split, "flops_per_second": x, "tokens": 800 * i}
+        for i, (split, x) in enumerate(lines, start=1)
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UsageError, match=r"--calibrate .*: needs metrics\.jsonl .* and run/config\.yaml"):
         measured_speed(tmp_path)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.yaml").write_text("distributed_training: {distributed_world_size: 2}\n")
+    cfg = {"task": {"tokens_per_sample": 100}, "dataset": {"batch_size": 4, "max_tokens": None}}
+    cfg |= {"distributed_training": {"distributed_world_size": 2}, "optimization": {"update_freq": [2]}}
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(cfg))
+    assert measured_speed(tmp_path) == 4e12  # of the median, by half of the processes; half of a row is padding
+    cfg["dataset"] = {"batch_size": None, "max_tokens": 450}
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(cfg))
+    assert measured_speed(tmp_path) == 4e12
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(cfg | {"dataset": {"batch_size": 2, "max_tokens": None}}))
     assert measured_speed(tmp_path) == 2e12
     assert replace(PLAN, measured=2e12).seconds == pytest.approx(PLAN.operations / (2e12 * 4))
     assert command.main(["base_n512_k128", "--gpus", "8", "--calibrate", str(tmp_path)]) == 0
