@@ -152,7 +152,7 @@ def measured_speed(run: Path) -> float:
     rows = cfg["dataset"]["batch_size"] or cfg["dataset"]["max_tokens"] // n
     full = n * rows * cfg["optimization"]["update_freq"][0] * processes * found[-1]["update"] / found[-1]["tokens"]
     speeds = [line["flops_per_second"] for line in found]
-    return float(full * median(speeds[1:] or speeds) / processes)  # in the first, kernels are chosen and memory is found
+    return float(full * median(speeds[1:] or speeds) / processes)  # the first finds kernels and memory
 
 
 def plan_of(
