@@ -54,16 +54,22 @@ def refuse_unserved_gpu(cfg: DictConfig) -> None:
 
 
 def keep_bf16_off_tpus() -> None:
-    """Let `--bf16` mean bfloat16 on the device at hand; fairseq turns it into `--tpu`, which needs torch_xla."""
+    """Let `--bf16` mean bfloat16 on the device at hand; fairseq turns it into `--tpu`, which needs torch_xla.
+
+    With `--fp16` beside it, fairseq's message speaks of TPUs only, below a traceback.
+    """
     fairseq_parse = options.parse_args_and_arch
 
     @wraps(fairseq_parse)
     def parse_args_and_arch(
         parser: ArgumentParser, input_args: Sequence[str] | None = None, *others: Any, **named: Any
     ) -> Any:
+        given = sys.argv if input_args is None else input_args
+        if {"--fp16", "--bf16"} <= set(given):
+            raise SystemExit("error: --fp16 and --bf16: give one of them; --bf16 on devices that have bfloat16")
         parsed = fairseq_parse(parser, input_args, *others, **named)
         args = parsed[0] if isinstance(parsed, tuple) else parsed  # a tuple with parse_known=True
-        if getattr(args, "bf16", False) and "--tpu" not in (sys.argv if input_args is None else input_args):
+        if getattr(args, "bf16", False) and "--tpu" not in given:
             args.tpu = False
         return parsed
 

@@ -19,6 +19,7 @@ from linformer_fairseq.plugin import register
 # Sections that every fairseq run has. Of the others, `_name` chooses a class; `--section` names it, or for these:
 _FIXED = ("common", "checkpoint", "dataset", "optimization", "distributed_training", "ema")
 _FLAG_OF = {"model": "--arch"}
+PRECISIONS = {"--fp16", "--bf16", "--amp", "--memory-efficient-fp16", "--memory-efficient-bf16"}
 _HYDRA = "hydra"  # where fairseq-hydra-train works and logs; means nothing to fairseq-train
 
 
@@ -45,7 +46,7 @@ def fairseq_train_argv(
         data: folder of binarised text, or several joined by colons.
         save_dir: for checkpoints.
         overrides: settings that differ from the file, such as `{"optimization.max_update": 100}`.
-        more: flags that a person has added, which win over all settings.
+        more: flags that a person has added, which win over all settings; a precision replaces that of the recipe.
 
     Raises:
         UsageError: an unknown section, key or name, a value that its flag does not take, or a `--user-dir` in `more`
@@ -80,6 +81,8 @@ def fairseq_train_argv(
                 f"{recipe}: unknown section {section}; the sections are {', '.join((*_FIXED, *classes_of))}"
             )
     _refuse_foreign_user_dir(more)
+    if not PRECISIONS.isdisjoint(more):
+        argv = [flag for flag in argv if flag not in PRECISIONS]
     return [*argv, *more]
 
 

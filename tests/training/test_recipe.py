@@ -96,6 +96,20 @@ def test_overrides_win(changed: Callable[..., Path]) -> None:
     assert config.task.data == "a:b"
 
 
+@pytest.mark.parametrize("flag", ["--bf16", "--amp", "--memory-efficient-fp16"])
+def test_a_precision_behind_the_recipe_replaces_its_own(flag: str, changed: Callable[..., Path]) -> None:
+    recipe = changed({"common.fp16": True})
+    assert as_fairseq_reads(fairseq_train_argv(recipe, "DATA", Path("RUN"))).common.fp16
+    common = as_fairseq_reads(fairseq_train_argv(recipe, "DATA", Path("RUN"), more=[flag])).common
+    assert common[flag.removeprefix("--").replace("-", "_")] and not (common.tpu or common.fp16 and "fp16" not in flag)
+
+
+def test_two_precisions_are_refused_in_a_sentence(changed: Callable[..., Path]) -> None:
+    argv = fairseq_train_argv(changed({"common.fp16": True}), "DATA", Path("RUN"))
+    with pytest.raises(SystemExit, match="^error: --fp16 and --bf16: give one of them"):
+        as_fairseq_reads([*argv, "--bf16"])
+
+
 def test_switches_are_given_only_where_they_differ(changed: Callable[..., Path]) -> None:
     on = fairseq_train_argv(changed({"common.cpu": True}), "DATA", Path("RUN"))
     off = fairseq_train_argv(changed({"common.cpu": False}), "DATA", Path("RUN"))
