@@ -12,13 +12,13 @@ import torch
 import yaml
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
-from linformer_fairseq.planning.memory import MASKED, training_bytes
+from linformer_fairseq.planning.memory import training_bytes
 from linformer_fairseq.planning.plan import plan_of
 from linformer_fairseq.training.flops import encoder_flops, head_flops
 from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "docs/benchmarks/index.md"
-RECIPES = ("base_n512_k128", "base_n512_k256", "base_n4096_k256")
+RECIPES = ("base_n512_k128", "base_n512_k256", "base_n4096_k256", "base_n512_k128_muon", "base_n4096_k256_muon")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -27,17 +27,19 @@ def test_recipes_fit_their_gpu_and_say_what_is_computed(name: str) -> None:
     cfg = plan.cfg
     about = find_recipe(name).read_text()
     recipe = yaml.safe_load(about)
-    assert (recipe["optimizer"]["_name"], recipe["criterion"]["_name"]) == ("fused_adamw", "fused_masked_lm")
+    optimizer = "muon" if "muon" in name else "fused_adamw"
+    assert (recipe["optimizer"]["_name"], recipe["criterion"]["_name"]) == (optimizer, "fused_masked_lm")
     assert not cfg.checkpoint_activations  # there is room for all
     computed = sum(plan.memory.values()) / 1e9
     peak, budget = map(float, re.search(r"# Memory +([\d.]+) of ([\d.]+) GB", about).groups())
     assert peak == round(computed, 1) and computed < 0.9 * budget
 
-    masked = MASKED * cfg.max_positions
-    update = encoder_flops(cfg, 2**20 / cfg.max_positions, cfg.max_positions, masked) + head_flops(cfg, MASKED * 2**20)
+    share, updates = recipe["task"]["mask_prob"], recipe["optimization"]["max_update"]
+    masked = share * cfg.max_positions
+    update = encoder_flops(cfg, 2**20 / cfg.max_positions, cfg.max_positions, masked) + head_flops(cfg, share * 2**20)
     operations, hours = re.search(r"Arithmetic: (\S+) operations, (\d+) hours", about).groups()
-    assert operations == f"{250000 * update:.1e}".replace("+", "")
-    assert int(hours) == round(250000 * update / (64 * 125e12 * 0.3) / 3600)
+    assert operations == f"{updates * update:.1e}".replace("+", "")
+    assert int(hours) == round(updates * update / (64 * 125e12 * 0.3) / 3600)
     assert f"| `{name}` | 64 V100 | {hours} h (computed) |" in BENCHMARKS.read_text(encoding="utf-8")
 
 
