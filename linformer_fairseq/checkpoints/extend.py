@@ -32,6 +32,8 @@ def extend(
     n = max_positions or config.max_positions
     if n < config.max_positions:
         raise UsageError(f"--max-positions {n}: the checkpoint reads {config.max_positions} already; give more")
+    if n > config.max_positions and config.position_grid:
+        raise UsageError(f"--max-positions {n}: the checkpoint's positions are those of images, which it cannot extend")
     if method not in METHODS:
         raise UsageError(f"--method {method}: must be one of {', '.join(METHODS)}")
     model = source.model | {"max_positions": n}
@@ -41,7 +43,8 @@ def extend(
     note["projected_length"] = [list(config.lengths), projected_length]
     result = source.converted(note, model=model, task={**source.task, "tokens_per_sample": n})
     lengths = encoder_config(result).lengths  # refuses what does not fit, before anything is computed
-    result.state[POSITIONS] = resize_positions(source.state[POSITIONS], n, method)
+    if not config.position_grid:
+        result.state[POSITIONS] = resize_positions(source.state[POSITIONS], n, method)
     for key, value in source.state.items():
         if key.endswith((".E.weight", ".F.weight")) and config.projection in ("linear", "conv"):
             layer = re.search(r"layers\.(\d+)\.", key)

@@ -1,0 +1,267 @@
+"""Classification of images by Linformer and exact attention, beside a linear model and a convolutional net.
+
+    OMP_NUM_THREADS=1 python recipes/measure/images.py --out RUN
+
+Two sets, of which nothing is downloaded: scikit-learn's digits, 8 x 8 pixels and so 64 tokens each, and letters and
+figures of the fonts that matplotlib brings, drawn here at 32 x 32 in random colours, turned and with noise. The model
+of the recipe `tiny_n1027_k128_images` fills in masked pixels of all images but the test's; then it learns the labels
+of some, whole, or frozen under a logistic regression. The convolutional net has about as many parameters. Images/s are
+of random weights.
+"""
+
+import argparse
+import json
+import os
+import string
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as functional
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from data_prep.config import ReadingConfig, SourceConfig
+from data_prep.extract import extract
+from data_prep.palette import pixels_of
+from data_prep.run import run
+from linformer_fairseq.commands import encode, finetune
+from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
+from linformer_fairseq.measuring.study import Cells, Measurement, comparison
+from linformer_fairseq.measuring.trainings import schedule
+from linformer_fairseq.paths import RECIPES
+from linformer_fairseq.tables import read_table
+from linformer_fairseq.training.progress import run_logged
+from linformer_fairseq.training.recipe import fairseq_train_argv
+
+RECIPE = RECIPES / "pretrain/tiny_n1027_k128_images.yaml"
+ATTENTIONS = {"Linformer": "linformer", "exact attention": "exact"}
+SYMBOLS = string.ascii_uppercase + string.digits
+FONTS = (
+    "DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSansMono DejaVuSerif DejaVuSerif-Bold STIXGeneral cmr10 cmtt10"
+)
+Images = npt.NDArray[np.uint8]
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--sets", nargs="+", choices=SETS, default=[*SETS], help="default: %(default)s")
+    add("--glyphs", type=int, default=3000, help="to pretrain on (default: %(default)s)")
+    add("--labelled", type=int, default=800, help="of these, and at most of the digits (default: %(default)s)")
+    add("--test", type=int, default=500, help="images of each set to test on (default: %(default)s)")
+    add("--updates", type=int, default=600, help="of pretraining, of 4,096 tokens (default: %(default)s)")
+    add("--epochs", type=int, default=6, help="of learning labels; of the net ten times as many (default: %(default)s)")
+    add("--k", type=int, default=128, help="projected length, at most (default: %(default)s)")
+    add("--side", type=int, default=64, help="pixels of the images whose speed is measured (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="of the speeds (default: %(default)s)")
+    add("--threads", type=int, default=1, help="of PyTorch (default: %(default)s)")
+
+
+def measure(options: argparse.Namespace, cells: Cells) -> None:
+    torch.set_num_threads(options.threads)
+    for name in options.sets:
+        work: dict[str, Callable[[], Any]] = {}
+        for title, attention in ATTENTIONS.items():
+            start = partial(pretrained, options, name, attention)
+            work[f"{name}, {title}, pretrained"] = partial(tuned, options, name, start)
+            work[f"{name}, {title}, from scratch"] = partial(tuned, options, name, start, "--from-scratch")
+            work[f"{name}, {title}, frozen"] = partial(probed, options, name, start)
+        work[f"{name}, linear model of pixels"] = partial(linear, options, name)
+        work[f"{name}, convolutional net"] = partial(convolutional, options, name)
+        cells.run({cell: partial(with_seconds, one) for cell, one in work.items()})
+    side = options.side
+    cells.turns(
+        {f"{side} x {side}, {title}": partial(speed, options, kind) for title, kind in ATTENTIONS.items()},
+        options.rounds,
+    )
+
+
+def with_seconds(work: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+    before = sum(os.times()[:4])
+    return {**work(), "processor seconds": sum(os.times()[:4]) - before}
+
+
+def digits(options: argparse.Namespace) -> tuple[Images, npt.NDArray[Any]]:
+    """(R, 8, 8, 3) and (R,)"""
+    found = load_digits()
+    return np.rint(found.images * 255 / 16).astype(np.uint8)[..., None].repeat(3, -1), found.target
+
+
+def glyphs(options: argparse.Namespace) -> tuple[Images, npt.NDArray[Any]]:
+    """(R, 32, 32, 3) and (R,)"""
+    chance, number = np.random.default_rng(0), options.glyphs + options.test
+    folder = Path(matplotlib.get_data_path(), "fonts/ttf")
+    fonts = [ImageFont.truetype(folder / f"{name}.ttf", 22) for name in FONTS.split()]
+    labels, images = chance.integers(len(SYMBOLS), size=number), []
+    for label in labels:
+        ink, paper = (tuple(int(value) for value in chance.integers(256, size=3)) for _ in range(2))
+        glyph = Image.new("L", (32, 32))
+        ImageDraw.Draw(glyph).text((16, 16), SYMBOLS[label], 255, fonts[chance.integers(len(fonts))], anchor="mm")
+        glyph = glyph.rotate(chance.uniform(-20, 20), translate=tuple(chance.integers(-3, 4, size=2).tolist()))
+        drawn = Image.composite(Image.new("RGB", (32, 32), ink), Image.new("RGB", (32, 32), paper), glyph)
+        noisy = np.asarray(drawn, np.float64) + chance.normal(0, 12, (32, 32, 3))
+        images.append(np.clip(noisy, 0, 255).astype(np.uint8))
+    return np.stack(images), np.array([*SYMBOLS])[labels]
+
+
+SETS = {"digits": (digits, 8, "tokenizer.grey_levels=17"), "glyphs": (glyphs, 32, "tokenizer.colours=64")}
+
+
+def prepared(options: argparse.Namespace, name: str) -> Path:
+    """A folder with `run`, of all images but the test's, and the corpora `labelled` and `test`; made once."""
+    folder: Path = options.out / name
+    make, side, palette = SETS[name]
+    if not (folder / "run/report.md").exists():
+        images, labels = make(options)
+        order = np.random.default_rng(1).permutation(len(images))
+        test, rest = order[: options.test], order[options.test :]
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, rows in (("test", test), ("labelled", rest[: options.labelled]), ("all", rest)):
+            content = [{"image": {"bytes": _png(images[i]), "path": None}, "label": str(labels[i])} for i in rows]
+            pq.write_table(pa.Table.from_pylist(content), folder / f"{part}.parquet")
+            if part != "all":
+                source = SourceConfig("images", [str(folder / f"{part}.parquet")], size=side)
+                extract(source, folder / part, ReadingConfig())
+        changes = [f"input={folder / 'all.parquet'}", f"sources.0.size={side}", "split.valid=0.05"]
+        run("images", [*changes, "tokenizer.colours=0", palette], folder / "run")
+    return folder
+
+
+def _png(image: Images) -> bytes:
+    content = BytesIO()
+    Image.fromarray(image).save(content, "PNG")
+    return content.getvalue()
+
+
+def pretrained(options: argparse.Namespace, name: str, attention: str) -> Path:
+    """The checkpoint of a training on masked pixels, which is done once."""
+    folder, side = prepared(options, name), SETS[name][1]
+    tokens = side**2 + 3
+    settings = schedule(options.updates, 4) | {"task.tokens_per_sample": tokens, "model.max_positions": tokens}
+    settings |= {"dataset.batch_size": max(1, 4096 // tokens), "model.position_grid": side}
+    settings |= {"model.projected_length": str(min(options.k, tokens)), "model.attention": attention}
+    argv = fairseq_train_argv(RECIPE, folder / "run/data", folder / attention / "checkpoints", settings)
+    run_logged(argv, folder / attention / "train.log", range(options.updates), f"{name}, {attention}")
+    return folder / attention / "checkpoints/checkpoint_last.pt"
+
+
+def tuned(options: argparse.Namespace, name: str, start: Callable[[], Path], *more: str) -> dict[str, float]:
+    """Accuracy of fine-tuning; a tenth of the labelled images chooses the epoch."""
+    checkpoint, folder = start(), options.out / name
+    out = checkpoint.parents[1] / f"tuned{''.join(more)}"
+    words = ["train", "--checkpoint", str(checkpoint), "--train", str(folder / "labelled"), "--label-column", "title"]
+    words += ["--test", str(folder / "test"), "--epochs", str(options.epochs), "--lr", "1e-3", "--batch-size", "16"]
+    finetune.main([*words, "--out", str(out), *more])
+    accuracy = json.loads((out / "result.json").read_text(encoding="utf-8"))["scores"]["test"]["accuracy"]
+    size = sum(value.numel() for value in torch.load(checkpoint, weights_only=False)["model"].values())
+    return {"accuracy, %": accuracy, "parameters": size}
+
+
+def probed(options: argparse.Namespace, name: str, start: Callable[[], Path]) -> dict[str, float]:
+    """Accuracy of a logistic regression of the mean of the last layer."""
+    checkpoint, vectors, labels = start(), {}, {}
+    for part in ("labelled", "test"):
+        out = checkpoint.parents[1] / f"{part}.parquet"
+        files = ["--input", str(options.out / name / part), "--out", str(out), "--keep-columns", "title"]
+        encode.main(["--checkpoint", str(checkpoint), *files, "--threads", str(options.threads)])
+        found = pq.read_table(out)
+        vectors[part], labels[part] = np.stack(found["vector"].to_numpy()), found["title"].to_pylist()
+    return {"accuracy, %": _regression(vectors, labels)}
+
+
+def _regression(features: Mapping[str, npt.NDArray[Any]], labels: Mapping[str, Any]) -> float:
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
+        features["labelled"], labels["labelled"]
+    )
+    return 100 * float(model.score(features["test"], labels["test"]))
+
+
+@cache
+def read(folder: Path, side: int) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, list[str]]]:
+    """Pixels between 0 and 1 (R, side², 3) and labels, of the corpora `labelled` and `test`."""
+    tables = {part: read_table(folder / part, ["text"], "title") for part in ("labelled", "test")}
+    pixels = {part: pixels_of([text for (text,) in table.texts], side) for part, table in tables.items()}
+    found = {part: (values / 255).astype(np.float32) for part, values in pixels.items()}
+    return found, {part: table.labels or [] for part, table in tables.items()}
+
+
+def linear(options: argparse.Namespace, name: str) -> dict[str, float]:
+    pixels, labels = read(prepared(options, name), SETS[name][1])
+    return {"accuracy, %": _regression({part: x.reshape(len(x), -1) for part, x in pixels.items()}, labels)}
+
+
+def convolutional(options: argparse.Namespace, name: str) -> dict[str, float]:
+    """Accuracy of three convolutions with batch norms and a mean over the image."""
+    torch.manual_seed(0)
+    side = SETS[name][1]
+    pixels, labels = read(prepared(options, name), side)
+    classes = sorted(set(labels["labelled"]))
+    x = {part: torch.from_numpy(v).view(-1, side, side, 3).permute(0, 3, 1, 2) - 0.5 for part, v in pixels.items()}
+    y = torch.tensor([classes.index(label) for label in labels["labelled"]])
+    widths, layers = (3, 64, 128, 256), list[nn.Module]()
+    for before, width in zip(widths, widths[1:], strict=False):
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if width < widths[-1] else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    net = nn.Sequential(*layers, nn.Linear(widths[-1], len(classes)))
+    optimizer, epochs = torch.optim.AdamW(net.parameters(), 1e-3), 10 * options.epochs
+    for _ in range(epochs):
+        for rows in torch.randperm(len(y)).split(32):
+            optimizer.zero_grad()
+            functional.cross_entropy(net(x["labelled"][rows]), y[rows]).backward()
+            optimizer.step()
+    net.eval()
+    with torch.inference_mode():
+        found = torch.cat([net(some).argmax(-1) for some in x["test"].split(64)]).tolist()
+    right = [classes[i] == label for i, label in zip(found, labels["test"], strict=True)]
+    return {"accuracy, %": 100 * float(np.mean(right)), "parameters": sum(p.numel() for p in net.parameters())}
+
+
+def speed(options: argparse.Namespace, attention: str) -> dict[str, float]:
+    """Images per second of the encoder alone, of which a batch of four is encoded, and trained on."""
+    torch.manual_seed(0)
+    n = options.side**2 + 3
+    shape = {"embed_dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 2, "position_grid": options.side}
+    config = EncoderConfig(
+        vocab_size=576, max_positions=n, attention=attention, projected_length=min(256, n // 4), **shape
+    )
+    model, ids = LinformerEncoder(config), torch.randint(4, 576, (4, n))
+
+    def encoded() -> Tensor:
+        return model(ids)[0].square().mean()
+
+    def rate(step: Callable[[], object]) -> float:
+        step()
+        start = time.perf_counter()
+        step()
+        return len(ids) / (time.perf_counter() - start)
+
+    trained = rate(lambda: encoded().backward())
+    model.eval()
+    return {"images/s, encoding": rate(torch.inference_mode()(encoded)), "images/s, training": trained}
+
+
+ABOUT = """One seed. Models: 2 layers of 128 channels, a convolution over 9 tokens beside attention, positions of rows
+and columns. The first row of a kind of attention includes the seconds of its pretraining. Accuracy is of images that
+no training has seen."""
+QUICK = {"glyphs": 40, "labelled": 36, "test": 8, "updates": 1, "epochs": 1, "k": 4, "side": 4, "rounds": 1}
+TABLE = comparison("Images as sequences", " ".join(ABOUT.split()))
+MEASUREMENT = Measurement(
+    __file__, __doc__, flags, measure, TABLE, quick=QUICK | {"sets": ["digits"]}, choices=("sets",)
+)
+
+if __name__ == "__main__":
+    sys.exit(MEASUREMENT.main())
