@@ -33,7 +33,7 @@ def learn_palette(parts: Sequence[Path], out: Path, config: TokenizerConfig) -> 
 
     The colours are those of the images if they have no more than asked, else the means of k-means.
     """
-    texts = [line for path in parts for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = sorted(line for path in parts for line in path.read_text(encoding="utf-8").splitlines())
     side = math.isqrt(len(texts[0]) // 6) if texts else 0
     if config.order == "hilbert" and side & (side - 1):
         raise UsageError(f"--order hilbert: needs a side that is a power of two, and these images have {side} pixels")

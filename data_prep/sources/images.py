@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_prep.corpus import Document
 from data_prep.sources import Piece, ReadErrors, tables
-from data_prep.sources.files import LARGEST_DOCUMENT, TARS, files_in, kind, stem, whole
+from data_prep.sources.files import LARGEST_DOCUMENT, READ_ERRORS, TARS, files_in, kind, stem, whole
+from data_prep.sources.jsonl import row_document
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow reads many more, some of them by old code
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}) | TARS
 SUFFIXES = IMAGES | tables.SUFFIXES
+_Found = tuple[str, str, Any, bytes]  # where it is, its name, its label, its content
 
 
 def pieces(path: Path, size: int = 32, image_column: str | None = None, label_column: str | None = None) -> list[Piece]:
@@ -45,7 +48,7 @@ def documents(
         images = _files(piece, problems)
     for where, name, label, content in images:
         try:
-            yield Document(name, "images", label, pixels(content, size).hex())
+            yield row_document("images", name, tables.as_text(label), pixels(content, size).hex())
         except ValueError as error:
             problems.report(where, str(error))
 
@@ -60,30 +63,27 @@ def pixels(content: bytes, size: int) -> bytes:
             image: Image.Image = ImageOps.exif_transpose(Image.open(BytesIO(content), formats=FORMATS))
             if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = image.convert("RGBA")
-        opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        return ImageOps.fit(opaque, (size, size)).tobytes()
+            square = ImageOps.fit(image.convert("RGBA"), (size, size))
+        return Image.alpha_composite(Image.new("RGBA", (size, size), "white"), square).convert("RGB").tobytes()
     except UnidentifiedImageError:
         raise ValueError(f"no image of a kind that is read ({', '.join(FORMATS)})") from None
     except Exception as error:  # a broken file makes Pillow raise almost anything
         raise ValueError(f"no image that can be read ({' '.join(str(error).split())})") from error
 
 
-def _files(piece: Piece, problems: ReadErrors) -> Iterator[tuple[str, str, str, bytes]]:
+def _files(piece: Piece, problems: ReadErrors) -> Iterator[_Found]:
     for where, _, file in files_in(piece, IMAGES, problems):
         path = PurePath(where.rpartition(":")[2] if kind(piece.path.name) in TARS else where)
         label = path.parent.name
         try:
             content = file.read(LARGEST_DOCUMENT + 1)
-        except OSError as error:
+        except READ_ERRORS as error:
             problems.report(where, f"cannot be read ({error})")
         else:
             yield where, f"{label}/{stem(path.name)}".lstrip("/"), label, content
 
 
-def _rows(
-    piece: Piece, problems: ReadErrors, image: str | None, label: str | None
-) -> Iterator[tuple[str, str, str, bytes]]:
+def _rows(piece: Piece, problems: ReadErrors, image: str | None, label: str | None) -> Iterator[_Found]:
     def columns(schema: pa.Schema) -> list[str | None] | None:
         found = {name.removesuffix(".bytes"): name for name, type_ in tables.fields(schema) if tables.is_binary(type_)}
         chosen = image or ("image" if "image" in found or len(found) != 1 else next(iter(found)))
@@ -97,4 +97,4 @@ def _rows(
         if content is None:
             problems.left_out["rows without an image"] += 1
         else:
-            yield where, name, tables.as_text(value), content
+            yield where, name, value, content

@@ -71,9 +71,12 @@ def test_a_token_is_the_nearest_colour(tmp_path: Path) -> None:
     assert (((pixels[:, 0] - found) ** 2).sum(-1) == nearest).all()
 
 
-def test_the_palette_is_the_same_again(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        encoder_of(tmp_path / name, colours=20)
+def test_the_palette_depends_on_the_images_alone(tmp_path: Path) -> None:
+    """Not on the files or their order."""
+    encoder_of(tmp_path / "one", colours=20)
+    _, texts = corpus_of(tmp_path / "ignored")
+    write_file((Document("x", "images", "a", text) for text in texts), tmp_path / "corpus/all.parquet")
+    make_tokenizer(tmp_path / "corpus", tmp_path / "two/tokenizer", TokenizerConfig(colours=20))
     for name in encoders.load(tmp_path / "one/tokenizer").files:
         assert (tmp_path / "one/tokenizer" / name).read_bytes() == (tmp_path / "two/tokenizer" / name).read_bytes()
 
