@@ -67,7 +67,9 @@ def _means(pixels: Colours, number: int) -> npt.NDArray[Any]:
 def pixels_of(texts: Sequence[str], side: int) -> Colours:
     """The colours of images, (images, side², 3), row by row; UsageError for other texts."""
     try:
-        return np.array([np.frombuffer(bytes.fromhex(text), np.uint8) for text in texts]).reshape(-1, side**2, 3)
+        return np.array([np.frombuffer(bytes.fromhex(text), np.uint8) for text in texts]).reshape(
+            len(texts), side**2, 3
+        )
     except ValueError:
         raise UsageError(
             f"a text is no image of {side} x {side} pixels; make it with `linformer prepare extract --source images "

@@ -103,7 +103,9 @@ def read_rows(
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or path.suffix not in SUFFIXES and path in files:
-        raise UsageError(f"{path}: its name must end with one of {', '.join(SUFFIXES)}, or it hold .parquet files")
+        raise UsageError(
+            f"{path}: its name must end with one of {', '.join(SUFFIXES)}, or it must be a folder of the last"
+        )
     if path in files and not path.is_file():
         raise UsageError(f"{path}: no such file")
     whole = {".parquet": _parquet_rows, ".jsonl": json_rows}.get(files[0].suffix)

@@ -114,5 +114,5 @@ def test_a_folder_stands_for_the_parquet_files_in_it(tmp_path: Path) -> None:
     (tmp_path / "extract.json").touch()
     assert read_table(tmp_path, ("text",), "label").labels == ["no", "yes"]  # in the order of their names
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="empty: its name must end with one of .*, or it hold .parquet files"):
+    with pytest.raises(UsageError, match="empty: its name must end with one of .*, or it must be a folder of the last"):
         read_table(tmp_path / "empty", ("text",))

@@ -107,9 +107,9 @@ def test_a_document_is_one_image_in_the_stream(tmp_path: Path, max_item_tokens: 
 
 def test_what_is_no_such_image_is_refused(tmp_path: Path) -> None:
     encoder = encoder_of(tmp_path, colours=20)
-    for text in ("ab" * 3, "words of a text", "zz" * 48):
+    for texts in (["ab" * 3], ["words of a text"], ["zz" * 48], ["ab" * 24, "ab" * 24]):
         with pytest.raises(UsageError, match="no image of 4 x 4 pixels; make it with .*--size 4"):
-            encoder.encode([text])
+            encoder.encode(texts)
     folder, _ = corpus_of(tmp_path / "odd", side=3)
     with pytest.raises(UsageError, match="--order hilbert: needs a side that is a power of two, .* 3 pixels"):
         make_tokenizer(folder, tmp_path / "hilbert", TokenizerConfig(colours=9, order="hilbert"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +119,18 @@ def broken_images() -> dict[str, bytes]:
     noise = np.random.default_rng(0).integers(256, size=(64, 64, 3)).astype(np.uint8)
     jpeg = io.BytesIO()
     Image.fromarray(noise).save(jpeg, "JPEG")
-    huge = bytearray(png)
-    huge[16:24] = (2**30).to_bytes(4, "big") * 2  # width and height in the header
-    large = bytearray(png)
-    large[16:24] = (10_000).to_bytes(4, "big") * 2  # more than Pillow likes, less than it refuses
+
+    def of_size(side: int) -> bytes:
+        header = b"IHDR" + side.to_bytes(4, "big") * 2 + png[24:29]
+        return png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:]
+
     return {
         "empty": b"",
         "text": b"not an image",
         "short": png[:60],
         "cut": jpeg.getvalue()[:2000],
-        "huge": bytes(huge),
-        "large": bytes(large),
+        "huge": of_size(2**30),
+        "large": of_size(10_000),  # more pixels than Pillow likes, fewer than it refuses
         "tiff": encoded(RED, kind="TIFF"),  # a kind that is not read
     }
 
