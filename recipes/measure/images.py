@@ -16,7 +16,7 @@ import string
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,14 @@ from data_prep.config import ReadingConfig, SourceConfig
 from data_prep.extract import extract
 from data_prep.palette import pixels_of
 from data_prep.run import run
+from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.commands import encode, finetune
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
 from linformer_fairseq.measuring.study import Cells, Measurement, comparison
-from linformer_fairseq.measuring.trainings import schedule
+from linformer_fairseq.measuring.trainings import curve, schedule
 from linformer_fairseq.paths import RECIPES
 from linformer_fairseq.tables import read_table
+from linformer_fairseq.training.metrics import read_metrics
 from linformer_fairseq.training.progress import run_logged
 from linformer_fairseq.training.recipe import fairseq_train_argv
 
@@ -54,6 +56,7 @@ SYMBOLS = string.ascii_uppercase + string.digits
 FONTS = (
     "DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSansMono DejaVuSerif DejaVuSerif-Bold STIXGeneral cmr10 cmtt10"
 )
+ACCURACY = "accuracy, %"
 Images = npt.NDArray[np.uint8]
 
 
@@ -74,12 +77,14 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace, cells: Cells) -> None:
     torch.set_num_threads(options.threads)
     for name in options.sets:
+        prepare(options, name)
         work: dict[str, Callable[[], Any]] = {}
         for title, attention in ATTENTIONS.items():
-            start = partial(pretrained, options, name, attention)
-            work[f"{name}, {title}, pretrained"] = partial(tuned, options, name, start)
-            work[f"{name}, {title}, from scratch"] = partial(tuned, options, name, start, "--from-scratch")
-            work[f"{name}, {title}, frozen"] = partial(probed, options, name, start)
+            here = options, name, attention
+            work[f"{name}, {title}, pretraining"] = partial(pretrain, *here)
+            work[f"{name}, {title}, pretrained"] = partial(tune, *here)
+            work[f"{name}, {title}, from scratch"] = partial(tune, *here, "--from-scratch")
+            work[f"{name}, {title}, frozen"] = partial(probe, *here)
         work[f"{name}, linear model of pixels"] = partial(linear, options, name)
         work[f"{name}, convolutional net"] = partial(convolutional, options, name)
         cells.run({cell: partial(with_seconds, one) for cell, one in work.items()})
@@ -121,24 +126,24 @@ def glyphs(options: argparse.Namespace) -> tuple[Images, npt.NDArray[Any]]:
 SETS = {"digits": (digits, 8, "tokenizer.grey_levels=17"), "glyphs": (glyphs, 32, "tokenizer.colours=64")}
 
 
-def prepared(options: argparse.Namespace, name: str) -> Path:
-    """A folder with `run`, of all images but the test's, and the corpora `labelled` and `test`; made once."""
+def prepare(options: argparse.Namespace, name: str) -> None:
+    """Make OUT/NAME, once: `run`, of all images but the test's, and the corpora `labelled` and `test`."""
     folder: Path = options.out / name
     make, side, palette = SETS[name]
-    if not (folder / "run/report.md").exists():
-        images, labels = make(options)
-        order = np.random.default_rng(1).permutation(len(images))
-        test, rest = order[: options.test], order[options.test :]
-        folder.mkdir(parents=True, exist_ok=True)
-        for part, rows in (("test", test), ("labelled", rest[: options.labelled]), ("all", rest)):
-            content = [{"image": {"bytes": _png(images[i]), "path": None}, "label": str(labels[i])} for i in rows]
-            pq.write_table(pa.Table.from_pylist(content), folder / f"{part}.parquet")
-            if part != "all":
-                source = SourceConfig("images", [str(folder / f"{part}.parquet")], size=side)
-                extract(source, folder / part, ReadingConfig())
-        changes = [f"input={folder / 'all.parquet'}", f"sources.0.size={side}", "split.valid=0.05"]
-        run("images", [*changes, "tokenizer.colours=0", palette], folder / "run")
-    return folder
+    if (folder / "run/report.md").exists():
+        return
+    images, labels = make(options)
+    order = np.random.default_rng(1).permutation(len(images))
+    test, rest = order[: options.test], order[options.test :]
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, rows in (("test", test), ("labelled", rest[: options.labelled]), ("all", rest)):
+        content = [{"image": {"bytes": _png(images[i]), "path": None}, "label": str(labels[i])} for i in rows]
+        pq.write_table(pa.Table.from_pylist(content), folder / f"{part}.parquet")
+        if part != "all":
+            source = SourceConfig("images", [str(folder / f"{part}.parquet")], size=side)
+            extract(source, folder / part, ReadingConfig())
+    changes = [f"input={folder / 'all.parquet'}", f"sources.0.size={side}", "split.valid=0.05"]
+    run("images", [*changes, "tokenizer.colours=0", palette], folder / "run")
 
 
 def _png(image: Images) -> bytes:
@@ -147,40 +152,50 @@ def _png(image: Images) -> bytes:
     return content.getvalue()
 
 
-def pretrained(options: argparse.Namespace, name: str, attention: str) -> Path:
-    """The checkpoint of a training on masked pixels, which is done once."""
-    folder, side = prepared(options, name), SETS[name][1]
+def pretrain(options: argparse.Namespace, name: str, attention: str) -> dict[str, float]:
+    """Train on masked pixels."""
+    folder, side = options.out / name, SETS[name][1]
     tokens = side**2 + 3
     settings = schedule(options.updates, 4) | {"task.tokens_per_sample": tokens, "model.max_positions": tokens}
     settings |= {"dataset.batch_size": max(1, 4096 // tokens), "model.position_grid": side}
     settings |= {"model.projected_length": str(min(options.k, tokens)), "model.attention": attention}
     argv = fairseq_train_argv(RECIPE, folder / "run/data", folder / attention / "checkpoints", settings)
     run_logged(argv, folder / attention / "train.log", range(options.updates), f"{name}, {attention}")
-    return folder / attention / "checkpoints/checkpoint_last.pt"
+    size = sum(value.numel() for value in read(_checkpoint(options, name, attention)).state.values())
+    return {"perplexity": curve(read_metrics(folder / attention / "checkpoints"))[-1][1], "parameters": size}
 
 
-def tuned(options: argparse.Namespace, name: str, start: Callable[[], Path], *more: str) -> dict[str, float]:
+def _checkpoint(options: argparse.Namespace, name: str, attention: str) -> Path:
+    return Path(options.out, name, attention, "checkpoints/checkpoint_last.pt")
+
+
+def tune(options: argparse.Namespace, name: str, attention: str, *more: str) -> dict[str, float]:
     """Accuracy of fine-tuning; a tenth of the labelled images chooses the epoch."""
-    checkpoint, folder = start(), options.out / name
-    out = checkpoint.parents[1] / f"tuned{''.join(more)}"
-    words = ["train", "--checkpoint", str(checkpoint), "--train", str(folder / "labelled"), "--label-column", "title"]
-    words += ["--test", str(folder / "test"), "--epochs", str(options.epochs), "--lr", "1e-3", "--batch-size", "16"]
-    finetune.main([*words, "--out", str(out), *more])
-    accuracy = json.loads((out / "result.json").read_text(encoding="utf-8"))["scores"]["test"]["accuracy"]
-    size = sum(value.numel() for value in torch.load(checkpoint, weights_only=False)["model"].values())
-    return {"accuracy, %": accuracy, "parameters": size}
+    folder = options.out / name
+    out = folder / attention / f"tuned{''.join(more)}"
+    words = ["train", "--checkpoint", str(_checkpoint(options, name, attention)), "--label-column", "title"]
+    words += ["--train", str(folder / "labelled"), "--test", str(folder / "test"), "--epochs", str(options.epochs)]
+    finetune.main([*words, "--lr", "1e-3", "--batch-size", "16", "--out", str(out), *more])
+    return {ACCURACY: json.loads((out / "result.json").read_text(encoding="utf-8"))["scores"]["test"]["accuracy"]}
 
 
-def probed(options: argparse.Namespace, name: str, start: Callable[[], Path]) -> dict[str, float]:
+def probe(options: argparse.Namespace, name: str, attention: str) -> dict[str, float]:
     """Accuracy of a logistic regression of the mean of the last layer."""
-    checkpoint, vectors, labels = start(), {}, {}
+    vectors, labels = {}, {}
     for part in ("labelled", "test"):
-        out = checkpoint.parents[1] / f"{part}.parquet"
-        files = ["--input", str(options.out / name / part), "--out", str(out), "--keep-columns", "title"]
-        encode.main(["--checkpoint", str(checkpoint), *files, "--threads", str(options.threads)])
+        out = options.out / name / attention / f"{part}.parquet"
+        words = [
+            "--input",
+            str(options.out / name / part),
+            "--keep-columns",
+            "title",
+            "--threads",
+            str(options.threads),
+        ]
+        encode.main(["--checkpoint", str(_checkpoint(options, name, attention)), *words, "--out", str(out)])
         found = pq.read_table(out)
         vectors[part], labels[part] = np.stack(found["vector"].to_numpy()), found["title"].to_pylist()
-    return {"accuracy, %": _regression(vectors, labels)}
+    return {ACCURACY: _regression(vectors, labels)}
 
 
 def _regression(features: Mapping[str, npt.NDArray[Any]], labels: Mapping[str, Any]) -> float:
@@ -190,8 +205,7 @@ def _regression(features: Mapping[str, npt.NDArray[Any]], labels: Mapping[str, A
     return 100 * float(model.score(features["test"], labels["test"]))
 
 
-@cache
-def read(folder: Path, side: int) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, list[str]]]:
+def pixels_and_labels(folder: Path, side: int) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, list[str]]]:
     """Pixels between 0 and 1 (R, side², 3) and labels, of the corpora `labelled` and `test`."""
     tables = {part: read_table(folder / part, ["text"], "title") for part in ("labelled", "test")}
     pixels = {part: pixels_of([text for (text,) in table.texts], side) for part, table in tables.items()}
@@ -200,15 +214,15 @@ def read(folder: Path, side: int) -> tuple[dict[str, npt.NDArray[np.float32]], d
 
 
 def linear(options: argparse.Namespace, name: str) -> dict[str, float]:
-    pixels, labels = read(prepared(options, name), SETS[name][1])
-    return {"accuracy, %": _regression({part: x.reshape(len(x), -1) for part, x in pixels.items()}, labels)}
+    pixels, labels = pixels_and_labels(options.out / name, SETS[name][1])
+    return {ACCURACY: _regression({part: x.reshape(len(x), -1) for part, x in pixels.items()}, labels)}
 
 
 def convolutional(options: argparse.Namespace, name: str) -> dict[str, float]:
     """Accuracy of three convolutions with batch norms and a mean over the image."""
     torch.manual_seed(0)
     side = SETS[name][1]
-    pixels, labels = read(prepared(options, name), side)
+    pixels, labels = pixels_and_labels(options.out / name, side)
     classes = sorted(set(labels["labelled"]))
     x = {part: torch.from_numpy(v).view(-1, side, side, 3).permute(0, 3, 1, 2) - 0.5 for part, v in pixels.items()}
     y = torch.tensor([classes.index(label) for label in labels["labelled"]])
@@ -227,7 +241,7 @@ def convolutional(options: argparse.Namespace, name: str) -> dict[str, float]:
     with torch.inference_mode():
         found = torch.cat([net(some).argmax(-1) for some in x["test"].split(64)]).tolist()
     right = [classes[i] == label for i, label in zip(found, labels["test"], strict=True)]
-    return {"accuracy, %": 100 * float(np.mean(right)), "parameters": sum(p.numel() for p in net.parameters())}
+    return {ACCURACY: 100 * float(np.mean(right)), "parameters": sum(p.numel() for p in net.parameters())}
 
 
 def speed(options: argparse.Namespace, attention: str) -> dict[str, float]:
@@ -255,8 +269,7 @@ def speed(options: argparse.Namespace, attention: str) -> dict[str, float]:
 
 
 ABOUT = """One seed. Models: 2 layers of 128 channels, a convolution over 9 tokens beside attention, positions of rows
-and columns. The first row of a kind of attention includes the seconds of its pretraining. Accuracy is of images that
-no training has seen."""
+and columns. Perplexity is of 15 % masked pixels of validation images; accuracy of images that no training has seen."""
 QUICK = {"glyphs": 40, "labelled": 36, "test": 8, "updates": 1, "epochs": 1, "k": 4, "side": 4, "rounds": 1}
 TABLE = comparison("Images as sequences", " ".join(ABOUT.split()))
 MEASUREMENT = Measurement(
