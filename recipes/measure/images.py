@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python recipes/measure/images.py --out RUN
 
 Two sets, of which nothing is downloaded: scikit-learn's digits, 8 x 8 pixels and so 64 tokens each, and letters and
-figures of the fonts that matplotlib brings, drawn here at 32 x 32 in random colours, turned and with noise. The model
-of the recipe `tiny_n1027_k128_images` fills in masked pixels of all images but the test's; then it learns the labels
-of some, whole, or frozen under a logistic regression. The convolutional net has about as many parameters. Images/s are
-of random weights.
+figures of the fonts that matplotlib brings, drawn here in random colours, turned and with noise. The model of the
+recipe `tiny_n1027_k128_images` fills in masked pixels of all images but the test's; then it learns the labels of some,
+whole, or frozen under a logistic regression. The convolutional net has about as many parameters. Images/s are of random
+weights.
 """
 
 import argparse
@@ -56,6 +56,7 @@ SYMBOLS = string.ascii_uppercase + string.digits
 FONTS = (
     "DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSansMono DejaVuSerif DejaVuSerif-Bold STIXGeneral cmr10 cmtt10"
 )
+INK, PAPER = (0, 120), (140, 256)
 ACCURACY = "accuracy, %"
 Images = npt.NDArray[np.uint8]
 
@@ -64,11 +65,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--sets", nargs="+", choices=SETS, default=[*SETS], help="default: %(default)s")
     add("--glyphs", type=int, default=3000, help="to pretrain on (default: %(default)s)")
-    add("--labelled", type=int, default=800, help="of these, and at most of the digits (default: %(default)s)")
+    add("--pixels", type=int, default=16, help="a side of a glyph (default: %(default)s)")
+    add("--labelled", type=int, default=1000, help="images of each set with a label (default: %(default)s)")
     add("--test", type=int, default=500, help="images of each set to test on (default: %(default)s)")
-    add("--updates", type=int, default=600, help="of pretraining, of 4,096 tokens (default: %(default)s)")
-    add("--epochs", type=int, default=6, help="of learning labels; of the net ten times as many (default: %(default)s)")
-    add("--k", type=int, default=128, help="projected length, at most (default: %(default)s)")
+    add("--updates", type=int, default=400, help="of pretraining, of 4,096 tokens (default: %(default)s)")
+    add("--epochs", type=int, default=10, help="of learning glyphs; others learn four times as long (default: 10)")
+    add("--k", type=int, default=64, help="projected length, at most (default: %(default)s)")
     add("--side", type=int, default=64, help="pixels of the images whose speed is measured (default: %(default)s)")
     add("--rounds", type=int, default=3, help="of the speeds (default: %(default)s)")
     add("--threads", type=int, default=1, help="of PyTorch (default: %(default)s)")
@@ -107,29 +109,38 @@ def digits(options: argparse.Namespace) -> tuple[Images, npt.NDArray[Any]]:
 
 
 def glyphs(options: argparse.Namespace) -> tuple[Images, npt.NDArray[Any]]:
-    """(R, 32, 32, 3) and (R,)"""
-    chance, number = np.random.default_rng(0), options.glyphs + options.test
-    folder = Path(matplotlib.get_data_path(), "fonts/ttf")
-    fonts = [ImageFont.truetype(folder / f"{name}.ttf", 22) for name in FONTS.split()]
-    labels, images = chance.integers(len(SYMBOLS), size=number), []
+    """(R, side, side, 3) and (R,): dark letters and figures on light paper."""
+    chance, side = np.random.default_rng(0), options.pixels
+    folder, shape = Path(matplotlib.get_data_path(), "fonts/ttf"), (side, side)
+    fonts = [ImageFont.truetype(folder / f"{name}.ttf", 11 * side // 16) for name in FONTS.split()]
+    labels, images = chance.integers(len(SYMBOLS), size=options.glyphs + options.test), []
     for label in labels:
-        ink, paper = (tuple(int(value) for value in chance.integers(256, size=3)) for _ in range(2))
-        glyph = Image.new("L", (32, 32))
-        ImageDraw.Draw(glyph).text((16, 16), SYMBOLS[label], 255, fonts[chance.integers(len(fonts))], anchor="mm")
-        glyph = glyph.rotate(chance.uniform(-20, 20), translate=tuple(chance.integers(-3, 4, size=2).tolist()))
-        drawn = Image.composite(Image.new("RGB", (32, 32), ink), Image.new("RGB", (32, 32), paper), glyph)
-        noisy = np.asarray(drawn, np.float64) + chance.normal(0, 12, (32, 32, 3))
+        glyph = Image.new("L", shape)
+        font = fonts[chance.integers(len(fonts))]
+        ImageDraw.Draw(glyph).text((side / 2, side / 2), SYMBOLS[label], 255, font, anchor="mm")
+        glyph = glyph.rotate(chance.uniform(-15, 15), translate=tuple(chance.integers(-1, 2, size=2).tolist()))
+        ink, paper = (Image.new("RGB", shape, tuple(chance.integers(*of, size=3).tolist())) for of in (INK, PAPER))
+        noisy = np.asarray(Image.composite(ink, paper, glyph), np.float64) + chance.normal(0, 12, (*shape, 3))
         images.append(np.clip(noisy, 0, 255).astype(np.uint8))
     return np.stack(images), np.array([*SYMBOLS])[labels]
 
 
-SETS = {"digits": (digits, 8, "tokenizer.grey_levels=17"), "glyphs": (glyphs, 32, "tokenizer.colours=64")}
+SETS = {"digits": (digits, "tokenizer.grey_levels=17"), "glyphs": (glyphs, "tokenizer.colours=64")}
+
+
+def side_of(options: argparse.Namespace, name: str) -> int:
+    return 8 if name == "digits" else int(options.pixels)
+
+
+def epochs_of(options: argparse.Namespace, name: str) -> int:
+    return int(options.epochs) * (4 if name == "digits" else 1)
 
 
 def prepare(options: argparse.Namespace, name: str) -> None:
     """Make OUT/NAME, once: `run`, of all images but the test's, and the corpora `labelled` and `test`."""
     folder: Path = options.out / name
-    make, side, palette = SETS[name]
+    make, palette = SETS[name]
+    side = side_of(options, name)
     if (folder / "run/report.md").exists():
         return
     images, labels = make(options)
@@ -154,7 +165,7 @@ def _png(image: Images) -> bytes:
 
 def pretrain(options: argparse.Namespace, name: str, attention: str) -> dict[str, float]:
     """Train on masked pixels."""
-    folder, side = options.out / name, SETS[name][1]
+    folder, side = options.out / name, side_of(options, name)
     tokens = side**2 + 3
     settings = schedule(options.updates, 4) | {"task.tokens_per_sample": tokens, "model.max_positions": tokens}
     settings |= {"dataset.batch_size": max(1, 4096 // tokens), "model.position_grid": side}
@@ -174,7 +185,14 @@ def tune(options: argparse.Namespace, name: str, attention: str, *more: str) -> 
     folder = options.out / name
     out = folder / attention / f"tuned{''.join(more)}"
     words = ["train", "--checkpoint", str(_checkpoint(options, name, attention)), "--label-column", "title"]
-    words += ["--train", str(folder / "labelled"), "--test", str(folder / "test"), "--epochs", str(options.epochs)]
+    words += [
+        "--train",
+        str(folder / "labelled"),
+        "--test",
+        str(folder / "test"),
+        "--epochs",
+        f"{epochs_of(options, name)}",
+    ]
     finetune.main([*words, "--lr", "1e-3", "--batch-size", "16", "--out", str(out), *more])
     return {ACCURACY: json.loads((out / "result.json").read_text(encoding="utf-8"))["scores"]["test"]["accuracy"]}
 
@@ -214,14 +232,14 @@ def pixels_and_labels(folder: Path, side: int) -> tuple[dict[str, npt.NDArray[np
 
 
 def linear(options: argparse.Namespace, name: str) -> dict[str, float]:
-    pixels, labels = pixels_and_labels(options.out / name, SETS[name][1])
+    pixels, labels = pixels_and_labels(options.out / name, side_of(options, name))
     return {ACCURACY: _regression({part: x.reshape(len(x), -1) for part, x in pixels.items()}, labels)}
 
 
 def convolutional(options: argparse.Namespace, name: str) -> dict[str, float]:
     """Accuracy of three convolutions with batch norms and a mean over the image."""
     torch.manual_seed(0)
-    side = SETS[name][1]
+    side = side_of(options, name)
     pixels, labels = pixels_and_labels(options.out / name, side)
     classes = sorted(set(labels["labelled"]))
     x = {part: torch.from_numpy(v).view(-1, side, side, 3).permute(0, 3, 1, 2) - 0.5 for part, v in pixels.items()}
@@ -231,7 +249,7 @@ def convolutional(options: argparse.Namespace, name: str) -> dict[str, float]:
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
         layers += [nn.MaxPool2d(2)] if width < widths[-1] else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     net = nn.Sequential(*layers, nn.Linear(widths[-1], len(classes)))
-    optimizer, epochs = torch.optim.AdamW(net.parameters(), 1e-3), 10 * options.epochs
+    optimizer, epochs = torch.optim.AdamW(net.parameters(), 1e-3), 4 * options.epochs
     for _ in range(epochs):
         for rows in torch.randperm(len(y)).split(32):
             optimizer.zero_grad()
@@ -270,7 +288,17 @@ def speed(options: argparse.Namespace, attention: str) -> dict[str, float]:
 
 ABOUT = """One seed. Models: 2 layers of 128 channels, a convolution over 9 tokens beside attention, positions of rows
 and columns. Perplexity is of 15 % masked pixels of validation images; accuracy of images that no training has seen."""
-QUICK = {"glyphs": 40, "labelled": 36, "test": 8, "updates": 1, "epochs": 1, "k": 4, "side": 4, "rounds": 1}
+QUICK = {
+    "pixels": 4,
+    "glyphs": 40,
+    "labelled": 150,
+    "test": 20,
+    "updates": 1,
+    "epochs": 1,
+    "k": 4,
+    "side": 4,
+    "rounds": 1,
+}
 TABLE = comparison("Images as sequences", " ".join(ABOUT.split()))
 MEASUREMENT = Measurement(
     __file__, __doc__, flags, measure, TABLE, quick=QUICK | {"sets": ["digits"]}, choices=("sets",)

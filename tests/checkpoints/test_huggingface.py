@@ -86,7 +86,9 @@ def test_the_tokens_of_a_palette_are_the_same_in_transformers(tmp_path: Path, ma
             tokenizer(text)["input_ids"] == tokenizer(" ".join(re.findall("......", text)))["input_ids"] == [0, *ids, 2]
         )
     assert tokenizer("ff0000<mask>123456")["input_ids"] == [0, encoder.encode(texts)[0][0], 63, 3, 2]
-    shutil.copytree(tmp_path / "data", tmp_path / "folder")
+    (tmp_path / "folder").mkdir()
+    for name in encoder.files:
+        shutil.copy(tmp_path / "data" / name, tmp_path / "folder")
     (tmp_path / "folder/config.json").write_text(json.dumps({"model_type": "linformer", "vocab_size": 64}))
     write_tokenizer(tmp_path / "folder", tmp_path / "back")
     assert load_encoder(tmp_path / "back").names == encoder.names

@@ -27,6 +27,6 @@ def test_every_contestant_has_an_accuracy(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_drawn_pictures_are_the_same_again_and_of_many_colours() -> None:
-    found = [images.glyphs(Namespace(glyphs=3, test=2)) for _ in range(2)]
+    found = [images.glyphs(Namespace(glyphs=3, test=2, pixels=32)) for _ in range(2)]
     assert found[0][0].shape == (5, 32, 32, 3) and (found[0][0] == found[1][0]).all()
     assert {*found[0][1]} <= {*images.SYMBOLS} and len({*map(bytes, found[0][0].reshape(-1, 3))}) > 1000
