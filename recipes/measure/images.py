@@ -68,8 +68,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add("--pixels", type=int, default=16, help="a side of a glyph (default: %(default)s)")
     add("--labelled", type=int, default=1000, help="images of each set with a label (default: %(default)s)")
     add("--test", type=int, default=500, help="images of each set to test on (default: %(default)s)")
-    add("--updates", type=int, default=400, help="of pretraining, of 4,096 tokens (default: %(default)s)")
-    add("--epochs", type=int, default=10, help="of learning glyphs; others learn four times as long (default: 10)")
+    add("--updates", type=int, default=200, help="of pretraining, of 4,096 tokens (default: %(default)s)")
+    add("--epochs", type=int, default=6, help="of learning labels, twice as many of digits (default: %(default)s)")
     add("--k", type=int, default=64, help="projected length, at most (default: %(default)s)")
     add("--side", type=int, default=64, help="pixels of the images whose speed is measured (default: %(default)s)")
     add("--rounds", type=int, default=3, help="of the speeds (default: %(default)s)")
@@ -78,9 +78,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace, cells: Cells) -> None:
     torch.set_num_threads(options.threads)
+    sizes = f"{options.side} x {options.side}"
+    work: dict[str, Callable[[], Any]]
+    work = {f"{sizes}, {title}": partial(speed, options, attention) for title, attention in ATTENTIONS.items()}
+    cells.turns(work, options.rounds)
     for name in options.sets:
         prepare(options, name)
-        work: dict[str, Callable[[], Any]] = {}
+        work = {}
         for title, attention in ATTENTIONS.items():
             here = options, name, attention
             work[f"{name}, {title}, pretraining"] = partial(pretrain, *here)
@@ -90,11 +94,6 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
         work[f"{name}, linear model of pixels"] = partial(linear, options, name)
         work[f"{name}, convolutional net"] = partial(convolutional, options, name)
         cells.run({cell: partial(with_seconds, one) for cell, one in work.items()})
-    side = options.side
-    cells.turns(
-        {f"{side} x {side}, {title}": partial(speed, options, kind) for title, kind in ATTENTIONS.items()},
-        options.rounds,
-    )
 
 
 def with_seconds(work: Callable[[], Mapping[str, float]]) -> dict[str, float]:
@@ -133,7 +132,7 @@ def side_of(options: argparse.Namespace, name: str) -> int:
 
 
 def epochs_of(options: argparse.Namespace, name: str) -> int:
-    return int(options.epochs) * (4 if name == "digits" else 1)
+    return int(options.epochs) * (2 if name == "digits" else 1)
 
 
 def prepare(options: argparse.Namespace, name: str) -> None:
@@ -249,7 +248,7 @@ def convolutional(options: argparse.Namespace, name: str) -> dict[str, float]:
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
         layers += [nn.MaxPool2d(2)] if width < widths[-1] else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     net = nn.Sequential(*layers, nn.Linear(widths[-1], len(classes)))
-    optimizer, epochs = torch.optim.AdamW(net.parameters(), 1e-3), 4 * options.epochs
+    optimizer, epochs = torch.optim.AdamW(net.parameters(), 1e-3), 4 * epochs_of(options, name)
     for _ in range(epochs):
         for rows in torch.randperm(len(y)).split(32):
             optimizer.zero_grad()

@@ -16,13 +16,14 @@ from recipes.measure import images
 def test_every_contestant_has_an_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "ATTENTIONS", {"Linformer": "linformer"})  # the other one differs in one setting
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    tune = images.tune
+    monkeypatch.setattr(images, "tune", lambda *here: {images.ACCURACY: 50.0} if here[3:] else tune(*here))  # once
     assert images.MEASUREMENT.main(["--quick", "--out", str(tmp_path / "run")]) == 0
     cells = json.loads((tmp_path / "run/results.json").read_text())["cells"]
     ours = [f"digits, Linformer, {way}" for way in ("pretraining", "pretrained", "from scratch", "frozen")]
-    assert [*cells][:6] == [*ours, "digits, linear model of pixels", "digits, convolutional net"]
-    assert all(0 <= cells[name]["accuracy, %"] <= 100 for name in [*cells][1:6])
-    assert cells[ours[0]]["perplexity"] > 1
-    assert cells["4 x 4, Linformer, round 0"]["images/s, training"] > 0
+    assert [*cells][1:] == [*ours, "digits, linear model of pixels", "digits, convolutional net"]
+    assert all(0 <= cells[name]["accuracy, %"] <= 100 for name in [*cells][2:])
+    assert cells[ours[0]]["perplexity"] > 1 and cells["4 x 4, Linformer, round 0"]["images/s, training"] > 0
     assert (tmp_path / "run/digits/run/data/palette.json").is_file()
 
 
