@@ -156,13 +156,13 @@ def _add_model(page: Page, run: Run, samples: int, sentence: str | None) -> None
         page.note(f"No validation samples: there is no {valid}.idx, or nothing in it.")
     for number, sample in enumerate(filled[:samples], start=1):
         right = int(((sample.ids == sample.filled) & sample.masked).sum())
-        title = f"Sample {number}", f"{right} of {int(sample.masked.sum())} right"
+        about = f"Sample {number}", f"{right} of {int(sample.masked.sum())} right"
         if isinstance(encoder, PaletteEncoder):
-            page.pictures(*title, pictures_of(sample, encoder))
+            page.pictures(*about, pictures_of(sample, encoder))
             continue
         text, own = sample.shown(encoder)
         panes = {"text, with what was masked marked": text, "what the model fills in, with other tokens marked": own}
-        page.texts(*title, panes)
+        page.texts(*about, panes)
     pictures = {
         name: [{"type": "heatmap", "z": rounded(matrix), "colorscale": "RdBu", "zmid": 0}]
         for name, matrix in model.projections().items()

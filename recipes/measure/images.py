@@ -33,7 +33,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
+from torch import nn
 
 from data_prep.config import ReadingConfig, SourceConfig
 from data_prep.extract import extract
@@ -184,14 +184,7 @@ def tune(options: argparse.Namespace, name: str, attention: str, *more: str) -> 
     folder = options.out / name
     out = folder / attention / f"tuned{''.join(more)}"
     words = ["train", "--checkpoint", str(_checkpoint(options, name, attention)), "--label-column", "title"]
-    words += [
-        "--train",
-        str(folder / "labelled"),
-        "--test",
-        str(folder / "test"),
-        "--epochs",
-        f"{epochs_of(options, name)}",
-    ]
+    words += ["--train", f"{folder}/labelled", "--test", f"{folder}/test", "--epochs", f"{epochs_of(options, name)}"]
     finetune.main([*words, "--lr", "1e-3", "--batch-size", "16", "--out", str(out), *more])
     return {ACCURACY: json.loads((out / "result.json").read_text(encoding="utf-8"))["scores"]["test"]["accuracy"]}
 
@@ -203,11 +196,11 @@ def probe(options: argparse.Namespace, name: str, attention: str) -> dict[str, f
         out = options.out / name / attention / f"{part}.parquet"
         words = [
             "--input",
-            str(options.out / name / part),
+            f"{options.out / name / part}",
             "--keep-columns",
             "title",
             "--threads",
-            str(options.threads),
+            f"{options.threads}",
         ]
         encode.main(["--checkpoint", str(_checkpoint(options, name, attention)), *words, "--out", str(out)])
         found = pq.read_table(out)
@@ -216,9 +209,8 @@ def probe(options: argparse.Namespace, name: str, attention: str) -> dict[str, f
 
 
 def _regression(features: Mapping[str, npt.NDArray[Any]], labels: Mapping[str, Any]) -> float:
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
-        features["labelled"], labels["labelled"]
-    )
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model.fit(features["labelled"], labels["labelled"])
     return 100 * float(model.score(features["test"], labels["test"]))
 
 
@@ -250,13 +242,14 @@ def convolutional(options: argparse.Namespace, name: str) -> dict[str, float]:
     net = nn.Sequential(*layers, nn.Linear(widths[-1], len(classes)))
     optimizer, epochs = torch.optim.AdamW(net.parameters(), 1e-3), 4 * epochs_of(options, name)
     for _ in range(epochs):
-        for rows in torch.randperm(len(y)).split(32):
+        for rows in torch.split(torch.randperm(len(y)), 32):
             optimizer.zero_grad()
-            functional.cross_entropy(net(x["labelled"][rows]), y[rows]).backward()
+            loss: Any = functional.cross_entropy(net(x["labelled"][rows]), y[rows])
+            loss.backward()
             optimizer.step()
     net.eval()
     with torch.inference_mode():
-        found = torch.cat([net(some).argmax(-1) for some in x["test"].split(64)]).tolist()
+        found = torch.cat([net(some).argmax(-1) for some in torch.split(x["test"], 64)]).tolist()
     right = [classes[i] == label for i, label in zip(found, labels["test"], strict=True)]
     return {ACCURACY: 100 * float(np.mean(right)), "parameters": sum(p.numel() for p in net.parameters())}
 
@@ -271,7 +264,7 @@ def speed(options: argparse.Namespace, attention: str) -> dict[str, float]:
     )
     model, ids = LinformerEncoder(config), torch.randint(4, 576, (4, n))
 
-    def encoded() -> Tensor:
+    def encoded() -> Any:
         return model(ids)[0].square().mean()
 
     def rate(step: Callable[[], object]) -> float:
@@ -287,20 +280,10 @@ def speed(options: argparse.Namespace, attention: str) -> dict[str, float]:
 
 ABOUT = """One seed. Models: 2 layers of 128 channels, a convolution over 9 tokens beside attention, positions of rows
 and columns. Perplexity is of 15 % masked pixels of validation images; accuracy of images that no training has seen."""
-QUICK = {
-    "pixels": 4,
-    "glyphs": 40,
-    "labelled": 150,
-    "test": 20,
-    "updates": 1,
-    "epochs": 1,
-    "k": 4,
-    "side": 4,
-    "rounds": 1,
-}
+QUICK = {"glyphs": 40, "pixels": 4, "labelled": 150, "test": 20, "updates": 1, "epochs": 1, "k": 4, "side": 4}
 TABLE = comparison("Images as sequences", " ".join(ABOUT.split()))
 MEASUREMENT = Measurement(
-    __file__, __doc__, flags, measure, TABLE, quick=QUICK | {"sets": ["digits"]}, choices=("sets",)
+    __file__, __doc__, flags, measure, TABLE, quick=QUICK | {"sets": ["digits"], "rounds": 1}, choices=("sets",)
 )
 
 if __name__ == "__main__":
