@@ -37,7 +37,7 @@ setup(
         "ve-fairseq==0.12.3",  # provides the module fairseq; it has wheels for Python 3.11 and 3.12
         *("numpy>=2", "sentencepiece", "pyarrow", "pyyaml", "omegaconf", "ftfy", "datasketch", "scipy"),
         *("scikit-learn", "tokenizers", "tqdm", "matplotlib", "requests", "urllib3>=2.8", "charset-normalizer"),
-        "regex",
+        *("regex", "pillow"),
     ],
     extras_require={
         "hf": ["transformers>=4.48", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models

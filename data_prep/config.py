@@ -25,16 +25,19 @@ SOURCES = {
     "jsonl": "a document per line",
     "parquet": "a document per row; also Arrow files",
     "docstrings": "of installed Python packages (no IN needed)",
+    "images": "an image per file or per row of a table, cut to a square; the title is the label",
 }
 DOCUMENT_ENDS = ("file", "blank", "line")
 MATH = ("placeholder", "text", "drop")
 REMOVED = ("window", "document")
+ORDERS = ("raster", "hilbert")
 # Settings of a source that its reader takes, and the sources that have them.
 READER_SETTINGS = {
     "text_column": ("jsonl", "parquet"),
     "encoding": ("text", "books", "doc", "jsonl"),
     "document_end": ("text",),
     "math": ("wikipedia",),
+    **dict.fromkeys(("size", "image_column", "label_column"), ("images",)),
 }
 
 Settings = TypeVar("Settings")
@@ -140,6 +143,11 @@ class SourceConfig(Checked):
     math: str | None = setting(
         None, "what stands for a formula of wikipedia: a placeholder (default), its source, or nothing", choices=MATH
     )
+    size: int | None = setting(
+        None, "pixels a side of images (default: 32)", type=int, metavar="N", range=Range(1, 1024)
+    )
+    image_column: str | None = setting(None, "column of images in a table (default: image)", metavar="NAME")
+    label_column: str | None = setting(None, "column of their labels (default: label)", metavar="NAME")
 
 
 @dataclass
@@ -210,10 +218,21 @@ class TokenizerConfig(Checked):
     existing: str | None = setting(
         None, "instead of training: a .model, or a folder with encoder.json and vocab.bpe", "--import", metavar="PATH"
     )
+    colours: int = setting(
+        0, "for images: a palette of so many colours, by k-means; 0 for texts", metavar="N", range=Range(0, 65_000)
+    )
+    grey_levels: int = setting(
+        0, "for images: a palette of so many greys instead; 0 for none", metavar="N", range=Range(0, 256)
+    )
+    order: str = setting(
+        "raster", "of an image's pixels: row by row, or along a Hilbert curve (side a power of two)", choices=ORDERS
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.existing is not None:
+        if self.colours and self.grey_levels:
+            raise UsageError(f"--colours {self.colours} and --grey-levels {self.grey_levels}: give one of them")
+        if self.existing is not None or self.colours or self.grey_levels:
             return
         if self.vocab_size < self.smallest:
             what = "its 256 bytes and letters" if self.byte_fallback else "its letters"

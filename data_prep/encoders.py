@@ -1,9 +1,9 @@
 """From text to fairseq's ids and back, with any tokenizer that fairseq supports at fine-tuning time.
 
 A tokenizer folder holds `dict.txt` and either `sentencepiece.model`, or GPT-2's `encoder.json` and `vocab.bpe`, or in
-`huggingface/` the tokenizer of a converted model. The ids are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2`
-followed by its dictionary, but without its detour through strings: an array maps the ids of the model to those of
-fairseq.
+`huggingface/` the tokenizer of a converted model, or `palette.json` (see `palette.py`), whose texts are images. The ids
+are those of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by its dictionary, but without its detour through
+strings: an array maps the ids of the model to those of fairseq.
 """
 
 import json
@@ -24,6 +24,7 @@ from linformer_fairseq.errors import UsageError
 SENTENCEPIECE = "sentencepiece.model"
 GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
 END_OF_TEXT = "<|endoftext|>"
+PALETTE = "palette.json"
 HUGGINGFACE = "huggingface"  # the folder, in a tokenizer folder, of a tokenizer that Hugging Face's libraries read
 HUGGINGFACE_FAST = "tokenizer.json"
 _OTHER_MODEL = "give the dictionary that was made with this model, or delete it and import the model alone"
@@ -96,6 +97,10 @@ def load(folder: Path) -> Encoder:
         return HuggingFaceEncoder(folder)
     if (folder / GPT2_VOCABULARY).is_file():
         return Gpt2Encoder(folder)
+    if (folder / PALETTE).is_file():
+        from data_prep.palette import PaletteEncoder
+
+        return PaletteEncoder(folder)
     raise UsageError(
         f"{folder}: neither {SENTENCEPIECE} nor {GPT2_VOCABULARY} here; make it with `python -m data_prep tokenizer`"
     )

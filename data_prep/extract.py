@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.config import READER_SETTINGS, SOURCES, ReadingConfig, SourceConfig
 from data_prep.corpus import Document, write_files
-from data_prep.sources import Piece, ReadErrors, books, doc, docstrings, jsonl, tables, text, wikipedia
+from data_prep.sources import Piece, ReadErrors, books, doc, docstrings, images, jsonl, tables, text, wikipedia
 from data_prep.sources.encodings import check_encoding
 from data_prep.sources.files import expand, input_files, is_remote, is_stream, open_file
 from linformer_fairseq.errors import UsageError
@@ -18,7 +18,7 @@ from linformer_fairseq.io.files import digest, write_text
 from linformer_fairseq.io.records import begun, finish
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
-_MODULES = (wikipedia, doc, text, books, jsonl, tables, docstrings)
+_MODULES = (wikipedia, doc, text, books, jsonl, tables, docstrings, images)
 READERS: dict[str, ModuleType] = dict(zip(SOURCES, _MODULES, strict=True))
 # Small files are read together: a shard of work should take seconds, not milliseconds.
 SHARD_BYTES = 8 << 20

@@ -30,7 +30,7 @@ from linformer_fairseq.io.files import replace_when_done, sweep, write_text
 from linformer_fairseq.io.records import StaleOutput
 
 # The bytes of the output depend on the versions of these.
-PACKAGES = ("linformer-fairseq", "ftfy", "datasketch", "numpy", "pyarrow", "sentencepiece", "tokenizers")
+PACKAGES = ("linformer-fairseq", "ftfy", "datasketch", "numpy", "pyarrow", "sentencepiece", "tokenizers", "pillow")
 
 Record = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""The stage `tokenizer`: a sentencepiece model, and the fairseq dictionary that matches it exactly.
+"""The stage `tokenizer`: a sentencepiece model, or a palette of images, and the fairseq dictionary that matches it.
 
 The model has <unk> as its only special piece (id 0), and dict.txt lists the other pieces in the order of the model, so
 that fairseq's ids are those of a trained model plus 3. Imported models may be numbered in any way: see `encoders.py`.
@@ -21,8 +21,9 @@ import sentencepiece
 from data_prep import encoders
 from data_prep.config import VOCAB_MULTIPLE, TokenizerConfig
 from data_prep.corpus import corpus_files, read_texts
-from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, SENTENCEPIECE
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, PALETTE, SENTENCEPIECE
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS, dictionary_text
+from data_prep.palette import learn_palette
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, replace_when_done, write_text
 from linformer_fairseq.io.records import WORK, begun, finish, names_and_sizes
@@ -59,7 +60,8 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig, work
     sampled = sample(files, out, workers)
     parts = [out / name for shard in sampled.values() for name in shard["files"]]
     try:
-        done = run_shards(out, [Shard("train", (parts, out, config))], train, 1, "tokenizer")
+        learn = learn_palette if config.colours or config.grey_levels else train
+        done = run_shards(out, [Shard("train", (parts, out, config))], learn, 1, "tokenizer")
     except UsageError:
         shutil.rmtree(out / WORK, ignore_errors=True)  # other settings would be refused beside this work
         raise
@@ -166,7 +168,7 @@ def sample_file(path: Path, out: Path, threshold: float) -> Done:
 
 def existing_files(existing: Path) -> dict[Path, str]:
     """The files of a tokenizer, and their names in a tokenizer folder."""
-    if (existing / HUGGINGFACE).is_dir():
+    if (existing / HUGGINGFACE).is_dir() or (existing / PALETTE).is_file():
         return {existing / name: name for name in encoders.load(existing).files}
     if existing.is_dir():
         names = (SENTENCEPIECE,) if (existing / SENTENCEPIECE).is_file() else (GPT2_VOCABULARY, GPT2_MERGES)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def read_table(
     """Read a table into memory; UsageError for a file, column or row that is missing, broken, empty or not UTF-8.
 
     Args:
-        path: the suffix tells the format.
+        path: the suffix tells the format; of a folder, such as a corpus, all .parquet files in it are read.
         text: names of one or two columns of text.
         label: column of the class or score; None for a table without labels.
         header: column names of a TSV or CSV file without a header line.
@@ -100,12 +101,19 @@ def read_rows(
 
     `broken` takes the numbers of rows with a wrong number of columns; None makes such a row an error.
     """
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: its name must end with one of {', '.join(SUFFIXES)}")
-    if not path.is_file():
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or path.suffix not in SUFFIXES and path in files:
+        raise UsageError(
+            f"{path}: its name must end with one of {', '.join(SUFFIXES)}, or it must be a folder of the last"
+        )
+    if path in files and not path.is_file():
         raise UsageError(f"{path}: no such file")
-    whole = {".parquet": _parquet_rows, ".jsonl": json_rows}.get(path.suffix)
-    rows = enumerate(whole(path, columns), 1) if whole else _delimited_rows(path, columns, header, quoted, broken)
+    whole = {".parquet": _parquet_rows, ".jsonl": json_rows}.get(files[0].suffix)
+    rows = (
+        enumerate(chain.from_iterable(whole(one, columns) for one in files), 1)
+        if whole
+        else _delimited_rows(path, columns, header, quoted, broken)
+    )
     for number, row in rows:
         yield number, {name: _as_text(row[name]) for name in columns}
 

@@ -106,3 +106,13 @@ def test_a_split_loses_no_row_and_keeps_equal_texts_together(words: list[str], s
 def test_a_split_has_about_the_share_that_was_asked() -> None:
     table = Table(Path("a.tsv"), [(f"text {i}",) for i in range(4000)])
     assert 340 < len(table.split(0.1)[1]) < 460
+
+
+def test_a_folder_stands_for_the_parquet_files_in_it(tmp_path: Path) -> None:
+    for name, row in zip("ba", ROWS, strict=False):
+        pq.write_table(pa.table({"text": [row[0]], "label": [row[1]]}), tmp_path / f"{name}.parquet")
+    (tmp_path / "extract.json").touch()
+    assert read_table(tmp_path, ("text",), "label").labels == ["no", "yes"]  # in the order of their names
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty: its name must end with one of .*, or it must be a folder of the last"):
+        read_table(tmp_path / "empty", ("text",))

@@ -5,7 +5,7 @@ Hugging Face's data sets are kept in these: Parquet for download, Arrow streams 
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -65,27 +65,38 @@ def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None
     these names, if there are any. The id is otherwise made of the name of the file and the numbers of the row group or
     record batch and of the row in it.
     """
+    wrong = f"no column {text_column or 'text'!r} of text; choose one of its columns with --text-column"
+    for where, name, values in rows(piece, problems, lambda schema: _columns(schema, text_column), wrong):
+        try:
+            yield _document(name, *values)
+        except ValueError as error:
+            problems.report(where, str(error))
+
+
+def rows(
+    piece: Piece, problems: ReadErrors, choose: Callable[[pa.Schema], Sequence[str | None] | None], wrong: str
+) -> Iterator[tuple[str, str, Sequence[Any]]]:
+    """Where each row is, a name for it, and its values in the columns that ``choose`` names, None for a missing one.
+
+    ``wrong`` is reported, with the columns that there are, if it chooses none.
+    """
     where = printable(str(piece.path))
-    rows = 0
+    count = 0
     try:
         with _opened(piece.path) as table:
-            columns = _columns(table.schema, text_column)
+            columns = choose(table.schema)
             if columns is None:
-                found = ", ".join(f"{name} ({type_})" for name, type_ in _fields(table.schema)) or "none"
-                what = f"no column {text_column or 'text'!r} of text; choose one of its columns with --text-column"
-                problems.report(where, f"{what}: {found}")
+                found = ", ".join(f"{name} ({type_})" for name, type_ in fields(table.schema)) or "none"
+                problems.report(where, f"{wrong}: {found}")
                 return
             names = [_keys(table.schema, name)[0] for name in columns if name]
             for part in range(piece.start, len(table.sizes) if piece.end is None else piece.end):
                 where = f"{piece.path}: {table.part_name} {part}"
                 batches = (zip(*(_values(b, n) for n in columns), strict=True) for b in table.batches(part, names))
                 for row, values in enumerate(chain.from_iterable(batches)):
-                    rows += 1
-                    try:
-                        yield _document(f"{stem(piece.path.name)}:{part}:{row}", *values)
-                    except ValueError as error:
-                        problems.report(f"{where}, row {row}", str(error))
-            if not rows:
+                    count += 1
+                    yield f"{where}, row {row}", f"{stem(piece.path.name)}:{part}:{row}", values
+            if not count:
                 problems.left_out["empty files"] += 1
     except _ERRORS as error:
         problems.report(where, f"cannot be read ({' '.join(str(error).split())})")
@@ -160,11 +171,16 @@ def _is_text(fields: pa.Schema | pa.StructType, keys: list[str]) -> bool:
     return not keys[1:] and (type_ in _BINARY or type_ in _BINARY.values() or pa.types.is_null(type_))
 
 
-def _fields(fields: pa.Schema | pa.StructType, prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:
+def fields(columns: pa.Schema | pa.StructType, prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:
     """The names and types of columns, and as ``a.b`` those of the fields in them."""
-    for field in fields:
+    for field in columns:
         inner = pa.types.is_struct(field.type) and field.type.num_fields
-        yield from _fields(field.type, f"{prefix}{field.name}.") if inner else [(prefix + field.name, field.type)]
+        yield from fields(field.type, f"{prefix}{field.name}.") if inner else [(prefix + field.name, field.type)]
+
+
+def is_binary(type_: pa.DataType) -> bool:
+    """Whether the values of a type are bytes, which need be no text."""
+    return type_ in _BINARY.values()
 
 
 def _is_list(type_: pa.DataType) -> bool:
@@ -200,15 +216,16 @@ def _values(batch: pa.RecordBatch, name: str | None) -> list[Any]:
 
 def _document(name: str, key: bytes | int | None, title: bytes | None, text: Any) -> Document:
     """The document of one row, called ``name`` if it has no id; raises ValueError if it cannot be used."""
-    words = _text(text)
+    words = as_text(text)
     if len(words) > LARGEST_DOCUMENT:
         raise ValueError(f"longer than {LARGEST_DOCUMENT >> 20} MB")
-    return row_document("parquet", _text(key) or name, _text(title), words)
+    return row_document("parquet", as_text(key) or name, as_text(title), words)
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value of a column as text, that of a list as paragraphs; raises ValueError for bytes that are not UTF-8."""
     if isinstance(value, list):
-        return "\n".join(map(_text, value))
+        return "\n".join(map(as_text, value))
     try:
         return value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
     except UnicodeDecodeError as error:

@@ -41,7 +41,7 @@ def extend(
     note["projected_length"] = [list(config.lengths), projected_length]
     result = source.converted(note, model=model, task={**source.task, "tokens_per_sample": n})
     lengths = encoder_config(result).lengths  # refuses what does not fit, before anything is computed
-    result.state[POSITIONS] = resize_positions(source.state[POSITIONS], n, method)
+    result.state |= longer_positions(source, n, method)
     for key, value in source.state.items():
         if key.endswith((".E.weight", ".F.weight")) and config.projection in ("linear", "conv"):
             layer = re.search(r"layers\.(\d+)\.", key)
@@ -50,6 +50,16 @@ def extend(
             result.state[key] = resize_matrix(value, k, n, method) if linear else resize_taps(value, n // k)
     build(result)
     return result
+
+
+def longer_positions(source: Checkpoint, n: int, method: str) -> dict[str, Tensor]:
+    """The positions of a checkpoint for inputs of n tokens, by name; UsageError for more than it has of an image's."""
+    config = encoder_config(source)
+    if not config.position_grid:
+        return {POSITIONS: resize_positions(source.state[POSITIONS], n, method)}
+    if n != config.max_positions:
+        raise UsageError(f"--max-positions {n}: positions of images (--position-grid) stay as many as they are")
+    return {}
 
 
 def resize_positions(table: Tensor, n: int, method: str) -> Tensor:

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from data_prep import encoders
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.fairseq_dict import MASK, SPECIALS, UNK
+from data_prep.palette import PaletteEncoder
 from data_prep.token_bytes import SPACE_PIECE as SPACE
 from linformer_fairseq.checkpoints.hf_kept import kept_tokenizer
 from linformer_fairseq.errors import UsageError
@@ -42,8 +43,12 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
     if isinstance(encoder, encoders.HuggingFaceEncoder):
         return kept_tokenizer(folder, max_length)
     symbols = encoder.names
-    sentencepiece = isinstance(encoder, encoders.SentencePieceEncoder)
-    tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols) if sentencepiece else _gpt2(folder, symbols)
+    if isinstance(encoder, PaletteEncoder):
+        tokenizer = _palette(symbols)
+    elif isinstance(encoder, encoders.SentencePieceEncoder):
+        tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols)
+    else:
+        tokenizer = _gpt2(folder, symbols)
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
     ids = {name: symbols.index(name) for name in ("<s>", "</s>")}
     tokenizer.post_processor = processors.RobertaProcessing(
@@ -119,6 +124,14 @@ def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     tokenizer.add_tokens([AddedToken(name, normalized=True) for name in own])
+    return tokenizer
+
+
+def _palette(symbols: Sequence[str]) -> Tokenizer:
+    """Colours of the palette in hexadecimal, in the order in which the model reads them; any other is <unk>."""
+    tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(symbols)}, "<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([COLLAPSE, normalizers.Replace(" ", "")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[0-9a-f]{6}"), "isolated")
     return tokenizer
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, completed, encoder_config, untrained
-from linformer_fairseq.checkpoints.extend import resize_matrix, resize_positions
-from linformer_fairseq.checkpoints.names import ENCODER, POSITIONS
+from linformer_fairseq.checkpoints.extend import longer_positions, resize_matrix
+from linformer_fairseq.checkpoints.names import ENCODER
 from linformer_fairseq.checkpoints.spectral import attention_grams, spectral_matrix
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import EncoderConfig
@@ -79,7 +79,7 @@ def longer(exact: Checkpoint, max_positions: int | None = None) -> Checkpoint:
         raise UsageError(f"a model with --attention {config.attention} is not a RoBERTa; use extend for a Linformer")
     n = max_positions or config.max_positions
     result = exact.converted(model={**exact.model, "max_positions": n}, task={**exact.task, "tokens_per_sample": n})
-    result.state[POSITIONS] = resize_positions(exact.state[POSITIONS], n, "tile")
+    result.state |= longer_positions(exact, n, "tile")
     return result
 
 

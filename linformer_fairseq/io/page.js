@@ -25,6 +25,14 @@ function shown(value) {
   return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(5)));
 }
 
+// A box for panes side by side, under a title with a mark.
+function titled(part, parent) {
+  const item = make("div", parent, undefined, "item");
+  const title = make("h3", item, part.title + " ");
+  if (part.mark) make("mark", title, part.mark);
+  return make("div", item, undefined, "panes");
+}
+
 const show = {
   note(part, parent) {
     make("p", parent, part.text);
@@ -43,14 +51,19 @@ const show = {
     }
   },
   texts(part, parent) {
-    const item = make("div", parent, undefined, "item");
-    const title = make("h3", item, part.title + " ");
-    if (part.mark) make("mark", title, part.mark);
-    const panes = make("div", item, undefined, "panes");
+    const panes = titled(part, parent);
     for (const pane of part.panes) {
       const box = make("div", panes);
       make("b", box, pane.label);
       for (const [text, marked] of pane.runs) make(marked ? "mark" : "span", box, text);
+    }
+  },
+  pictures(part, parent) {
+    const panes = titled(part, parent);
+    for (const [label, content] of Object.entries(part.pictures)) {
+      const box = make("div", panes);
+      make("b", box, label);
+      Object.assign(make("img", box), { src: `data:image/png;base64,${content}`, alt: label });
     }
   },
   plot(part, parent) {

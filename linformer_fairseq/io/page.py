@@ -64,6 +64,11 @@ class Page:
         ]
         self._add("texts", title=title, mark=mark, panes=shown)
 
+    def pictures(self, title: str, mark: str, pictures: Mapping[str, bytes]) -> None:
+        """Small PNG files side by side, enlarged, by their labels, under a title as of `texts`."""
+        shown = {label: base64.b64encode(content).decode() for label, content in pictures.items()}
+        self._add("pictures", title=title, mark=mark, pictures=shown)
+
     def _add(self, kind: str, **part: Any) -> None:
         self._content["sections"][-1]["parts"].append({"kind": kind, **part})
 

@@ -125,6 +125,13 @@ class EncoderConfig:
         limits=(0, 2**16),
         by_arch=True,
     )
+    position_grid: int = option(
+        0,
+        "S: for images of S x S tokens in raster order behind <s>, a pixel's position is a learned one of its row plus "
+        "one of its column; 0 for a position of its own for each token",
+        label="position grid",
+        limits=(0, 2**10),
+    )
     dropout: float = probability(0.1, "dropout of embeddings and sublayer outputs", hf="hidden_dropout_prob")
     attention_dropout: float = probability(0.1, "dropout of attention weights", hf="attention_probs_dropout_prob")
     activation_dropout: float = probability(0.0, "dropout after the activation of the feed-forward sublayer")
@@ -173,6 +180,9 @@ class EncoderConfig:
                 f"--local-window {self.local_window} does not go with --attention {self.attention}: linformer takes "
                 "any window, local one of at least 1, exact and none have none"
             )
+        if self.position_grid and self.position_grid**2 + 2 > self.max_positions:
+            needed = f"needs {self.position_grid**2 + 2} positions, for its pixels, <s> and </s>"
+            raise ValueError(f"--position-grid {self.position_grid} {needed}, not --max-positions {self.max_positions}")
         if self.attention == "linformer":
             self._check_lengths()
 

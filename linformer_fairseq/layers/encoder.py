@@ -65,6 +65,25 @@ class LinformerEncoderLayer(nn.Module):
         return feed_forward(x, self.fc1, self.fc2, self.activation)
 
 
+class GridPositions(nn.Module):
+    """Positions as `nn.Embedding` has them, (rows, C), those of an image's pixels a row's plus a column's.
+
+    The pixels, side x side in raster order, follow <s>, which is at `pad_index` + 1. Other positions are learned alone.
+    """
+
+    def __init__(self, rows: int, channels: int, pad_index: int, side: int) -> None:
+        super().__init__()
+        self.first = pad_index + 2
+        self.rows, self.columns = nn.Embedding(side, channels), nn.Embedding(side, channels)
+        self.others = nn.Embedding(rows - side**2, channels, pad_index)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(B, N) -> (B, N, C)"""
+        pixels = (self.rows.weight.unsqueeze(1) + self.columns.weight).flatten(0, 1)
+        before, behind = self.others.weight[: self.first], self.others.weight[self.first :]
+        return functional.embedding(positions, torch.cat([before, pixels, behind]), self.others.padding_idx)
+
+
 class LinformerEncoder(nn.Module):
     """Tokens to features. With layerwise sharing, the one matrix E is a parameter of the encoder, not of its layers."""
 
@@ -73,7 +92,12 @@ class LinformerEncoder(nn.Module):
         self.cfg = cfg
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.embed_dim, cfg.pad_index)
         # fairseq numbers positions from pad_index + 1 on, so its table has that many rows more.
-        self.embed_positions = nn.Embedding(cfg.max_positions + cfg.pad_index + 1, cfg.embed_dim, cfg.pad_index)
+        rows = cfg.max_positions + cfg.pad_index + 1
+        self.embed_positions = (
+            GridPositions(rows, cfg.embed_dim, cfg.pad_index, cfg.position_grid)
+            if cfg.position_grid
+            else nn.Embedding(rows, cfg.embed_dim, cfg.pad_index)
+        )
         self.layernorm_embedding = layer_norm(cfg.embed_dim, cfg.layer_norm_eps)
         self.E = build_projection(cfg, cfg.lengths[0]) if cfg.one_for_all_layers else None
         self.layers = nn.ModuleList(LinformerEncoderLayer(cfg, i) for i in range(cfg.num_layers))

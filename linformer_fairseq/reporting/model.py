@@ -15,6 +15,7 @@ from torch import Tensor
 from data_prep.encoded import read_data
 from data_prep.encoders import Encoder
 from data_prep.fairseq_dict import MASK
+from data_prep.palette import PaletteEncoder
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config
 from linformer_fairseq.inference.sequences import BOS, EOS
 from linformer_fairseq.layers.learned import LearnedProjection
@@ -49,10 +50,13 @@ class Looking:
 
     @torch.no_grad()
     def fill(self, prefix: Path, samples: int, seed: int) -> list[Filled]:
-        """Mask tokens of random parts of `prefix.bin`, and fill them in."""
+        """Mask tokens of random parts of `prefix.bin`, or of whole images, and fill them in."""
         data, choose = read_data(prefix), np.random.default_rng(seed)
         starts = np.cumsum(data.sizes, dtype=np.int64) - data.sizes
         length = min(LONGEST, self.config.max_positions) - 1
+        if isinstance(self.encoder, PaletteEncoder):
+            length = self.encoder.side**2 + 1
+            starts = np.arange(0, len(data.tokens), length + 1)  # an image, the end of its text and of its document
         found = []
         for _ in range(samples if len(starts) else 0):
             begin = int(choose.choice(starts))

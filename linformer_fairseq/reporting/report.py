@@ -136,8 +136,10 @@ def _add_model(page: Page, run: Run, samples: int, sentence: str | None) -> None
     if run.checkpoint is None:
         page.section(title, f"No {' or '.join(CHECKPOINTS)} yet, so there is no model to look at.")
         return
+    from data_prep.palette import PaletteEncoder
     from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.inference.sequences import encode, tokenizer_of
+    from linformer_fairseq.reporting.images import pictures_of
     from linformer_fairseq.reporting.model import Looking, labels, rounded
 
     page.section(title, f"From {run.checkpoint}.")
@@ -154,9 +156,13 @@ def _add_model(page: Page, run: Run, samples: int, sentence: str | None) -> None
         page.note(f"No validation samples: there is no {valid}.idx, or nothing in it.")
     for number, sample in enumerate(filled[:samples], start=1):
         right = int(((sample.ids == sample.filled) & sample.masked).sum())
+        about = f"Sample {number}", f"{right} of {int(sample.masked.sum())} right"
+        if isinstance(encoder, PaletteEncoder):
+            page.pictures(*about, pictures_of(sample, encoder))
+            continue
         text, own = sample.shown(encoder)
         panes = {"text, with what was masked marked": text, "what the model fills in, with other tokens marked": own}
-        page.texts(f"Sample {number}", f"{right} of {int(sample.masked.sum())} right", panes)
+        page.texts(*about, panes)
     pictures = {
         name: [{"type": "heatmap", "z": rounded(matrix), "colorscale": "RdBu", "zmid": 0}]
         for name, matrix in model.projections().items()

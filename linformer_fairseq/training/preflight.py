@@ -17,6 +17,8 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data_prep.encoders import PALETTE
+from data_prep.palette import read_palette
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.models.architectures import MODEL, complete
 from linformer_fairseq.models.config import encoder_config
@@ -62,11 +64,12 @@ def refuse_unfitting(cfg: DictConfig) -> None:
     task, model, optimizer, criterion = (_plain(cfg.get(n)) for n in ("task", "model", "optimizer", "criterion"))
     task = _defaults("task", task.get("_name")) | task  # fairseq-hydra-train passes on only what the file has
     masked = task.get("_name") in _MASKED
+    grid = 0
     if ARCH_MODEL_NAME_REGISTRY.get(str(model.get("_name"))) == MODEL:
         try:
             settings = Namespace(**model)
             complete(settings, task["tokens_per_sample"] if masked else 0)
-            encoder_config(settings, vocab_size=8, pad_index=1)
+            grid = encoder_config(settings, vocab_size=8, pad_index=1).position_grid
         except ValueError as error:
             raise UsageError(str(error)) from error
     if task.get("_name") == "streaming_masked_lm":
@@ -75,6 +78,7 @@ def refuse_unfitting(cfg: DictConfig) -> None:
         betas(optimizer["adam_betas"])
     if masked:
         _check_data(cfg, task)
+        _check_images(task, grid)
     files = {"--teacher": criterion.get("teacher")}
     if cfg.checkpoint.restore_file != "checkpoint_last.pt":
         files["--restore-file"] = cfg.checkpoint.restore_file
@@ -109,6 +113,24 @@ def _check_data(cfg: DictConfig, task: Mapping[str, Any]) -> None:
     length, tokens = task["tokens_per_sample"], cfg.dataset.max_tokens
     if tokens is not None and tokens < length:
         raise UsageError(f"--max-tokens {tokens}: must be at least --tokens-per-sample {length}, one sample")
+
+
+def _check_images(task: Mapping[str, Any], grid: int) -> None:
+    """UsageError if samples are not whole images of DATA, or `grid` is not that of their pixels."""
+    path = Path(str(task["data"]).split(os.pathsep)[0]) / PALETTE
+    if not path.is_file():
+        if grid:
+            raise UsageError(f"--position-grid {grid}: DATA has no {path.name}, so it holds no images; leave it out")
+        return
+    side, order, _ = read_palette(path)
+    if grid and (grid, "raster") != (side, order):
+        raise UsageError(
+            f"--position-grid {grid}: DATA {path.parent} has images of {side} x {side} pixels, {order} order"
+        )
+    length = side**2 + 3  # with <s>, and the ends of the text and of the document
+    if (task["tokens_per_sample"], str(task["sample_break_mode"])) != (length, "none"):
+        given = f"--tokens-per-sample {task['tokens_per_sample']} --sample-break-mode {task['sample_break_mode']}"
+        raise UsageError(f"{given}: whole images of DATA {path.parent} need {length} and none")
 
 
 def _defaults(section: str, name: str | None) -> dict[str, Any]:

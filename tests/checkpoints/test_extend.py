@@ -83,3 +83,10 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         extend(make_checkpoint(), *arguments)
+
+
+def test_the_positions_of_images_stay(make_checkpoint: MakeCheckpoint) -> None:
+    source = make_checkpoint(position_grid=5)
+    with pytest.raises(UsageError, match="--max-positions 64: positions of images .* stay as many as they are"):
+        extend(source, 64)
+    assert encoder_config(extend(source, projected_length="4")).lengths == (4, 4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data_prep.config import TokenizerConfig
+from data_prep.corpus import Document, write_file
+from data_prep.encoders import load as load_encoder
+from data_prep.tokenizer import make_tokenizer
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, digest
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
 from linformer_fairseq.checkpoints.huggingface import TOKENIZER_FILES, from_hf, to_hf, write_tokenizer
@@ -37,6 +43,7 @@ OTHERS = [
     {"untie_weights_roberta": True, "projection_sharing": "key-value", "projected_length": "16,8"},
     {"attention": "exact"},
     {"attention": "none", "local_conv": 5},
+    {"position_grid": 5},
 ]
 SETTINGS = [{"projection_sharing": sharing, "projection": kind} for sharing in SHARINGS for kind in KINDS] + OTHERS
 
@@ -64,6 +71,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "sentencepiece.model").write_bytes(model.getvalue())
     (folder / "dict.txt").write_text("".join(f"{name} 1\n" for name in names), encoding="utf-8")
     return folder
+
+
+def test_the_tokens_of_a_palette_are_the_same_in_transformers(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    texts = ["ff0000" * 4 + "0000ff" * 5, "0000ff" * 9]
+    for name, text in zip(("a", "b"), texts, strict=True):
+        write_file([Document(name, "images", "", text)], tmp_path / f"corpus/{name}.parquet")
+    make_tokenizer(tmp_path / "corpus", tmp_path / "data", TokenizerConfig(colours=2))
+    encoder = load_encoder(tmp_path / "data")
+    tokenizer = build_tokenizer(tmp_path / "data", 11)
+    for text in texts:
+        ids = encoder.encode([text])[0].tolist()
+        assert (
+            tokenizer(text)["input_ids"] == tokenizer(" ".join(re.findall("......", text)))["input_ids"] == [0, *ids, 2]
+        )
+    assert tokenizer("ff0000<mask>123456")["input_ids"] == [0, encoder.encode(texts)[0][0], 63, 3, 2]
+    (tmp_path / "folder").mkdir()
+    for name in encoder.files:
+        shutil.copy(tmp_path / "data" / name, tmp_path / "folder")
+    (tmp_path / "folder/config.json").write_text(json.dumps({"model_type": "linformer", "vocab_size": 64}))
+    write_tokenizer(tmp_path / "folder", tmp_path / "back")
+    assert load_encoder(tmp_path / "back").names == encoder.names
 
 
 def assert_same(checkpoint: Checkpoint, again: Checkpoint) -> None:

@@ -225,6 +225,9 @@ COMMANDS = [
             "--on-error no-such",
             "--source docstrings {w}/no-such",
             "--source jsonl --document-end line {w}/texts",
+            "--source text --size 8 {w}/texts",
+            "--source images {w}/garbage",
+            "--source images --label-column no-such {w}/corpus",
             "--source text {w}/no-such",
             "--source text {w}/garbage",
             "--source text {w}/empty",
@@ -242,7 +245,12 @@ COMMANDS = [
         "{w}/corpus --out out --valid 0.3",
         wrong=("--valid 1", "--valid 0.5 --test 0.5", "--valid 1e-9"),
     ),
-    Command("data_prep tokenizer", "{w}/split/train --out out --vocab-size 320", "--import {w}/tokenizer"),
+    Command(
+        "data_prep tokenizer",
+        "{w}/split/train --out out --vocab-size 320",
+        "--import {w}/tokenizer",
+        wrong=("--colours 8", "--colours 8 --grey-levels 8"),
+    ),
     Command("data_prep binarize", "{w}/split --tokenizer {w}/tokenizer --out out", wrong=("--shards 99",)),
     Command("data_prep upload", "{w}/data memory://bucket/data", wrong=("no-address", "nowhere://x", "--no-such")),
     Command("data_prep inspect", "{w}/data", fine=("--samples 0", "--seed 0", "--seed -1", "--seed 1000000000000")),
@@ -266,6 +274,8 @@ COMMANDS = [
             "--attention exact --local-window 4",
             "--attention local",
             "--local-conv 4",
+            "--position-grid 4",
+            "--position-grid 8",
             "--encoder-attention-heads 5",
             "--tokens-per-sample 128",
             "--compressed 4 --projected-length 8",
@@ -313,7 +323,7 @@ MEASURED = {
     **{"measure/converted": "{w}/exact.pt --stsb {w}/glue --texts {w}/texts", "measure/long_documents": "{w}/exact.pt"},
     **{"measure/streaming_speed": "", "measure/update_speed": "{w}/data"},
     **{"measure/encode_speed": "", "measure/checkpoint_time": "", "measure/retrieval": "{w}/model.pt {w}/glue"},
-    **{"measure/lora": "{w}/hf --glue-dir {w}/glue", "measure/long_classifiers": ""},
+    **{"measure/lora": "{w}/hf --glue-dir {w}/glue", "measure/long_classifiers": "", "measure/images": ""},
 }
 ZERO = ("--local-window 0", "--windows 0", "--warm-up 0", "--transfer-steps 0")
 COMMANDS += [

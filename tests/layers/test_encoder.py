@@ -123,3 +123,32 @@ def test_pre_ln_ends_in_a_layer_norm() -> None:
     features = model(torch.randint(2, 60, (2, 20)))[0]
     torch.testing.assert_close(features.mean(-1), torch.zeros(2, 20), atol=1e-5, rtol=0)
     assert {"layer_norm.weight", "layer_norm.bias"} <= set(model.state_dict())
+
+
+def test_a_pixels_position_is_its_rows_and_its_columns() -> None:
+    model = LinformerEncoder(config(position_grid=4)).eval()
+    table, pad = model.embed_positions, model.cfg.pad_index
+    found = table(torch.arange(64 + pad + 1))
+    pixels = found[pad + 2 : pad + 2 + 16].view(4, 4, -1)
+    for row, column in ((0, 0), (1, 2), (3, 3)):
+        assert torch.equal(pixels[row, column], table.rows.weight[row] + table.columns.weight[column])
+    others = torch.cat([found[: pad + 2], found[pad + 2 + 16 :]])
+    assert torch.equal(others, table.others.weight) and not found[pad].any()
+    assert len(others) == 64 + pad + 1 - 16
+
+
+def test_positions_of_a_grid_see_no_pads_and_learn() -> None:
+    model = LinformerEncoder(config(position_grid=4)).eval()
+    tokens = torch.randint(2, 60, (2, 18))
+    padded = torch.nn.functional.pad(tokens, (0, 20), value=model.cfg.pad_index)
+    torch.testing.assert_close(model(padded)[0][:, :18], model(tokens)[0], rtol=0, atol=1e-5)
+    model(padded)[0][:, :18].square().sum().backward()
+    gradient = model.embed_positions.others.weight.grad
+    assert not gradient[model.cfg.pad_index].any() and gradient[model.cfg.pad_index + 1].any()
+    assert model.embed_positions.rows.weight.grad.abs().sum(1).gt(0).all()
+
+
+def test_a_grid_must_fit_into_the_positions() -> None:
+    assert config(position_grid=7).position_grid == 7  # 49 pixels, <s> and </s> of 64
+    with pytest.raises(ValueError, match="--position-grid 8 needs 66 positions.*not --max-positions 64"):
+        config(position_grid=8)

@@ -11,7 +11,8 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.training.preflight import refuse_useless
+from linformer_fairseq.io.files import write_json
+from linformer_fairseq.training.preflight import _check_images, refuse_useless
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,32 @@ def test_a_run_ends_in_one_sentence(
     output = finish(train_command(tmp_path / "run", "--max-update", 1, *flags), status=1)
     assert output.strip().splitlines()[-1].startswith(f"error: {why}") and "Traceback" not in output
     assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("order", "grid", "length", "mode", "why"),
+    [
+        ("raster", 2, 7, "none", ""),
+        ("hilbert", 0, 7, "none", ""),
+        ("hilbert", 2, 7, "none", "--position-grid 2: DATA .* has images of 2 x 2 pixels, hilbert order"),
+        ("raster", 3, 7, "none", "--position-grid 3: DATA .* has images of 2 x 2 pixels, raster order"),
+        (
+            "raster",
+            2,
+            512,
+            "none",
+            "--tokens-per-sample 512 --sample-break-mode none: whole images of .* need 7 and none",
+        ),
+        ("raster", 2, 7, "complete", "--sample-break-mode complete: whole images"),
+        (None, 2, 7, "none", r"--position-grid 2: DATA has no palette\.json, so it holds no images; leave it out"),
+        (None, 0, 512, "complete", ""),
+    ],
+)
+def test_samples_are_whole_images(tmp_path: Path, order: str, grid: int, length: int, mode: str, why: str) -> None:
+    if order:
+        write_json(tmp_path / "palette.json", {"side": 2, "order": order, "colours": ["ff0000"]})
+    task = {"data": str(tmp_path), "tokens_per_sample": length, "sample_break_mode": mode}
+    if not why:
+        return _check_images(task, grid)
+    with pytest.raises(UsageError, match=why):
+        _check_images(task, grid)
