@@ -128,7 +128,6 @@ if __name__ == "__main__":
     for name in ("train", "hydra_train", "preprocess", "validate"):  # the first one sets up logging
         import_module(f"fairseq_cli.{name}")
     import_module("torch._dynamo")  # which the first optimizer imports, for most of the time of a small training
-    import_module("torch._dynamo")  # which optimizers import at their first step
     try:
         sys.argv = serve(socket.socket(fileno=int(sys.argv[1])))
     except ValueError:  # nobody is left who could ask

@@ -16,9 +16,9 @@ Every row is scored, and OUT/dev.tsv and test.tsv hold each row's label and pred
 calibration.png show those of the last table. `tokens` gives each word a tag, from columns of CoNLL or JSON lines, and
 `answers` finds answers in texts, from SQuAD's JSON; both write OUT/model, a folder for transformers. `pairs` makes the
 vectors of queries and their passages alike, writes OUT/model for sentence-transformers, and scores how passages are
-found, beside BM25; without --train it scores the checkpoint alone. Several --lr and --seeds are runs in folders of
-their own, and OUT/settings.md has a line for each setting. The same command leaves finished runs alone; interrupted
-ones are resumed by `train` and `pairs`, and started again by `tokens` and `answers`.
+found, beside BM25, also by graded --qrels; without --train it scores the checkpoint alone. Several --lr and --seeds
+are runs in folders of their own, and OUT/settings.md has a line for each setting. The same command leaves finished
+runs alone; interrupted ones are resumed by `train` and `pairs`, and started again by `tokens` and `answers`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 from linformer_fairseq.commands.arguments import FLAGS, RUN_FLAGS, command_parser, shared_flags, text_columns
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE, METRICS, OF_CLASSES, OF_SCORES
+from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE, METRICS, OF_CLASSES, OF_PAIRS, OF_SCORES
 from linformer_fairseq.inference import POOLINGS
 from linformer_fairseq.io.files import check_folder
 from linformer_fairseq.ranges import ROWS, real, whole
@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         head = commands.add_parser(name, parents=parents, help=what)
         head.set_defaults(run=_pairs if name == "pairs" else _heads)
         head.add_argument("--train", type=Path, required=name in kinds, metavar="FILE", help="to train on")
-        head.add_argument("--dev", type=Path, required=True, metavar="FILE", help="to select the epoch on")
+        head.add_argument("--dev", type=Path, required=name in kinds, metavar="FILE", help="to select the epoch on")
         head.add_argument("--test", type=Path, metavar="FILE", help="to score at the end")
         _add_grid(head)
         if name == "tokens":
@@ -105,6 +105,19 @@ def parser() -> argparse.ArgumentParser:
             head.add_argument("--quoted", **FLAGS["--quoted"])
             columns = "query, its passage, and any hard negatives (default: query passage)"
             head.add_argument("--text-column", nargs="+", default=["query", "passage"], metavar="NAME", help=columns)
+            what = "scores; the first, on the pairs of --dev, chooses the epoch (default: all, in this order)"
+            head.add_argument(
+                "--metric",
+                nargs="+",
+                choices=OF_PAIRS,
+                default=OF_PAIRS,
+                metavar="NAME",
+                help=f"{', '.join(OF_PAIRS)}: {what}",
+            )
+            judged = "to score at the end: grades of documents, in the columns of TREC or the TSV of BEIR"
+            head.add_argument("--qrels", type=Path, metavar="FILE", help=judged)
+            head.add_argument("--queries", type=Path, metavar="TABLE", help="with --qrels: columns _id, text")
+            head.add_argument("--corpus", type=Path, metavar="TABLE", help="with --qrels: columns _id, title, text")
             head.add_argument("--pooling", choices=POOLINGS[:2], help="of tokens (default: the checkpoint's, or mean)")
             head.add_argument("--temperature", type=real(0, 100, True), default=0.05, help="of cosines (default: 0.05)")
             chunk = "texts in memory at a time, which changes no result (default: %(default)s; 0: all of a batch)"
@@ -192,6 +205,11 @@ def _heads(a: argparse.Namespace) -> None:
 def _pairs(a: argparse.Namespace) -> None:
     check_folder(a.out)
     query, *others = a.text_column
+    judged = [a.qrels, a.queries, a.corpus]
+    if any(judged) and not all(judged):
+        raise UsageError("--qrels, --queries, --corpus: belong together; name all three or none")
+    if not a.dev and (a.train or not a.qrels):
+        raise UsageError("--dev: missing; name pairs" + " to select the epoch on" * bool(a.train))
     if not others or len({query, *others}) <= len(others):
         raise UsageError(f"--text-column {' '.join(a.text_column)}: name a query, its passage and others, each once")
 
@@ -203,10 +221,11 @@ def _pairs(a: argparse.Namespace) -> None:
     from linformer_fairseq.checkpoints.hf_kept import kept_pooling
     from linformer_fairseq.finetuning.grid import best
     from linformer_fairseq.finetuning.pairs import finetune_pairs
-    from linformer_fairseq.finetuning.retrieval import METRICS, by_bm25, by_model, of_table, scored
+    from linformer_fairseq.finetuning.qrels import of_qrels
+    from linformer_fairseq.finetuning.retrieval import by_bm25, by_model, of_table, scored
     from linformer_fairseq.finetuning.train import MODEL, digests_of
     from linformer_fairseq.inference.predict import Labels
-    from linformer_fairseq.io.files import write_text
+    from linformer_fairseq.io.files import digest, write_text
     from linformer_fairseq.measuring.study import markdown
     from linformer_fairseq.tables import read_table
 
@@ -214,18 +233,22 @@ def _pairs(a: argparse.Namespace) -> None:
     paths = {name: path for name in may_be_empty if (path := getattr(a, name))}
     tables = {n: read_table(p, a.text_column, None, None, a.quoted, False, may_be_empty[n]) for n, p in paths.items()}
     evaluations = {name: of_table(table) for name, table in tables.items() if name != "train"}
+    if a.qrels:
+        evaluations["qrels"] = of_qrels(*judged)
+    metrics = tuple(dict.fromkeys(a.metric))
     a.checkpoint = as_file(a.checkpoint, a.out)
     source = read(a.checkpoint)
     pooling = a.pooling or kept_pooling(a.data or source.data) or source.pooling or "mean"
     if not a.train:
         ways = {"BM25": partial(by_bm25), "model": partial(by_model, source, a.data, pooling)}
-        found = [(name, way, scored(one, ways[way](one))) for name, one in evaluations.items() for way in ways]
+        found = [(name, way, scored(one, ways[way](one), metrics)) for name, one in evaluations.items() for way in ways]
         rows = [[name, way, *map("{:.1f}".format, scores.values())] for name, way, scores in found]
-        write_text(a.out / "results.md", text := markdown(["", "", *METRICS], rows, 2))
+        write_text(a.out / "results.md", text := markdown(["", "", *metrics], rows, 2))
         print(text)
         return
     digests = digests_of(source, a.data, tables) | {"pooling": pooling, "temperature": str(a.temperature)}
-    runs = _runs(a, tables, digests, Labels((), len(a.text_column)), METRICS)
+    digests |= {name: digest(path) for name, path in zip(("qrels", "queries", "corpus"), judged, strict=True) if path}
+    runs = _runs(a, tables, digests, Labels((), len(a.text_column)), metrics)
     how = pooling, a.temperature, a.chunk_rows
     ((row, chosen),) = best([(run, finetune_pairs(run, evaluations, *how)) for run in runs]).values()
     _report(a, runs, row, chosen.out / MODEL)

@@ -22,7 +22,8 @@ def finetune_pairs(
 ) -> Result:
     """Train or resume, score, and write `model.pt`, the folder `model`, and `result.json`, as `train.finetune`.
 
-    The epoch is chosen by the loss on the pairs of the first evaluation. `chunk_rows` changes no result.
+    The epoch is chosen by the first metric on the pairs of the table after `train`, as `--criterion contrastive` has it
+    of batches of up to 4,096 pairs. `chunk_rows` changes no result.
     """
     if (done := read_result(run)) is not None:
         return done
@@ -31,19 +32,27 @@ def finetune_pairs(
     begun(run.out / "finetune.json", run.settings())
     longest = encoder_config(source).max_positions
     train, dev = [table.texts for table in run.tables.values()][:2]
-    for split, rows in (("train", train), ("valid", [row[:2] for row in dev if row[0]])):
+    pairs = [row[:2] for row in dev if row[0]]
+    for split, rows in (("train", train), ("valid", pairs)):
         for number, column in enumerate(zip(*rows, strict=True)):
             ids = encode([(text,) for text in column], tokenizer, longest).ids
             write_items(run.out / f"data/text{number}/{split}", ids)
     shutil.copyfile(folder / "dict.txt", run.out / "data/dict.txt")
     settings = {"temperature": temperature, "first_token": pooling == "first", "chunk_rows": chunk_rows}
-    overrides = {f"criterion.{name}": value for name, value in settings.items()}
-    run_training(run, source, RECIPE, len(train), overrides | {"task.tokens_per_sample": longest})
+    overrides = {f"criterion.{name}": value for name, value in settings.items()} | {
+        "task.tokens_per_sample": longest,
+        "dataset.batch_size_valid": min(len(pairs), 4096),
+        "checkpoint.best_checkpoint_metric": run.metrics[0],
+        "checkpoint.maximize_best_checkpoint_metric": True,
+    }
+    run_training(run, source, RECIPE, len(train), overrides)
     tuned = read(run.out / "checkpoints/checkpoint_best.pt")
     note = {"conversion": CONTRASTIVE, "pooling": pooling, "dictionary": dictionary_digest(folder)}
     tuned.notes, tuned.task = [*source.notes, note], {**source.task, "data": str(folder)}
     ways = [*(partial(by_model, model, run.data, pooling) for model in (tuned, source)), partial(by_bm25)]
-    scores, before, bm25 = ({name: scored(one, way(one)) for name, one in evaluations.items()} for way in ways)
+    scores, before, bm25 = (
+        {name: scored(one, way(one), run.metrics) for name, one in evaluations.items()} for way in ways
+    )
     tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
     write(tuned, run.out / MODEL, force=True)
     to_hf(tuned, folder, run.out / FOLDER, force=True)

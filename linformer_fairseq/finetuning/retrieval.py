@@ -1,6 +1,6 @@
 """Retrieval: which documents belong to which queries, and how well a model or BM25 finds them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from sklearn.preprocessing import normalize
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.finetuning import OF_PAIRS
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
 from linformer_fairseq.scores import Array
 from linformer_fairseq.tables import Table
 
-METRICS = ("ndcg@10", "recall@10", "recall@100")
 K1, B = 1.2, 0.75  # of BM25
 ScoresOf = Callable[[slice], Array]  # of some of the queries, (those queries, documents)
 
@@ -45,8 +45,8 @@ def of_table(table: Table) -> Retrieval:
     return Retrieval([*queries], [*documents], gains)
 
 
-def scored(retrieval: Retrieval, scores_of: ScoresOf) -> dict[str, float]:
-    """`METRICS` in percent, means over queries; of documents with equal scores the first one comes first.
+def scored(retrieval: Retrieval, scores_of: ScoresOf, metrics: Sequence[str] = OF_PAIRS) -> dict[str, float]:
+    """Some of `OF_PAIRS` in percent, means over queries; of documents with equal scores the first one comes first.
 
     nDCG (Järvelin & Kekäläinen 2002): gain / log2(1 + rank), summed over 10 ranks, as a share of the largest possible
     sum. Recall: the share of a query's documents that are among the first 10, or 100.
@@ -59,7 +59,8 @@ def scored(retrieval: Retrieval, scores_of: ScoresOf) -> dict[str, float]:
         tops = [values[:, :10] for values in (got, -np.sort(-own, axis=1))]
         dcg, best = ((values / np.log2(np.arange(2, 2 + values.shape[1]))).sum(1) for values in tops)
         found.append([dcg / best, *((got[:, :count] > 0).sum(1) / (own > 0).sum(1) for count in (10, 100))])
-    return dict(zip(METRICS, map(float, 100 * np.concatenate(found, axis=1).mean(1)), strict=True))
+    means = dict(zip(OF_PAIRS, map(float, 100 * np.concatenate(found, axis=1).mean(1)), strict=True))
+    return {metric: means[metric] for metric in metrics}
 
 
 def by_bm25(retrieval: Retrieval) -> ScoresOf:

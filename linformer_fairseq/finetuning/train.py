@@ -180,7 +180,7 @@ def run_training(run: Run, source: Checkpoint, recipe: Path, rows: int, override
         "common.fp16_no_flatten_grads": run.layer_lr_decay != 1,
         "common.seed": run.seed,
         **_precision(),
-        "dataset.batch_size": run.batch_size,
+        "dataset.batch_size": -(-run.batch_size // max(1, torch.cuda.device_count())),  # each trains on a share
         "optimization.lr": [run.lr],
         "optimization.max_update": updates,
         "lr_scheduler.total_num_update": updates,

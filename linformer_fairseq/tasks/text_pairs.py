@@ -2,6 +2,7 @@
 
 DATA has dict.txt and, for each column of a table, a folder of binarised texts: text0 has queries, text1 their passages,
 others hard negatives. Which rows of the training data share a batch is drawn anew for every epoch, from seed and epoch.
+All processes have as many batches, as they compare their vectors.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from fairseq.data import FairseqDataset, data_utils
+from fairseq.distributed.utils import get_data_parallel_world_size
 from fairseq.tasks import register_task
 from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 from torch import Tensor
@@ -46,6 +48,19 @@ class RowsOfTexts(FairseqDataset):
     def ordered_indices(self) -> npt.NDArray[np.int64]:
         rows = np.arange(len(self))
         return rows if self.seed is None else np.random.default_rng((self.seed, self.epoch)).permutation(rows)
+
+    def batch_by_size(self, indices: Sequence[int], **limits: Any) -> list[Any]:
+        """As fairseq, then with the largest batches halved until every process has as many; UsageError for too few."""
+        batches = list(super().batch_by_size(indices, **limits))
+        processes = get_data_parallel_world_size()
+        if len(indices) < processes:
+            raise UsageError(
+                f"DATA has {len(indices)} rows for {processes} processes; use more rows or fewer processes"
+            )
+        for _ in range(-len(batches) % processes):
+            largest = max(range(len(batches)), key=lambda number: len(batches[number]))
+            batches[largest : largest + 1] = np.array_split(batches[largest], 2)
+        return batches
 
     def collater(self, samples: list[list[Tensor]]) -> dict[str, Any]:
         """A batch of B rows: the tokens (columns x B, N) of the first column, then of the second, …"""

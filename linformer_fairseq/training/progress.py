@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,19 @@ _SHOWN = {"ppl": "perplexity", "accuracy": "accuracy"}
 
 
 def program(argv: Sequence[str]) -> list[str]:
-    """`argv` with the program's name replaced by its path beside the running Python, whatever PATH says."""
+    """`argv` with a program of fairseq that the running Python runs, whatever PATH says.
+
+    Its file is beside this Python; elsewhere after `pip install --user` or `--target`, and above another environment.
+    """
     path = Path(sys.executable).with_name(argv[0])
-    if not path.exists():
-        raise UsageError(f"{path}: missing; run this with the Python of the environment that has fairseq")
-    return [str(path), *argv[1:]]
+    if path.exists():
+        return [str(path), *argv[1:]]
+    for entry in entry_points(group="console_scripts", name=argv[0]):
+        code = (
+            f"import sys; from {entry.module} import {entry.attr} as main; sys.argv[0] = {argv[0]!r}; sys.exit(main())"
+        )
+        return [sys.executable, "-P", "-c", code, *argv[1:]]
+    raise UsageError(f"{path}: missing; run this with the Python of the environment that has fairseq")
 
 
 def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label: str = "") -> None:

@@ -30,9 +30,12 @@ def test_inspect_says_what_a_checkpoint_is(checkpoint: Path, capsys: pytest.Capt
     assert f"{counted:,}" in capsys.readouterr().out
 
 
-def test_extend_and_the_way_through_safetensors(checkpoint: Path, tmp_path: Path) -> None:
+def test_extend_and_the_way_through_safetensors(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     longer, safe, back = tmp_path / "longer.pt", tmp_path / "a.safetensors", tmp_path / "back.pt"
     assert convert.main(["extend", str(checkpoint), str(longer), "--max-positions", "128"]) == 0
+    assert f"To train it further: fairseq-train --finetune-from-model {longer}\n" in capsys.readouterr().out
     assert convert.main(["to-safetensors", str(longer), str(safe)]) == 0
     assert convert.main(["from-safetensors", str(safe), str(back)]) == 0
     assert read(back).model["max_positions"] == 128 and digest(read(back).state) == digest(read(longer).state)

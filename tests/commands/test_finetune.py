@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from itertools import product
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from linformer_fairseq.cli import main
+from linformer_fairseq.training.progress import parse_line
 
 WORDS = "the river garden child teacher book city winter letter".split()
 RARE = "reads likes sees warm cold".split()
@@ -211,6 +213,9 @@ def test_answers_are_found(checkpoint: Path, tmp_path: Path) -> None:
     assert not model.qa_outputs.weight.eq(0).all()
 
 
+JUDGED = ("qrels", "queries", "corpus")
+
+
 def pairs(path: Path, rows: int, seed: int) -> Path:
     """A word, a text in which its partner stands, and as a hard negative one with the word itself."""
     chance, partners = random.Random(seed), dict(zip(WORDS, WORDS[4:] + WORDS[:4], strict=True))
@@ -231,15 +236,26 @@ def test_queries_find_their_passages_and_sentence_transformers_gives_the_same_ve
     dev.write_text(dev.read_text() + "\tnobody asks for this\t\n")
     words = ["pairs", "--checkpoint", str(checkpoint), "--dev", str(dev), "--out", str(tmp_path / "out")]
     words += ["--text-column", "query", "passage", "negative"]
-    assert finetune([*words[:-1], "--pooling", "first"]) == 0
+    for name, texts in (("queries", ["river"]), ("corpus", ["a book", "the river", "a river in winter"])):
+        rows = (json.dumps({"_id": str(number), "title": "", "text": text}) for number, text in enumerate(texts))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n0\t1\t1\n0\t2\t2\n")
+    judged = [f"--{name}={tmp_path}/{name}.{end}" for name, end in zip(JUDGED, ("tsv", "jsonl", "jsonl"), strict=True)]
+    assert finetune([*words[:-1], "--pooling", "first", *judged]) == 0
     alone = capsys.readouterr().out
     assert alone.splitlines()[0].startswith("|  |  | ndcg@10 | recall@10 | recall@100 |") and "| dev | BM25 |" in alone
+    graded = 100 * (1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3))  # the shorter text comes first
+    assert f"| qrels | BM25 | {graded:.1f} | 100.0 | 100.0 |" in alone
     assert (tmp_path / "out/results.md").read_text() == alone.removesuffix("\n")
     words += ["--train", str(train), "--lr", "3e-3", "--batch-size", "16", "--chunk-rows", "8"]
     assert finetune([*words, "--epochs", "3", "--layer-lr-decay", "0.9"]) == 0
     saved = torch.load(tmp_path / "out/checkpoints/checkpoint_last.pt", weights_only=False)
     assert max(group["lr_scale"] for group in saved["last_optimizer_state"]["param_groups"]) == 1
     assert min(group["lr_scale"] for group in saved["last_optimizer_state"]["param_groups"]) < 0.9
+    log = (tmp_path / "out/train.log").read_text().splitlines()
+    found = [figures["ndcg@10"] for line in log if (figures := parse_line(line)) and figures["split"] == "valid"]
+    best = torch.load(tmp_path / "out/checkpoints/checkpoint_best.pt", weights_only=False)["extra_state"]
+    assert len(found) == 3 and best["best"] == max(found) == best["val_loss"]
     (row,) = json.loads((tmp_path / "out/results.json").read_text())
     assert row["scores"]["ndcg@10"][0] > max(row["constant"]["ndcg@10"], row["linear"]["ndcg@10"]) + 20
     printed = capsys.readouterr().out
@@ -270,6 +286,8 @@ def test_queries_find_their_passages_and_sentence_transformers_gives_the_same_ve
         ("\tb\n", [], "a.tsv: row 1 has no text in column query"),
         ("a\tb\n", ["--text-column", "query", "text"], "no column text; it has query, passage"),
         ("a\tb\n", ["--dev", "nobody.tsv"], "nobody.tsv: has no row with a query"),
+        ("a\tb\n", ["--qrels", "a.tsv"], "--qrels, --queries, --corpus: belong together; name all three or none"),
+        ("a\tb\n", [f"--{name}=a.tsv" for name in JUDGED], "a.tsv: line 1 is not `query 0 document grade`"),
     ],
 )
 def test_wrong_pairs_are_refused(

@@ -1,19 +1,26 @@
-"""The contrastive criterion: its definition, copies in a batch, and gradients that are cached chunk by chunk."""
+"""The contrastive criterion: its definition, copies in a batch, gradients cached chunk by chunk, several processes."""
 
 from __future__ import annotations
 
 import math
+import multiprocessing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import symbols, untrained
+from linformer_fairseq.compat.distributed import DeviceAwareDDP
 from linformer_fairseq.criterions import contrastive
-from linformer_fairseq.criterions.contrastive import ContrastiveLoss, no_negatives
+from linformer_fairseq.criterions.contrastive import ContrastiveLoss, no_negatives, ranked
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.finetuning import OF_PAIRS
+from linformer_fairseq.finetuning.retrieval import Retrieval, scored
 
 SIZES = {"encoder_layers": 2, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 32, "encoder_attention_heads": 2}
 V, ROWS = 40, 5
@@ -137,10 +144,72 @@ def test_a_row_that_is_there_twice_is_not_its_own_negative() -> None:
     torch.testing.assert_close(loss, expected)
 
 
-def test_what_cannot_be_trained_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temperature_of_zero_is_refused() -> None:
     with pytest.raises(UsageError, match="--temperature 0: must be above 0"):
         criterion(temperature=0)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(UsageError, match="is for one process; for large batches, use --chunk-rows"):
-        criterion()
+
+
+def part(sample: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """Some rows of a batch, without padding that they do not need."""
+    tokens = sample["net_input"]["src_tokens"].view(-1, ROWS, 24)[:, start:stop].flatten(0, 1)
+    tokens = tokens[:, : int(tokens.ne(1).sum(1).max())]
+    return {"net_input": {"src_tokens": tokens}, "nsentences": stop - start, "ntokens": int(tokens.ne(1).sum())}
+
+
+def rank_of_two(rank: int, file: Path, put: Any) -> None:
+    """Losses and gradients of rank 0 with 2 rows and rank 1 with 3, each in PyTorch's DDP, then scores."""
+    torch.set_num_threads(1)  # those of the process that has forked this one are not here
+    torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
+    made = model()
+    wrapped = DeviceAwareDDP(made, broadcast_buffers=False)  # as fairseq does
+    sample, found = part(batch(), *((0, 2), (2, 5))[rank]), []
+    for chunk_rows in (0, 2, 2):
+        loss, size, _ = criterion(chunk_rows)(wrapped, sample)
+        assert size == sample["nsentences"]
+        found.append([loss.detach().numpy(), *(gradient.numpy() for gradient in gradients(made, loss))])
+    made.eval()
+    with torch.no_grad():
+        log = criterion(2)(wrapped.eval(), sample)[2]
+    put((rank, found, {name: float(log[name]) for name in OF_PAIRS}))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_loss_and_gradients_of_one_with_the_joined_batch(tmp_path: Path) -> None:
+    made = model()
+    loss, _, _ = criterion()(made, batch())
+    expected = [loss.detach(), *gradients(made, loss)]
+    with torch.no_grad():
+        scores = criterion()(made.eval(), batch())[2]
+    fork = multiprocessing.get_context("fork")
+    queue = fork.SimpleQueue()
+    ranks = [fork.Process(target=rank_of_two, args=(rank, tmp_path / "store", queue.put)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    (_, ones, one), (_, others, other) = sorted((queue.get() for _ in ranks), key=lambda found: found[0])
+    for process in ranks:
+        process.join()
+    assert [one[name] + other[name] for name in OF_PAIRS] == pytest.approx([float(scores[name]) for name in OF_PAIRS])
+    for by_rank in zip(ones, others, strict=True):
+        losses, found = [part[0] for part in by_rank], by_rank[0][1:]
+        torch.testing.assert_close(torch.tensor(sum(losses)), expected[0], rtol=1e-5, atol=1e-5)
+        for mean, wanted in zip(found, expected[1:], strict=True):  # DDP's gradients are means over processes
+            torch.testing.assert_close(2 * torch.from_numpy(mean), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_validation_has_the_scores_of_retrieval() -> None:
+    made, sample = model().eval(), batch(seed=2)
+    with torch.no_grad():
+        log = criterion(chunk_rows=4)(made, sample)[2]
+        vectors = criterion().vectors(made, sample["net_input"]["src_tokens"]).numpy()
+    gains = csr_matrix(np.eye(ROWS, 2 * ROWS))
+    retrieval = Retrieval([""] * ROWS, [""] * 2 * ROWS, gains)
+    expected = scored(retrieval, lambda rows: vectors[:ROWS][rows] @ vectors[ROWS:].T)
+    assert {name: 100 * float(log[name]) / ROWS for name in OF_PAIRS} == pytest.approx(expected)
+    assert 10 < expected["ndcg@10"] < 99
+    assert "ndcg@10" not in criterion()(model(), sample)[2]  # only validations take the time
+
+
+def test_equal_vectors_find_nothing() -> None:
+    scores = torch.full((2, 12), 0.7)
+    assert not any(found.item() for name, found in ranked(scores, torch.tensor([0, 5])).items() if "@100" not in name)
+    assert ranked(torch.full((1, 101), torch.nan), torch.tensor([0]))["recall@100"] == 0

@@ -129,7 +129,7 @@ def test_twenty_kills_at_random_moments_change_nothing(config: Path, undisturbed
         finished, patience = False, 1.0
         while not finished:
             # Short enough that a run is killed several times; ever longer, so that it ends on a busy machine, too.
-            finished = not killed_within(chance.uniform(0.5, 6) * patience, command(config, out, 2))
+            finished = not killed_within(chance.uniform(0.5, 3) * patience, command(config, out, 2))
             kills, patience = kills + (not finished), patience * 1.1
             # What was finished before a kill is not done again after it.
             assert all(path.stat().st_mtime_ns == stamp for path, stamp in records.items())

@@ -112,7 +112,16 @@ COMMANDS = [
         "--checkpoint {w}/model.pt --train {w}/table.tsv --dev {w}/table.tsv --out out --epochs 1 "
         "--text-column text label",
         "--data {w}/tokenizer --test {w}/table.tsv",
-        wrong=("--lr 0", "--text-column text", "--text-column text text", "--text-column no-such label"),
+        wrong=(
+            "--lr 0",
+            "--text-column text",
+            "--text-column text text",
+            "--text-column no-such label",
+            "--qrels {w}/qrels.tsv",
+            "--qrels {w}/garbage --queries {w}/queries.jsonl --corpus {w}/corpus.jsonl",
+            "--qrels {w}/qrels.tsv --queries {w}/table.tsv --corpus {w}/corpus.jsonl",
+            "--qrels {w}/qrels.tsv --queries {w}/queries.jsonl --corpus {w}/no-such.tsv",
+        ),
         fine=("--chunk-rows 0",),
     ),
     Command(

@@ -68,6 +68,10 @@ def build(folder: Path) -> None:
     (folder / "bert/tokenizer_config.json").write_text('{"do_lower_case": true}')
     rows = [(" ".join(chance.choices(words, k=9)), number % 2) for number in range(24)]
     (folder / "table.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    for name in ("queries", "corpus"):
+        lines = (json.dumps({"_id": str(number), "title": "", "text": text}) for number, (text, _) in enumerate(rows))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    (folder / "qrels.tsv").write_text("0 0 1 2\n")
     (folder / "words.conll").write_text(
         "".join(f"{word} {'BO'[number % 2]}\n" for number, word in enumerate(words[:8]))
     )

@@ -118,7 +118,6 @@ def attempt(wrong: Invocation, world_folder: Path, place: Path) -> tuple[str, st
 def import_everything() -> None:
     """What the forks need not import again."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.modules.setdefault("torchaudio", None)  # type: ignore[arg-type]  # comes with fairseq, for another torch perhaps
     import fairseq_cli.train  # noqa: F401  (sets up logging)
     import torch._dynamo  # noqa: F401
     import transformers  # noqa: F401

@@ -12,7 +12,8 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import ndcg_score
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.retrieval import METRICS, Retrieval, by_bm25, of_table, scored
+from linformer_fairseq.finetuning import OF_PAIRS
+from linformer_fairseq.finetuning.retrieval import Retrieval, by_bm25, of_table, scored
 from linformer_fairseq.tables import Table
 
 
@@ -38,7 +39,7 @@ def test_recall_is_the_share_of_the_relevant_documents() -> None:
     gains[0, [3, 9, 10, 99, 100]] = 1, 2, 1, 1, 1
     measures = found(gains, scores)
     assert measures["recall@10"] == pytest.approx(40) and measures["recall@100"] == pytest.approx(80)
-    assert tuple(measures) == METRICS
+    assert tuple(measures) == OF_PAIRS
 
 
 def test_of_equal_scores_the_first_document_comes_first() -> None:

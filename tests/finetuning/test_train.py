@@ -97,3 +97,16 @@ def test_a_gpu_trains_in_16_bit(
     run = Run("task", tmp_path, checkpoint, None, {}, {}, Labels(("cold", "warm"), 1), ("accuracy",), 1, 2e-3, 16, 8)
     train.run_training(run, read(checkpoint), train.RECIPE, 320, {})
     assert [word for word in started[0] if word in ("--fp16", "--bf16")] == ([flag] if flag else [])
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(1, "16"), (3, "6")])
+def test_the_batch_is_that_of_all_gpus_together(
+    gpus: int, share: str, checkpoint: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    started: list[Sequence[str]] = []
+    monkeypatch.setattr(train, "run_logged", lambda argv, *_: started.append(argv))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    run = Run("task", tmp_path, checkpoint, None, {}, {}, Labels(("cold", "warm"), 1), ("accuracy",), 1, 2e-3, 16, 8)
+    train.run_training(run, read(checkpoint), train.RECIPE, 320, {})
+    assert started[0][started[0].index("--batch-size") + 1] == share
+    assert started[0][started[0].index("--max-update") + 1] == "160"

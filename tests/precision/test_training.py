@@ -24,7 +24,7 @@ UPDATES = 8
 MODELS = [(kind, sharing) for kind in KINDS for sharing in (SHARINGS[:1] if kind.endswith("pool") else SHARINGS)]
 
 
-@pytest.fixture(scope="module", params=PAIRS)
+@pytest.fixture(scope="module", params=PAIRS[:2])  # streaming has the optimizer and criterion of the fused pair
 def curves(request: Any, emulator: Any, modes: Any, pairs: Any, tmp_path_factory: Any) -> dict[str, list[float]]:
     """The losses of each model in each precision, by "kind, sharing, precision"."""
     runs = {

@@ -13,6 +13,7 @@ import pytest
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.data import write_items
 from linformer_fairseq.paths import USER_DIR
+from linformer_fairseq.tasks import text_pairs
 from linformer_fairseq.tasks.text_pairs import TextPairsTask
 
 ROWS = 20
@@ -68,9 +69,22 @@ def test_a_split_without_pairs_is_refused(data: Path) -> None:
         task(data).load_dataset("valid")
 
 
+def test_all_processes_have_as_many_batches(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = task(data)
+    made.load_dataset("train")
+    dataset, rows = made.dataset("train"), np.arange(ROWS)
+    for processes, sizes in ((1, [6, 6, 6, 2]), (3, [3, 3, 3, 3, 6, 2]), (2, [6, 6, 6, 2])):
+        monkeypatch.setattr(text_pairs, "get_data_parallel_world_size", lambda found=processes: found)
+        batches = dataset.batch_by_size(rows, max_sentences=6)
+        assert [len(batch) for batch in batches] == sizes and np.concatenate(batches).tolist() == rows.tolist()
+    monkeypatch.setattr(text_pairs, "get_data_parallel_world_size", lambda: 21)
+    with pytest.raises(UsageError, match="DATA has 20 rows for 21 processes; use more rows or fewer processes"):
+        dataset.batch_by_size(rows, max_sentences=6)
+
+
 @pytest.mark.slow
-def test_training_resumes_to_the_bit(
-    data: Path, tmp_path: Path, run_fairseq: Callable[..., Any], same_end: Callable[[Path, Path], None]
+def test_training_resumes_to_the_bit_and_two_processes_train(
+    data: Path, tmp_path: Path, run_fairseq: Callable[..., Any], same_end: Callable[[Path, Path], None], srun: Any
 ) -> None:
     words: list[object] = ["fairseq-train", data, "--user-dir", USER_DIR, "--task", "text_pairs", "--cpu"]
     words += [
@@ -85,9 +99,25 @@ def test_training_resumes_to_the_bit(
     ]
     words += ["--encoder-layers", 1, "--encoder-embed-dim", 16, "--encoder-ffn-embed-dim", 32, "--dropout", 0.1]
     words += ["--encoder-attention-heads", 2, "--projected-length", 8, "--optimizer", "fused_adamw", "--lr", "1e-2"]
-    words += ["--batch-size", 6, "--required-batch-size-multiple", 1, "--lr-scheduler", "fixed", "--log-format", "json"]
+    words += [
+        "--batch-size",
+        4,
+        "--batch-size-valid",
+        ROWS,
+        "--required-batch-size-multiple",
+        1,
+        "--lr-scheduler",
+        "fixed",
+        "--log-format",
+        "json",
+    ]
     words += ["--no-epoch-checkpoints", "--log-interval", 1, "--tokens-per-sample", 32]
-    for folder, updates in (("whole", 7), ("parts", 5), ("parts", 7)):  # an epoch has 4
+    words += ["--best-checkpoint-metric", "ndcg@10", "--maximize-best-checkpoint-metric"]
+    for folder, updates in (("whole", 7), ("parts", 6), ("parts", 7)):  # an epoch has 5
         output = run_fairseq(*words, "--save-dir", tmp_path / folder, "--max-update", updates).stdout
-    assert '"valid_loss"' in output
+    assert '"valid_loss"' in output and '"valid_ndcg@10"' in output
     same_end(tmp_path / "whole", tmp_path / "parts")
+    launcher, environment = srun
+    output = run_fairseq(*launcher, *words, "--save-dir", tmp_path / "two", "--max-epoch", 1, env=environment).stdout
+    assert "training on 2 devices" in output and '"valid_num_updates": "3"' in output
+    assert (tmp_path / "two/checkpoint_best.pt").exists()

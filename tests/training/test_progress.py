@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,21 @@ def test_real_programs_are_found_beside_python() -> None:
     (path, flag) = program(["fairseq-train", "--help"])
     assert Path(path).parent == Path(sys.executable).parent and flag == "--help"
     with pytest.raises(UsageError, match=r"fairseq-tain: missing"):
+        program(["fairseq-tain"])
+
+
+def test_programs_run_where_python_has_no_scripts_beside_it(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `pip install --user` or `--target`, or in an environment above another one."""
+    assert "from fairseq_cli.train import cli_main as main" in program(["fairseq-train"])[3]
+    entry = EntryPoint("fairseq-validate", "tarfile:main", "console_scripts")
+    monkeypatch.setattr(progress, "entry_points", lambda group, name: [entry] if name == entry.name else [])
+    (fake / "tarfile.py").touch()  # whatever lies in the folder where it is started
+    monkeypatch.chdir(fake)
+    command = program(["fairseq-validate", "--help"])
+    assert command[0] == str(fake / "python")
+    done = subprocess.run([PYTHON, *command[1:]], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: fairseq-validate")
+    with pytest.raises(UsageError, match="fairseq-tain: missing"):
         program(["fairseq-tain"])
 
 
