@@ -22,7 +22,7 @@ PUBLISHED = ROOT / "docs/benchmarks/wrong.md"
 @pytest.mark.slow
 def test_wrong_invocations_are_refused_in_a_sentence(tmp_path: Path) -> None:
     tally = tmp_path / "wrong.md"
-    command = [sys.executable, "-m", "tests.faults.wrong", "--every", "6", "--out", str(tally)]
+    command = [sys.executable, "-m", "tests.faults.wrong", "--every", "8", "--out", str(tally)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout[-20_000:]
     tried, held = map(int, re.findall(r"\d+", tally.read_text().splitlines()[-1]))
