@@ -258,7 +258,7 @@ COMMANDS = [
         "data_prep tokenizer",
         "{w}/split/train --out out --vocab-size 320",
         "--import {w}/tokenizer",
-        wrong=("--colours 8", "--colours 8 --grey-levels 8"),
+        wrong=("--colours 8 --grey-levels 8",),
     ),
     Command("data_prep binarize", "{w}/split --tokenizer {w}/tokenizer --out out", wrong=("--shards 99",)),
     Command("data_prep upload", "{w}/data memory://bucket/data", wrong=("no-address", "nowhere://x", "--no-such")),

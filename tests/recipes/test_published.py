@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from linformer_fairseq.measuring.study import Measurement
-from recipes.measure import conversion, converted, long_classifiers, long_documents, lora, retrieval, update_speed
+from recipes.measure import (
+    conversion,
+    converted,
+    images,
+    long_classifiers,
+    long_documents,
+    lora,
+    retrieval,
+    update_speed,
+)
 from recipes.reproduce import figure1_spectrum, figure3_perplexity, recipe_ladder, table2_downstream, table3_efficiency
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
@@ -32,6 +41,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (retrieval.MEASUREMENT, "retrieval/table.md"),
         (lora.MEASUREMENT, "lora/table.md"),
         (long_classifiers.MEASUREMENT, "long_classifiers/table.md"),
+        (images.MEASUREMENT, "images/table.md"),
     ],
 )
 def test_stored_results_give_the_published_table(measurement: Measurement, file: str, tmp_path: Path) -> None:
