@@ -55,6 +55,7 @@ def to_hf(
     force: bool = False,
     head: str | None = None,
     labels: Sequence[str] | None = None,
+    *,
     evidence: str | None = None,
     finish: Callable[[Path], object] = lambda folder: None,
 ) -> None:

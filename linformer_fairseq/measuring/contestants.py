@@ -71,8 +71,9 @@ def seeded(make: Make) -> nn.Module:
 def usual(sizes: Sizes, windows: Sequence[int]) -> dict[str, Make]:
     """What makes ours with adaptive blocks, for each local window, and exact attention, ours and RoBERTa's."""
     adaptive: dict[str, Any] = {"projection": "adaptive", "projection_sharing": "key-value"}
-    found = {f"adaptive, k = {sizes.k}, W = {w}": partial(sizes.ours, local_window=w, **adaptive) for w in windows}
-    return found | {EXACT: partial(sizes.ours, attention="exact"), ROBERTA: partial(sizes.other, "Roberta")}
+    found: dict[str, Make] = {EXACT: partial(sizes.ours, attention="exact"), ROBERTA: partial(sizes.other, "Roberta")}
+    ours = ((f"adaptive, k = {sizes.k}, W = {w}", partial(sizes.ours, local_window=w, **adaptive)) for w in windows)
+    return {**dict(ours), **found}
 
 
 def efficient(sizes: Sizes, window: int) -> dict[str, Make]:

@@ -88,7 +88,7 @@ def _data(data: Path) -> str:
 
 def _training(checkpoint: Checkpoint, folder: Path) -> str:
     """The scores of the checkpoint, and the best validation and the settings of its run, as far as they are known."""
-    rows = [[name, f"{value:.4g}"] for name, value in checkpoint.scores.items()]
+    rows: list[list[object]] = [[name, f"{value:.4g}"] for name, value in checkpoint.scores.items()]
     if (folder / FILE).is_file():
         run = Run(folder)
         valid = [line for line in run.lines if line["split"] != "train" and line.get("loss") is not None]
@@ -112,13 +112,13 @@ def _finish(classes: bool, folder: Path) -> None:
 
     from linformer_fairseq.hf.modeling_linformer import LinformerForSequenceClassification, LinformerModel
 
-    model = (LinformerForSequenceClassification if classes else LinformerModel).from_pretrained(folder).float().eval()
+    model: Any = (LinformerForSequenceClassification if classes else LinformerModel).from_pretrained(folder)
     ids, axes = torch.full((2, 16), 5), {0: "batch", 1: "length"}
     output = OUTPUTS[classes]
     dynamic = {"input_ids": axes, "attention_mask": axes, output: {0: "batch"} if classes else axes}
-    names = {"input_names": [*dynamic][:2], "output_names": [output], "dynamic_axes": dynamic}
+    names: dict[str, Any] = {"input_names": [*dynamic][:2], "output_names": [output], "dynamic_axes": dynamic}
     with warnings.catch_warnings(action="ignore"):  # of an exporter that is deprecated, and the one that always works
-        torch.onnx.export(model, (ids, torch.ones_like(ids)), folder / ONNX, dynamo=False, **names)
+        torch.onnx.export(model.float().eval(), (ids, torch.ones_like(ids)), folder / ONNX, dynamo=False, **names)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     sums = "".join(f"{digest(folder / name)}  {name}\n" for name in files)
     (folder / SUMS).write_text(sums, encoding="utf-8")
