@@ -5,10 +5,11 @@
 
 Ours, the same with exact attention and Hugging Face's RoBERTa, in PyTorch and ONNX Runtime, all with random weights, on
 which speed does not depend, and all in the batches of `linformer encode`. bfloat16 is autocast, and not for ONNX
-Runtime. Lengths are fixed, or drawn log-uniformly from 64 to --n tokens. All take turns, each in a process of its own.
+Runtime. Lengths are fixed, or log-uniform from 64 to --n tokens. All take turns, each in a process of its own.
 """
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -132,10 +133,11 @@ def engine(options: argparse.Namespace, name: str, runtime: str, precision: str,
 
 
 def mixed(tokens: int, longest: int) -> list[int]:
-    """Lengths of so many tokens in all or a little more, log-uniform from `SHORTEST` to `longest`."""
-    shares = np.random.default_rng(1).uniform(np.log(SHORTEST), np.log(longest), tokens // SHORTEST)
-    lengths = np.exp(shares).astype(int)
-    return [int(n) for n in lengths[: 1 + np.searchsorted(lengths.cumsum(), tokens)]]
+    """Lengths of about so many tokens in all: quantiles of the log-uniform from `SHORTEST` to `longest`, mixed up."""
+    span = math.log(longest / SHORTEST)
+    count = max(1, round(tokens * span / (longest - SHORTEST)))
+    lengths = SHORTEST * np.exp(span * (np.random.default_rng(1).permutation(count) + 0.5) / count)
+    return [int(n) for n in lengths]
 
 
 def documents(lengths: list[int]) -> list[Ids]:
