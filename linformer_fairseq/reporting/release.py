@@ -100,10 +100,7 @@ def _training(checkpoint: Checkpoint, folder: Path) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    shown = (
-        " | ".join("" if v is None else f"{v:,}" if isinstance(v, int) else str(v) for v in line) for line in lines
-    )
-    return "\n".join(f"| {line} |" for line in shown)
+    return "\n".join(f"| {' | '.join('' if v is None else str(v) for v in line)} |" for line in lines)
 
 
 def _finish(classes: bool, folder: Path) -> None:

@@ -48,7 +48,7 @@ WARM_UP = 0.05  # share of the time
 def flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--lengths", type=int, nargs="+", default=[1024, 4096, 16384], metavar="N", help="default: 1024 4096 16384")
-    add("--rounds", type=int, default=2, help="of time and memory (default: %(default)s)")
+    add("--rounds", type=int, default=1, help="of time and memory (default: %(default)s)")
     add("--layers", type=int, default=2, help="default: %(default)s")
     add("--channels", type=int, default=256, help="of the encoders whose time is taken (default: %(default)s)")
     add("--heads", type=int, default=4, help="default: %(default)s")
@@ -62,7 +62,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--seconds",
         type=real(0.01, 1e6),
-        default=75.0,
+        default=60.0,
         help="of a training, of one processor core (default: %(default)s)",
     )
 
@@ -141,7 +141,6 @@ class Answering(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder, self.scores = encoder, nn.LazyLinear(VALUES)
-        self.options: dict[str, Tensor] = {}
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, N) -> (B, KEYS, VALUES)"""
@@ -210,7 +209,8 @@ def best(results: Results) -> dict[str, dict[str, float]]:
 
 
 ABOUT = """{layers} layers, {heads} heads, one thread. linear and adaptive: ours, with k slots, and W neighbours on each
-side attended to exactly; Longformer and ModernBERT have as many neighbours. Parameters are without embeddings."""
+side attended to exactly; Longformer and ModernBERT have as many neighbours. Parameters are
+without embeddings, those of linear with E."""
 TASK = """Each text of {n:,} tokens asks for {keys} values, of {values}. Each encoder of {task_channels} channels trains
 for {seconds:g} s of one core with each of the learning rates {rates}; lr is the one that is best on other texts.
 Guesses are right in {chance:g} %. The right ones in all are the mean of those by how often a text tells a value."""

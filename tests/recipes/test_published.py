@@ -9,7 +9,14 @@ import pytest
 
 from linformer_fairseq.measuring.study import Measurement
 from recipes.measure import conversion, converted, long_classifiers, long_documents, lora, retrieval, update_speed
-from recipes.reproduce import figure1_spectrum, figure3_perplexity, recipe_ladder, table2_downstream, table3_efficiency
+from recipes.reproduce import (
+    efficient_encoders,
+    figure1_spectrum,
+    figure3_perplexity,
+    recipe_ladder,
+    table2_downstream,
+    table3_efficiency,
+)
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
 
@@ -32,6 +39,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (retrieval.MEASUREMENT, "retrieval/table.md"),
         (lora.MEASUREMENT, "lora/table.md"),
         (long_classifiers.MEASUREMENT, "long_classifiers/table.md"),
+        (efficient_encoders.MEASUREMENT, "efficient_encoders/table.md"),
     ],
 )
 def test_stored_results_give_the_published_table(measurement: Measurement, file: str, tmp_path: Path) -> None:
