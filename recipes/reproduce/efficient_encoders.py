@@ -102,7 +102,7 @@ def models(options: argparse.Namespace, n: int, channels: int) -> dict[str, by.M
 
 
 def cost(make: by.Make, n: int) -> dict[str, float]:
-    """Tokens per second of reading a text of n tokens and of training on it, MB at the peak of each, and parameters."""
+    """Tokens per second of processor time in reading and in training on a text of n tokens, MB at the peak."""
     torch.set_num_threads(1)
     model, found = make(), dict[str, float]()
     ids = torch.randint(FIRST, by.VOCABULARY, (1, n), generator=torch.Generator().manual_seed(1))
@@ -118,9 +118,9 @@ def cost(make: by.Make, n: int) -> dict[str, float]:
     steps = {"reading": read, "training": train}
     for name, step in steps.items():
         step()
-        start = time.perf_counter()
+        start = time.process_time()
         step()
-        found[f"{name}, tokens/s"] = n / (time.perf_counter() - start)
+        found[f"{name}, tokens/s"] = n / (time.process_time() - start)
     for name, step in steps.items():
         give_back_memory()
         found[f"{name}, MB"] = growth(step) / 1e6
@@ -227,7 +227,8 @@ def table(results: Results) -> str:
         for encoder in encoders:
             rounds = ([one[figure] for one in rounds_of(cells, f"{encoder}, {n}")] for n in lengths)
             rows.append([encoder, *(spread(found if len(set(found)) > 1 else found[:1]) for found in rounds)])
-        text += f"\n## {figure.capitalize()}, {settings['channels']} channels\n\n{markdown(['', *lengths], rows)}"
+        title = f"{figure[0].upper()}{figure[1:]}, {settings['channels']} channels"
+        text += f"\n## {title}\n\n{markdown(['', *lengths], rows)}"
     rates = ", ".join(dict.fromkeys(name.partition(", lr ")[2] for name in cells if ", lr " in name))
     about = TASK.format(**settings, keys=KEYS, values=VALUES, rates=rates, chance=100 / VALUES)
     columns = [column for column in next(iter(best(results).values())) if column != "tuning, %"]
