@@ -41,6 +41,7 @@ setup(
     ],
     extras_require={
         "hf": ["transformers>=4.48", "safetensors", "tokenizers", "protobuf"],  # protobuf reads sentencepiece's models
+        "release": ["transformers>=4.48", "safetensors", "tokenizers", "protobuf", "onnx"],
         "slurm": ["submitit"],
         "report": ["plotly", "py3langid"],
         "cluster": ["distributed"],

@@ -24,7 +24,7 @@ _REMEDIES = {
 }
 _HF = ("safetensors", "transformers", "tokenizers", "google")
 _EXTRAS = {**dict.fromkeys(_HF, "hf"), "submitit": "slurm", "plotly": "report", "py3langid": "report"}
-_EXTRAS |= {"distributed": "cluster", "upath": "remote"}
+_EXTRAS |= {"distributed": "cluster", "upath": "remote", "onnx": "release"}
 _DISTRIBUTIONS = {"google": "protobuf", "upath": "universal_pathlib"}  # by module, where the name differs
 
 

@@ -10,6 +10,9 @@ from linformer_fairseq.checkpoints.names import EMBEDDING
 
 _ONLY_LINFORMER = ("projected_length", "projection", "sharing")
 _NOT_ON_CARD = ("file", "digest")
+_TO_FILL_IN = """## Data, evaluation, limits
+
+To be filled in: which text it was trained on, what was measured on which data, and what it must not be used for."""
 _TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
@@ -39,12 +42,19 @@ def describe(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
 
 
 def model_card(
-    name: str, about: Mapping[str, Any], length: int, labels: Sequence[str] | None, mask: str, sentences: bool = False
+    name: str,
+    about: Mapping[str, Any],
+    length: int,
+    labels: Sequence[str] | None,
+    mask: str,
+    sentences: bool = False,
+    evidence: str | None = None,
 ) -> str:
     """README.md of the folder `name`: what the model is, how to use it, and what its maker still has to fill in.
 
     `about` comes from `describe`; `length` is the longest input; `labels` are the classes of its head, if it has one;
-    `mask` is its tokenizer's symbol; `sentences` says whether it came from sentence-transformers.
+    `mask` is its tokenizer's symbol; `sentences` says whether it came from sentence-transformers; `evidence` are the
+    sections on data, evaluation and limits, if they are known.
     """
     rows = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in about.items()}
     task, pipeline, sentence = "fill-mask", "fill", f"A sentence with a {mask} in it."
@@ -60,4 +70,5 @@ def model_card(
         pipeline=pipeline,
         sentence=sentence,
         length=f"{length:,}",
+        evidence=evidence or _TO_FILL_IN,
     )

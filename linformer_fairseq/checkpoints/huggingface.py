@@ -8,7 +8,7 @@ Hugging Face has its own ids, tokenizer and pooling there again, see `hf_kept.py
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,9 @@ def to_hf(
     force: bool = False,
     head: str | None = None,
     labels: Sequence[str] | None = None,
+    *,
+    evidence: str | None = None,
+    finish: Callable[[Path], object] = lambda folder: None,
 ) -> None:
     """Write the folder `out`, atomically.
 
@@ -62,6 +65,8 @@ def to_hf(
         data: folder with the dict.txt of training and the tokenizer's files beside it.
         head: the classification head that becomes `AutoModelForSequenceClassification`; by default the only one.
         labels: names of its classes, in the order of their ids; by default those of its fine-tuning.
+        evidence: sections of the model card on data, evaluation and limits.
+        finish: adds to the folder when all else is in it.
 
     Raises:
         UsageError: `out` exists, and not `force`; the checkpoint is of another model; dictionary, head or labels do
@@ -105,8 +110,9 @@ def to_hf(
             kept = checkpoint.pooling is not None
         write_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
-        card = model_card(out.name, about, longest, classes, str(tokenizer.mask_token), kept)
+        card = model_card(out.name, about, longest, classes, str(tokenizer.mask_token), kept, evidence)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        finish(folder)
         for path in filter(Path.is_file, folder.rglob("*")):
             with path.open("rb") as file:
                 os.fsync(file.fileno())

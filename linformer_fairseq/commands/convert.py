@@ -2,6 +2,7 @@
 
     linformer convert inspect checkpoint_best.pt
     linformer convert to-hf checkpoint_best.pt my-linformer --data data-run/data
+    linformer convert release RUN my-linformer
     linformer convert from-roberta roberta.base/model.pt linformer.pt --projected-length 256
     linformer convert from-bert all-MiniLM-L6-v2 linformer.pt --max-positions 4096
     linformer convert extend checkpoint_best.pt longer.pt --max-positions 4096
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,15 +93,22 @@ def parser() -> argparse.ArgumentParser:
     method = "keep what short inputs give (default), or interpolate or tile positions, E and F"
     add("--method", default="keep", choices=METHODS, help=method)
 
-    add = command("to-hf", _to_hf, "a folder that transformers loads with trust_remote_code=True", "DIR")
-    add("--data", type=Path, metavar="DIR", help="folder of dict.txt and tokenizer (default: that of training)")
-    add("--head", metavar="NAME", help="classification head to export, if there are several")
-    add("--labels", nargs="+", metavar="NAME", help="names of its classes, in the order of their ids")
+    text = "a folder that transformers loads with trust_remote_code=True"
+    _add_export(command("to-hf", _to_hf, text, "DIR"))
+    text = "such a folder of a checkpoint or a run, with model.onnx, a model card of what is known, and checksums"
+    _add_export(command("release", _release, text, "DIR"))
 
     command("from-hf", _from_hf, "such a folder becomes a fairseq checkpoint again")
     command("to-safetensors", _copy, "one file of tensors and text, read by all commands here", "DST")
     command("from-safetensors", _copy, "such a file becomes a fairseq checkpoint again")
     return top
+
+
+def _add_export(add: Callable[..., argparse.Action]) -> None:
+    """Add what a folder of Hugging Face needs beside the checkpoint."""
+    add("--data", type=Path, metavar="DIR", help="folder of dict.txt and tokenizer (default: that of training)")
+    add("--head", metavar="NAME", help="classification head to export, if there are several")
+    add("--labels", nargs="+", metavar="NAME", help="names of its classes, in the order of their ids")
 
 
 def _add_shape(add: Callable[..., argparse.Action], projection: str) -> None:
@@ -192,11 +201,22 @@ def _extend(a: argparse.Namespace) -> Checkpoint:
 def _to_hf(a: argparse.Namespace) -> None:
     from linformer_fairseq.checkpoints.huggingface import to_hf
 
+    _export(a, to_hf)
+
+
+def _release(a: argparse.Namespace) -> None:
+    from linformer_fairseq.reporting.release import checkpoint_of, release
+
+    a.source = checkpoint_of(a.source)
+    _export(a, partial(release, a.source.parent))
+
+
+def _export(a: argparse.Namespace, write: Callable[..., None]) -> None:
     checkpoint = _read(a)
     data = a.data or checkpoint.data
     if not (data / "dict.txt").is_file():
         raise UsageError(f"{data / 'dict.txt'}: no such file; --data names the folder that the model was trained on")
-    to_hf(checkpoint, data, a.target, a.force, a.head, a.labels)
+    write(checkpoint, data, a.target, a.force, a.head, a.labels)
     print(f"{a.target}: AutoModel.from_pretrained({str(a.target)!r}, trust_remote_code=True)")
 
 

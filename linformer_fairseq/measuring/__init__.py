@@ -5,4 +5,5 @@ plots.py             lines over updates, tokens or lengths
 trainings.py         short trainings of the tiny recipe, and their perplexity
 official_example.py  fairseq's own Linformer
 layers.py            what one layer costs, ours and others, for table3_efficiency.py
+contestants.py       whole encoders, ours and those of transformers, in PyTorch and ONNX Runtime
 """

@@ -29,7 +29,7 @@ from linformer_fairseq.measuring.study import forget_peak, status
 from linformer_fairseq.training.memory import keep_freed_memory
 
 ROUND_SECONDS = 0.5  # the least that is timed at once
-# Options of glibc's mallopt (malloc.h) -> values, so that the resident set is what lives.
+# Options of glibc's mallopt (malloc.h) -> values.
 GIVE_BACK = {-4: 65536, -3: 2**16, -1: 0}
 
 
@@ -194,10 +194,23 @@ class Runner:
             before = torch.cuda.memory_allocated()
             self.step()
             return torch.cuda.max_memory_allocated() - before
-        forget_peak()
-        before = status("VmRSS")
-        self.step()
-        return status("VmHWM") - before
+        return growth(self.step)
+
+
+def give_back_memory() -> None:
+    """Let the allocator give memory back as soon as it is freed, so that the resident set is what lives (glibc)."""
+    if platform.libc_ver()[0] == "glibc":
+        for name, value in GIVE_BACK.items():
+            ctypes.CDLL(None).mallopt(name, value)
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def growth(step: Callable[[], object]) -> int:
+    """Bytes of the resident set at the peak of a step beyond what was there before it."""
+    forget_peak()
+    before = status("VmRSS")
+    step()
+    return status("VmHWM") - before
 
 
 def cost(entry: Entry, device: str, threads: int, budget: float) -> dict[str, Any]:
@@ -211,9 +224,8 @@ def cost(entry: Entry, device: str, threads: int, budget: float) -> dict[str, An
     found, reason = asdict(entry), too_large(entry, device)
     if reason is not None:
         return found | {"skipped": reason}
-    if entry.kind == "memory" and platform.libc_ver()[0] == "glibc":
-        for name, value in GIVE_BACK.items():
-            ctypes.CDLL(None).mallopt(name, value)
+    if entry.kind == "memory":
+        give_back_memory()
     elif entry.contestant in OURS:
         keep_freed_memory()  # as its users find it: a tenth of the time of a layer on a CPU
     try:

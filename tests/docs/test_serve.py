@@ -47,8 +47,7 @@ def folder(checkpoint: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathF
             tuned.state[f"classification_heads.{DEFAULT_HEAD}.{part}.{name}"] = torch.randn(shape) / channels**0.5
     tuned.notes = [Labels(("cold", "warm"), 1).note(tokenizer)]
     write(tuned, folder / "model.pt")
-    assert main(["convert", "to-hf", str(folder / "model.pt"), str(folder / "classifier")]) == 0
-    run(folder / "export.py", folder / "classifier")
+    assert main(["convert", "release", str(folder / "model.pt"), str(folder / "classifier")]) == 0
     return folder
 
 

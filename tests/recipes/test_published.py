@@ -18,7 +18,14 @@ from recipes.measure import (
     retrieval,
     update_speed,
 )
-from recipes.reproduce import figure1_spectrum, figure3_perplexity, recipe_ladder, table2_downstream, table3_efficiency
+from recipes.reproduce import (
+    efficient_encoders,
+    figure1_spectrum,
+    figure3_perplexity,
+    recipe_ladder,
+    table2_downstream,
+    table3_efficiency,
+)
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
 
@@ -42,6 +49,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (lora.MEASUREMENT, "lora/table.md"),
         (long_classifiers.MEASUREMENT, "long_classifiers/table.md"),
         (images.MEASUREMENT, "images/table.md"),
+        (efficient_encoders.MEASUREMENT, "efficient_encoders/table.md"),
     ],
 )
 def test_stored_results_give_the_published_table(measurement: Measurement, file: str, tmp_path: Path) -> None:
