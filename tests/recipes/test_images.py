@@ -12,6 +12,7 @@ import torch
 from recipes.measure import images
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore:::hydra")
 def test_every_contestant_has_an_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "ATTENTIONS", {"Linformer": "linformer"})  # the other one differs in one setting
