@@ -28,7 +28,7 @@ from linformer_fairseq.errors import UsageError
 
 # What str.split() takes for white space: the recipes make one space of any run of it, and none at the ends of a text.
 WHITE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-TOUCHES = "\U0010ffff"  # no character
+TOUCHES = "\U0010ffff\U0010fffe"  # two code points that are no characters, which no text has beside each other
 COLLAPSE = normalizers.Replace(Regex(f"[{WHITE}]+"), " ")
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 

@@ -28,6 +28,7 @@ TEXTS = [
     "日本語のテキスト、漢字とかな。 한국어 텍스트 \U00020000\U0002ebf0 e\u0301 a\u0308",
     "😀👩\u200d👩\u200d👧🇪🇺 \x00\x7f\ufffd\ufeff",
     "literally <0x0A> <0xe2> madeupword0000 xmadeupword0000y <|endoftext|> ▁ Ġ",
+    "\U0010ffff",
     *("▁x", "x▁", "▁ x", " ▁x", "a▁ b", "a ▁b", "▁", " ", "", "\n", "a\n\n b \n", "é", "<0xA1>" * 3),
 ]
 
