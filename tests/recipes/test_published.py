@@ -11,6 +11,7 @@ from linformer_fairseq.measuring.study import Measurement
 from recipes.measure import (
     conversion,
     converted,
+    encode_speed,
     images,
     long_classifiers,
     long_documents,
@@ -50,6 +51,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (long_classifiers.MEASUREMENT, "long_classifiers/table.md"),
         (images.MEASUREMENT, "images/table.md"),
         (efficient_encoders.MEASUREMENT, "efficient_encoders/table.md"),
+        (encode_speed.MEASUREMENT, "encoding/table.md"),
     ],
 )
 def test_stored_results_give_the_published_table(measurement: Measurement, file: str, tmp_path: Path) -> None:
