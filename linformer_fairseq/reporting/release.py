@@ -1,7 +1,6 @@
 """`linformer convert release`: the folder of `to-hf` with all that others need to judge, load and check a model."""
 
 import warnings
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config
 from linformer_fairseq.checkpoints.huggingface import to_hf
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest
+from linformer_fairseq.measuring.study import markdown
 from linformer_fairseq.reporting.runs import CHECKPOINTS, Run
 from linformer_fairseq.training.metrics import FILE
 
@@ -82,7 +82,8 @@ def _data(data: Path) -> str:
     """What each stage of the preparation has kept, if their records are where `linformer prepare run` writes them."""
     found = (funnel.read_records(folder) for folder in data.resolve().parents[:2])
     if records := next(filter(None, found), {}):
-        return _table(funnel.COLUMNS, funnel.rows({name: record["result"] for name, record in records.items()}))
+        rows = funnel.rows({name: record["result"] for name, record in records.items()})
+        return markdown(funnel.COLUMNS, rows, left=2).rstrip()
     return "Not known: its preparation has left no records beside the training data."
 
 
@@ -95,12 +96,9 @@ def _training(checkpoint: Checkpoint, folder: Path) -> str:
         if line := min(valid, key=lambda line: float(line["loss"]), default=None):
             rows += [[f"best validation: {key}", line.get(key)] for key in ("update", "tokens", "loss", "perplexity")]
         rows += [[name, run.settings[name]] for name in SETTINGS if run.settings.get(name) not in (None, "None")]
-    return _table(("", "value"), rows) if rows else "Not known: no metrics of a run were beside the checkpoint."
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join('' if v is None else str(v) for v in line)} |" for line in lines)
+    return (
+        markdown(["", "value"], rows).rstrip() if rows else "Not known: no metrics of a run were beside the checkpoint."
+    )
 
 
 def _finish(classes: bool, folder: Path) -> None:

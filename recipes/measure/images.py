@@ -194,14 +194,8 @@ def probe(options: argparse.Namespace, name: str, attention: str) -> dict[str, f
     vectors, labels = {}, {}
     for part in ("labelled", "test"):
         out = options.out / name / attention / f"{part}.parquet"
-        words = [
-            "--input",
-            f"{options.out / name / part}",
-            "--keep-columns",
-            "title",
-            "--threads",
-            f"{options.threads}",
-        ]
+        words = ["--input", f"{options.out / name / part}", "--keep-columns", "title"]
+        words += ["--threads", f"{options.threads}"]
         encode.main(["--checkpoint", str(_checkpoint(options, name, attention)), *words, "--out", str(out)])
         found = pq.read_table(out)
         vectors[part], labels[part] = np.stack(found["vector"].to_numpy()), found["title"].to_pylist()
