@@ -74,6 +74,9 @@ def refuse_unfitting(cfg: DictConfig) -> None:
             raise UsageError(str(error)) from error
     if task.get("_name") == "streaming_masked_lm":
         streaming_masked_lm.check(Namespace(**task))
+    if criterion.get("_name") == "contrastive" and cfg.distributed_training.broadcast_buffers:
+        waits = "waits for ever where processes have different numbers of chunks"
+        raise UsageError(f"--broadcast-buffers with --criterion contrastive {waits}: leave it out")
     if "adam_betas" in optimizer:
         betas(optimizer["adam_betas"])
     if masked:

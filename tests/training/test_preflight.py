@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import write_json
-from linformer_fairseq.training.preflight import _check_images, refuse_useless
+from linformer_fairseq.training.preflight import _check_images, refuse_unfitting, refuse_useless
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,15 @@ def test_a_run_ends_in_one_sentence(
     output = finish(train_command(tmp_path / "run", "--max-update", 1, *flags), status=1)
     assert output.strip().splitlines()[-1].startswith(f"error: {why}") and "Traceback" not in output
     assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_buffers_of_pairs_are_not_broadcast() -> None:
+    cfg = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(FairseqConfig())))
+    cfg.criterion = {"_name": "contrastive"}
+    refuse_unfitting(cfg)
+    cfg.distributed_training.broadcast_buffers = True
+    with pytest.raises(UsageError, match="--broadcast-buffers with --criterion contrastive .* leave it out"):
+        refuse_unfitting(cfg)
 
 
 @pytest.mark.parametrize(
