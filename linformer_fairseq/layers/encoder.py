@@ -19,8 +19,8 @@ except ImportError:
     FusedLayerNorm = None
 
 HIDDEN = "hidden"
-"""`param_group` of the matrices between hidden states: of attention and of the feed-forward sublayers. E and F, which
-mix places and not channels, are none. An optimizer may treat them in another way."""
+"""`param_group` of the matrices between hidden states: of attention, of the feed-forward sublayers and of the masked-LM
+head's first layer. E and F, which mix places and not channels, are none. An optimizer may treat them in another way."""
 
 
 class LinformerEncoderLayer(nn.Module):
@@ -104,7 +104,7 @@ class LinformerEncoder(nn.Module):
         self.layer_norm = layer_norm(cfg.embed_dim, cfg.layer_norm_eps) if cfg.normalize_before else None
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
-                setattr(module.weight, "param_group", HIDDEN)  # noqa: B010  # mypy knows no such attribute
+                mark_hidden(module)
 
     def compile_layers(self, **options: Any) -> None:
         """Compiles the layers with torch.compile; each graph serves all layers of the same k.
@@ -183,6 +183,11 @@ class LinformerEncoder(nn.Module):
             out = layer(x, keep, self.E, needed)
         assert isinstance(out, Tensor)
         return out
+
+
+def mark_hidden(layer: nn.Linear) -> None:
+    """Marks its matrix as one between hidden states."""
+    setattr(layer.weight, "param_group", HIDDEN)  # noqa: B010  # mypy knows no such attribute
 
 
 def layer_norm(dim: int, eps: float) -> nn.Module:

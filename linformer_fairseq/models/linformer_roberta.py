@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import LinformerEncoder
-from linformer_fairseq.layers.encoder import touch
+from linformer_fairseq.layers.encoder import mark_hidden, touch
 from linformer_fairseq.models.architectures import MODEL, complete, register_architectures
 from linformer_fairseq.models.config import LinformerRobertaConfig, encoder_config
 
@@ -83,6 +83,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
             weight=None if cfg.untie_weights_roberta else self.sentence_encoder.embed_tokens.weight,
         )
         self.lm_head.layer_norm.eps = self.cfg.layer_norm_eps
+        mark_hidden(self.lm_head.dense)
 
     def forward(
         self,

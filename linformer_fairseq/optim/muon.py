@@ -1,14 +1,15 @@
 """`--optimizer muon`: orthogonalised momentum for the matrices of the layers, `fused_adamw` for all other parameters.
 
-The matrices are those of queries, keys, values, outputs and the feed-forward sublayers. For W of A x B with gradient G
-(Jordan et al. 2024, https://kellerjordan.github.io/posts/muon):
+The matrices are those of queries, keys, values, outputs, the feed-forward sublayers and the masked-LM head's first
+layer. For W of A x B with gradient G (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon):
 
     M ← μ M + (1 − μ) G
     W ← W − lr λ W − lr · 0.2 √max(A, B) · NS(μ M + (1 − μ) G)
 
 NS turns U S V^T into about U V^T by a Newton-Schulz iteration. The factor 0.2 √max(A, B) gives the update the size of
-Adam's (Liu et al. 2025, arXiv 2502.16982, section 2.2), so that one learning rate serves both. Embeddings, heads, E and
-F, norms and biases stay with Adam. Each of several processes orthogonalises its share of the matrices.
+Adam's (Liu et al. 2025, arXiv 2502.16982, section 2.2), so that one learning rate serves both. Embeddings, which
+are also the output projection, other heads, E and F, norms and biases stay with Adam. Each of several processes
+orthogonalises its share of the matrices.
 """
 
 import logging

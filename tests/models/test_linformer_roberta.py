@@ -19,6 +19,7 @@ from linformer_fairseq.layers import LinformerEncoder
 from linformer_fairseq.models.architectures import ARCHITECTURES, complete
 from linformer_fairseq.models.config import encoder_config
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaModel, MaskedTokens
+from linformer_fairseq.optim.muon import is_hidden
 
 SMALL = {
     "encoder_layers": 2,
@@ -123,6 +124,11 @@ def test_a_roberta_checkpoint_lacks_only_e() -> None:
         "encoder.sentence_encoder.E.weight",
         "encoder.sentence_encoder.E.lr_scale",
     ]
+
+
+def test_muon_updates_the_first_layer_of_the_head_but_not_the_embeddings_that_end_it() -> None:
+    head = build().encoder.lm_head
+    assert is_hidden(head.dense.weight) and not is_hidden(head.weight)
 
 
 def test_masked_lm_head_is_tied_unless_asked() -> None:

@@ -134,6 +134,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def share(rank: int, file: Path, matrices: torch.Tensor, found: Any) -> None:
+    torch.set_num_threads(1)  # a forked process has none of the threads of its parent, and would wait for them
     torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
     found.put(orthogonalised(matrices).tolist())
     torch.distributed.destroy_process_group()
