@@ -124,6 +124,10 @@ class AdamW(Optimizer):
         """Whether this optimizer updates the parameter; a derived one may update some in another way."""
         return True
 
+    def lr_scale(self, parameter: Tensor, group: dict[str, Any]) -> float:
+        """The learning rate of a parameter as a multiple of its group's."""
+        return 1.0
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Discards the gradients and their factor."""
         self.factor = 1.0
@@ -155,9 +159,9 @@ class AdamW(Optimizer):
                     state[name] = state[name].to(parameter.device, torch.float32)
                 # Each 16-bit parameter by itself, since its float32 copies exist only during its update.
                 alone = None if parameter.dtype == torch.float32 else parameter
-                alike[parameter.device, state["step"], alone].append(parameter)
-            for (device, step, _), parameters in alike.items():
-                self._update(group, device, step, parameters, scale)
+                alike[parameter.device, state["step"], self.lr_scale(parameter, group), alone].append(parameter)
+            for (device, step, lr_scale, _), parameters in alike.items():
+                self._update(group | {"lr": group["lr"] * lr_scale}, device, step, parameters, scale)
         return loss
 
     def _update(

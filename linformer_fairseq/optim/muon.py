@@ -41,6 +41,9 @@ class MuonConfig(FusedAdamWConfig):
     """The settings of `fused_adamw`, which also serve the other parameters, and the momentum of the matrices."""
 
     muon_momentum: float = field(default=0.95, metadata={"help": "decay of the momentum of the layers' matrices"})
+    muon_vector_lr_scale: float = field(
+        default=1.0, metadata={"help": "learning rate of norms, biases and convolutions as a multiple of --lr"}
+    )
 
 
 @register_optimizer("muon", dataclass=MuonConfig)
@@ -48,7 +51,7 @@ class Muon(FusedAdamW):
     """Muon for the parameters whose `param_group` is `HIDDEN`, and AdamW for all others.
 
     Raises:
-        UsageError: the model marks no parameter so, or the momentum is not at least 0 and below 1.
+        UsageError: the model marks no parameter so, or a setting is out of its range.
     """
 
     def __init__(self, cfg: MuonConfig, params: Iterable[Any]) -> None:
@@ -57,6 +60,8 @@ class Muon(FusedAdamW):
             raise UsageError("--optimizer muon: this model marks no matrices for it; use a linformer_roberta")
         if not 0 <= cfg.muon_momentum < 1:
             raise UsageError(f"--muon-momentum {cfg.muon_momentum}: must be at least 0 and below 1")
+        if not 0 <= cfg.muon_vector_lr_scale < math.inf:
+            raise UsageError(f"--muon-vector-lr-scale {cfg.muon_vector_lr_scale}: must be a number of at least 0")
         super().__init__(cfg, params)
 
     def build(self, params: Iterable[Any]) -> "_Muon":
@@ -66,7 +71,10 @@ class Muon(FusedAdamW):
     @property
     def optimizer_config(self) -> dict[str, Any]:
         """The settings that replace those of a checkpoint when it is loaded."""
-        return super().optimizer_config | {"momentum": self.cfg.muon_momentum}
+        return super().optimizer_config | {
+            "momentum": self.cfg.muon_momentum,
+            "vector_lr_scale": self.cfg.muon_vector_lr_scale,
+        }
 
 
 class _Muon(AdamW):
@@ -83,11 +91,18 @@ class _Muon(AdamW):
         if adopted:
             found = f"the first moments of Adam become the momentum of {adopted} matrices"
             logger.info(f"resuming with muon: {found}, and their second moments are dropped")
+        for group in state_dict["param_groups"]:  # of Adam, or of a muon that had fewer settings
+            for name in ("momentum", "vector_lr_scale"):
+                group.setdefault(name, self.defaults[name])
         super().load_state_dict(state_dict)
 
     def of_adam(self, parameter: Tensor) -> bool:
         """Whether AdamW updates this parameter."""
         return not is_hidden(parameter)
+
+    def lr_scale(self, parameter: Tensor, group: dict[str, Any]) -> float:
+        """That of the settings for what is no matrix."""
+        return 1.0 if parameter.dim() == 2 else float(group["vector_lr_scale"])
 
     @torch.no_grad()
     def step(  # type: ignore[override]  # scale is fairseq's

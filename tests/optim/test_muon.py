@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 from copy import deepcopy
 from pathlib import Path
@@ -22,7 +23,8 @@ from linformer_fairseq.optim.muon import Muon, is_hidden, newton_schulz, orthogo
 from linformer_fairseq.plugin import register
 
 register()
-SETTINGS = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.1, "lr": [1e-3], "muon_momentum": 0.9}
+ADAM = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.1, "lr": [1e-3]}
+SETTINGS = ADAM | {"muon_momentum": 0.9, "muon_vector_lr_scale": 1.0}
 SHAPES = [(50, 16), (16, 16), (16, 48), (48, 16), (16,), (16, 16)]
 MATRICES = (1, 2, 3, 5)
 
@@ -35,8 +37,8 @@ def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
     return found
 
 
-def make(kind: Any = Muon, dtype: torch.dtype = torch.float32) -> Any:
-    return kind(OmegaConf.create(SETTINGS), parameters(dtype))
+def make(kind: Any = Muon, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
+    return kind(OmegaConf.create(SETTINGS | settings), parameters(dtype))
 
 
 def update(optimizer: Any, number: int, factor: float = 1.0) -> None:
@@ -64,6 +66,14 @@ def test_matrices_are_updated_as_by_muon_and_the_rest_as_by_adamw() -> None:
         expected = plain[number] if number in MATRICES else list(adam.params)[number]
         change = (expected - start).norm()
         assert (found - expected).norm() < (0.02 if number in MATRICES else 1e-6) * change, number
+
+
+def test_vectors_have_a_learning_rate_of_their_own() -> None:
+    start, once, thrice = parameters(), make(weight_decay=0.0), make(weight_decay=0.0, muon_vector_lr_scale=3.0)
+    for optimizer in (once, thrice):
+        update(optimizer, 1)
+    for before, one, three in zip(start, once.params, thrice.params, strict=True):
+        torch.testing.assert_close(three - before, (one - before) * (3 if before.dim() == 1 else 1))
 
 
 def test_singular_values_come_near_one_for_matrices_of_any_shape() -> None:
@@ -100,7 +110,7 @@ def test_it_resumes_from_its_own_state_and_from_adams(before: Any, caplog: pytes
     for kept, loaded in zip(saving.params, resumed.params, strict=True):
         loaded.data.copy_(kept.data)
     with caplog.at_level(logging.INFO):
-        resumed.load_state_dict(deepcopy(saving.state_dict()), resumed.optimizer_config)
+        resumed.load_state_dict(deepcopy(saving.state_dict()))
     assert ("momentum of 4 matrices, and their second moments are dropped" in caplog.text) == (before is FusedAdamW)
     update(resumed, 4)
     update(saving, 4)
@@ -130,7 +140,10 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UsageError, match="--optimizer muon: this model marks no matrices"):
         Muon(OmegaConf.create(SETTINGS), [nn.Parameter(torch.zeros(4, 4))])
     with pytest.raises(UsageError, match="--muon-momentum 1.0"):
-        Muon(OmegaConf.create(SETTINGS | {"muon_momentum": 1.0}), parameters())
+        make(muon_momentum=1.0)
+    for scale in (-1.0, math.inf, math.nan):
+        with pytest.raises(UsageError, match=f"--muon-vector-lr-scale {scale}: must be a number of at least 0"):
+            make(muon_vector_lr_scale=scale)
 
 
 def share(rank: int, file: Path, matrices: torch.Tensor, found: Any) -> None:
