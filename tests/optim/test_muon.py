@@ -20,11 +20,14 @@ from linformer_fairseq.layers.config import EncoderConfig
 from linformer_fairseq.layers.encoder import HIDDEN, LinformerEncoder
 from linformer_fairseq.optim.fused_adamw import FusedAdamW
 from linformer_fairseq.optim.muon import Muon, is_hidden, newton_schulz, orthogonalised, who_updates
+from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.plugin import register
 
 register()
 ADAM = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.1, "lr": [1e-3]}
 SETTINGS = ADAM | {"muon_momentum": 0.9, "muon_vector_lr_scale": 1.0}
+TRAIN = "--task masked_lm --arch linformer_roberta_tiny --max-positions 64 --tokens-per-sample 64 --projected-length 16"
+TRAIN += f" --criterion masked_lm --batch-size 4 --lr 1e-3 --cpu --disable-validation --user-dir {USER_DIR}"
 SHAPES = [(50, 16), (16, 16), (16, 48), (48, 16), (16,), (16, 16)]
 MATRICES = (1, 2, 3, 5)
 
@@ -124,6 +127,18 @@ def test_adam_starts_anew_from_a_state_of_muon(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.INFO):
         resumed.load_state_dict(deepcopy(saving.state_dict()), resumed.optimizer_config)
     assert "the moments of all parameters start anew" in caplog.text and not resumed.optimizer.state
+
+
+def test_fairseq_train_resumes_a_run_of_adam_with_muon_and_back(
+    tiny_data: Path, tmp_path: Path, run_fairseq: Any
+) -> None:
+    said = {"adam": "", "muon": "become the momentum of", "fused_adamw": "the moments of all parameters start anew"}
+    for updates, (optimizer, message) in enumerate(said.items(), 1):
+        found = run_fairseq(
+            *("fairseq-train", tiny_data, "--save-dir", tmp_path, *TRAIN.split()),
+            *("--optimizer", optimizer, "--max-update", updates),
+        )
+        assert message in found.stdout and f"@ {updates} updates" in found.stdout
 
 
 def test_the_model_marks_its_matrices_and_no_projection() -> None:
