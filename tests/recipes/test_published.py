@@ -46,6 +46,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (long_documents.MEASUREMENT, "long_documents/table.md"),
         (converted.MEASUREMENT, "converted/table.md"),
         (recipe_ladder.MEASUREMENT, "ladder/table.md"),
+        (recipe_ladder.MEASUREMENT, "ladder/twenty_million/table.md"),
         (retrieval.MEASUREMENT, "retrieval/table.md"),
         (lora.MEASUREMENT, "lora/table.md"),
         (long_classifiers.MEASUREMENT, "long_classifiers/table.md"),
