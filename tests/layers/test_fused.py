@@ -108,13 +108,18 @@ def test_gradients_of_the_feed_forward_sublayer(activation: str, rows: int, monk
     )
 
 
-@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("of_first", (None, [True, True, False], [False, False, False]))
 @pytest.mark.parametrize("scores", (1, 2**20))
-def test_gradients_of_attention_with_dropout(masked: bool, scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_attention_with_dropout(
+    of_first: list[bool] | None, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a mask, with one, and with a sample that has nothing to attend to, of which the output is zero."""
     monkeypatch.setattr(fused, "SCORES", scores)  # blocks of 32 rows at least: of 40, two
-    mask = torch.tensor([[True, True, False], [True, True, True]]).view(2, 1, 1, 3) if masked else None
+    mask = None if of_first is None else torch.tensor([of_first, [True, True, True]]).view(2, 1, 1, 3)
     inputs = doubles((2, 2, 40, 2), (2, 2, 3, 2), (2, 2, 3, 2))
     assert torch.autograd.gradcheck(seeded(lambda q, k, v: fused.attend(q, k, v, mask, 0.4)), inputs)
+    if of_first is not None and not any(of_first):
+        assert torch.equal(fused.attend(*inputs, mask, 0.4)[0], torch.zeros(2, 40, 2))
 
 
 def test_dropout_takes_whole_attention_weights() -> None:
