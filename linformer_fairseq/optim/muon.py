@@ -42,7 +42,8 @@ class MuonConfig(FusedAdamWConfig):
 
     muon_momentum: float = field(default=0.95, metadata={"help": "decay of the momentum of the layers' matrices"})
     muon_vector_lr_scale: float = field(
-        default=1.0, metadata={"help": "learning rate of norms, biases and convolutions as a multiple of --lr"}
+        default=1.0,
+        metadata={"help": "learning rate of what is no matrix (norms, biases, convolutions) as a multiple of --lr"},
     )
 
 
