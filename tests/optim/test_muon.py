@@ -24,8 +24,8 @@ from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.plugin import register
 
 register()
-ADAM = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.1, "lr": [1e-3]}
-SETTINGS = ADAM | {"muon_momentum": 0.9, "muon_vector_lr_scale": 1.0}
+SETTINGS = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.1, "lr": [1e-3]}
+SETTINGS |= {"muon_momentum": 0.9, "muon_vector_lr_scale": 1.0}
 TRAIN = "--task masked_lm --arch linformer_roberta_tiny --max-positions 64 --tokens-per-sample 64 --projected-length 16"
 TRAIN += f" --criterion masked_lm --batch-size 4 --lr 1e-3 --cpu --disable-validation --user-dir {USER_DIR}"
 SHAPES = [(50, 16), (16, 16), (16, 48), (48, 16), (16,), (16, 16)]
