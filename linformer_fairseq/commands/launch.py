@@ -62,8 +62,7 @@ def pretrain(a: argparse.Namespace, more: list[str]) -> list[Task]:
 def finetune(a: argparse.Namespace, more: list[str]) -> list[Task]:
     """Copies of one `linformer glue` command, which share its runs; the last to finish writes the table."""
     glue.parser().parse_args(more)
-    argv = (sys.executable, "-u", "-m", "linformer_fairseq", "glue", *more)
-    return [Task(f"copy {number + 1}", argv) for number in range(a.copies)]
+    return _copies(a, "-u", "-m", "linformer_fairseq", "glue", *more)
 
 
 def prepare(a: argparse.Namespace, more: list[str]) -> list[Task]:
@@ -74,8 +73,11 @@ def prepare(a: argparse.Namespace, more: list[str]) -> list[Task]:
     words = ["run", a.config, *more, "--out", str(a.out)]
     load_config(a.config, parse(words).changes)
     check_folder(a.out)
-    argv = (sys.executable, "-m", "data_prep", "run", a.config, *more, "--out", str(a.out), "--workers", str(a.cpus))
-    return [Task(f"copy {number + 1}", argv) for number in range(a.copies)]
+    return _copies(a, "-m", "data_prep", *words, "--workers", str(a.cpus))
+
+
+def _copies(a: argparse.Namespace, *words: str) -> list[Task]:
+    return [Task(f"copy {number + 1}", (sys.executable, *words)) for number in range(a.copies)]
 
 
 def combinations(sweep: Sequence[str]) -> list[dict[str, Any]]:
@@ -112,8 +114,8 @@ def start(a: argparse.Namespace, more: list[str]) -> int:
     if a.dry_run:
         print(submission.sbatch_file(folder, tasks, parameters))
         return 0
-    for job, task in zip(submission.submit(folder, tasks, parameters), tasks, strict=True):
-        print(f"{job}  {task.name}")
+    for job in submission.submit(folder, tasks, parameters):
+        print(f"{job.id}  {job.name}")
     print(f"{folder}: `linformer launch status` shows how it is doing")
     return 0
 
@@ -128,8 +130,8 @@ def status(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
 def logs(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
     """Output of the first task of each job."""
     read = {job.id: 0 for job in jobs}
-    ended = False
     while True:
+        ended = not a.follow or all(job.state() not in LIVE for job in jobs)  # before what they wrote last is read
         for job in jobs:
             if job.log.exists():
                 with job.log.open(errors="replace") as file:
@@ -137,10 +139,9 @@ def logs(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
                     for line in file:
                         print(f"{job.name}: {line}" if len(jobs) > 1 else line, end="", flush=True)
                     read[job.id] = file.tell()
-        if ended or not a.follow:
+        if ended:
             return 0
         time.sleep(2)
-        ended = all(job.state() not in LIVE for job in jobs)
 
 
 def cancel(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
@@ -211,5 +212,4 @@ def main(argv: Sequence[str]) -> int:
     if a.command == "script":
         print(SLURM / f"{a.name}.sh")
         return 0
-    exit_status: int = a.of_jobs(a, submission.read_submission(a.folder, a.submission))
-    return exit_status
+    return int(a.of_jobs(a, submission.read_submission(a.folder, a.submission)))

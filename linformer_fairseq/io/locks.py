@@ -1,6 +1,5 @@
 """Locks: one process at a time in a folder, until that process ends in any way."""
 
-import errno
 import fcntl
 import logging
 import os
@@ -30,7 +29,9 @@ def hold(folder: Path, what: str, patience: float = 20.0) -> None:
         return
     end, announced = time.monotonic() + patience, False
     while True:
-        descriptor = _open(file)
+        if file.is_symlink():
+            raise UsageError(f"{file} is a link, and would overwrite what it points to; remove it")
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _same(file, descriptor):
@@ -76,15 +77,6 @@ def keep(folder: Path, what: str) -> None:
             )
         folder.mkdir(parents=True, exist_ok=True)
         hold(folder, what, patience=0)
-
-
-def _open(file: Path) -> int:
-    try:
-        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise UsageError(f"{file} is a link, and would overwrite what it points to; remove it") from None
 
 
 def _same(file: Path, descriptor: int) -> bool:

@@ -131,16 +131,11 @@ def begun(
     if notes.exists():
         if (started := read_record(notes)) is None:
             raise UsageError(f"{notes} cannot be read, perhaps after a loss of power; delete {out} to start over")
-        if _holds_work(out):
+        there = [*out.iterdir(), *notes.parent.iterdir()]
+        if any(path != notes.parent and path.suffix != ".settings" for path in there):  # more than notes of settings
             refuse_other_settings(notes, started, "unfinished work")
     write_record(notes, {"settings": settings})
     return None
-
-
-def _holds_work(out: Path) -> bool:
-    """Whether there is more in an output folder than notes of settings."""
-    work = out / WORK
-    return any(path != work for path in out.iterdir()) or any(path.suffix != ".settings" for path in work.iterdir())
 
 
 def finish(
@@ -164,8 +159,7 @@ def finish(
     sweep(record.parent)  # before the record exists: afterwards nobody looks at this folder again
     write_record(record, content)
     print(f"{record.stem}: {describe(result)} in {record.parent}")
-    content = json.loads(json.dumps(content, sort_keys=True))  # the same, in the same order, as when it is read again
-    return content
+    return dict(json.loads(json.dumps(content, sort_keys=True)))  # in the same order as when it is read again
 
 
 def describe(result: Mapping[str, Any]) -> str:

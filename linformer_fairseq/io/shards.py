@@ -6,16 +6,8 @@ is written after the shard's files are on the disk; it is computed again if they
 So a kill at any moment loses only the shards being computed; tasks may join or leave at any time; and the shards of a
 dead task are taken over by the others.
 
-Example, for a script that any number of tasks may run at the same time:
-
-    finished = begun(out / "squares.json", settings)
-    if finished is None:
-        shards = [Shard(f"{n:03d}", (n, out / f"{n:03d}.txt")) for n in range(100)]
-        done = run_shards(out, shards, square, workers=4, label="squares")
-        finished = finish(out / "squares.json", settings, {"squares": len(done)}, done.values())
-
-where `square(n, path)` writes `path` atomically and returns `Done({"square": n * n}, [path])`. In every task,
-`run_shards` returns all results, so that each can run the steps that follow; these must write the same bytes in each.
+`data_prep/split.py` is a short example. In every task, `run_shards` returns all results, so that each can run the steps
+that follow; these must write the same bytes in each.
 """
 
 import json
@@ -168,10 +160,11 @@ class Claims:
         path = self._work / f"{name}.claim"
         if path.exists() and self._void(path):
             path.unlink(missing_ok=True)
+        identity = json.dumps({"owner": own_name()})
         try:
             with path.open("x", encoding="utf-8") as claim:
                 self._held.add(path)
-                json.dump({"owner": own_name()}, claim)
+                claim.write(identity)
         except FileExistsError:
             return False
         if record_of(self._work, name).exists():  # finished after this task looked for its record

@@ -43,8 +43,8 @@ class Plan:
     updates: int
     mode: str  # a key of `memory.BYTES_PER_PARAMETER`
     masked: float  # share of the tokens that is predicted
-    utilisation: float  # share of the device's peak
     checkpoints: int  # kept at a time
+    utilisation: float = 0.3  # share of the device's peak
     measured: float | None = None  # operations per second of a GPU, see `measured_speed`
 
     @property
@@ -150,14 +150,7 @@ def measured_speed(run: Path) -> float:
     return float(full * median(speeds[1:] or speeds) / processes)  # the first finds kernels and memory
 
 
-def plan_of(
-    argv: Sequence[str],
-    device: str,
-    gpus: int,
-    utilisation: float = 0.3,
-    symbols: int | None = None,
-    measured: float | None = None,
-) -> Plan:
+def plan_of(argv: Sequence[str], device: str, gpus: int, symbols: int | None = None) -> Plan:
     """The plan of a `fairseq-train` command; `symbols` are those of its DATA unless they are given.
 
     UsageError if there is no such device, DATA has no dictionary, the model is not one of ours, or the flags give no
@@ -174,11 +167,9 @@ def plan_of(
     if not 0 < args.max_update < math.inf:
         raise UsageError("the recipe has no end: give --max-update behind --")
     cfg = encoder_config(args, vocabulary(args.data) if symbols is None else symbols, pad_index=1)
+    cfg, updates, kept = replace(cfg, max_positions=n), int(args.max_update), max(1, args.keep_interval_updates) + 2
     mode = next((mode for mode in MODES if getattr(args, mode.replace("-", "_").replace(" ", "_"))), "fp32")
-    return Plan(
-        *(replace(cfg, max_positions=n), find_device(device), gpus, rows, args.update_freq[0], int(args.max_update)),
-        *(mode, args.mask_prob, utilisation, max(1, args.keep_interval_updates) + 2, measured),
-    )
+    return Plan(cfg, find_device(device), gpus, rows, args.update_freq[0], updates, mode, args.mask_prob, kept)
 
 
 def vocabulary(data: str) -> int:

@@ -149,7 +149,7 @@ def test_the_shard_of_a_dead_process_is_taken_over_at_once(tmp_path: Path) -> No
     if not child:
         Claims(tmp_path).take("a")
         signal.pause()
-    while not path.exists():
+    while not (path.exists() and path.read_text()):
         time.sleep(0.01)
     assert not Claims(tmp_path).take("a")
     os.kill(child, signal.SIGKILL)
