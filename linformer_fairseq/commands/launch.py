@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -159,10 +159,9 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = command_parser("launch", __doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def jobs(tasks_of: Callable[..., Any], *, nodes: int, gpus: int) -> Callable[..., Any]:
-        name, text = tasks_of.__name__, tasks_of.__doc__
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    for tasks_of, nodes, gpus in ((pretrain, 8, 8), (finetune, 1, 1), (prepare, 1, 0)):
+        text = tasks_of.__doc__
+        command = commands.add_parser(tasks_of.__name__, help=text, description=text, allow_abbrev=False)
         command.set_defaults(tasks_of=tasks_of)
         add = command.add_argument
         add("--nodes", type=whole(1, 100_000), default=nodes, help="nodes of each job (default: %(default)s)")
@@ -174,17 +173,15 @@ def parser() -> argparse.ArgumentParser:
         add("--parallel", type=whole(1, 1_000_000), default=256, help="array elements that may run at the same time")
         add("--local", action="store_true", help="run here, without Slurm (default if there is none)")
         add("--dry-run", action="store_true", help="only print the sbatch file")
-        return add
-
-    add = jobs(pretrain, nodes=8, gpus=8)
+    add = commands.choices["pretrain"].add_argument
     add("--recipe", default="base_n512_k128", help="a YAML file, or the name of a recipe (default: %(default)s)")
     add("--data", default="data-run/data", help="folder of binarised text (default: %(default)s)")
     add("--save-dir", type=Path, required=True, help="folder of the run; of a sweep, the folder of its runs")
     add("--sweep", nargs="+", default=[], metavar="KEY=V,V", help="settings of the recipe to vary")
     add("--free-gb", type=real(0, 1e9), default=10, help="disk space that must be free (default: %(default)s)")
-    add = jobs(finetune, nodes=1, gpus=1)
+    add = commands.choices["finetune"].add_argument
     add("--copies", type=whole(1, 100_000), default=27, help="jobs that share the runs (default: %(default)s)")
-    add = jobs(prepare, nodes=1, gpus=0)
+    add = commands.choices["prepare"].add_argument
     add("config", help="a YAML file, or the name of a configuration of data_prep")
     add("--out", type=Path, required=True, help="folder that all nodes see")
     add("--copies", type=whole(1, 100_000), default=4, help="jobs that share the work (default: %(default)s)")
