@@ -1,9 +1,6 @@
 """Fine-tuning on GLUE: `linformer glue`, from a clone."""
 
-import sys
-from importlib import import_module
-from pathlib import Path
+from recipe import run
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the code of the clone, whatever is installed
-    sys.exit(import_module("linformer_fairseq.cli").main(["glue", *sys.argv[1:]]))
+    run("glue")
