@@ -180,16 +180,14 @@ class Claims:
 
     def _void(self, path: Path) -> bool:
         try:
-            owner = (records.read_record(path) or {}).get(
-                "owner", ""
-            )  # none while it is written, or after a loss of power
+            claim = records.read_record(path) or {}  # empty while it is written, or after a loss of power
             renewed, now = path.stat().st_mtime_ns, time.monotonic()
         except FileNotFoundError:
             return True
         last, since = self._renewals.get(path, (None, now))
         if last != renewed:
             self._renewals[path] = renewed, (since := now)
-        return alive(str(owner)) is False or now - since > 5 * HEARTBEAT_SECONDS
+        return alive(claim.get("owner", "")) is False or now - since > 5 * HEARTBEAT_SECONDS
 
     def _renew(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
