@@ -1,6 +1,9 @@
 """Fine-tuning on GLUE: `linformer glue`, from a clone."""
 
-from recipe import run
+import sys
+from importlib import import_module
+from pathlib import Path
 
 if __name__ == "__main__":
-    run("glue")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the code of the clone, whatever is installed
+    sys.exit(import_module("linformer_fairseq.cli").main(["glue", *sys.argv[1:]]))
