@@ -50,9 +50,7 @@ V100, NCCL, fine-tuning and encoding: CUDA: not yet run.
 
 def commands_page() -> str:
     """All of `HELPS`."""
-    parts = [COMMANDS_PAGE]
-    parts += [f"## {name}\n\n```text\n{help_of(name)}```\n" for name in HELPS]
-    return "\n".join(parts)
+    return "\n".join([COMMANDS_PAGE, *(f"## {name}\n\n```text\n{help_of(name)}```\n" for name in HELPS)])
 
 
 def flags_page() -> str:
@@ -82,8 +80,8 @@ def flags_page() -> str:
     names += [("optimizer", "fused_adamw"), ("optimizer", "muon"), ("lr-scheduler", "warmup_stable_decay")]
     for kind, name in names:
         config = REGISTRIES[kind.replace("-", "_")]["dataclass_registry"].get(name)
-        parts.append(f"## `--{kind} {name}`\n")
-        parts.append(table(config, flags=True) if config is not None and fields(config) else "No flags of its own.\n")
+        own = table(config, flags=True) if config is not None and fields(config) else "No flags of its own.\n"
+        parts += [f"## `--{kind} {name}`\n", own]
     return "\n".join(parts)
 
 
@@ -98,17 +96,15 @@ def settings_page() -> str:
 def table(config: Any, flags: bool) -> str:
     """A dataclass as a table of names, defaults and help; nested ones with dotted names."""
     rows = ["| flag | default | meaning |" if flags else "| setting | default | meaning |", "|---|---|---|"]
-    for name, default, text in _settings(config, ""):
+    for name, default, text in _settings(config):
         shown = f"--{name.replace('_', '-')}" if flags else name
         rows.append(f"| `{shown}` | {default} | {text} |")
     return "\n".join(rows) + "\n"
 
 
-def _settings(config: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     for field in fields(config):
-        default = field.default
-        if field.default_factory is not MISSING:
-            default = field.default_factory()
+        default = field.default if field.default_factory is MISSING else field.default_factory()
         text = field.metadata.get("help") or _comment(config, field.name)
         text = " ".join(str(text).split()).replace("|", "\\|")
         if is_dataclass(default) and not isinstance(default, type):

@@ -14,18 +14,18 @@ from linformer_fairseq.io.processes import end_with_parent
 
 AGAIN = "the same command resumes from here"
 _REMEDIES = {
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "give access to it, or choose another --out"),
-    **dict.fromkeys((errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE), f"check that disk; {AGAIN}"),
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): f"no space left; free some, and {AGAIN}",
+    (errno.EROFS, errno.EACCES, errno.EPERM): "{why}; give access to it, or choose another --out",
+    (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE): f"{{why}}; check that disk; {AGAIN}",
     # Commands check what they are given, so this was there a moment ago.
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), f"it was removed or replaced meanwhile; restore it, and {AGAIN}"),
-    **dict.fromkeys(
-        (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP), "choose another path"
-    ),
+    (errno.ENOENT, errno.ENOTDIR): f"{{why}}; it was removed or replaced meanwhile; restore it, and {AGAIN}",
+    (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP): "{why}; choose another path",
 }
-_HF = ("safetensors", "transformers", "tokenizers", "google")
-_EXTRAS = {**dict.fromkeys(_HF, "hf"), "submitit": "slurm", "plotly": "report", "py3langid": "report"}
-_EXTRAS |= {"distributed": "cluster", "upath": "remote", "onnx": "release"}
-_DISTRIBUTIONS = {"google": "protobuf", "upath": "universal_pathlib"}  # by module, where the name differs
+# Extra of setup.py by module, and the distribution where its name differs
+_EXTRAS = dict.fromkeys(("safetensors", "transformers", "tokenizers", "google"), "hf")
+_EXTRAS |= {"submitit": "slurm", "plotly": "report", "py3langid": "report", "distributed": "cluster"}
+_EXTRAS |= {"upath": "remote", "onnx": "release"}
+_DISTRIBUTIONS = {"google": "protobuf", "upath": "universal_pathlib"}
 
 
 class UsageError(ValueError):
@@ -38,8 +38,7 @@ def as_one_sentence() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        sentence = _sentence(error)
-        if sentence is None or _debugging():
+        if (sentence := _sentence(error)) is None:
             raise
         raise SystemExit(f"error: {sentence}") from None
 
@@ -58,7 +57,9 @@ def exit_status(program: str, command: Callable[[], int]) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        if not _unread():
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        if not any(event & select.POLLERR for _, event in output.poll(0)):  # another pipe has broken
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 141
@@ -66,26 +67,16 @@ def exit_status(program: str, command: Callable[[], int]) -> int:
         print(f"\n{program}: stopped; {AGAIN}", file=sys.stderr)
         return 130
     except Exception as error:
-        sentence = _sentence(error)
-        if sentence is None or _debugging():
+        if (sentence := _sentence(error)) is None:
             raise
         print(f"{program}: error: {sentence}", file=sys.stderr)
         return 1
 
 
-def _unread() -> bool:
-    """Whether the other end of standard output is closed."""
-    waiting = select.poll()
-    waiting.register(sys.stdout.fileno(), 0)
-    return any(event & select.POLLERR for _, event in waiting.poll(0))
-
-
-def _debugging() -> bool:
-    return os.environ.get("LINFORMER_DEBUG") == "1"
-
-
 def _sentence(error: Exception) -> str | None:
-    """An error in one sentence, or None for an unexpected one."""
+    """An error in one sentence, or None for an unexpected one, and for all if LINFORMER_DEBUG is 1."""
+    if os.environ.get("LINFORMER_DEBUG") == "1":
+        return None
     if isinstance(error, UsageError):
         return str(error)
     if isinstance(error, BrokenProcessPool):
@@ -96,11 +87,11 @@ def _sentence(error: Exception) -> str | None:
             return None
         package, extra = _DISTRIBUTIONS.get(module, module), _EXTRAS[module]
         return f"the package {package} is missing: pip install -e '.[{extra}]' from a clone, or pip install {package}"
-    numpy_wrote_less = isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", str(error))
-    if isinstance(error, OSError) and (numpy_wrote_less or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
-        return f"{error.filename or 'the disk'}: no space left; free some, and {AGAIN}"
-    if isinstance(error, OSError) and error.errno in _REMEDIES:
-        return f"{error.filename or 'the disk'}: {error.strerror}; {_REMEDIES[error.errno]}"
+    if isinstance(error, OSError):
+        numpy_wrote_less = re.fullmatch(r"\d+ requested and \d+ written", str(error))
+        number = errno.ENOSPC if numpy_wrote_less else error.errno
+        found = next((remedy for numbers, remedy in _REMEDIES.items() if number in numbers), None)
+        return found and f"{error.filename or 'the disk'}: {found.format(why=error.strerror)}"
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "allocate" in str(error):  # PyTorch's
         return f"not enough memory ({str(error).splitlines()[0][:200] if str(error) else 'MemoryError'}); ask for less"
     return None

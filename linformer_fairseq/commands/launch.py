@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,7 @@ def pretrain(a: argparse.Namespace, more: list[str]) -> list[Task]:
 def finetune(a: argparse.Namespace, more: list[str]) -> list[Task]:
     """Copies of one `linformer glue` command, which share its runs; the last to finish writes the table."""
     glue.parser().parse_args(more)
-    argv = (sys.executable, "-u", "-m", "linformer_fairseq", "glue", *more)
-    return [Task(f"copy {number + 1}", argv) for number in range(a.copies)]
+    return _copies(a, "-u", "-m", "linformer_fairseq", "glue", *more)
 
 
 def prepare(a: argparse.Namespace, more: list[str]) -> list[Task]:
@@ -74,8 +73,11 @@ def prepare(a: argparse.Namespace, more: list[str]) -> list[Task]:
     words = ["run", a.config, *more, "--out", str(a.out)]
     load_config(a.config, parse(words).changes)
     check_folder(a.out)
-    argv = (sys.executable, "-m", "data_prep", "run", a.config, *more, "--out", str(a.out), "--workers", str(a.cpus))
-    return [Task(f"copy {number + 1}", argv) for number in range(a.copies)]
+    return _copies(a, "-m", "data_prep", *words, "--workers", str(a.cpus))
+
+
+def _copies(a: argparse.Namespace, *words: str) -> list[Task]:
+    return [Task(f"copy {number + 1}", (sys.executable, *words)) for number in range(a.copies)]
 
 
 def combinations(sweep: Sequence[str]) -> list[dict[str, Any]]:
@@ -112,8 +114,8 @@ def start(a: argparse.Namespace, more: list[str]) -> int:
     if a.dry_run:
         print(submission.sbatch_file(folder, tasks, parameters))
         return 0
-    for job, task in zip(submission.submit(folder, tasks, parameters), tasks, strict=True):
-        print(f"{job}  {task.name}")
+    for job in submission.submit(folder, tasks, parameters):
+        print(f"{job.id}  {job.name}")
     print(f"{folder}: `linformer launch status` shows how it is doing")
     return 0
 
@@ -128,8 +130,8 @@ def status(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
 def logs(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
     """Output of the first task of each job."""
     read = {job.id: 0 for job in jobs}
-    ended = False
     while True:
+        ended = not a.follow or all(job.state() not in LIVE for job in jobs)  # before what they wrote last is read
         for job in jobs:
             if job.log.exists():
                 with job.log.open(errors="replace") as file:
@@ -137,10 +139,9 @@ def logs(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
                     for line in file:
                         print(f"{job.name}: {line}" if len(jobs) > 1 else line, end="", flush=True)
                     read[job.id] = file.tell()
-        if ended or not a.follow:
+        if ended:
             return 0
         time.sleep(2)
-        ended = all(job.state() not in LIVE for job in jobs)
 
 
 def cancel(a: argparse.Namespace, jobs: Sequence[Submitted]) -> int:
@@ -158,10 +159,9 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = command_parser("launch", __doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def jobs(tasks_of: Callable[..., Any], *, nodes: int, gpus: int) -> Callable[..., Any]:
-        name, text = tasks_of.__name__, tasks_of.__doc__
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    for tasks_of, nodes, gpus in ((pretrain, 8, 8), (finetune, 1, 1), (prepare, 1, 0)):
+        text = tasks_of.__doc__
+        command = commands.add_parser(tasks_of.__name__, help=text, description=text, allow_abbrev=False)
         command.set_defaults(tasks_of=tasks_of)
         add = command.add_argument
         add("--nodes", type=whole(1, 100_000), default=nodes, help="nodes of each job (default: %(default)s)")
@@ -173,17 +173,15 @@ def parser() -> argparse.ArgumentParser:
         add("--parallel", type=whole(1, 1_000_000), default=256, help="array elements that may run at the same time")
         add("--local", action="store_true", help="run here, without Slurm (default if there is none)")
         add("--dry-run", action="store_true", help="only print the sbatch file")
-        return add
-
-    add = jobs(pretrain, nodes=8, gpus=8)
+    add = commands.choices["pretrain"].add_argument
     add("--recipe", default="base_n512_k128", help="a YAML file, or the name of a recipe (default: %(default)s)")
     add("--data", default="data-run/data", help="folder of binarised text (default: %(default)s)")
     add("--save-dir", type=Path, required=True, help="folder of the run; of a sweep, the folder of its runs")
     add("--sweep", nargs="+", default=[], metavar="KEY=V,V", help="settings of the recipe to vary")
     add("--free-gb", type=real(0, 1e9), default=10, help="disk space that must be free (default: %(default)s)")
-    add = jobs(finetune, nodes=1, gpus=1)
+    add = commands.choices["finetune"].add_argument
     add("--copies", type=whole(1, 100_000), default=27, help="jobs that share the runs (default: %(default)s)")
-    add = jobs(prepare, nodes=1, gpus=0)
+    add = commands.choices["prepare"].add_argument
     add("config", help="a YAML file, or the name of a configuration of data_prep")
     add("--out", type=Path, required=True, help="folder that all nodes see")
     add("--copies", type=whole(1, 100_000), default=4, help="jobs that share the work (default: %(default)s)")
@@ -211,5 +209,4 @@ def main(argv: Sequence[str]) -> int:
     if a.command == "script":
         print(SLURM / f"{a.name}.sh")
         return 0
-    exit_status: int = a.of_jobs(a, submission.read_submission(a.folder, a.submission))
-    return exit_status
+    return int(a.of_jobs(a, submission.read_submission(a.folder, a.submission)))

@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
 
     argv = fairseq_train_argv(find_recipe(a.recipe), a.data or "DATA", Path("RUN"), more=more)
     measured = None if a.calibrate is None else measured_speed(a.calibrate)
-    plan = plan_of(argv, a.device, a.gpus, a.utilisation, None if a.data else VOCABULARY, measured)
+    plan = plan_of(argv, a.device, a.gpus, None if a.data else VOCABULARY)
+    plan = replace(plan, utilisation=a.utilisation, measured=measured)
     if a.sweep:
         sweep(plan)
         return 0

@@ -29,13 +29,11 @@ def replace_when_done(path: Path, force: bool = True) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{own_name()}.partial")
     try:
         yield partial
+        replaced = path.with_name(f".{path.name}.replaced.{own_name()}.partial")
         if partial.is_dir() and path.exists():
-            replaced = path.with_name(f".{path.name}.replaced.{own_name()}.partial")
             os.replace(path, replaced)
-            os.replace(partial, path)
-            remove(replaced)
-        else:
-            os.replace(partial, path)
+        os.replace(partial, path)
+        remove(replaced)
     finally:
         remove(partial)
 

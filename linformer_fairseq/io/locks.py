@@ -1,12 +1,10 @@
 """Locks: one process at a time in a folder, until that process ends in any way."""
 
-import errno
 import fcntl
 import logging
 import os
 import socket
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 from linformer_fairseq.errors import UsageError
@@ -17,53 +15,51 @@ NAME = ".lock"
 _held: dict[Path, int] = {}
 
 
-def hold(path: Path, what: str, patience: float = 20.0) -> ExitStack:
-    """Keep other processes out until this one ends, or until the result is closed or left as a context manager.
+def hold(folder: Path, what: str, patience: float = 20.0) -> None:
+    """Keep other processes out of a folder until this one ends.
 
-    The kernel holds the lock, so a killed process leaves none behind. Forked children do not inherit it, because a data
-    loader may outlive its killed parent by some seconds.
+    The kernel holds the lock, on the file `.lock` in the folder, so a killed process leaves none behind. Forked
+    children do not inherit it, because a data loader may outlive its killed parent by some seconds.
 
-    `path` is a folder, which is locked by `.lock` in it, or the lock file itself; `what` is the kind of work that needs
-    it, such as "training run". UsageError if another process still holds it after `patience` seconds, or the lock file
-    is a link: what it points to would be overwritten.
+    `what` is the kind of work that needs it, such as "training run". UsageError if another process still holds it after
+    `patience` seconds, or the lock file is a link: what it points to would be overwritten.
     """
-    lock = ExitStack()
-    file = _lock_file(path)
-    if _held.get(file) and _in_place(file):
-        return lock
-    descriptor = _open(file)
-    start, announced = time.monotonic(), False
+    file = folder.resolve() / NAME
+    if file in _held and _same(file, _held[file]):
+        return
+    end, announced = time.monotonic() + patience, False
     while True:
+        if file.is_symlink():
+            raise UsageError(f"{file} is a link, and would overwrite what it points to; remove it")
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _same(file, descriptor):
+                break
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
-            if time.monotonic() - start >= patience:
+            if time.monotonic() >= end:
                 os.close(descriptor)
                 raise UsageError(
-                    f"{path} is in use by another {what} ({holder}): wait until it has ended, or choose another folder"
+                    f"{folder} is in use by another {what} ({holder}): "
+                    "wait until it has ended, or choose another folder"
                 ) from None
             if not announced:
-                logger.info(f"{path} is in use ({holder}); waiting up to {patience:.0f} seconds")
+                logger.info(f"{folder} is in use ({holder}); waiting up to {patience:.0f} seconds")
                 announced = True
             time.sleep(0.2)
         except OSError as error:
             os.close(descriptor)
-            logger.warning(f"{path} cannot be locked ({error.strerror}): make sure that no other {what} uses it")
-            return lock
-        else:
-            if _same(file, descriptor):
-                break
-            os.close(descriptor)  # removed or replaced meanwhile: others would lock the new file
-            descriptor = _open(file)
+            logger.warning(f"{folder} cannot be locked ({error.strerror}): make sure that no other {what} uses it")
+            return
+        os.close(descriptor)  # the file may be removed or replaced meanwhile, and others lock the new one
     job = os.environ.get("SLURM_JOB_ID")
     note = f"host {socket.gethostname()}, process {os.getpid()}" + (f", Slurm job {job}" if job else "") + "\n"
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, note.encode(), 0)
-    _release(file)
+    if file in _held:
+        os.close(_held[file])
     _held[file] = descriptor
-    lock.callback(_release, file)
-    return lock
 
 
 def keep(folder: Path, what: str) -> None:
@@ -73,7 +69,7 @@ def keep(folder: Path, what: str) -> None:
     maker may have written to the folder, or still does.
     """
     file = folder.resolve() / NAME
-    if file in _held and not _in_place(file):
+    if file in _held and not _same(file, _held[file]):
         if file.exists():
             raise UsageError(
                 f"{file} was replaced, so another {what} has used {folder} meanwhile: make sure that none runs there "
@@ -81,23 +77,6 @@ def keep(folder: Path, what: str) -> None:
             )
         folder.mkdir(parents=True, exist_ok=True)
         hold(folder, what, patience=0)
-
-
-def _lock_file(path: Path) -> Path:
-    return path.resolve() / NAME if path.is_dir() else path.parent.resolve() / path.name
-
-
-def _open(file: Path) -> int:
-    try:
-        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise UsageError(f"{file} is a link, and would overwrite what it points to; remove it") from None
-
-
-def _in_place(file: Path) -> bool:
-    return _same(file, _held[file])
 
 
 def _same(file: Path, descriptor: int) -> bool:
@@ -108,10 +87,9 @@ def _same(file: Path, descriptor: int) -> bool:
         return False
 
 
-def _release(*files: Path) -> None:
-    for file in files or list(_held):
-        if file in _held:
-            os.close(_held.pop(file))
+def _release() -> None:
+    while _held:
+        os.close(_held.popitem()[1])
 
 
 os.register_at_fork(after_in_child=_release)

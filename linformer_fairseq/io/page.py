@@ -14,7 +14,6 @@ from typing import Any
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import check_target, write_text
 
-HERE = Path(__file__).parent
 Runs = str | Sequence[tuple[str, bool]]  # a text, or its parts, each with whether it is marked
 
 
@@ -32,13 +31,13 @@ class Page:
         check_target(path, force=True)
         if path.is_dir():
             raise UsageError(f"{path}: is a folder; give the page another name, such as {path}.html")
-        self._path = path
+        self._path, self._title = path, title
         self._library: str = get_plotlyjs()
-        self._content: dict[str, Any] = {"title": title, "sections": []}
+        self._sections: list[dict[str, Any]] = []
 
     def section(self, title: str, note: str = "") -> None:
         """Begin a section; `note` says what it shows, or why it is empty."""
-        self._content["sections"].append({"title": title, "note": note, "parts": []})
+        self._sections.append({"title": title, "note": note, "parts": []})
 
     def note(self, text: str) -> None:
         """A paragraph."""
@@ -58,10 +57,8 @@ class Page:
 
     def texts(self, title: str, mark: str, panes: Mapping[str, Runs]) -> None:
         """Texts side by side, by their labels, under a title with a highlighted `mark`, such as a reason."""
-        shown = [
-            {"label": label, "runs": [(runs, False)] if isinstance(runs, str) else runs}
-            for label, runs in panes.items()
-        ]
+        parts = {label: [(runs, False)] if isinstance(runs, str) else runs for label, runs in panes.items()}
+        shown = [{"label": label, "runs": runs} for label, runs in parts.items()]
         self._add("texts", title=title, mark=mark, panes=shown)
 
     def pictures(self, title: str, mark: str, pictures: Mapping[str, bytes]) -> None:
@@ -70,18 +67,18 @@ class Page:
         self._add("pictures", title=title, mark=mark, pictures=shown)
 
     def _add(self, kind: str, **part: Any) -> None:
-        self._content["sections"][-1]["parts"].append({"kind": kind, **part})
+        self._sections[-1]["parts"].append({"kind": kind, **part})
 
     def write(self) -> None:
         """Write the page atomically."""
-        script = (HERE / "page.js").read_text(encoding="utf-8")
+        page, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "page.js"))
+        content = json.dumps({"title": self._title, "sections": self._sections}, allow_nan=False)
         parts = {
             "policy": " ".join(map(_hash, (self._library, script))),
             "library": self._library,
             "script": script,
-            "content": json.dumps(self._content, allow_nan=False).replace("<", "\\u003c"),  # last: it may hold names
+            "content": content.replace("<", "\\u003c"),  # last: it may hold the names of the others
         }
-        page = (HERE / "page.html").read_text(encoding="utf-8")
         for name, text in parts.items():
             page = page.replace(f"{{{{{name}}}}}", text, 1)
         write_text(self._path, page)

@@ -1,7 +1,4 @@
-"""Where calls run: in this process, in processes of this machine, or on a cluster of Dask. Read `executor` first.
-
-Worker processes import a module once, exit with their parent, and cancel pending work after an error.
-"""
+"""Where calls run: in this process, in processes of this machine, or on a cluster of Dask."""
 
 import multiprocessing
 import os
@@ -24,14 +21,19 @@ WINDOW = 1024  # calls that the cluster is given at a time
 def executor(workers: int, module: str) -> Iterator[tuple[Executor, int]]:
     """What runs calls, and how many calls it is given at a time; with 0 workers, this process does.
 
-    A worker of Dask that is lost costs its calls alone, which the scheduler gives to others. All workers must see the
-    same folders, and have this package.
+    An error or Ctrl-C cancels the calls that have not started. A worker of Dask that is lost costs its calls alone,
+    which the scheduler gives to others. All workers must see the same folders, and have this package.
     """
     if not workers:
         yield Inline(), 1
     elif cluster is None:
-        with process_pool(workers, module) as pool:
-            yield pool, workers
+        prepare_pool(module)
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _end_with_parent) as pool:
+            try:
+                yield pool, workers
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     else:
         from distributed import Client, KilledWorker
 
@@ -53,24 +55,10 @@ def executor(workers: int, module: str) -> Iterator[tuple[Executor, int]]:
 
 
 def prepare_pool(module: str) -> None:
-    """Start the server that forks the workers of `process_pool`; it imports `module` in the background."""
-    if cluster is not None:
-        return
-    # The server imports once for all workers and has no threads when it forks.
-    multiprocessing.get_context("forkserver").set_forkserver_preload([module])
-    forkserver.ensure_running()
-
-
-@contextmanager
-def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes have imported `module`; an error or Ctrl-C cancels the calls that have not started."""
-    prepare_pool(module)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _end_with_parent) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Start the server that forks worker processes; it imports `module` in the background, once for all of them."""
+    if cluster is None:
+        forkserver.set_forkserver_preload([module])
+        forkserver.ensure_running()
 
 
 class Inline(Executor):

@@ -11,16 +11,11 @@ from pathlib import Path
 _PARENT = "LINFORMER_PARENT"  # in the environment of a program, the number of the process that has started it
 
 
-def _machine() -> str:
-    """Where process numbers count: this boot and container, whose host names may be those of others; else random."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        return hashlib.sha256((boot + os.readlink("/proc/self/ns/pid")).encode()).hexdigest()[:12]
-    except OSError:
-        return secrets.token_hex(6)
-
-
-_MACHINE = _machine()
+try:  # where process numbers count: this boot and container, whose host names may be those of others; else random
+    _PLACE = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink("/proc/self/ns/pid")
+except OSError:
+    _PLACE = secrets.token_hex()
+_MACHINE = hashlib.sha256(_PLACE.encode()).hexdigest()[:12]
 
 
 def own_name() -> str:

@@ -48,30 +48,38 @@ def _seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def stamp(path: Path) -> list[int]:
+    """Size and time (ns) of a file."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
 def stamps(out: Path, names: Iterable[str]) -> dict[str, list[int]]:
-    """Size and time (ns) of each file below `out`, for its record."""
-    found = {name: (out / name).stat() for name in names}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
+    """The stamp of each file below `out`, for its record."""
+    return {name: stamp(out / name) for name in names}
+
+
+def _unchanged(path: Path, recorded: Sequence[Any]) -> bool:
+    """Whether a file has the size and SHA-256 recorded; read only if its time is another one, as after copying."""
+    size, time, sha256 = recorded  # each None if it is not known
+    size_now, time_now = stamp(path)
+    if size not in (None, size_now):
+        return False
+    return sha256 is None or (time == time_now and not always_hash) or digest(path) == sha256
 
 
 def intact(out: Path, content: Mapping[str, Any] | None) -> bool:
-    """Whether the files of a record are those that were written.
-
-    `files` has their hashes, and `stamps` size and time. A file of another size is another one; if it has another time,
-    as after copying, or with `always_hash`, its hash decides.
-    """
+    """Whether the files of a record are those that were written: `files` has their hashes, `stamps` size and time."""
     if content is None:
         return False
-    for name in content.get("files", {}).keys() | content.get("stamps", {}).keys():
-        path, sha256 = out / name, content.get("files", {}).get(name)
-        try:
-            size, time = stamps(out, [name])[name]
-        except FileNotFoundError:
-            return False
-        before = content.get("stamps", {}).get(name, [size, None])
-        if size != before[0] or (sha256 and (always_hash or time != before[1]) and digest(path) != sha256):
-            return False
-    return True
+    files, known = content.get("files", {}), content.get("stamps", {})
+    try:
+        return all(
+            _unchanged(out / name, [*known.get(name, (None, None)), files.get(name)])
+            for name in files.keys() | known.keys()
+        )
+    except FileNotFoundError:
+        return False
 
 
 def names_and_sizes(paths: Iterable[Path]) -> list[list[Any]]:
@@ -79,21 +87,15 @@ def names_and_sizes(paths: Iterable[Path]) -> list[list[Any]]:
     return [[path.name, path.stat().st_size] for path in paths]
 
 
-def seen(paths: Iterable[Path]) -> list[list[int]]:
-    """Size and time (ns) of input files."""
-    return [[stat.st_size, stat.st_mtime_ns] for stat in (path.stat() for path in paths)]
-
-
 def examined(paths: Sequence[Path]) -> Inputs:
     """Size, time (ns) and SHA-256 of input files, for the record of what was made of them."""
-    return [[*stamp, digest(path)] for stamp, path in zip(seen(paths), paths, strict=True)]
+    return [[*stamp(path), digest(path)] for path in paths]
 
 
 def refuse_other_inputs(out: Path, paths: Sequence[Path], content: Mapping[str, Any] | None, what: str) -> None:
     """Raise StaleOutput if files are not those that the work in a record has read; judged as by `intact`."""
-    before: Inputs = (content or {}).get("inputs", [])
-    for path, now, (*stamp, sha256) in zip(paths, seen(paths), before, strict=False):
-        if now[0] != stamp[0] or ((always_hash or now != stamp) and digest(path) != sha256):
+    for path, before in zip(paths, (content or {}).get("inputs", ()), strict=False):
+        if not _unchanged(path, before):
             raise StaleOutput(
                 f"{out} holds the {what} of another {path}; restore that file, delete {out}, or choose another --out"
             )
@@ -109,35 +111,31 @@ def begun(
     `inputs` are these files, in the order in which the shards have read them. StaleOutput if the folder holds work of
     other settings or inputs. Finished work of which a file was changed or removed is begun again.
     """
-    notes = record.parent / WORK / f"{record.stem}.settings"
-    for path in (record, notes):
-        content = read_record(path)
-        if content is None and path == notes and path.exists():
-            lost = "cannot be read, perhaps after a loss of power"
-            raise UsageError(f"{path} {lost}; delete {record.parent} to start over")
-        if content is not None:
-            changed = [name for name in changed_settings(content["settings"], settings) if name not in ignored]
-            if changed and (path == record or _holds_work(record.parent)):
-                raise StaleOutput(
-                    f"{record.parent} holds the {'result' if path == record else 'unfinished work'} of other settings "
-                    f"({', '.join(changed)} changed, see {path.name}); delete that folder or choose another --out"
-                )
-            if path == record:
-                refuse_other_inputs(record.parent, inputs, content, "result")
-            if path == record and not intact(record.parent, content):
-                print(f"{record.stem}: files in {record.parent} were changed or removed since, and are made again")
-            elif path == record:
-                finished: dict[str, Any] = content
-                print(f"{record.stem}: already finished in {record.parent}: {describe(finished['result'])}")
-                return finished
+    out, stage = record.parent, record.stem
+
+    def refuse_other_settings(path: Path, content: Mapping[str, Any], what: str) -> None:
+        if changed := [name for name in changed_settings(content["settings"], settings) if name not in ignored]:
+            raise StaleOutput(
+                f"{out} holds the {what} of other settings ({', '.join(changed)} changed, see {path.name}); "
+                "delete that folder or choose another --out"
+            )
+
+    if finished := read_record(record):
+        refuse_other_settings(record, finished, "result")
+        refuse_other_inputs(out, inputs, finished, "result")
+        if intact(out, finished):
+            print(f"{stage}: already finished in {out}: {describe(finished['result'])}")
+            return finished
+        print(f"{stage}: files in {out} were changed or removed since, and are made again")
+    notes = out / WORK / f"{stage}.settings"
+    if notes.exists():
+        if (started := read_record(notes)) is None:
+            raise UsageError(f"{notes} cannot be read, perhaps after a loss of power; delete {out} to start over")
+        there = [*out.iterdir(), *notes.parent.iterdir()]
+        if any(path != notes.parent and path.suffix != ".settings" for path in there):  # more than notes of settings
+            refuse_other_settings(notes, started, "unfinished work")
     write_record(notes, {"settings": settings})
     return None
-
-
-def _holds_work(out: Path) -> bool:
-    """Whether there is more in an output folder than notes of settings."""
-    work = out / WORK
-    return any(path != work for path in out.iterdir()) or any(path.suffix != ".settings" for path in work.iterdir())
 
 
 def finish(
@@ -161,8 +159,7 @@ def finish(
     sweep(record.parent)  # before the record exists: afterwards nobody looks at this folder again
     write_record(record, content)
     print(f"{record.stem}: {describe(result)} in {record.parent}")
-    content = json.loads(json.dumps(content, sort_keys=True))  # the same, in the same order, as when it is read again
-    return content
+    return dict(json.loads(json.dumps(content, sort_keys=True)))  # in the same order as when it is read again
 
 
 def describe(result: Mapping[str, Any]) -> str:

@@ -6,22 +6,12 @@ is written after the shard's files are on the disk; it is computed again if they
 So a kill at any moment loses only the shards being computed; tasks may join or leave at any time; and the shards of a
 dead task are taken over by the others.
 
-Example, for a script that any number of tasks may run at the same time:
-
-    finished = begun(out / "squares.json", settings)
-    if finished is None:
-        shards = [Shard(f"{n:03d}", (n, out / f"{n:03d}.txt")) for n in range(100)]
-        done = run_shards(out, shards, square, workers=4, label="squares")
-        finished = finish(out / "squares.json", settings, {"squares": len(done)}, done.values())
-
-where `square(n, path)` writes `path` atomically and returns `Done({"square": n * n}, [path])`. In every task,
-`run_shards` returns all results, so that each can run the steps that follow; these must write the same bytes in each.
+`data_prep/split.py` is a short example. In every task, `run_shards` returns all results, so that each can run the steps
+that follow; these must write the same bytes in each.
 """
 
-import errno
 import json
 import os
-import secrets
 import threading
 import time
 from collections import deque
@@ -34,20 +24,11 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.io import records
 from linformer_fairseq.io.files import digest, sync
 from linformer_fairseq.io.pool import executor
 from linformer_fairseq.io.processes import alive, own_name
-from linformer_fairseq.io.records import (
-    WORK,
-    Inputs,
-    examined,
-    intact,
-    read_record,
-    refuse_other_inputs,
-    seen,
-    stamps,
-    write_record,
-)
+from linformer_fairseq.io.records import WORK
 
 # A claim is renewed at this interval, and void if another task sees no renewal in five of them by its own watch: clocks
 # of machines and file systems may differ. A dead process on this machine is detected at once.
@@ -55,8 +36,6 @@ HEARTBEAT_SECONDS = 15
 POLL_SECONDS = 1.0
 
 Result = dict[str, Any]
-
-_NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)  # of os.link
 
 
 @dataclass(frozen=True)
@@ -100,9 +79,9 @@ def run_shards(
     for shard in shards:
         record = record_of(work, shard.name)
         there = record.exists()  # before it is read: another task may write it now
-        content = read_record(record)
-        if intact(out, content):
-            refuse_other_inputs(out, shard.inputs, content, "unfinished work")
+        content = records.read_record(record)
+        if records.intact(out, content):
+            records.refuse_other_inputs(out, shard.inputs, content, "unfinished work")
         else:
             unfinished.append(shard)
             if there:
@@ -112,7 +91,7 @@ def run_shards(
     bar = tqdm(total=total, initial=total - left, desc=label, unit=unit, unit_scale=unit == "B", disable=not waiting)
     module = getattr(function, "func", function).__module__
     with bar, Claims(work) as claims, executor(min(workers, max(1, len(waiting))), module) as (pool, most):
-        running: dict[Future[tuple[Done, Inputs, float]], Shard] = {}
+        running: dict[Future[tuple[Done, records.Inputs, float]], Shard] = {}
         while waiting or running:
             for _ in range(len(waiting)):
                 if len(running) >= most:
@@ -129,15 +108,14 @@ def run_shards(
                 continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 shard, (done, inputs, seconds) = running.pop(future), future.result()
-                paths = {str(path.relative_to(out)): path for path in done.files}
-                for path in paths.values():
+                for path in done.files:
                     sync(path)
-                files = {name: digest(path) for name, path in paths.items()}
-                made = {"result": done.result, "files": files, "stamps": stamps(out, paths)}
-                write_record(record_of(work, shard.name), made | {"inputs": inputs, "seconds": seconds})
+                files = {str(path.relative_to(out)): digest(path) for path in done.files}
+                made = {"result": done.result, "files": files, "stamps": records.stamps(out, files)}
+                records.write_record(record_of(work, shard.name), made | {"inputs": inputs, "seconds": seconds})
                 claims.drop(shard.name)
                 bar.update(shard.size)
-    done_now = {shard.name: read_record(record_of(work, shard.name)) for shard in shards}
+    done_now = {shard.name: records.read_record(record_of(work, shard.name)) for shard in shards}
     if lost := [name for name, content in done_now.items() if content is None]:
         raise UsageError(f"{work}: the record of {lost[0]} was lost or damaged meanwhile; start the same command again")
     return done_now  # type: ignore[return-value]
@@ -148,11 +126,11 @@ def record_of(work: Path, name: str) -> Path:
     return work / f"{name}.json"
 
 
-def _timed(function: Callable[..., Done], shard: Shard) -> tuple[Done, Inputs, float]:
-    start, before = time.monotonic(), seen(shard.inputs)
+def _timed(function: Callable[..., Done], shard: Shard) -> tuple[Done, records.Inputs, float]:
+    start, before = time.monotonic(), [records.stamp(path) for path in shard.inputs]
     done = function(*shard.arguments)
-    inputs = examined(shard.inputs)
-    if [stamp for *stamp, _ in inputs] != before:
+    inputs = records.examined(shard.inputs)
+    if [[size, changed] for size, changed, _ in inputs] != before:
         raise UsageError(f"{shard.inputs[0].parent}: files were changed while they were read; start the command again")
     return done, inputs, round(time.monotonic() - start, 3)
 
@@ -162,7 +140,6 @@ class Claims:
 
     def __init__(self, work: Path) -> None:
         self._work = work
-        self._own = work / f".{secrets.token_hex(4)}.{own_name()}.partial"
         self._held: set[Path] = set()
         self._renewals: dict[Path, tuple[int, float]] = {}  # of others' claims: the last, and when it was seen
         self._stop = threading.Event()
@@ -181,13 +158,15 @@ class Claims:
     def take(self, name: str) -> bool:
         """Claim a shard; True if nobody held it, or its holder is dead."""
         path = self._work / f"{name}.claim"
-        if path.exists():
-            if not self._void(path):
-                return False
+        if path.exists() and self._void(path):
             path.unlink(missing_ok=True)
-        if not self._create(path):
+        identity = json.dumps({"owner": own_name()})
+        try:
+            with path.open("x", encoding="utf-8") as claim:
+                self._held.add(path)
+                claim.write(identity)
+        except FileExistsError:
             return False
-        self._held.add(path)
         if record_of(self._work, name).exists():  # finished after this task looked for its record
             self.drop(name)
             return False
@@ -199,36 +178,16 @@ class Claims:
         self._held.discard(path)
         path.unlink(missing_ok=True)
 
-    def _create(self, path: Path) -> bool:
-        # A hard link to a complete file: whoever sees the claim can read its owner.
-        identity = {"owner": own_name()}
-        self._own.write_text(json.dumps(identity), encoding="utf-8")
-        try:
-            os.link(self._own, path)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            try:
-                with path.open("x", encoding="utf-8") as claim:
-                    json.dump(identity, claim)
-            except FileExistsError:
-                return False
-        finally:
-            self._own.unlink()
-        return True
-
     def _void(self, path: Path) -> bool:
         try:
-            owner = (read_record(path) or {}).get("owner", "")  # none while it is written, or after a loss of power
+            claim = records.read_record(path) or {}  # empty while it is written, or after a loss of power
             renewed, now = path.stat().st_mtime_ns, time.monotonic()
         except FileNotFoundError:
             return True
         last, since = self._renewals.get(path, (None, now))
         if last != renewed:
             self._renewals[path] = renewed, (since := now)
-        return alive(str(owner)) is False or now - since > 5 * HEARTBEAT_SECONDS
+        return alive(claim.get("owner", "")) is False or now - since > 5 * HEARTBEAT_SECONDS
 
     def _renew(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

@@ -25,8 +25,6 @@ from linformer_fairseq.training.signals import REQUEUE
 FAILED_TASK = re.compile(
     r"srun: error: (?P<node>[^:\s]+): tasks? (?P<rank>\d+)[\d,-]*: (?P<how>Exited with exit code (?P<status>\d+)|.+)"
 )
-LOG_LINES = 40  # shown of the process that failed first
-SPLITS = ("train.bin", "train.idx", "valid.bin", "valid.idx")
 _say = partial(print, "pretrain:", flush=True)
 
 
@@ -50,10 +48,11 @@ def find_data(given: str) -> str:
         if not folder.is_dir():
             raise UsageError(f"DATA (--data) {given}: no folder {folder}; make it with `linformer prepare run`")
         # fairseq takes the dictionary and the validation set from the first folder alone
-        needed = ("dict.txt", *SPLITS) if folder == folders[0] else SPLITS[:2]
-        for file in (folder / name for name in needed):
-            if not file.is_file():
-                raise UsageError(f"DATA (--data) {given}: {file} is missing; make it with `linformer prepare binarize`")
+        of_first = ("dict.txt", "valid.bin", "valid.idx") if folder == folders[0] else ()
+        for name in ("train.bin", "train.idx", *of_first):
+            if not (folder / name).is_file():
+                remedy = "make it with `linformer prepare binarize`"
+                raise UsageError(f"DATA (--data) {given}: {folder / name} is missing; {remedy}")
     return os.pathsep.join(map(str, folders))
 
 
@@ -73,7 +72,7 @@ def check_save_dir(save_dir: Path, free_gb: float) -> None:
         )
 
 
-def number(environ: Mapping[str, str], name: str, default: float = 0) -> float:
+def number(environ: Mapping[str, str], name: str, default: float) -> float:
     """An environment variable that is a number, 0 or more; UsageError if it is not."""
     text = environ.get(name) or str(default)
     with suppress(ValueError):
@@ -87,11 +86,11 @@ def submit(script: str, flags: Sequence[str], environ: Mapping[str, str]) -> int
     if shutil.which("sbatch") is None:
         raise UsageError("there is no sbatch here: without Slurm, use `linformer launch pretrain --local`")
     _, argv = training_run(environ, flags)
+    nodes, gpus = (int(number(environ, name, 8)) for name in ("NODES", "GPUS"))
     if device := environ.get("DEVICE"):
         from linformer_fairseq.planning.plan import plan_of
 
-        plan_of(argv, device, int(number(environ, "NODES", 8) * number(environ, "GPUS", 8))).refuse_too_large()
-    nodes, gpus = (int(number(environ, name)) for name in ("NODES", "GPUS"))
+        plan_of(argv, device, nodes * gpus).refuse_too_large()
     size = [f"--nodes={nodes}"] if environ.get("NODES") else []
     size += [f"--ntasks-per-node={gpus}", f"--gres=gpu:{gpus}"] if environ.get("GPUS") else []
     return subprocess.call(["sbatch", *size, script, *flags])
@@ -114,8 +113,8 @@ def run(flags: Sequence[str], environ: Mapping[str, str]) -> int:
     status, failure = _srun(argv, logs, environ)
     if status == 0 and failure is None:
         return 0
-    killed = failure is not None and failure["status"] is None
     # srun's own status is the highest of all, and processes that are ended along may still save and exit with REQUEUE
+    killed = failure is not None and failure["status"] is None
     first = int(failure["status"]) if failure and not killed else status
     if not still_ours(environ):
         _say("the job was cancelled, or Slurm has already requeued it")
@@ -125,7 +124,7 @@ def run(flags: Sequence[str], environ: Mapping[str, str]) -> int:
         return requeue(environ)
     if failure:
         log = logs / f"rank-{failure['rank']}.log"
-        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else ["(no log)"]
+        lines = log.read_text(errors="replace").splitlines()[-40:] if log.exists() else ["(no log)"]
         _say(f"task {failure['rank']} on {failure['node']} failed first: {failure['how']}; the end of {log}:")
         print(*(f"    {line}" for line in lines), sep="\n", flush=True)
     if killed and may_retry(save_dir, retries):
@@ -163,9 +162,7 @@ def still_ours(environ: Mapping[str, str]) -> bool:
     """Whether Slurm regards this start of the job as running: neither cancelled nor requeued nor started again."""
     show = ["scontrol", "show", "job", "-o", job_id(environ)]
     words = subprocess.run(show, capture_output=True, text=True).stdout.split()
-    fields = dict(word.split("=", 1) for word in words if "=" in word)
-    restarts = environ.get("SLURM_RESTART_COUNT") or "0"
-    return (fields.get("JobState"), fields.get("Restarts")) == ("RUNNING", restarts)
+    return {"JobState=RUNNING", f"Restarts={environ.get('SLURM_RESTART_COUNT') or '0'}"} <= {*words}
 
 
 def job_id(environ: Mapping[str, str]) -> str:

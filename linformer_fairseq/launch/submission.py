@@ -1,7 +1,7 @@
 """A submission through submitit: what each of its tasks runs, a folder with what was submitted, the state of its jobs.
 
-submitit listens to SIGUSR2 (NCCL uses SIGUSR1), asks the task with `checkpoint()` for what remains to be done, and
-requeues the job. Every program started here finds by itself what is done, so what remains is the same command.
+submitit listens to SIGUSR2 (NCCL uses SIGUSR1), asks the task with `checkpoint()` for what remains to be done, which is
+the same command, and requeues the job.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import write_json
@@ -113,21 +113,7 @@ def sbatch_file(folder: Path, tasks: Sequence[Task], parameters: Mapping[str, An
     return _make_sbatch_string(command, folder, map_count=len(tasks) if len(tasks) > 1 else None, **parameters)
 
 
-def submit(folder: Path, tasks: Sequence[Task], parameters: Mapping[str, Any]) -> list[str]:
-    """Submit all tasks, several as one array; return the numbers of their jobs."""
-    from submitit import SlurmExecutor
-
-    executor = SlurmExecutor(folder.resolve(), max_num_timeout=1000)  # how often a job may reach its time limit
-    executor.update_parameters(**parameters)
-    with executor.batch():
-        submitted = [executor.submit(task) for task in tasks]
-    jobs = [{"id": job.job_id, **asdict(task)} for job, task in zip(submitted, tasks, strict=True)]
-    write_json(folder / RECORD, {"resources": parameters, "jobs": jobs})
-    return [job["id"] for job in jobs]
-
-
-@dataclass(frozen=True)
-class Submitted:
+class Submitted(NamedTuple):
     """A job of an earlier submission."""
 
     folder: Path
@@ -156,11 +142,23 @@ class Submitted:
         return f"update {figures['num_updates']:.0f}, loss {figures['loss']:.2f}" if figures else ""
 
 
+def submit(folder: Path, tasks: Sequence[Task], parameters: Mapping[str, Any]) -> list[Submitted]:
+    """Submit all tasks, several as one array."""
+    from submitit import SlurmExecutor
+
+    executor = SlurmExecutor(folder.resolve(), max_num_timeout=1000)  # how often a job may reach its time limit
+    executor.update_parameters(**parameters)
+    with executor.batch():
+        jobs = [executor.submit(task) for task in tasks]
+    recorded = [{"id": job.job_id, **asdict(task)} for job, task in zip(jobs, tasks, strict=True)]
+    write_json(folder / RECORD, {"resources": parameters, "jobs": recorded})
+    return read_submission(folder.parent, folder)
+
+
 def read_submission(parent: Path, folder: Path | None) -> list[Submitted]:
     """The jobs of a submission, of the newest one unless a folder is given; UsageError if there is none."""
     if folder is None:
-        found = sorted(parent.glob(f"*/{RECORD}"))
-        if not found:
+        if not (found := sorted(parent.glob(f"*/{RECORD}"))):
             raise UsageError(f"{parent} holds no submission; --folder says where they are")
         folder = found[-1].parent
     if not (folder / RECORD).exists():

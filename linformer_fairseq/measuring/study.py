@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from linformer_fairseq.errors import UsageError, exit_status
 from linformer_fairseq.io.files import write_json, write_text
-from linformer_fairseq.io.pool import process_pool
+from linformer_fairseq.io.pool import executor
 from linformer_fairseq.io.records import begun
 from linformer_fairseq.ranges import Range
 
@@ -92,7 +92,7 @@ def in_a_process(function: Callable[..., Any], *arguments: Any) -> Work:
     """A cell that calls `function(*arguments)` in a process of its own, in which nothing has been computed before."""
 
     def work() -> Any:
-        with process_pool(1, "fairseq.tasks") as pool:  # imports take seconds: the processes are forked after them
+        with executor(1, "fairseq.tasks") as (pool, _):  # imports take seconds: the processes are forked after them
             return pool.submit(function, *arguments).result()
 
     return work

@@ -1,17 +1,21 @@
 """GPUs that a run may be planned for. Their peak speeds are in `training/hardware.py`."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from linformer_fairseq.errors import UsageError
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(NamedTuple):
     """One GPU: CUDA's name for it, its memory and the power that it may draw (NVIDIA's data sheets)."""
 
     cuda_name: str
     gigabytes: float
     watts: float
+
+    @property
+    def budget(self) -> float:
+        """Bytes that a run may fill by the computation of `memory.py`."""
+        return 0.95e9 * self.gigabytes
 
 
 DEVICES = {

@@ -54,7 +54,7 @@ def training_bytes(
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(tokens, needed=needed, padded=False)
     bucket = (4 if mode in ("fp32", "amp") else 2) * (gpus > 1)
-    state = _with_head(model) * (BYTES_PER_PARAMETER[mode] + bucket)
+    state = parameters_of(cfg) * (BYTES_PER_PARAMETER[mode] + bucket)
     activations = sum(one.untyped_storage().nbytes() for key, one in kept.items() if key not in own)
     # The weight padded in 16 bit, two 32-bit gradients of it, and logits in 16 and twice in 32 bit of one chunk
     loss = cfg.vocab_size * cfg.embed_dim * (2 + 4 + 4) + 2.5 * 64 * 2**20
@@ -64,14 +64,9 @@ def training_bytes(
 
 def parameters_of(cfg: EncoderConfig) -> int:
     """Parameters of the encoder and of the masked-LM head, whose output matrix is the embedding."""
-    with torch.device("meta"):
-        return _with_head(LinformerEncoder(cfg))
-
-
-def _with_head(model: LinformerEncoder) -> int:
-    cfg = model.cfg
     head = cfg.embed_dim * (cfg.embed_dim + 3) + cfg.vocab_size
-    return sum(parameter.numel() for parameter in model.parameters()) + head
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in LinformerEncoder(cfg).parameters()) + head
 
 
 def _memory_efficient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:

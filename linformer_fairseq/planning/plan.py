@@ -6,7 +6,6 @@ device's peak, or at the speed that a run has reached. CUDA: run on one H100 for
 
 import math
 import os
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +27,7 @@ from linformer_fairseq.training.flops import encoder_flops, head_flops
 from linformer_fairseq.training.hardware import peak_of_gpu
 from linformer_fairseq.training.metrics import FILE, read_metrics
 
-SHARE_OF_MEMORY = 0.95  # of a GPU's, that a run may fill by this computation
+MODES = ("amp", "memory-efficient fp16", "fp16", "memory-efficient bf16", "bf16")  # flags of fairseq-train
 WARM_STATE = 12  # bytes of a checkpoint for each parameter: its value and two moments, in float32
 
 
@@ -44,8 +43,8 @@ class Plan:
     updates: int
     mode: str  # a key of `memory.BYTES_PER_PARAMETER`
     masked: float  # share of the tokens that is predicted
-    utilisation: float  # share of the device's peak
     checkpoints: int  # kept at a time
+    utilisation: float = 0.3  # share of the device's peak
     measured: float | None = None  # operations per second of a GPU, see `measured_speed`
 
     @property
@@ -61,18 +60,13 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether the memory is there."""
-        return self.fits_in(self.device)
-
-    def fits_in(self, device: Device) -> bool:
-        """Whether it would be there on another device."""
-        return sum(self.memory.values()) <= budget(device)
+        return sum(self.memory.values()) <= self.device.budget
 
     @property
     def operations(self) -> float:
         """Of the whole run."""
         n, tokens = self.cfg.max_positions, self.updates * self.tokens
-        masked = self.masked * n
-        return encoder_flops(self.cfg, tokens // n, n, masked) + head_flops(self.cfg, self.masked * tokens)
+        return encoder_flops(self.cfg, tokens // n, n, self.masked * n) + head_flops(self.cfg, self.masked * tokens)
 
     @property
     def seconds(self) -> float | None:
@@ -102,7 +96,7 @@ class Plan:
     def most_rows(self) -> int:
         """The largest batch that fits, by the memory of one row and of two."""
         one, two = (sum(replace(self, rows=rows).memory.values()) for rows in (1, 2))
-        return 0 if one > budget(self.device) else 1 + int((budget(self.device) - one) / (two - one))
+        return max(0, 1 + math.floor((self.device.budget - one) / (two - one)))
 
     def with_rows(self, rows: int) -> "Plan":
         """The same run with batches of about so many rows, and as many rows in an update."""
@@ -124,7 +118,8 @@ class Plan:
             elif not self.cfg.checkpoint_activations and (found := self.recomputing(True)).most_rows():
                 smaller = found.with_rows(found.most_rows())
                 yield f"use --checkpoint-activations --batch-size {smaller.rows} --update-freq {smaller.accumulated}"
-            larger = [name for name, device in DEVICES.items() if self.fits_in(device)]
+            need = sum(self.memory.values())
+            larger = [name for name, device in DEVICES.items() if need <= device.budget]
             yield f"or a device of {', '.join(larger)}" if larger else "no known device has the memory"
         elif self.cfg.checkpoint_activations and self.recomputing(False).fits:
             yield "leave out --checkpoint-activations, which this device has the memory for: a quarter less time"
@@ -155,19 +150,11 @@ def measured_speed(run: Path) -> float:
     return float(full * median(speeds[1:] or speeds) / processes)  # the first finds kernels and memory
 
 
-def plan_of(
-    argv: Sequence[str],
-    device: str,
-    gpus: int,
-    utilisation: float = 0.3,
-    symbols: int | None = None,
-    measured: float | None = None,
-) -> Plan:
+def plan_of(argv: Sequence[str], device: str, gpus: int, symbols: int | None = None) -> Plan:
     """The plan of a `fairseq-train` command; `symbols` are those of its DATA unless they are given.
 
-    Raises:
-        UsageError: there is no such device, DATA has no dictionary, the model is not one of ours, or the flags give no
-            batch or no end.
+    UsageError if there is no such device, DATA has no dictionary, the model is not one of ours, or the flags give no
+    batch or no end.
     """
     args = options.parse_args_and_arch(options.get_training_parser(), argv[1:])
     if not args.arch.startswith(architectures.MODEL):
@@ -180,10 +167,9 @@ def plan_of(
     if not 0 < args.max_update < math.inf:
         raise UsageError("the recipe has no end: give --max-update behind --")
     cfg = encoder_config(args, vocabulary(args.data) if symbols is None else symbols, pad_index=1)
-    return Plan(
-        *(replace(cfg, max_positions=n), find_device(device), gpus, rows, args.update_freq[0], int(args.max_update)),
-        *(mode_of(args), args.mask_prob, utilisation, max(1, args.keep_interval_updates) + 2, measured),
-    )
+    cfg, updates, kept = replace(cfg, max_positions=n), int(args.max_update), max(1, args.keep_interval_updates) + 2
+    mode = next((mode for mode in MODES if getattr(args, mode.replace("-", "_").replace(" ", "_"))), "fp32")
+    return Plan(cfg, find_device(device), gpus, rows, args.update_freq[0], updates, mode, args.mask_prob, kept)
 
 
 def vocabulary(data: str) -> int:
@@ -191,20 +177,3 @@ def vocabulary(data: str) -> int:
     if not (file := Path(data.split(os.pathsep)[0]) / "dict.txt").is_file():
         raise UsageError(f"DATA {data} has no dict.txt: give a folder written by `linformer prepare binarize`, or none")
     return len(Dictionary.load(str(file))) + 1
-
-
-def budget(device: Device) -> float:
-    """Bytes of a device that a run may use."""
-    return SHARE_OF_MEMORY * device.gigabytes * 1e9
-
-
-def mode_of(args: Namespace) -> str:
-    """The precision of the flags of fairseq-train."""
-    if args.amp:
-        return "amp"
-    for low in ("fp16", "bf16"):
-        if getattr(args, f"memory_efficient_{low}"):
-            return f"memory-efficient {low}"
-        if getattr(args, low):
-            return low
-    return "fp32"

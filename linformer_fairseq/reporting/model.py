@@ -3,13 +3,14 @@
 Shapes: N tokens, K slots, H heads, V symbols, n the longest input.
 """
 
-from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
+from PIL import Image
 from torch import Tensor
 
 from data_prep.encoded import read_data
@@ -32,12 +33,28 @@ class Filled(NamedTuple):
     masked: Tensor
     filled: Tensor
 
-    def shown(self, encoder: Encoder) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-        """The text with what was masked marked, and the model's with the tokens marked that are others."""
-        text = _texts(self.ids.tolist(), encoder)
-        own = _texts(self.filled.tolist(), encoder)
-        marks = (self.masked.tolist(), (self.ids != self.filled).tolist())
-        return list(zip(text, marks[0], strict=True)), list(zip(own, marks[1], strict=True))
+    def texts(self, encoder: Encoder) -> dict[str, list[tuple[str, bool]]]:
+        """The text with what was masked marked, and the model's with the tokens marked that are others, by label."""
+        ends = {BOS: "", EOS: "\n"}
+
+        def pane(ids: Tensor, marks: Tensor) -> list[tuple[str, bool]]:
+            parts = [ends.get(i, encoder.surfaces[i].decode(errors="replace")) for i in ids.tolist()]
+            return list(zip(parts, marks.tolist(), strict=True))
+
+        return {
+            "text, with what was masked marked": pane(self.ids, self.masked),
+            "what the model fills in, with other tokens marked": pane(self.filled, self.ids != self.filled),
+        }
+
+    def pictures(self, encoder: PaletteEncoder) -> dict[str, bytes]:
+        """The image, what the model sees and what it fills in: PNG files by label, one pixel for one of the image."""
+        given = self.ids.masked_fill(self.masked, encoder.names.index(MASK))
+        found = {}
+        for label, ids in {"image": self.ids, "what the model sees": given, "what it fills in": self.filled}.items():
+            content = BytesIO()
+            Image.fromarray(encoder.picture(ids[1 : 1 + encoder.side**2].numpy())).save(content, "PNG")
+            found[label] = content.getvalue()
+        return found
 
 
 class Looking:
@@ -91,16 +108,7 @@ class Looking:
         return found
 
 
-def rounded(matrix: Tensor) -> list[list[float]]:
-    """A matrix for JSON, with three digits; what is not finite is 0."""
-    return [[float(f"{value:.3g}") for value in row] for row in matrix.nan_to_num(0.0, 0.0, 0.0).tolist()]
-
-
-def _texts(ids: Sequence[int], encoder: Encoder) -> list[str]:
-    ends: dict[int, Any] = {BOS: "", EOS: "\n"}
-    return [ends.get(i, encoder.surfaces[i].decode(errors="replace")) for i in ids]
-
-
-def labels(ids: Sequence[int], encoder: Encoder) -> list[str]:
-    """Names of the rows of a picture: the place and the token of each."""
-    return [f"{place} {encoder.names[i]}" for place, i in enumerate(ids)]
+def heatmap(matrix: Tensor, **look: Any) -> list[dict[str, Any]]:
+    """A matrix as what plotly draws, with three digits; what is not finite is 0."""
+    rows = matrix.nan_to_num(0.0, 0.0, 0.0).tolist()
+    return [{"type": "heatmap", "z": [[float(f"{value:.3g}") for value in row] for row in rows], **look}]

@@ -53,10 +53,9 @@ def checkpoint_of(source: Path) -> Path:
     """The checkpoint of a run's folder; any other path as it is. UsageError for a run without one."""
     if not source.is_dir() or (source / "config.json").is_file():
         return source
-    found = Run(source).checkpoint
-    if found is None:
-        raise UsageError(f"{source}: has no {' or '.join(CHECKPOINTS)}; name a checkpoint")
-    return found
+    if found := Run(source).checkpoint:
+        return found
+    raise UsageError(f"{source}: has no {' or '.join(CHECKPOINTS)}; name a checkpoint")
 
 
 def release(folder: Path, checkpoint: Checkpoint, data: Path, out: Path, *how: Any) -> None:
@@ -67,14 +66,9 @@ def release(folder: Path, checkpoint: Checkpoint, data: Path, out: Path, *how: A
     """
     import onnx  # noqa: F401  (which PyTorch's exporter needs: its absence is told before anything is computed)
 
-    classes = bool(checkpoint.heads)
-    evidence = EVIDENCE.format(
-        use=USES[classes],
-        data=_data(data),
-        training=_training(checkpoint, folder),
-        n=encoder_config(checkpoint).max_positions,
-        output=OUTPUTS[classes],
-    )
+    classes, n = bool(checkpoint.heads), encoder_config(checkpoint).max_positions
+    known = {"data": _data(data), "training": _training(checkpoint, folder)}
+    evidence = EVIDENCE.format(use=USES[classes], output=OUTPUTS[classes], n=n, **known)
     to_hf(checkpoint, data, out, *how, evidence=evidence, finish=partial(_finish, classes))
 
 
@@ -92,13 +86,13 @@ def _training(checkpoint: Checkpoint, folder: Path) -> str:
     rows: list[list[object]] = [[name, f"{value:.4g}"] for name, value in checkpoint.scores.items()]
     if (folder / FILE).is_file():
         run = Run(folder)
-        valid = [line for line in run.lines if line["split"] != "train" and line.get("loss") is not None]
-        if line := min(valid, key=lambda line: float(line["loss"]), default=None):
-            rows += [[f"best validation: {key}", line.get(key)] for key in ("update", "tokens", "loss", "perplexity")]
+        if run.best:
+            figures = ("update", "tokens", "loss", "perplexity")
+            rows += [[f"best validation: {key}", run.best.get(key)] for key in figures]
         rows += [[name, run.settings[name]] for name in SETTINGS if run.settings.get(name) not in (None, "None")]
-    return (
-        markdown(["", "value"], rows).rstrip() if rows else "Not known: no metrics of a run were beside the checkpoint."
-    )
+    if not rows:
+        return "Not known: no metrics of a run were beside the checkpoint."
+    return markdown(["", "value"], rows).rstrip()
 
 
 def _finish(classes: bool, folder: Path) -> None:
@@ -109,9 +103,8 @@ def _finish(classes: bool, folder: Path) -> None:
 
     model: Any = (LinformerForSequenceClassification if classes else LinformerModel).from_pretrained(folder)
     ids, axes = torch.full((2, 16), 5), {0: "batch", 1: "length"}
-    output = OUTPUTS[classes]
-    dynamic = {"input_ids": axes, "attention_mask": axes, output: {0: "batch"} if classes else axes}
-    names: dict[str, Any] = {"input_names": [*dynamic][:2], "output_names": [output], "dynamic_axes": dynamic}
+    dynamic = {"input_ids": axes, "attention_mask": axes, OUTPUTS[classes]: {0: "batch"} if classes else axes}
+    names: dict[str, Any] = {"input_names": [*dynamic][:2], "output_names": [*dynamic][2:], "dynamic_axes": dynamic}
     with warnings.catch_warnings(action="ignore"):  # of an exporter that is deprecated, and the one that always works
         torch.onnx.export(model.float().eval(), (ids, torch.ones_like(ids)), folder / ONNX, dynamo=False, **names)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -21,7 +21,7 @@ FIGURES = {
     "tokens_per_second": "Tokens per second",
     "memory_bytes": "Memory in bytes",
 }
-AXES = ("updates", "tokens", "hours")
+AXES = {"updates": "update", "tokens": "tokens", "hours": "hours"}  # of the curves: keys of a line, by name
 
 
 def write_report(folders: Sequence[Path], out: Path, samples: int, sentence: str | None) -> None:
@@ -46,18 +46,13 @@ def write_report(folders: Sequence[Path], out: Path, samples: int, sentence: str
     page.write()
 
 
-def _hours(line: dict[str, Any]) -> float | None:
-    return None if line.get("seconds") is None else line["seconds"] / 3600
-
-
 def _add_overview(page: Page, runs: list[Run]) -> None:
     page.section("Runs", "Loss and perplexity are those of the best validation, or else of the last log interval.")
     rows = []
     for run in runs:
         last = run.lines[-1]
-        valid = [line for line in run.lines if line["split"] != "train" and line.get("loss") is not None]
-        best = min(valid, key=lambda line: line["loss"], default=last)
-        figures = [last.get("update"), last.get("tokens"), _hours(last), best.get("loss"), best.get("perplexity")]
+        best = run.best or last
+        figures = [last.get("update"), last.get("tokens"), last["hours"], best.get("loss"), best.get("perplexity")]
         rows.append([run.name, *figures, best.get("loss_unit"), last.get("time")])
     columns = ["run", "updates", "tokens", "hours", "loss", "perplexity", "unit of the loss", "last line"]
     page.table(columns, rows)
@@ -66,22 +61,19 @@ def _add_overview(page: Page, runs: list[Run]) -> None:
 def _add_curves(page: Page, runs: list[Run]) -> None:
     page.section("Curves")
     for key, title in FIGURES.items():
-        views = {axis: [_trace(run, split, key, axis) for run in runs for split in _splits(run, key)] for axis in AXES}
-        if any(views.values()):
+        curves = {(run, line["split"]): None for run in runs for line in run.lines if line.get(key) is not None}
+        if curves:
+            views = {name: [_trace(*of, key, axis) for of in curves] for name, axis in AXES.items()}
             page.plot(title, views, yaxis={"type": "log"} if key == "perplexity" else {})
         else:
             page.note(f"{title}: no line of {FILE} has `{key}`, which not every criterion and machine reports.")
 
 
-def _splits(run: Run, key: str) -> list[str]:
-    return list(dict.fromkeys(line["split"] for line in run.lines if line.get(key) is not None))
-
-
 def _trace(run: Run, split: str, key: str, axis: str) -> dict[str, Any]:
-    lines = [line for line in run.lines if line["split"] == split]
+    points = [(line.get(axis), line.get(key)) for line in run.lines if line["split"] == split]
+    x, y = map(list, zip(*points, strict=True))
     mode = "lines" if split == "train" else "lines+markers"
-    x = [{"updates": line["update"], "tokens": line.get("tokens"), "hours": _hours(line)}[axis] for line in lines]
-    return {"name": f"{run.name} {split}", "mode": mode, "x": x, "y": [line.get(key) for line in lines]}
+    return {"name": f"{run.name} {split}", "mode": mode, "x": x, "y": y}
 
 
 def _add_starts(page: Page, runs: list[Run]) -> None:
@@ -92,13 +84,10 @@ def _add_starts(page: Page, runs: list[Run]) -> None:
     for run in runs:
         ends = run.ends()
         for entry in run.starts:
-            latest = entry is run.starts[-1]
-            unknown = (
-                "no reason in its logs: it goes on, or was killed" if latest else "no reason in its logs: it was killed"
-            )
+            goes_on = "it goes on, or was killed" if entry is run.starts[-1] else "it was killed"
+            end = ends.get(entry["start"], f"no reason in its logs: {goes_on}")
             changed = [f"{key}: {old} → {new}" for key, (old, new) in entry.get("settings_changed", {}).items()]
             about = [run.name, entry["start"], entry["time"], entry.get("host"), entry.get("slurm_job")]
-            end = ends.get(entry["start"], unknown)
             rows.append([*about, entry["updates_before"], "\n".join(changed) or None, end])
     if rows:
         columns = ["run", "start", "time", "host", "Slurm job", "after updates", "settings changed", "its end"]
@@ -108,12 +97,11 @@ def _add_starts(page: Page, runs: list[Run]) -> None:
 def _add_settings(page: Page, runs: list[Run]) -> None:
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     page.section("Configuration", "" if names else "No run/config.yaml, so the settings are not known.")
-    rows = [[name, *(run.settings.get(name) for run in runs)] for name in names]
-    columns = ["setting", *(run.name for run in runs)]
-    if len(runs) > 1 and names:
-        differing = [row for row in rows if len(set(row[1:])) > 1]
-        page.table(columns, differing)
     if names:
+        rows = [[name, *(run.settings.get(name) for run in runs)] for name in names]
+        columns = ["setting", *(run.name for run in runs)]
+        if len(runs) > 1:
+            page.table(columns, [row for row in rows if len(set(row[1:])) > 1])
         page.table(columns, rows, fold="all settings")
 
 
@@ -139,8 +127,7 @@ def _add_model(page: Page, run: Run, samples: int, sentence: str | None) -> None
     from data_prep.palette import PaletteEncoder
     from linformer_fairseq.checkpoints.checkpoint import read
     from linformer_fairseq.inference.sequences import encode, tokenizer_of
-    from linformer_fairseq.reporting.images import pictures_of
-    from linformer_fairseq.reporting.model import Looking, labels, rounded
+    from linformer_fairseq.reporting.model import Looking, heatmap
 
     page.section(title, f"From {run.checkpoint}.")
     try:
@@ -158,21 +145,13 @@ def _add_model(page: Page, run: Run, samples: int, sentence: str | None) -> None
         right = int(((sample.ids == sample.filled) & sample.masked).sum())
         about = f"Sample {number}", f"{right} of {int(sample.masked.sum())} right"
         if isinstance(encoder, PaletteEncoder):
-            page.pictures(*about, pictures_of(sample, encoder))
-            continue
-        text, own = sample.shown(encoder)
-        panes = {"text, with what was masked marked": text, "what the model fills in, with other tokens marked": own}
-        page.texts(*about, panes)
-    pictures = {
-        name: [{"type": "heatmap", "z": rounded(matrix), "colorscale": "RdBu", "zmid": 0}]
-        for name, matrix in model.projections().items()
-    }
+            page.pictures(*about, sample.pictures(encoder))
+        else:
+            page.texts(*about, sample.texts(encoder))
+    pictures = {name: heatmap(z, colorscale="RdBu", zmid=0) for name, z in model.projections().items()}
     if pictures:
-        page.plot(
-            "Projections, large ones as means of neighbours",
-            pictures,
-            xaxis={"title": "position, or of other kinds than linear a channel's tap"},
-        )
+        axis = {"title": "position, or of other kinds than linear a channel's tap"}
+        page.plot("Projections, large ones as means of neighbours", pictures, xaxis=axis)
     else:
         page.note("No projections: this model has no learned E.")
     ids = filled[0].ids[:32] if filled else None
@@ -180,10 +159,10 @@ def _add_model(page: Page, run: Run, samples: int, sentence: str | None) -> None
         import torch
 
         ids = torch.from_numpy(encode([(sentence,)], encoder, model.config.max_positions).ids[0])
-    found = [] if ids is None else model.attention(ids)
-    if ids is not None and found:
-        rows = {"type": "heatmap", "y": labels(ids.tolist(), encoder), "colorscale": "Viridis"}
-        views = {f"layer {i}, {kind}": [{**rows, "z": rounded(z)}] for i, (kind, z) in enumerate(found, start=1)}
+    if ids is not None and (found := model.attention(ids)):
+        rows = [f"{place} {encoder.names[i]}" for place, i in enumerate(ids.tolist())]
+        looks = {"y": rows, "colorscale": "Viridis"}
+        views = {f"layer {i}, {kind}": heatmap(z, **looks) for i, (kind, z) in enumerate(found, start=1)}
         page.plot("Attention, mean of the heads", views, height=200 + 14 * len(ids), yaxis={"autorange": "reversed"})
     else:
         page.note("No attention: " + ("no --sentence was given." if ids is None else "this model has none."))

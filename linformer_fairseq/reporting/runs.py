@@ -27,9 +27,17 @@ class Run:
         self.folder = folder
         self.name = folder.resolve().name
         self.lines = read_metrics(folder) if (folder / FILE).is_file() else []
+        for line in self.lines:
+            line["hours"] = None if line.get("seconds") is None else line["seconds"] / 3600
         self.results = sorted(folder.rglob(RESULT))
         if not self.lines and not self.results:
             raise UsageError(f"{folder}: has neither {FILE} of a training run nor {RESULT} of a fine-tuning; name one")
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The line of the best validation, if there was one."""
+        valid = (line for line in self.lines if line["split"] != "train" and line.get("loss") is not None)
+        return min(valid, key=lambda line: float(line["loss"]), default=None)
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:

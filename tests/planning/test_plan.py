@@ -72,7 +72,7 @@ def test_a_run_that_fits_has_the_memory_of_its_largest_batch() -> None:
 def test_the_advice_for_a_run_that_does_not_fit_makes_it_fit() -> None:
     large = replace(PLAN, rows=1024)
     assert large.fits
-    small = replace(large, device=replace(V100, gigabytes=1.6))
+    small = replace(large, device=V100._replace(gigabytes=1.6))
     with pytest.raises(
         UsageError, match=r"needs \d+\.\d GB of each GPU, which has 1\.6 GB .*use --batch-size"
     ) as raised:
@@ -86,7 +86,7 @@ def test_the_advice_for_a_run_that_does_not_fit_makes_it_fit() -> None:
 def test_recomputing_is_advised_where_one_row_does_not_fit_otherwise() -> None:
     one = replace(PLAN, cfg=replace(CFG, max_positions=32768, num_layers=12), rows=1, accumulated=1)
     need = {recompute: sum(one.recomputing(recompute).memory.values()) / 1e9 for recompute in (False, True)}
-    tight = replace(one, device=replace(V100, gigabytes=(need[True] + need[False]) / 2))
+    tight = replace(one, device=V100._replace(gigabytes=(need[True] + need[False]) / 2))
     assert "use --checkpoint-activations --batch-size 1" in next(tight.advice())
     assert "leave out --checkpoint-activations" in next(one.recomputing(True).advice())
 
