@@ -1,7 +1,6 @@
 """Books, one per file, as in BookCorpus: text in hard-wrapped lines, or EPUB."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from data_prep.corpus import Document, join_wrapped, tidy
 from data_prep.sources import Piece, ReadErrors
@@ -10,15 +9,11 @@ from data_prep.sources.files import LARGEST_DOCUMENT, TARS, files_in, kind, stem
 from data_prep.sources.lines import Lines
 
 SUFFIXES = frozenset({".txt", ".md", ".epub"}) | TARS
+pieces = whole
 
 # Characters of the widest line that an editor or a transcriber wraps; a few lines of tables and verse are wider.
 WIDEST_WRAPPED = 120
 WIDER_LINES = 0.1
-
-
-def pieces(path: Path, encoding: str | None = None) -> list[Piece]:
-    """The file: a book is read as a whole."""
-    return whole(path)
 
 
 def documents(piece: Piece, problems: ReadErrors, encoding: str | None = None) -> Iterator[Document]:

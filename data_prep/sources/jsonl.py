@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,38 +41,36 @@ def documents(
     the position of the line in it, in bytes, or the number of the object.
     """
     for name, lines in line_files(piece, SUFFIXES, problems, encoding):
-        column = text_column or "text"
-        if not piece.start and _NO_LINES.match(lines.peek()):
-            yield from _of_objects(lines, column, stem(name))
-            continue
-        for line in lines:
-            if line and not line.isspace():
-                try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    lines.report(f"not JSON ({error}); an object per line is expected")
-                    continue
-                try:
-                    yield _document(value, column, f"{stem(name)}:{lines.offset}")
-                except ValueError as error:
+        by_line = piece.start or not _NO_LINES.match(lines.peek())
+        for place, value in _of_lines(lines) if by_line else _of_objects(lines):
+            try:
+                yield _document(value, text_column or "text", f"{stem(name)}:{place}")
+            except ValueError as error:
+                if by_line:
                     lines.report(str(error))
+                else:
+                    problems.report(f"{lines.where}: object {place}", str(error))
 
 
-def _of_objects(lines: Lines, column: str, name: str) -> Iterator[Document]:
-    """The documents of a file of objects; what follows broken JSON cannot be read."""
-    values = _values(lines)
-    for number in count(1):
-        where = f"{lines.where}: object {number}"
-        try:
-            value = next(values)
-        except StopIteration:
-            return
-        except (ValueError, RecursionError, *READ_ERRORS) as error:
-            return lines.problems.report(where, f"not JSON, cut off or damaged ({fault(error)})")
-        try:
-            yield _document(value, column, f"{name}:{number}")
-        except ValueError as error:
-            lines.problems.report(where, str(error))
+def _of_lines(lines: Lines) -> Iterator[tuple[int, Any]]:
+    """The value of each line that is not empty, with its position in bytes."""
+    for line in lines:
+        if line and not line.isspace():
+            try:
+                yield lines.offset, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                lines.report(f"not JSON ({error}); an object per line is expected")
+
+
+def _of_objects(lines: Lines) -> Iterator[tuple[int, Any]]:
+    """The values of a file of objects, numbered; what follows broken JSON cannot be read."""
+    number = 0
+    try:
+        for number, value in enumerate(_values(lines), 1):
+            yield number, value
+    except (ValueError, RecursionError, *READ_ERRORS) as error:
+        where = f"{lines.where}: object {number + 1}"
+        lines.problems.report(where, f"not JSON, cut off or damaged ({fault(error)})")
 
 
 def _values(lines: Lines) -> Iterator[Any]:
