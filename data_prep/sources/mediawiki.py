@@ -50,14 +50,12 @@ def _table() -> dict[str, Any]:
 
 
 @cache
-def switches() -> frozenset[str]:
-    """What stands between double underscores and shows nothing, in lower case."""
-    return frozenset(_table()["switches"].split("|"))
+def named(kind: str) -> frozenset[str]:
+    """What is called so in any language, in lower case.
 
-
-@cache
-def magic(kind: str) -> frozenset[str]:
-    """The magic words, in lower case, for the `value` that follows their colon or the `title` of the page."""
+    `switches` stand between double underscores and show nothing. Magic words are for the `value` that follows their
+    colon, or for the `title` of the page.
+    """
     return frozenset(_table()[kind].split("|"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_prep.config import MATH
 from data_prep.corpus import Document
-from data_prep.sources import Piece, ReadErrors, dump, dump_bytes
+from data_prep.sources import Piece, ReadErrors, dump
 from data_prep.sources.mediawiki import redirect, wiki
 from data_prep.sources.wikitext import Page, prose
 
@@ -32,7 +32,7 @@ _TITLE_END = re.compile(
 
 def pieces(path: Path, piece_bytes: int | None = None, math: str | None = None) -> list[Piece]:
     """Parts of a dump that can be unpacked for themselves."""
-    return dump_bytes.pieces(path, piece_bytes)
+    return dump.pieces(path, piece_bytes)
 
 
 def documents(piece: Piece, problems: ReadErrors, math: str | None = None) -> Iterator[Document]:

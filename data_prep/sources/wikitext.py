@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from data_prep.config import MATH
-from data_prep.sources.mediawiki import Wiki, switches, wiki
+from data_prep.sources.mediawiki import Wiki, named, wiki
 from data_prep.sources.wikitemplates import words
 
 DEPTH = 40  # of nested markup, as in MediaWiki; deeper markup loses its marks and keeps its words
@@ -30,6 +30,7 @@ _TAG = re.compile(
     r"|</?ref\b[^<>]*",
     re.I,
 )
+_HEADING = re.compile(r"(={1,6})(=*[^=].*)\1")
 _MARK = re.compile(r"\{\{+|\}\}+|\[\[|\]\]+|\{\||\|\}+")
 _LINE_START = re.compile(r"(?:^|\n)[ \t:*#;]*$")
 _UNIT_END = re.compile(r"\n[ \t]*(?:\n|=)")
@@ -75,9 +76,10 @@ def prose(wikitext: str, page: Page | None = None) -> str:
     headings: list[tuple[int, str]] = []  # titles of sections in which nothing was found so far
     lines: list[str] = []
     for line in _BLOCK_TAG.sub("\n", text).split("\n"):
-        if level := _heading_level(line):
+        if heading := _HEADING.fullmatch(line.strip()):
+            level = len(heading[1])
             headings = [(above, title) for above, title in headings if above < level]
-            if title := _words(line.strip()[level:-level]):
+            if title := _words(heading[2]):
                 headings.append((level, title))
         elif not (content := _words(line)):
             continue
@@ -89,16 +91,6 @@ def prose(wikitext: str, page: Page | None = None) -> str:
             lines.append(content)
             headings = []
     return "\n".join(lines)
-
-
-def _heading_level(line: str) -> int:
-    """The number of equals signs around a section title; 0 for any other line."""
-    line = line.strip()
-    if not line.startswith("=") or not line.endswith("="):
-        return 0
-    title = line.strip("=")
-    before = line.find(title)
-    return min(before, len(line) - before - len(title), 6) if title else 0
 
 
 def _without_raw(text: str, math: str) -> str:
@@ -263,7 +255,7 @@ def _variant(found: re.Match[str]) -> str:
 
 def _switch(found: re.Match[str]) -> str:
     """Nothing for `__NOTOC__` in any language, and for what extensions understand, which is in capitals."""
-    return "" if found[1].lower() in switches() or (found[1].isupper() and found[1].isalpha()) else found[0]
+    return "" if found[1].lower() in named("switches") or (found[1].isupper() and found[1].isalpha()) else found[0]
 
 
 # What is taken out of a line that has a mark, in this order.

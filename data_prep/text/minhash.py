@@ -61,11 +61,6 @@ class NearDuplicates(Checked):
         return index.b, index.r
 
 
-def signatures(texts: Sequence[str], config: NearDuplicates) -> Signatures:
-    """MinHash signatures of texts, (documents, permutations) uint32, each depending on its text alone."""
-    return sketches(texts, config)[0]
-
-
 def sketches(texts: Sequence[str], config: NearDuplicates) -> tuple[Signatures, list[Hashes]]:
     """The signatures of texts, and some shingles of each, in order: the hash above, the place in the lower half."""
     from datasketch import MinHash
@@ -145,7 +140,7 @@ class Comparison:
             kept = first
             while (kept[kept] != kept).any():
                 kept = kept[kept]
-            still = self._similar(kept[lost], lost)
+            still, _ = self._similar(kept[lost], lost)
             first[lost] = np.where(still, kept[lost], lost)
             if still.all() or not left:
                 break
@@ -169,25 +164,22 @@ class Comparison:
             is_head = np.diff(buckets[places], prepend=-1) > 0
             heads = members[places[is_head][np.cumsum(is_head) - 1]]
             rest = places[~is_head]
-            similar = self._similar(heads[~is_head], members[rest], own := np.zeros(len(rest), bool))
+            similar, own = self._similar(heads[~is_head], members[rest])
             result[rest[similar]] = heads[~is_head][similar]
             own_texts[rest[own]] += 1
             places = rest[~similar & (own_texts[rest] < OWN_TEXTS)]
         return result
 
-    def _similar(self, left: Places, right: Places, own: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-        """Whether each document of ``right`` repeats that of ``left``; sets ``own`` where it has a text of its own."""
+    def _similar(self, left: Places, right: Places) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether each document of ``right`` repeats that of ``left``, or would without a text of its own."""
         enough = self.threshold * self.signatures.shape[1]
-        result = np.zeros(len(left), bool)
+        like, own = np.zeros((2, len(left)), bool)
         self.count += len(left)
         for start in range(0, len(left), _PAIRS):
             chosen = slice(start, start + _PAIRS)
             agree = self.signatures[left[chosen]] == self.signatures[right[chosen]]
-            result[chosen] = np.count_nonzero(agree, axis=1) >= enough
-        alike = np.flatnonzero(result)
-        for place in alike[np.argsort(right[alike])].tolist():  # in the order of the corpus, in which files are opened
-            if self.own_text(int(right[place]), int(left[place])):
-                result[place] = False
-                if own is not None:
-                    own[place] = True
-        return result
+            like[chosen] = np.count_nonzero(agree, axis=1) >= enough
+        places = np.flatnonzero(like)
+        for place in places[np.argsort(right[places])].tolist():  # in the order of the corpus, as files are opened
+            own[place] = self.own_text(int(right[place]), int(left[place]))
+        return like & ~own, own

@@ -56,11 +56,11 @@ class CleanConfig(Checked):
 
 
 class Cleaned(NamedTuple):
-    """A document without the removed lines, why it should be dropped, and the number of removed lines by reason."""
+    """A document without the lines that were removed."""
 
     text: str
-    dropped: str | None
-    removed: Counter[str]
+    dropped: str | None  # why, if it should be
+    removed: Counter[str]  # lines by reason
 
 
 def clean(text: str, config: CleanConfig) -> Cleaned:
@@ -121,21 +121,20 @@ def _repetition(text: str, scale: int, config: CleanConfig) -> str | None:
     if len(hashes) < config.min_words_for_ngrams * scale:
         return None
 
-    def exceeds(measure: Callable[[Hashes, Places, int], int], n: int, limit: float) -> bool:
+    def exceeds(characters: Callable[[Hashes, Places, int], int], n: int, limit: float) -> bool:
         parts = [slice(start, start + PART) for start in range(0, len(hashes) - n * scale + 1, PART)]
-        held = sum(measure(ngram_hashes(hashes[part], n * scale), lengths[part], n * scale) for part in parts)
+        held = sum(characters(ngram_hashes(hashes[part], n * scale), lengths[part], n * scale) for part in parts)
         return held > limit * int(lengths.sum())
 
-    # No longer n-gram repeats more than the shortest, so that one measure nearly always suffices.
-    repeated = config.max_repeated_ngrams
-    if repeated and exceeds(_repeated, 5, min(repeated)):
-        if any(exceeds(_repeated, n, limit) for n, limit in enumerate(repeated, 5)):
-            return "repeated n-grams"
-    # Likewise, an n-gram of 3 or 4 words is covered by two of 2 words.
-    frequent = config.max_top_ngrams
-    if frequent and exceeds(_most_frequent, 2, min(frequent) / 2):
-        if any(exceeds(_most_frequent, n, limit) for n, limit in enumerate(frequent, 2)):
-            return "one n-gram again and again"
+    # No longer n-gram repeats more than the shortest, so that one measure nearly always suffices. Likewise, one of 3 or
+    # 4 words is covered by two of 2 words.
+    for reason, characters, shortest, limits, covers in (
+        ("repeated n-grams", _repeated, 5, config.max_repeated_ngrams, 1),
+        ("one n-gram again and again", _most_frequent, 2, config.max_top_ngrams, 2),
+    ):
+        if limits and exceeds(characters, shortest, min(limits) / covers):
+            if any(exceeds(characters, n, limit) for n, limit in enumerate(limits, shortest)):
+                return reason
     return None
 
 
