@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from xml.etree import ElementTree
 
 from data_prep.sources import Piece, ReadErrors
@@ -52,7 +52,7 @@ class Page(NamedTuple):
     text: str
 
 
-def pieces(path: Path, piece_bytes: int | None = None) -> list[Piece]:
+def pieces(path: Path, piece_bytes: int | None = None, **_: Any) -> list[Piece]:
     """Pieces of about ``piece_bytes`` on disk; what is not bzip2 of many streams or plain XML is one piece."""
     size = size_of(path)
     cuts = [0]

@@ -19,7 +19,7 @@ PIECE = 64 << 20  # bytes
 
 # The start of an array, or of an object over several lines.
 _NO_LINES = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[|\{\s*\n)")
-_BETWEEN = re.compile(r"\s*[\[,]?\s*")
+_BETWEEN = re.compile(r"\s*[\[,]?\s*")  # matches anywhere
 
 
 def pieces(path: Path, encoding: str | None = None, text_column: str | None = None) -> list[Piece]:
@@ -63,34 +63,31 @@ def _of_lines(lines: Lines) -> Iterator[tuple[int, Any]]:
 
 
 def _of_objects(lines: Lines) -> Iterator[tuple[int, Any]]:
-    """The values of a file of objects, numbered; what follows broken JSON cannot be read."""
-    number = 0
+    """The values of an array, or that follow one another, numbered; what follows broken JSON cannot be read.
+
+    A block and a value are in memory.
+    """
+    number, held, opened = 0, "", False
+    decode = json.JSONDecoder().raw_decode
     try:
-        for number, value in enumerate(_values(lines), 1):
-            yield number, value
+        for block in chain(codecs.iterdecode(lines.blocks(), "utf-8-sig"), [""]):
+            held += block
+            position, opened = 0, opened or held.lstrip()[:1] == "["
+            while (start := _BETWEEN.match(held, position).end()) < len(held) and held[start] != "]":  # type: ignore[union-attr]
+                try:
+                    value, position = decode(held, start)
+                except ValueError:  # perhaps its end is not yet held
+                    if not block or len(held) - start > LARGEST_DOCUMENT:
+                        raise
+                    break
+                number += 1
+                yield number, value
+            held = held[position:]
+        if held.strip(" \t\r\n[") != "]" * opened:
+            raise ValueError("it ends inside the array" if opened else f"{held[:20]!r} at the end")
     except (ValueError, RecursionError, *READ_ERRORS) as error:
         where = f"{lines.where}: object {number + 1}"
         lines.problems.report(where, f"not JSON, cut off or damaged ({fault(error)})")
-
-
-def _values(lines: Lines) -> Iterator[Any]:
-    """The values of an array, or that follow one another; a block and a value are in memory."""
-    utf8, decoder = codecs.getincrementaldecoder("utf-8-sig")(), json.JSONDecoder()
-    held, opened = "", False
-    for block in chain(lines.blocks(), [b""]):
-        held += utf8.decode(block, not block)
-        position, opened = 0, opened or held.lstrip()[:1] == "["
-        while (start := _BETWEEN.match(held, position).end()) < len(held) and held[start] != "]":  # type: ignore[union-attr]
-            try:
-                value, position = decoder.raw_decode(held, start)
-            except ValueError:  # perhaps its end is not yet held
-                if not block or len(held) - start > LARGEST_DOCUMENT:
-                    raise
-                break
-            yield value
-        held = held[position:]
-    if held.strip(" \t\r\n[") != "]" * opened:
-        raise ValueError("it ends inside the array" if opened else f"{held[:20]!r} at the end")
 
 
 def _document(row: Any, column: str, name: str) -> Document:

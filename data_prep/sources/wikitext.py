@@ -191,18 +191,14 @@ def _closed(mark: str, content: str, page: Page) -> str:
     target, bar, label = content.partition("|")
     target = target.strip()
     prefix, colon, _ = target.partition(":")
-    if colon and (" ".join(prefix.replace("_", " ").lower().split()) in page.wiki.dropped or _is_file(target)):
+    is_file = not target.startswith(":") and _FILE_NAME.fullmatch(target)  # in a namespace of a name that is unknown
+    if colon and (is_file or " ".join(prefix.replace("_", " ").lower().split()) in page.wiki.dropped):
         return ""
     if "\n" in target:
         return content
     if colon and not bar and _LANGUAGE_PREFIX.fullmatch(prefix):
         return ""  # the same article in another language
     return label if bar and label.strip() else target.lstrip(":#").replace("_", " ")
-
-
-def _is_file(target: str) -> bool:
-    """Whether a link leads to a file by a name of the namespace that is unknown."""
-    return not target.startswith(":") and _FILE_NAME.fullmatch(target) is not None
 
 
 def _unclosed(mark: str, content: str, page: Page) -> str:
