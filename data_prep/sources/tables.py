@@ -29,8 +29,6 @@ _ERRORS = (pa.ArrowException, OSError)
 # The type as which a type of text is read, so that one row that is not UTF-8 does not take the others with it.
 _BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 _LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
-
-
 # Of an open table: its columns, what its parts are called, their sizes in bytes, and the batches of a part.
 _Table = tuple[pa.Schema, str, list[int], Callable[[int, list[str]], Iterable[pa.RecordBatch]]]
 
@@ -53,14 +51,16 @@ def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None
     """One document per row; line ends in its text end paragraphs, and a missing text is an empty one.
 
     The text is in ``text_column``, by default ``text``, or else the only column of strings; ``a.b`` is the field ``b``
-    of the column ``a``, and each text of a list ends a paragraph. The id and the title are those of the columns of
-    these names, if there are any. The id is otherwise made of the name of the file and the numbers of the row group or
-    record batch and of the row in it.
+    of the column ``a``, and each text of a list ends a paragraph. Id and title are in the columns of these names, if
+    there are any. The id is otherwise the name of the file and the numbers of the row's group or batch and in it.
     """
     wrong = f"no column {text_column or 'text'!r} of text; choose one of its columns with --text-column"
-    for where, name, values in rows(piece, problems, lambda schema: _columns(schema, text_column), wrong):
+    for where, name, (key, title, value) in rows(piece, problems, lambda schema: _columns(schema, text_column), wrong):
         try:
-            yield _document(name, *values)
+            text = as_text(value)
+            if len(text) > LARGEST_DOCUMENT:
+                raise ValueError(f"longer than {LARGEST_DOCUMENT >> 20} MB")
+            yield row_document("parquet", as_text(key) or name, as_text(title), text)
         except ValueError as error:
             problems.report(where, str(error))
 
@@ -195,14 +195,6 @@ def _values(batch: pa.RecordBatch, name: str | None) -> list[Any]:
     values = values.cast(_as_bytes(values.type))
     values.validate(full=True)  # a damaged file must not make Arrow read outside the buffers
     return [value_at(value, keys) for value in values.to_pylist()]
-
-
-def _document(name: str, key: bytes | int | None, title: bytes | None, text: Any) -> Document:
-    """The document of one row, called ``name`` if it has no id; raises ValueError if it cannot be used."""
-    words = as_text(text)
-    if len(words) > LARGEST_DOCUMENT:
-        raise ValueError(f"longer than {LARGEST_DOCUMENT >> 20} MB")
-    return row_document("parquet", as_text(key) or name, as_text(title), words)
 
 
 def as_text(value: Any) -> str:

@@ -1,7 +1,6 @@
-"""Templates that stand for words in a sentence, under the names that several Wikipedias share.
+"""Templates that stand for words in a sentence, under the names that Wikipedias share, or that one language has.
 
-Some names mean something else on some wikis: `_OF_LANGUAGE` has them by language. All others are dropped: they show a
-box, a citation or a note, or their words cannot be known without their source.
+All others are dropped: they show a box, a citation or a note, or their words cannot be known without their source.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Article markup to prose: paragraphs, section titles and list items, one a line.
 
-One pass from left to right removes what is dropped with its content (comments, references, code); a second
-keeps a stack of open templates, tables and links, of bounded depth; the rest is done line by line. Every pass takes
-time in proportion to the text, even if markup never closes.
+One pass removes what is dropped with its content (comments, references, code); a second keeps a stack of open
+templates, tables and links, of bounded depth; the rest is done line by line. Each takes time in proportion to the text,
+even if markup never closes.
 """
 
 import html
@@ -68,8 +68,7 @@ class Page(NamedTuple):
 def prose(wikitext: str, page: Page | None = None) -> str:
     """The words of an article, a paragraph, section title or list item a line.
 
-    `FORMULA` stands for a formula, or its source, or nothing, as `page.math` says. One on a line of its own belongs to
-    the line before.
+    `FORMULA`, the source or nothing stands for a formula, as `page.math` says. A lone one belongs to the line before.
     """
     page = page or Page(wiki())
     text = _nested(_without_raw(wikitext, page.math), page)
@@ -102,7 +101,7 @@ def _without_raw(text: str, math: str) -> str:
         parts.append(text[position : start.start()])
         name = (start[1] or "--").lower()
         position = start.end()
-        if (start[2] or "").endswith("/"):
+        if start[2] and start[2].endswith("/"):
             continue
         begin, end = closers.get(name, (-1, -1))
         if begin < position:
@@ -191,8 +190,10 @@ def _closed(mark: str, content: str, page: Page) -> str:
     target, bar, label = content.partition("|")
     target = target.strip()
     prefix, colon, _ = target.partition(":")
-    is_file = not target.startswith(":") and _FILE_NAME.fullmatch(target)  # in a namespace of a name that is unknown
-    if colon and (is_file or " ".join(prefix.replace("_", " ").lower().split()) in page.wiki.dropped):
+    if colon and (
+        " ".join(prefix.replace("_", " ").lower().split()) in page.wiki.dropped
+        or (not target.startswith(":") and _FILE_NAME.fullmatch(target))  # the name of the namespace is unknown
+    ):
         return ""
     if "\n" in target:
         return content
