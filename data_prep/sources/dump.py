@@ -76,8 +76,7 @@ def header(path: Path) -> Header:
         if data is None or _OPEN in start or len(start) > HEADER_BYTES:
             break
     if not start:
-        found = "; ".join(line.removeprefix(str(path)).lstrip(", :") for line in damage.skipped)
-        raise ValueError(found or "the file is empty")
+        raise ValueError("".join(damage.skipped).removeprefix(str(path)).lstrip(", :") or "the file is empty")
     start = start.partition(_OPEN)[0][:HEADER_BYTES]
     if b"<!DOCTYPE" in start or b"<!ENTITY" in start:
         raise ValueError("it declares a DOCTYPE or entities, which no MediaWiki dump does and which can be harmful")
