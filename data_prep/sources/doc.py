@@ -3,7 +3,6 @@
 import html
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_prep.corpus import Document, tidy
 from data_prep.sources import Piece, ReadErrors
@@ -11,16 +10,12 @@ from data_prep.sources.files import LARGEST_DOCUMENT, whole
 from data_prep.sources.lines import Lines, line_files
 
 SUFFIXES = None  # wikiextractor calls its files wiki_00
+pieces = whole  # they are small
 
 _START = re.compile(r'<doc id="([^"]*)" .*?title="(.*)">$')
 
-# What wikiextractor escapes in a text, by default; other entities in it are the author's.
+# What wikiextractor escapes in a text; other entities in it are the author's.
 _ESCAPED = re.compile("&(?:amp|lt|gt|quot|#x27|#39);")
-
-
-def pieces(path: Path, encoding: str | None = None) -> list[Piece]:
-    """The file: wikiextractor's are small."""
-    return whole(path)
 
 
 def documents(piece: Piece, problems: ReadErrors, encoding: str | None = None) -> Iterator[Document]:
@@ -58,8 +53,5 @@ def _articles(lines: Lines) -> Iterator[Document]:
 
 
 def _article(header: re.Match[str], paragraphs: list[str]) -> Document:
-    return Document(header[1], "doc", html.unescape(header[2]), _ESCAPED.sub(_unescape, tidy(paragraphs)))
-
-
-def _unescape(entity: re.Match[str]) -> str:
-    return html.unescape(entity[0])
+    text = _ESCAPED.sub(lambda entity: html.unescape(entity[0]), tidy(paragraphs))
+    return Document(header[1], "doc", html.unescape(header[2]), text)

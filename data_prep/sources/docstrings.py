@@ -65,7 +65,13 @@ def docstrings_of(path: Path) -> list[str]:
             tree = ast.parse(source, filename=str(path))
     except (SyntaxError, ValueError, RecursionError):
         return []  # templates and code for other versions of Python are installed as .py, too
-    return [text for text in map(_text, _docstrings(tree)) if len(text) >= SHORTEST]
+    texts = []
+    for docstring in _docstrings(tree):
+        # A line that only underlines a heading or draws a table border ends a paragraph.
+        lines = (line if line.strip(" -=~^+|*#_.") else "" for line in docstring.splitlines())
+        # String literals may hold lone surrogates, which UTF-8 cannot.
+        texts.append(tidy(join_wrapped(lines)).encode("utf-8", "ignore").decode())
+    return [text for text in texts if len(text) >= SHORTEST]
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
@@ -81,10 +87,3 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             yield from _docstrings(child)
-
-
-def _text(docstring: str) -> str:
-    """Paragraphs; a line that only underlines a heading or draws a table border ends one."""
-    lines = (line if line.strip(" -=~^+|*#_.") else "" for line in docstring.splitlines())
-    # String literals may hold lone surrogates, which UTF-8 cannot.
-    return tidy(join_wrapped(lines)).encode("utf-8", "ignore").decode()

@@ -50,18 +50,10 @@ def likely_encoding(block: bytes) -> str:
     if even or odd:
         return "utf-16-le" if odd > 10 * even else "utf-16-be" if even > 10 * odd else ""
     lines = [line for line in block.split(b"\n") if not line.isascii()]
-    if 2 * sum(map(_is_utf8, lines)) >= len(lines):
+    if 2 * sum(line.decode(errors="ignore").encode() == line for line in lines) >= len(lines):
         return ""
     sample = b"\n".join(take(iter(lines), SAMPLE))
     from charset_normalizer import from_bytes
 
     best = from_bytes(sample, cp_isolation=_COMMON).best()
     return best.encoding if best else ""
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

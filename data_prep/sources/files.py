@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from glob import has_magic
 from io import BufferedReader, RawIOBase
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Self, cast
 
@@ -40,8 +41,7 @@ _PACKED: dict[str, tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]]] = 
     "gz": (re.compile(rb"\x1f\x8b"), gzip.open),
     "bz2": (BZ2_STREAM, bz2.open),
     "xz": (re.compile(rb"\xfd7zXZ\0"), lzma.open),
-    # Unlike the stream reader of the package zstandard, Arrow's notices a truncated file. pzstd writes a frame
-    # without text first.
+    # Unlike the package zstandard, Arrow notices a truncated file. pzstd writes a frame without text first.
     "zst": (
         re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
         lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"),
@@ -100,16 +100,18 @@ def _matches(folder: Path, parts: Sequence[str], problems: ReadErrors) -> Iterat
     if not parts:
         yield folder
     elif parts[0] == "**":
-        for below, _ in _folders(folder, problems) if any(part != "**" for part in parts) else [(folder, [])]:
+        last = all(part == "**" for part in parts)
+        for below in [folder] if last else (found for found, _, _ in _folders(folder, problems)):
             yield from _matches(below, parts[1:], problems)
     else:
-        names = [entry.name for entry in _entries(folder, problems)] if has_magic(parts[0]) else [parts[0]]
-        for name in names:
-            hidden = name.startswith(".") and not parts[0].startswith(".")
-            if fnmatchcase(name, parts[0]) and not hidden or name == parts[0]:
-                path = folder / name
-                if path.is_dir() if parts[1:] else os.path.lexists(path):
-                    yield from _matches(path, parts[1:], problems)
+        names = [parts[0]]
+        if has_magic(parts[0]):
+            listed = [name for _, *found in islice(_folders(folder, problems), 1) for name in chain(*found)]
+            shown = [name for name in listed if parts[0].startswith(".") or not name.startswith(".")]
+            names = [name for name in shown if name == parts[0] or fnmatchcase(name, parts[0])]
+        for path in map(folder.joinpath, names):
+            if path.is_dir() if parts[1:] else os.path.lexists(path):
+                yield from _matches(path, parts[1:], problems)
 
 
 def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: ReadErrors) -> list[Path]:
@@ -137,50 +139,46 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Rea
 
 def _files_below(top: Path, problems: ReadErrors) -> list[Path]:
     """The files below a folder, sorted; hidden entries and what is no file are counted, broken links reported."""
-    files: list[Path] = []
     if is_remote(top):
         remote: Any = top
         names = sorted(remote.fs.find(remote.path))
         shown = [name for name in names if not _HIDDEN.search(name.removeprefix(remote.path))]
         problems.left_out["hidden"] += len(names) - len(shown)
         return [type(remote)(remote.fs.unstrip_protocol(name)) for name in shown]
-    for folder, entries in _folders(top, problems):
-        for entry in entries:
-            path = folder / entry.name
-            if entry.name.startswith("."):
-                problems.left_out["hidden"] += 1
-            elif entry.is_file():
+    files: list[Path] = []
+    for folder, inner, others in _folders(top, problems):
+        problems.left_out["hidden"] += sum(name.startswith(".") for name in chain(inner, others))
+        for path in (folder / name for name in others if not name.startswith(".")):
+            if os.path.isfile(path) or not os.path.lexists(path):  # opening the latter will tell why
                 files.append(path)
-            elif entry.is_symlink() and not path.exists():
-                problems.report(str(path), "a link to a file that does not exist")
-            elif not entry.is_dir():
+            elif path.exists():
                 problems.left_out["other than files"] += 1
+            else:
+                problems.report(str(path), "a link to a file that does not exist")
     return sorted(files)
 
 
-def _folders(top: Path, problems: ReadErrors) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
-    """Yield a folder and those below it that are not hidden, with their entries; linked ones last, each folder once."""
-    folders, links = [top], list[Path]()
+def _folders(top: Path, problems: ReadErrors) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """A folder and those below it that are not hidden, with the names of the folders and of the files in each.
+
+    Linked folders come last, and each is read once. One that cannot be read is reported.
+    """
+
+    def report(error: OSError) -> None:
+        problems.report(str(error.filename), f"the folder cannot be read ({error.strerror})")
+
+    tops = [top]
     seen: set[tuple[int, int]] = set()  # device and number: a link may lead to a folder above it
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
-        entries = _entries(folder, problems)
-        state = folder.stat() if entries else None
-        if state is not None and (state.st_dev, state.st_ino) not in seen:
+    for start in tops:
+        for folder, inner, others in os.walk(start, onerror=report):
+            state = os.stat(folder)
+            if (state.st_dev, state.st_ino) in seen:
+                inner.clear()
+                continue
             seen.add((state.st_dev, state.st_ino))
-            yield folder, entries
-            for entry in entries:
-                if entry.is_dir() and not entry.name.startswith("."):
-                    (links if entry.is_symlink() else folders).append(folder / entry.name)
-
-
-def _entries(folder: Path, problems: ReadErrors) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted by name; a folder that cannot be read is reported."""
-    try:
-        return sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        problems.report(str(folder), f"the folder cannot be read ({error.strerror})")
-        return []
+            yield Path(folder), sorted(inner), sorted(others)
+            inner[:] = sorted((name for name in inner if not name.startswith(".")), reverse=True)
+            tops += [path for name in reversed(inner) if (path := Path(folder, name)).is_symlink()]
 
 
 def _is_of_kind(path: PurePath, suffixes: Set[str] | None, problems: ReadErrors) -> bool:
@@ -223,8 +221,8 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-def whole(path: Path) -> list[Piece]:
-    """The one piece of a file that cannot be read in parts."""
+def whole(path: Path, **_: Any) -> list[Piece]:
+    """The one piece of a file that is not read in parts, whatever the settings."""
     return [Piece(path, 0 if is_stream(path) else path.stat().st_size)]
 
 

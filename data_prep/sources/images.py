@@ -25,27 +25,21 @@ SUFFIXES = IMAGES | tables.SUFFIXES
 _Found = tuple[str, str, Any, bytes]  # where it is, its name, its label, its content
 
 
-def pieces(path: Path, size: int = 32, image_column: str | None = None, label_column: str | None = None) -> list[Piece]:
+def pieces(path: Path, **_: Any) -> list[Piece]:
     """The parts of a table, or all of another file."""
     return tables.pieces(path) if kind(path.name) in tables.SUFFIXES else whole(path)
 
 
 def documents(
-    piece: Piece,
-    problems: ReadErrors,
-    size: int = 32,
-    image_column: str | None = None,
-    label_column: str | None = None,
+    piece: Piece, problems: ReadErrors, size: int = 32, image_column: str | None = None, label_column: str | None = None
 ) -> Iterator[Document]:
     """The images of a piece, of `size` x `size` pixels; one that Pillow refuses, also as too large, is reported.
 
     In a table, an image is the bytes in a column, or in its field `bytes`: in `image_column`, by default `image`, or
     else the only such column. The label is what `label_column` has, by default `label` if there is one.
     """
-    if kind(piece.path.name) in tables.SUFFIXES:
-        images = _rows(piece, problems, image_column, label_column)
-    else:
-        images = _files(piece, problems)
+    is_table = kind(piece.path.name) in tables.SUFFIXES
+    images = _rows(piece, problems, image_column, label_column) if is_table else _files(piece, problems)
     for where, name, label, content in images:
         try:
             yield row_document("images", name, tables.as_text(label), pixels(content, size).hex())

@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ PIECE = 64 << 20  # bytes
 
 # The start of an array, or of an object over several lines.
 _NO_LINES = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[|\{\s*\n)")
-_BETWEEN = re.compile(r"\s*[\[,]?\s*")
+_BETWEEN = re.compile(r"\s*[\[,]?\s*")  # matches anywhere
 
 
 def pieces(path: Path, encoding: str | None = None, text_column: str | None = None) -> list[Piece]:
@@ -41,58 +41,53 @@ def documents(
     the position of the line in it, in bytes, or the number of the object.
     """
     for name, lines in line_files(piece, SUFFIXES, problems, encoding):
-        column = text_column or "text"
-        if not piece.start and _NO_LINES.match(lines.peek()):
-            yield from _of_objects(lines, column, stem(name))
-            continue
-        for line in lines:
-            if line and not line.isspace():
-                try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    lines.report(f"not JSON ({error}); an object per line is expected")
-                    continue
-                try:
-                    yield _document(value, column, f"{stem(name)}:{lines.offset}")
-                except ValueError as error:
-                    lines.report(str(error))
-
-
-def _of_objects(lines: Lines, column: str, name: str) -> Iterator[Document]:
-    """The documents of a file of objects; what follows broken JSON cannot be read."""
-    values = _values(lines)
-    for number in count(1):
-        where = f"{lines.where}: object {number}"
-        try:
-            value = next(values)
-        except StopIteration:
-            return
-        except (ValueError, RecursionError, *READ_ERRORS) as error:
-            return lines.problems.report(where, f"not JSON, cut off or damaged ({fault(error)})")
-        try:
-            yield _document(value, column, f"{name}:{number}")
-        except ValueError as error:
-            lines.problems.report(where, str(error))
-
-
-def _values(lines: Lines) -> Iterator[Any]:
-    """The values of an array, or that follow one another; a block and a value are in memory."""
-    utf8, decoder = codecs.getincrementaldecoder("utf-8-sig")(), json.JSONDecoder()
-    held, opened = "", False
-    for block in chain(lines.blocks(), [b""]):
-        held += utf8.decode(block, not block)
-        position, opened = 0, opened or held.lstrip()[:1] == "["
-        while (start := _BETWEEN.match(held, position).end()) < len(held) and held[start] != "]":  # type: ignore[union-attr]
+        by_line = piece.start or not _NO_LINES.match(lines.peek())
+        for place, value in _of_lines(lines) if by_line else _of_objects(lines):
             try:
-                value, position = decoder.raw_decode(held, start)
-            except ValueError:  # perhaps its end is not yet held
-                if not block or len(held) - start > LARGEST_DOCUMENT:
-                    raise
-                break
-            yield value
-        held = held[position:]
-    if held.strip(" \t\r\n[") != "]" * opened:
-        raise ValueError("it ends inside the array" if opened else f"{held[:20]!r} at the end")
+                yield _document(value, text_column or "text", f"{stem(name)}:{place}")
+            except ValueError as error:
+                if by_line:
+                    lines.report(str(error))
+                else:
+                    problems.report(f"{lines.where}: object {place}", str(error))
+
+
+def _of_lines(lines: Lines) -> Iterator[tuple[int, Any]]:
+    """The value of each line that is not empty, with its position in bytes."""
+    for line in lines:
+        if line and not line.isspace():
+            try:
+                yield lines.offset, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                lines.report(f"not JSON ({error}); an object per line is expected")
+
+
+def _of_objects(lines: Lines) -> Iterator[tuple[int, Any]]:
+    """The values of an array, or that follow one another, numbered; what follows broken JSON cannot be read.
+
+    A block and a value are in memory.
+    """
+    number, held, opened = 0, "", False
+    decode = json.JSONDecoder().raw_decode
+    try:
+        for block in chain(codecs.iterdecode(lines.blocks(), "utf-8-sig"), [""]):
+            held += block
+            position, opened = 0, opened or held.lstrip()[:1] == "["
+            while (start := _BETWEEN.match(held, position).end()) < len(held) and held[start] != "]":  # type: ignore[union-attr]
+                try:
+                    value, position = decode(held, start)
+                except ValueError:  # perhaps its end is not yet held
+                    if not block or len(held) - start > LARGEST_DOCUMENT:
+                        raise
+                    break
+                number += 1
+                yield number, value
+            held = held[position:]
+        if held.strip(" \t\r\n[") != "]" * opened:
+            raise ValueError("it ends inside the array" if opened else f"{held[:20]!r} at the end")
+    except (ValueError, RecursionError, *READ_ERRORS) as error:
+        where = f"{lines.where}: object {number + 1}"
+        lines.problems.report(where, f"not JSON, cut off or damaged ({fault(error)})")
 
 
 def _document(row: Any, column: str, name: str) -> Document:

@@ -7,23 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from data_prep.sources import Piece, ReadErrors
+from data_prep.sources import Piece, ReadErrors, files
 from data_prep.sources.encodings import AsUtf8, likely_encoding
-from data_prep.sources.files import (
-    LARGEST_DOCUMENT,
-    READ_ERRORS,
-    TARS,
-    fault,
-    files_in,
-    is_stream,
-    kind,
-    open_file,
-    packing,
-    read_block,
-    whole,
-)
 
-LONGEST_LINE = LARGEST_DOCUMENT  # bytes
+LONGEST_LINE = files.LARGEST_DOCUMENT  # bytes
 BLOCK = 1 << 20
 MOST_REPORTS = 20  # a file of another kind may have a million bad lines: the others are only counted
 
@@ -36,31 +23,30 @@ def line_pieces(path: Path, piece_size: int, after_blank: bool = False) -> list[
     With ``after_blank``, parts start only after a blank line. A compressed file, an archive, a pipe or standard input
     is one piece.
     """
-    if is_stream(path) or kind(path.name) in TARS:
-        return whole(path)
+    if files.is_stream(path) or files.kind(path.name) in files.TARS:
+        return files.whole(path)
     size = path.stat().st_size
     cuts = [0]
-    with open_file(path) as file:
-        if packing(file):
-            return whole(path)
+    with files.open_file(path) as file:
+        if files.packing(file):
+            return files.whole(path)
         for position in range(piece_size, size, piece_size):
             if position > cuts[-1]:  # else it is inside a line that is longer than a piece
                 file.seek(position - 1)
-                _find_line_start(file, size, after_blank)
+                _find_line_start(file, after_blank)
                 if file.tell() == size:
                     break
                 cuts.append(file.tell())
     return [Piece(path, end - start, start, end) for start, end in pairwise([*cuts, size])]
 
 
-def _find_line_start(file: BinaryIO, size: int, after_blank: bool) -> None:
+def _find_line_start(file: BinaryIO, after_blank: bool) -> None:
     """Read up to the start of a line, or to the end of the file."""
-    at_start = False
-    while file.tell() < size:
-        was_at_start, part = at_start, file.readline(BLOCK)
-        at_start = part.endswith(b"\n")
-        if at_start and (not after_blank or (was_at_start and not part.strip())):
+    before = b""
+    while part := file.readline(BLOCK):
+        if part.endswith(b"\n") and (not after_blank or (before.endswith(b"\n") and not part.strip())):
             return
+        before = part
 
 
 @dataclass
@@ -128,13 +114,13 @@ class Lines:
 
     def peek(self) -> bytes:
         """The first bytes, if they can be read; they stay to be read."""
-        with suppress(*READ_ERRORS):
-            self._ahead = self._ahead or read_block(self.file, BLOCK)
+        with suppress(*files.READ_ERRORS):
+            self._ahead = self._ahead or files.read_block(self.file, BLOCK)
         return self._ahead
 
     def blocks(self) -> Iterator[bytes]:
         """The file in blocks of about 1 MB; raises one of ``READ_ERRORS`` where it is damaged."""
-        while block := self._ahead or read_block(self.file, BLOCK):
+        while block := self._ahead or files.read_block(self.file, BLOCK):
             self._ahead, self._block = b"", block
             yield block
 
@@ -150,10 +136,10 @@ class Lines:
                     held, length = b"", 0
                 length += len(rest)
                 held = held + rest if length <= LONGEST_LINE else b""
-        except READ_ERRORS as error:
+        except files.READ_ERRORS as error:
             self._damaged = True
             where = f"{self.where}: after line {self.number} (byte {self.next_offset})"
-            self.problems.report(where, f"cut off or damaged ({fault(error)})")
+            self.problems.report(where, f"cut off or damaged ({files.fault(error)})")
         if length:
             yield (held if length <= LONGEST_LINE else None), length
 
@@ -162,7 +148,7 @@ def line_files(
     piece: Piece, suffixes: Set[str] | None, problems: ReadErrors, encoding: str | None = None
 ) -> Iterator[tuple[str, Lines]]:
     """Yield (name, lines) of each file of a piece, see :func:`data_prep.sources.files.files_in`."""
-    for where, name, file in files_in(piece, suffixes, problems):
+    for where, name, file in files.files_in(piece, suffixes, problems):
         if piece.start:
             file.seek(piece.start)
         yield name, Lines(file, where, problems, piece.start, piece.end, encoding)

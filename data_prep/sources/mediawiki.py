@@ -9,6 +9,7 @@ They are in `mediawiki.json`, made from the message files of MediaWiki (GPL-2.0-
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ _MAGIC = {
     "value": ("formatnum", "lc", "uc", "lcfirst", "ucfirst"),
     "title": ("pagename", "fullpagename", "basepagename", "subjectpagename", "rootpagename"),
 }
-_ARRAY = r"\s*=\s*(?:\[|array\()(.*?)\n?(?:\]|\));"
+_MAGIC_WORDS = re.compile(r"\$magicWords\s*=\s*(?:\[|array\()(.*?)\n?(?:\]|\));", re.S)
 _STRING = re.compile(r"'((?:\\.|[^'\\])*)'|\"((?:\\.|[^\"\\])*)\"")
 _NAMESPACE = re.compile(r"(['\"])((?:\\.|(?!\1).)*)\1\s*=>\s*NS_(?:MEDIA|FILE|CATEGORY)\b")
 _NAMED = re.compile(r"NS_(?:MEDIA|FILE|CATEGORY)\s*=>\s*(['\"])((?:\\.|(?!\1).)*)\1")
@@ -50,14 +51,12 @@ def _table() -> dict[str, Any]:
 
 
 @cache
-def switches() -> frozenset[str]:
-    """What stands between double underscores and shows nothing, in lower case."""
-    return frozenset(_table()["switches"].split("|"))
+def named(kind: str) -> frozenset[str]:
+    """What is called so in any language, in lower case.
 
-
-@cache
-def magic(kind: str) -> frozenset[str]:
-    """The magic words, in lower case, for the `value` that follows their colon or the `title` of the page."""
+    `switches` stand between double underscores and show nothing. Magic words are for the `value` that follows their
+    colon, or for the `title` of the page.
+    """
     return frozenset(_table()[kind].split("|"))
 
 
@@ -72,25 +71,23 @@ def make_table(folder: Path) -> dict[str, Any]:
     """The table, from MediaWiki's folder of message files."""
     own: dict[str, set[str]] = {}
     fallbacks: dict[str, list[str]] = {}
-    words: dict[str, set[str]] = {}
+    words: dict[str, set[str]] = defaultdict(set)
     for path in sorted(folder.glob("Messages*.php")):
         text = re.sub(r"/\*.*?\*/|^\s*(?:#|//).*?$", "", path.read_text(encoding="utf-8"), flags=re.S | re.M)
         language = path.stem.removeprefix("Messages").lower().replace("_", "-")
         fallbacks[language] = re.split(r",\s*", (re.findall(r"\$fallback\s*=\s*'([^']*)'", text) or [""])[0])
         names = [*_NAMED.findall(text), *_NAMESPACE.findall(text)]
         own[language] = {name.replace("_", " ").lower() for _, name in names}
-        for array in re.findall(rf"\$magicWords{_ARRAY}", text, re.S):
+        for array in _MAGIC_WORDS.findall(text):
             for key, values in _WORD.findall(array):
-                words.setdefault(key, set()).update(a or b for a, b in _STRING.findall(values))
-    everything = set().union(*words.values())
+                words[key].update(a or b for a, b in _STRING.findall(values))
+    switches = {word for found in words.values() for word in found if word[:2] == "__" == word[-2:]}
     return {
         "source": f"MediaWiki, languages/messages/Messages*.php ({len(own)} files)",
         "licence": "GPL-2.0-or-later",
         "namespaces": {code: "|".join(sorted(found)) for code in own if (found := _of(code, own, fallbacks))},
         "redirects": "|".join(sorted(words["redirect"], key=lambda word: (-len(word), word))),
-        "switches": "|".join(
-            sorted(word[2:-2].strip().lower() for word in everything if word[:2] == "__" == word[-2:])
-        ),
+        "switches": "|".join(sorted(word[2:-2].strip().lower() for word in switches)),
         **{kind: _lower(words, keys) for kind, keys in _MAGIC.items()},
     }
 

@@ -6,10 +6,10 @@ Hugging Face's data sets are kept in these: Parquet for download, Arrow streams 
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,32 +28,22 @@ BATCH_ROWS = 1024
 _ERRORS = (pa.ArrowException, OSError)
 # The type as which a type of text is read, so that one row that is not UTF-8 does not take the others with it.
 _BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
-
-
-class _Table(NamedTuple):
-    """An open table: its columns, what its parts are called, their sizes in bytes, and the batches of a part."""
-
-    schema: pa.Schema
-    part_name: str
-    sizes: list[int]
-    batches: Callable[[int, list[str]], Iterable[pa.RecordBatch]]
+_LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
+# Of an open table: its columns, what its parts are called, their sizes in bytes, and the batches of a part.
+_Table = tuple[pa.Schema, str, list[int], Callable[[int, list[str]], Iterable[pa.RecordBatch]]]
 
 
 def pieces(path: Path, text_column: str | None = None) -> list[Piece]:
     """Runs of row groups (Parquet) or record batches (Arrow files) of about 64 MB; a stream is one piece."""
     size = size_of(path)
-    try:
-        with _opened(path) as table:
-            sizes = table.sizes
-    except _ERRORS:
-        return [Piece(path, size)]  # reading it reports the reason
     found: list[Piece] = []
     start = held = 0
-    for end, part in enumerate(sizes, 1):
-        held += part
-        if held >= PIECE or end == len(sizes):
-            found.append(Piece(path, size * held // max(1, sum(sizes)), start, end))
-            start, held = end, 0
+    with suppress(*_ERRORS), _opened(path) as (_, _, sizes, _):  # reading the file reports the reason
+        for end, part in enumerate(sizes, 1):
+            held += part
+            if held >= PIECE or end == len(sizes):
+                found.append(Piece(path, size * held // max(1, sum(sizes)), start, end))
+                start, held = end, 0
     return found or [Piece(path, size)]
 
 
@@ -61,14 +51,16 @@ def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None
     """One document per row; line ends in its text end paragraphs, and a missing text is an empty one.
 
     The text is in ``text_column``, by default ``text``, or else the only column of strings; ``a.b`` is the field ``b``
-    of the column ``a``, and each text of a list ends a paragraph. The id and the title are those of the columns of
-    these names, if there are any. The id is otherwise made of the name of the file and the numbers of the row group or
-    record batch and of the row in it.
+    of the column ``a``, and each text of a list ends a paragraph. Id and title are in the columns of these names, if
+    there are any. The id is otherwise the name of the file and the numbers of the row's group or batch and in it.
     """
     wrong = f"no column {text_column or 'text'!r} of text; choose one of its columns with --text-column"
-    for where, name, values in rows(piece, problems, lambda schema: _columns(schema, text_column), wrong):
+    for where, name, (key, title, value) in rows(piece, problems, lambda schema: _columns(schema, text_column), wrong):
         try:
-            yield _document(name, *values)
+            text = as_text(value)
+            if len(text) > LARGEST_DOCUMENT:
+                raise ValueError(f"longer than {LARGEST_DOCUMENT >> 20} MB")
+            yield row_document("parquet", as_text(key) or name, as_text(title), text)
         except ValueError as error:
             problems.report(where, str(error))
 
@@ -83,16 +75,16 @@ def rows(
     where = printable(str(piece.path))
     count = 0
     try:
-        with _opened(piece.path) as table:
-            columns = choose(table.schema)
+        with _opened(piece.path) as (schema, part_name, sizes, batches_of):
+            columns = choose(schema)
             if columns is None:
-                found = ", ".join(f"{name} ({type_})" for name, type_ in fields(table.schema)) or "none"
+                found = ", ".join(f"{name} ({type_})" for name, type_ in fields(schema)) or "none"
                 problems.report(where, f"{wrong}: {found}")
                 return
-            names = [_keys(table.schema, name)[0] for name in columns if name]
-            for part in range(piece.start, len(table.sizes) if piece.end is None else piece.end):
-                where = f"{piece.path}: {table.part_name} {part}"
-                batches = (zip(*(_values(b, n) for n in columns), strict=True) for b in table.batches(part, names))
+            names = [_keys(schema, name)[0] for name in columns if name]
+            for part in range(piece.start, len(sizes) if piece.end is None else piece.end):
+                where = f"{piece.path}: {part_name} {part}"
+                batches = (zip(*(_values(b, n) for n in columns), strict=True) for b in batches_of(part, names))
                 for row, values in enumerate(chain.from_iterable(batches)):
                     count += 1
                     yield f"{where}, row {row}", f"{stem(piece.path.name)}:{part}:{row}", values
@@ -115,18 +107,15 @@ def _opened(path: Path) -> Iterator[_Table]:
             sizes = [group.total_byte_size for group in groups]
             rows = [_batch_rows(group.total_byte_size, group.num_rows) for group in groups]
             read = functools.partial(parquet.iter_batches, use_threads=False)
-            yield _Table(parquet.schema_arrow, "row group", sizes, lambda part, names: read(rows[part], [part], names))
+            yield parquet.schema_arrow, "row group", sizes, lambda part, names: read(rows[part], [part], names)
     elif start == b"ARROW1":
         with open_file(path) if is_remote(path) else pa.memory_map(os.fsencode(path)) as mapped:
             reader = pa.ipc.open_file(mapped)
             sizes = [size // max(1, reader.num_record_batches)] * reader.num_record_batches
-            yield _Table(reader.schema, "record batch", sizes, lambda part, names: _sliced([reader.get_batch(part)]))
+            yield reader.schema, "record batch", sizes, lambda part, names: _sliced([reader.get_batch(part)])
     elif start.startswith(b"\xff\xff\xff\xff"):
-        with (
-            open_file(path) if is_remote(path) else pa.OSFile(os.fsencode(path)) as stream,
-            pa.ipc.open_stream(stream) as reader,
-        ):
-            yield _Table(reader.schema, "stream", [size], lambda part, names: _sliced(reader))
+        with open_file(path) as stream, pa.ipc.open_stream(stream) as reader:
+            yield reader.schema, "stream", [size], lambda part, names: _sliced(reader)
     else:
         raise OSError("neither Parquet nor Arrow" if start else "the file is empty")
 
@@ -148,7 +137,7 @@ def _columns(schema: pa.Schema, wanted: str | None) -> tuple[str | None, str | N
     values = {field.name: _without_dictionary(field.type) for field in schema}
     texts = [name for name, type_ in values.items() if type_ in _BINARY]
     column = wanted or ("text" if "text" in values or len(texts) != 1 else texts[0])
-    if not _is_text(schema, _keys(schema, column)):
+    if not _is_text(_as_bytes(pa.struct(list(schema))), _keys(schema, column)):
         return None
     has_id = "id" in texts or ("id" in values and pa.types.is_integer(schema.field("id").type))
     return "id" if has_id else None, "title" if "title" in texts else None, column
@@ -159,16 +148,14 @@ def _keys(schema: pa.Schema, name: str) -> list[str]:
     return [name] if name in schema.names else name.split(".")
 
 
-def _is_text(fields: pa.Schema | pa.StructType, keys: list[str]) -> bool:
-    """Whether there are texts, or nothing but nulls, under keys in keys."""
-    if fields.get_field_index(keys[0]) < 0:
-        return False
-    type_ = _without_dictionary(fields.field(keys[0]).type)
-    while _is_list(type_):
-        type_ = _without_dictionary(type_.value_type)
-    if pa.types.is_struct(type_):
-        return bool(keys[1:]) and _is_text(type_, keys[1:])
-    return not keys[1:] and (type_ in _BINARY or type_ in _BINARY.values() or pa.types.is_null(type_))
+def _is_text(type_: pa.DataType, keys: list[str]) -> bool:
+    """Whether there are texts, as bytes, or nothing but nulls under keys in keys."""
+    while isinstance(type_, _LISTS):
+        type_ = type_.value_type
+    if not keys or not pa.types.is_struct(type_):
+        return not keys and (is_binary(type_) or pa.types.is_null(type_))
+    place = type_.get_field_index(keys[0])
+    return place >= 0 and _is_text(type_.field(place).type, keys[1:])
 
 
 def fields(columns: pa.Schema | pa.StructType, prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:
@@ -183,10 +170,6 @@ def is_binary(type_: pa.DataType) -> bool:
     return type_ in _BINARY.values()
 
 
-def _is_list(type_: pa.DataType) -> bool:
-    return any(is_kind(type_) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
-
-
 def _without_dictionary(type_: pa.DataType) -> pa.DataType:
     return type_.value_type if pa.types.is_dictionary(type_) else type_
 
@@ -194,7 +177,7 @@ def _without_dictionary(type_: pa.DataType) -> pa.DataType:
 def _as_bytes(type_: pa.DataType) -> pa.DataType:
     """A type with bytes instead of texts, and values instead of dictionaries, at any depth."""
     type_ = _without_dictionary(type_)
-    if _is_list(type_):
+    if isinstance(type_, _LISTS):
         new = pa.large_list if pa.types.is_large_list(type_) else pa.list_
         return new(type_.value_field.with_type(_as_bytes(type_.value_type)))
     if pa.types.is_struct(type_):
@@ -212,14 +195,6 @@ def _values(batch: pa.RecordBatch, name: str | None) -> list[Any]:
     values = values.cast(_as_bytes(values.type))
     values.validate(full=True)  # a damaged file must not make Arrow read outside the buffers
     return [value_at(value, keys) for value in values.to_pylist()]
-
-
-def _document(name: str, key: bytes | int | None, title: bytes | None, text: Any) -> Document:
-    """The document of one row, called ``name`` if it has no id; raises ValueError if it cannot be used."""
-    words = as_text(text)
-    if len(words) > LARGEST_DOCUMENT:
-        raise ValueError(f"longer than {LARGEST_DOCUMENT >> 20} MB")
-    return row_document("parquet", as_text(key) or name, as_text(title), words)
 
 
 def as_text(value: Any) -> str:

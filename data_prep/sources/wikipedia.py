@@ -6,15 +6,15 @@ Memory is bounded by the largest page, time is linear in the text.
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_prep.config import MATH
 from data_prep.corpus import Document
-from data_prep.sources import Piece, ReadErrors, dump, dump_bytes
+from data_prep.sources import Piece, ReadErrors, dump
 from data_prep.sources.mediawiki import redirect, wiki
 from data_prep.sources.wikitext import Page, prose
 
 SUFFIXES = None  # dumps in parts have names such as …-articles1.xml-p1p41242.bz2
+pieces = dump.pieces
 
 # Names of the template at the foot of a disambiguation page. {{disambiguation needed}} and {{other uses|…}} are others.
 _TEMPLATES = """disambig|disambiguation|disambiguation page|disamb|dab|(?:disambiguation|disambig)[ -]cleanup|hndis|
@@ -28,11 +28,6 @@ _TITLE_END = re.compile(
     r" \((?:disambiguation|Begriffsklärung|homonymie|desambiguación|desambiguação|disambigua|doorverwijspagina|"
     r"ujednoznacznienie|значения|значення|olika betydelser|曖昧さ回避|消歧义|消歧義)\)$"
 )
-
-
-def pieces(path: Path, piece_bytes: int | None = None, math: str | None = None) -> list[Piece]:
-    """Parts of a dump that can be unpacked for themselves."""
-    return dump_bytes.pieces(path, piece_bytes)
 
 
 def documents(piece: Piece, problems: ReadErrors, math: str | None = None) -> Iterator[Document]:

@@ -1,17 +1,16 @@
-"""Templates that stand for words in a sentence, under the names that several Wikipedias share.
+"""Templates that stand for words in a sentence, under the names that Wikipedias share, or that one language has.
 
-Some names mean something else on some wikis: `_OF_LANGUAGE` has them by language. All others are dropped: they show a
-box, a citation or a note, or their words cannot be known without their source.
+All others are dropped: they show a box, a citation or a note, or their words cannot be known without their source.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from data_prep.sources.mediawiki import magic
+from data_prep.sources.mediawiki import named
 
 T = TypeVar("T")
-Rule = tuple[str, Callable[[Sequence[str]], str]]  # names, and what the arguments become
+Rule = Callable[[Sequence[str]], str]  # what the arguments become
 
 _OPTION = re.compile(r"\s*([^\W\d][\w -]{0,30}|[12])\s*=")
 _NUMBER = re.compile(r"[-+−±]?[\d.,/+ ]*\d[\d.,]*(?:e[-+]?\d+)?")
@@ -25,11 +24,12 @@ def words(name: str, arguments: Sequence[str], language: str = "", title: str = 
     """
     function, colon, value = name.partition(":")
     if colon:
-        return value.strip() if function in magic("value") else ""
-    if name in magic("title"):
+        return value.strip() if function in named("value") else ""
+    if name in named("title"):
         return title
     rule = _OF_LANGUAGE.get(language, {}).get(name) or _RULES.get("lang-" if name.startswith("lang-") else name)
-    if rule is None:
+    prefix = _PREFIXES.get(name, "")
+    if rule is None and not prefix:
         return _SYMBOLS.get(name, "")
     # "1=" and "text=" precede a text that has an equals sign in it; other names are options.
     taken = ("1", "2", "text", "quote", "content", *(("u", "ul") if name == "val" else ()))
@@ -40,7 +40,9 @@ def words(name: str, arguments: Sequence[str], language: str = "", title: str = 
             positional.append(argument.strip())
         elif option[1] in taken:
             positional.append(argument[option.end() :].strip())
-    return rule(positional) if positional else ""
+    if not positional:
+        return ""
+    return rule(positional) if rule else f"{prefix}{positional[0]}"
 
 
 def _fraction(arguments: Sequence[str]) -> str:
@@ -69,7 +71,7 @@ keypress, sup, sub, overline, underline, formatnum, nts, plainlist, quote, block
 citation, zitat, samp, mono, nombre, varserif, frs, ens, angbr, date-, script/hebrew, readings, ruby, lang-"""
 _LAST = """lang, langue, transl, transliteration, script, resize, wikt-lang, font color, color, colour, columns-list,
 columnslist, div col content, tlit"""
-_RULES: dict[str, Callable[[Sequence[str]], str]] = _by_name([
+_RULES: dict[str, Rule] = _by_name([
     (_FIRST, lambda a: a[0]),
     (_LAST, lambda a: next(filter(None, reversed(a)), "")),
     ("okina text", lambda a: a[1] if len(a) > 1 else ""),
@@ -78,26 +80,18 @@ _RULES: dict[str, Callable[[Sequence[str]], str]] = _by_name([
     ("nihongo", lambda a: a[0] or (a[2] if len(a) > 2 else "")),
     ("frac, fraction, sfrac", _fraction),
     ("convert, cvt, conv", _quantity),
-    ("circa, c.", lambda a: f"c. {a[0]}"),
-    ("floruit, fl.", lambda a: f"fl. {a[0]}"),
-    ("as of", lambda a: f"As of {a[0]}"),
-    ("us$, usd", lambda a: f"US${a[0]}"),
-    ("gbp, £", lambda a: f"£{a[0]}"),
-    ("€, eur, euro", lambda a: f"€{a[0]}"),
-    ("¥, jpy", lambda a: f"¥{a[0]}"),
-    ("inr", lambda a: f"₹{a[0]}"),
     ("sortname", lambda a: " ".join(a[:2])),
     ("hlist, flatlist", lambda a: ", ".join(filter(None, a))),
     ("bulleted list, ubl, unbulleted list", lambda a: "\n" + "\n".join(a) + "\n"),
 ])  # fmt: skip
 # To an article: the label, or the title. To an article of another wiki: the label, or the title there.
-_LINK: Rule = ("w, wp", lambda a: a[-1])
-_FOREIGN: Rule = (
+_LINK: tuple[str, Rule] = ("w, wp", lambda a: a[-1])
+_FOREIGN: tuple[str, Rule] = (
     "нп, нп1, нп2, нп3, нп4, нп5, не переведено, не перекладено, iw, iw2",
     lambda a: next(filter(None, a[1:2]), a[0]),
 )
-_SPACED: Rule = ("s, comment", lambda a: a[0])
-_OF_LANGUAGE: dict[str, dict[str, Callable[[Sequence[str]], str]]] = {
+_SPACED: tuple[str, Rule] = ("s, comment", lambda a: a[0])
+_OF_LANGUAGE: dict[str, dict[str, Rule]] = {
     "en": _by_name([_LINK]),
     "fr": _by_name([("s, s-, siècle", lambda a: f"{a[0]}e siècle")]),
     "it": _by_name([_LINK]),
@@ -108,22 +102,14 @@ _OF_LANGUAGE: dict[str, dict[str, Callable[[Sequence[str]], str]]] = {
     "uk": _by_name([_FOREIGN, _SPACED]),
     "zh": _by_name([("le, link-en, link-ja, link-de, link-fr, internal link helper, tsl, lang-zh", lambda a: a[0])]),
 }
+# What comes before the first argument.
+_PREFIXES = _by_name([
+    ("circa, c.", "c. "), ("floruit, fl.", "fl. "), ("as of", "As of "),
+    ("us$, usd", "US$"), ("gbp, £", "£"), ("€, eur, euro", "€"), ("¥, jpy", "¥"), ("inr", "₹"),
+])  # fmt: skip
+# What stands for itself, whatever its arguments.
 _SYMBOLS = _by_name([
-    ("ndash, en dash, –", "–"),
-    ("snd, spnd, spaced ndash", " – "),
-    ("mdash, em dash, mdashb, —", "—"),
-    ("'", "'"),
-    ("’", "’"),
-    ("'s", "'s"),
-    ("okina", "ʻ"),
-    ("·, dot", " · "),
-    ("•, bull", " • "),
-    ("nbsp, space, spaces, thinsp", " "),
-    ("!, pipe", "|"),
-    ("=", "="),
-    ("colon", ":"),
-    ("times", "×"),
-    ("1er", "1er"),
-    ("1re", "1re"),
-    ("ier", "er"),
+    ("ndash, en dash, –", "–"), ("snd, spnd, spaced ndash", " – "), ("mdash, em dash, mdashb, —", "—"), ("okina", "ʻ"),
+    ("'", "'"), ("’", "’"), ("'s", "'s"), ("·, dot", " · "), ("•, bull", " • "), ("nbsp, space, spaces, thinsp", " "),
+    ("!, pipe", "|"), ("=", "="), ("colon", ":"), ("times", "×"), ("1er", "1er"), ("1re", "1re"), ("ier", "er"),
 ])  # fmt: skip

@@ -1,8 +1,8 @@
 """Article markup to prose: paragraphs, section titles and list items, one a line.
 
-One pass from left to right removes what is dropped with its content (comments, references, code); a second
-keeps a stack of open templates, tables and links, of bounded depth; the rest is done line by line. Every pass takes
-time in proportion to the text, even if markup never closes.
+One pass removes what is dropped with its content (comments, references, code); a second keeps a stack of open
+templates, tables and links, of bounded depth; the rest is done line by line. Each takes time in proportion to the text,
+even if markup never closes.
 """
 
 import html
@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from data_prep.config import MATH
-from data_prep.sources.mediawiki import Wiki, switches, wiki
+from data_prep.sources.mediawiki import Wiki, named, wiki
 from data_prep.sources.wikitemplates import words
 
 DEPTH = 40  # of nested markup, as in MediaWiki; deeper markup loses its marks and keeps its words
@@ -30,6 +30,7 @@ _TAG = re.compile(
     r"|</?ref\b[^<>]*",
     re.I,
 )
+_HEADING = re.compile(r"(={1,6})(=*[^=].*)\1")
 _MARK = re.compile(r"\{\{+|\}\}+|\[\[|\]\]+|\{\||\|\}+")
 _LINE_START = re.compile(r"(?:^|\n)[ \t:*#;]*$")
 _UNIT_END = re.compile(r"\n[ \t]*(?:\n|=)")
@@ -67,17 +68,17 @@ class Page(NamedTuple):
 def prose(wikitext: str, page: Page | None = None) -> str:
     """The words of an article, a paragraph, section title or list item a line.
 
-    `FORMULA` stands for a formula, or its source, or nothing, as `page.math` says. One on a line of its own belongs to
-    the line before.
+    `FORMULA`, the source or nothing stands for a formula, as `page.math` says. A lone one belongs to the line before.
     """
     page = page or Page(wiki())
     text = _nested(_without_raw(wikitext, page.math), page)
     headings: list[tuple[int, str]] = []  # titles of sections in which nothing was found so far
     lines: list[str] = []
     for line in _BLOCK_TAG.sub("\n", text).split("\n"):
-        if level := _heading_level(line):
+        if heading := _HEADING.fullmatch(line.strip()):
+            level = len(heading[1])
             headings = [(above, title) for above, title in headings if above < level]
-            if title := _words(line.strip()[level:-level]):
+            if title := _words(heading[2]):
                 headings.append((level, title))
         elif not (content := _words(line)):
             continue
@@ -91,16 +92,6 @@ def prose(wikitext: str, page: Page | None = None) -> str:
     return "\n".join(lines)
 
 
-def _heading_level(line: str) -> int:
-    """The number of equals signs around a section title; 0 for any other line."""
-    line = line.strip()
-    if not line.startswith("=") or not line.endswith("="):
-        return 0
-    title = line.strip("=")
-    before = line.find(title)
-    return min(before, len(line) - before - len(title), 6) if title else 0
-
-
 def _without_raw(text: str, math: str) -> str:
     """Take out comments and tags whose content is no wikitext; what is in <nowiki>, or a formula, becomes entities."""
     parts: list[str] = []
@@ -110,7 +101,7 @@ def _without_raw(text: str, math: str) -> str:
         parts.append(text[position : start.start()])
         name = (start[1] or "--").lower()
         position = start.end()
-        if (start[2] or "").endswith("/"):
+        if start[2] and start[2].endswith("/"):
             continue
         begin, end = closers.get(name, (-1, -1))
         if begin < position:
@@ -199,18 +190,16 @@ def _closed(mark: str, content: str, page: Page) -> str:
     target, bar, label = content.partition("|")
     target = target.strip()
     prefix, colon, _ = target.partition(":")
-    if colon and (" ".join(prefix.replace("_", " ").lower().split()) in page.wiki.dropped or _is_file(target)):
+    if colon and (
+        " ".join(prefix.replace("_", " ").lower().split()) in page.wiki.dropped
+        or (not target.startswith(":") and _FILE_NAME.fullmatch(target))  # the name of the namespace is unknown
+    ):
         return ""
     if "\n" in target:
         return content
     if colon and not bar and _LANGUAGE_PREFIX.fullmatch(prefix):
         return ""  # the same article in another language
     return label if bar and label.strip() else target.lstrip(":#").replace("_", " ")
-
-
-def _is_file(target: str) -> bool:
-    """Whether a link leads to a file by a name of the namespace that is unknown."""
-    return not target.startswith(":") and _FILE_NAME.fullmatch(target) is not None
 
 
 def _unclosed(mark: str, content: str, page: Page) -> str:
@@ -263,7 +252,7 @@ def _variant(found: re.Match[str]) -> str:
 
 def _switch(found: re.Match[str]) -> str:
     """Nothing for `__NOTOC__` in any language, and for what extensions understand, which is in capitals."""
-    return "" if found[1].lower() in switches() or (found[1].isupper() and found[1].isalpha()) else found[0]
+    return "" if found[1].lower() in named("switches") or (found[1].isupper() and found[1].isalpha()) else found[0]
 
 
 # What is taken out of a line that has a mark, in this order.

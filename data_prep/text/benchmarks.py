@@ -50,15 +50,12 @@ def benchmark_examples(folder: Path) -> Iterator[str]:
         row = 1
         try:
             for record in _records(path):
-                yield from (text for text in _strings(record) if _counts(text))
+                for text in _strings(record):  # fewer words are labels, numbers or phrases, which prove nothing
+                    if len(text.split() if text.isascii() else text) >= SHORTEST:
+                        yield text
                 row += 1
         except (ValueError, RecursionError, csv.Error, *READ_ERRORS) as error:
             raise UsageError(f"{path}:{row}: cannot be read ({error}); repair or remove the file") from error
-
-
-def _counts(text: str) -> bool:
-    """Whether a text may have eight words: fewer are labels, numbers or phrases, which prove nothing."""
-    return len(text.split()) >= SHORTEST if text.isascii() else len(text) >= SHORTEST
 
 
 def _records(path: Path) -> Iterator[object]:

@@ -4,12 +4,11 @@ The similarity of two texts is the Jaccard index of their sets of shingles, runs
 in any one place with that probability. Documents are only compared if they agree in all rows of at least one band of
 their signatures (Leskovec et al., Mining of Massive Datasets, sec. 3.4).
 
-In each band, documents with the same band hash form a bucket, found by sorting, so no index of all documents is held
-in memory. The first document of a bucket, in corpus order, is compared with all others, the first of those that are
-unlike it with the rest of them, and so on. Those that are similar enough repeat it. Each band is compared for itself,
-anywhere; then the bands are joined. If a document that is repeated repeats another one itself, those beside it are
-compared with the one that stays; if they are unlike it, they are looked at again, in the buckets that are known. So
-each dropped document is like one that is kept, and the ends of a chain of revisions stay.
+In each band, documents with the same band hash form a bucket, found by sorting, so no index of all is held in memory.
+Its first document, in corpus order, is compared with all others, the first of those that are unlike it with the rest of
+them, and so on. Then the bands are joined. If a document that is repeated repeats another one itself, those beside it
+are compared with the one that stays, and if they are unlike it looked at again. So each dropped document is like one
+that is kept, and the ends of a chain of revisions stay.
 
 A page can be mostly boilerplate and have a text of its own: a long run of words that the other lacks (`own_run`).
 """
@@ -26,8 +25,8 @@ from linformer_fairseq.ranges import Checked, Range
 
 Signatures = NDArray[np.uint32]
 
-# How many documents of a bucket are compared with all later ones. Only documents that share a band but not their
-# text, such as filled-in forms, need more; the bound keeps the work linear.
+# Documents of a bucket that are compared with all later ones. Only those that share a band but not their text, such as
+# filled-in forms, need more; the bound keeps the work linear.
 REPRESENTATIVES = 64
 PASSES = 8  # over documents whose likeness is not that of the one which stays; what is left after them stays
 OWN_TEXTS = 4  # like documents beside which a document has a text of its own; after so many it is no longer compared
@@ -47,8 +46,7 @@ class NearDuplicates(Checked):
     shingle: int = field(default=5, metadata={"range": Range(1, 1000)})
     # Numbers in a signature; the estimate's standard error is at most 0.5 / sqrt(permutations).
     permutations: int = field(default=128, metadata={"range": Range(8, 65_536)})
-    # How much worse a missed pair is than a needless comparison, from 0 to 1, when bands and rows are chosen.
-    # Comparisons are cheap, since each candidate pair is verified against the signatures.
+    # How much worse a missed pair is than a needless comparison, from 0 to 1; comparisons are cheap.
     missed: float = field(default=0.95, metadata={"range": Range(0, 1)})
     own_words: int = 100  # a document with so long a run of words that the other lacks is no duplicate; 0: no rule
     repeated_paragraphs: int = 0  # a paragraph in more documents than this is removed from all; 0: none is
@@ -61,17 +59,11 @@ class NearDuplicates(Checked):
         return index.b, index.r
 
 
-def signatures(texts: Sequence[str], config: NearDuplicates) -> Signatures:
-    """MinHash signatures of texts, (documents, permutations) uint32, each depending on its text alone."""
-    return sketches(texts, config)[0]
-
-
 def sketches(texts: Sequence[str], config: NearDuplicates) -> tuple[Signatures, list[Hashes]]:
     """The signatures of texts, and some shingles of each, in order: the hash above, the place in the lower half."""
     from datasketch import MinHash
 
-    # datasketch hashes one shingle at a time; handed an array of finished hashes as one "shingle", it works
-    # through all of them at once.
+    # Handed an array of finished hashes as one shingle, datasketch works through all of them at once.
     empty = MinHash(config.permutations, scheme="affine32", hashfunc=lambda hashes: hashes)
     result = np.empty((len(texts), config.permutations), np.uint32)
     samples = []
@@ -145,7 +137,7 @@ class Comparison:
             kept = first
             while (kept[kept] != kept).any():
                 kept = kept[kept]
-            still = self._similar(kept[lost], lost)
+            still, _ = self._similar(kept[lost], lost)
             first[lost] = np.where(still, kept[lost], lost)
             if still.all() or not left:
                 break
@@ -169,25 +161,22 @@ class Comparison:
             is_head = np.diff(buckets[places], prepend=-1) > 0
             heads = members[places[is_head][np.cumsum(is_head) - 1]]
             rest = places[~is_head]
-            similar = self._similar(heads[~is_head], members[rest], own := np.zeros(len(rest), bool))
+            similar, own = self._similar(heads[~is_head], members[rest])
             result[rest[similar]] = heads[~is_head][similar]
             own_texts[rest[own]] += 1
             places = rest[~similar & (own_texts[rest] < OWN_TEXTS)]
         return result
 
-    def _similar(self, left: Places, right: Places, own: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-        """Whether each document of ``right`` repeats that of ``left``; sets ``own`` where it has a text of its own."""
+    def _similar(self, left: Places, right: Places) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether each document of ``right`` repeats that of ``left``, or would without a text of its own."""
         enough = self.threshold * self.signatures.shape[1]
-        result = np.zeros(len(left), bool)
+        like, own = np.zeros((2, len(left)), bool)
         self.count += len(left)
         for start in range(0, len(left), _PAIRS):
             chosen = slice(start, start + _PAIRS)
             agree = self.signatures[left[chosen]] == self.signatures[right[chosen]]
-            result[chosen] = np.count_nonzero(agree, axis=1) >= enough
-        alike = np.flatnonzero(result)
-        for place in alike[np.argsort(right[alike])].tolist():  # in the order of the corpus, in which files are opened
-            if self.own_text(int(right[place]), int(left[place])):
-                result[place] = False
-                if own is not None:
-                    own[place] = True
-        return result
+            like[chosen] = np.count_nonzero(agree, axis=1) >= enough
+        places = np.flatnonzero(like)
+        for place in places[np.argsort(right[places])].tolist():  # in the order of the corpus, as files are opened
+            own[place] = self.own_text(int(right[place]), int(left[place]))
+        return like & ~own, own

@@ -74,24 +74,19 @@ def without_boilerplate(text: str, rules: LineRules) -> tuple[str, Counter[str]]
     """The text without the lines that the rules name, and the number of lines removed by reason."""
     removed: Counter[str] = Counter()
     if rules.gutenberg and "GUTENBERG" in text:
-        text, removed["Project Gutenberg"] = _without_gutenberg(text)
+        lines = text.count("\n")
+        start = _GUTENBERG_START.search(text)
+        text = text[start.end() :] if start else text
+        end = _GUTENBERG_END.search(text)
+        if end and (start or end.start() > len(text) // 2):
+            text = text[: end.start()].rstrip("\n")
+        removed["Project Gutenberg"] = lines - text.count("\n")
     patterns = [*rules.boilerplate, *((WEB_POLICY, WEB_SCRIPT) if rules.web else ())]
     if patterns:
         whole_line = rf"^(?:{'|'.join(patterns)})(?:\n|\Z)"
         text, removed["boilerplate"] = re.subn(whole_line, "", text, flags=re.IGNORECASE | re.MULTILINE)
     if rules.sentences:
-        lines = text.split("\n")
-        kept = [line for line in lines if measure(line).words > 4 and (ends_sentence(line) or line[-1] in '"”')]
-        text, removed["no sentence"] = "\n".join(kept), len(lines) - len(kept)
+        given = text.split("\n")
+        kept = [line for line in given if measure(line).words > 4 and (ends_sentence(line) or line[-1] in '"”')]
+        text, removed["no sentence"] = "\n".join(kept), len(given) - len(kept)
     return text.strip("\n"), +removed
-
-
-def _without_gutenberg(text: str) -> tuple[str, int]:
-    lines = text.count("\n")
-    start = _GUTENBERG_START.search(text)
-    if start:
-        text = text[start.end() :]
-    end = _GUTENBERG_END.search(text)
-    if end and (start or end.start() > len(text) // 2):
-        text = text[: end.start()].rstrip("\n")
-    return text, lines - text.count("\n")

@@ -47,8 +47,7 @@ class CleanConfig(Checked):
     max_repeated_lines: float = 0.3  # share of lines that repeat an earlier one; Gopher
     max_repeated_line_characters: float = 0.2  # share of characters in such lines; Gopher
     min_words_for_ngrams: int = 100  # in shorter ones, a title that occurs three times is too much
-    # Share of characters in the most frequent 2-, 3- and 4-gram of words; Gopher.
-    max_top_ngrams: tuple[float, ...] = (0.20, 0.18, 0.16)
+    max_top_ngrams: tuple[float, ...] = (0.20, 0.18, 0.16)  # share of characters in the top 2-, 3- and 4-gram; Gopher
     # Share of characters in 5- to 10-grams that have occurred before; Gopher.
     max_repeated_ngrams: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
     english_stop_words: int = 0  # English only: how many of eight stop words a document needs; Gopher: 2
@@ -56,11 +55,11 @@ class CleanConfig(Checked):
 
 
 class Cleaned(NamedTuple):
-    """A document without the removed lines, why it should be dropped, and the number of removed lines by reason."""
+    """A document without the lines that were removed."""
 
     text: str
-    dropped: str | None
-    removed: Counter[str]
+    dropped: str | None  # why, if it should be
+    removed: Counter[str]  # lines by reason
 
 
 def clean(text: str, config: CleanConfig) -> Cleaned:
@@ -80,29 +79,18 @@ def _reason_to_drop(text: str, config: CleanConfig) -> str | None:
         return "word length"
     if text.count("#") + text.count("…") + text.count("...") > config.max_symbols * size.words:
         return "symbols"
-    return (
-        _lines(text.split("\n"), len(text), config)
-        or _language(text, text.count(" ") + text.count("\n") + 1, config)
-        or (_repetition(text, size.unit, config) if size.words >= config.min_words_for_ngrams else None)
-    )
-
-
-def _lines(lines: list[str], characters: int, config: CleanConfig) -> str | None:
+    lines = text.split("\n")
     if sum(line.startswith(_BULLETS) for line in lines) > config.max_bullet_lines * len(lines):
         return "bullet lines"
     if sum(line.endswith(("…", "...")) for line in lines) > max(1, config.max_ellipsis_lines * len(lines)):
         return "ellipsis lines"
     distinct = set(lines)
-    repeated = characters - len(lines) + 1 - sum(map(len, distinct))
-    if (
-        len(lines) - len(distinct) > config.max_repeated_lines * len(lines)
-        or repeated > config.max_repeated_line_characters * characters
-    ):
+    repeated = len(text) - len(lines) + 1 - sum(map(len, distinct))  # characters
+    if len(lines) - len(distinct) > config.max_repeated_lines * len(lines):
         return "repeated lines"
-    return None
-
-
-def _language(text: str, spaced: int, config: CleanConfig) -> str | None:
+    if repeated > config.max_repeated_line_characters * len(text):
+        return "repeated lines"
+    spaced = text.count(" ") + len(lines)
     # Most texts have so few words that begin without a letter that the slower count is not needed.
     if len(_NO_LETTER_FIRST.findall(text)) + 1 > (1 - config.min_alphabetic) * spaced:
         if len(_WITH_LETTER.findall(text)) < config.min_alphabetic * spaced:
@@ -111,7 +99,7 @@ def _language(text: str, spaced: int, config: CleanConfig) -> str | None:
         return "few English stop words"
     if config.web_pages and ("{" in text or "lorem ipsum" in text.lower()):
         return "code or filler"
-    return None
+    return _repetition(text, size.unit, config) if size.words >= config.min_words_for_ngrams else None
 
 
 def _repetition(text: str, scale: int, config: CleanConfig) -> str | None:
@@ -121,21 +109,20 @@ def _repetition(text: str, scale: int, config: CleanConfig) -> str | None:
     if len(hashes) < config.min_words_for_ngrams * scale:
         return None
 
-    def exceeds(measure: Callable[[Hashes, Places, int], int], n: int, limit: float) -> bool:
+    def exceeds(characters: Callable[[Hashes, Places, int], int], n: int, limit: float) -> bool:
         parts = [slice(start, start + PART) for start in range(0, len(hashes) - n * scale + 1, PART)]
-        held = sum(measure(ngram_hashes(hashes[part], n * scale), lengths[part], n * scale) for part in parts)
+        held = sum(characters(ngram_hashes(hashes[part], n * scale), lengths[part], n * scale) for part in parts)
         return held > limit * int(lengths.sum())
 
-    # No longer n-gram repeats more than the shortest, so that one measure nearly always suffices.
-    repeated = config.max_repeated_ngrams
-    if repeated and exceeds(_repeated, 5, min(repeated)):
-        if any(exceeds(_repeated, n, limit) for n, limit in enumerate(repeated, 5)):
-            return "repeated n-grams"
-    # Likewise, an n-gram of 3 or 4 words is covered by two of 2 words.
-    frequent = config.max_top_ngrams
-    if frequent and exceeds(_most_frequent, 2, min(frequent) / 2):
-        if any(exceeds(_most_frequent, n, limit) for n, limit in enumerate(frequent, 2)):
-            return "one n-gram again and again"
+    # No longer n-gram repeats more than the shortest, so that one measure nearly always suffices. Likewise, one of 3 or
+    # 4 words is covered by two of 2 words.
+    for reason, characters, shortest, limits, covers in (
+        ("repeated n-grams", _repeated, 5, config.max_repeated_ngrams, 1),
+        ("one n-gram again and again", _most_frequent, 2, config.max_top_ngrams, 2),
+    ):
+        if limits and exceeds(characters, shortest, min(limits) / covers):
+            if any(exceeds(characters, n, limit) for n, limit in enumerate(limits, shortest)):
+                return reason
     return None
 
 

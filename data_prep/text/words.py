@@ -8,7 +8,6 @@ which they are. Hashes depend on the text alone: they are the same in every proc
 import functools
 import sys
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,31 +46,22 @@ class Words:
 def words(text: str) -> Words:
     """Find and hash the words of a text; takes 24 bytes of memory a word."""
     folded = text.lower() if text.isascii() else text.casefold()
-    found = [_words_of_piece(folded, start, end) for start, end in _pieces(folded)]
-    starts, ends, hashes = map(np.concatenate, zip(*found, strict=True))
-    return Words(folded, starts, ends, hashes)
-
-
-def _pieces(text: str) -> Iterator[tuple[int, int]]:
-    """Cut a text after spaces or line ends; a word that is longer than a piece is cut, too."""
-    start = 0
-    while len(text) - start > PIECE:
-        end = start + PIECE
-        end = (max(text.rfind(" ", start, end), text.rfind("\n", start, end)) + 1) or end
-        yield start, end
-        start = end
-    yield start, len(text)
-
-
-def _words_of_piece(text: str, start: int, end: int) -> tuple[Places, Places, Hashes]:
-    codes = code_points(text[start:end])
-    kinds = np.zeros(len(codes) + 2, np.uint8)  # separators at both ends
-    kinds[1:-1] = _character_kinds()[codes]
-    # The text changes between words and separators, and before each character that is a word by itself.
-    edges = np.flatnonzero((kinds[1:] != kinds[:-1]) | (kinds[1:] == _ALONE))
-    kept = np.flatnonzero(kinds[edges + 1])
-    starts, ends = edges[kept], edges[kept + 1]
-    return starts + start, ends + start, _run_hashes(codes, starts, ends, _CHARACTER_BASE)
+    found: list[tuple[Places, Places, Hashes]] = []
+    first = 0
+    while first < len(folded) or not found:
+        last = first + PIECE
+        if last < len(folded):  # cut after a space or line end; a word that is longer than a piece is cut, too
+            last = (max(folded.rfind(" ", first, last), folded.rfind("\n", first, last)) + 1) or last
+        codes = code_points(folded[first:last])
+        kinds = np.zeros(len(codes) + 2, np.uint8)  # separators at both ends
+        kinds[1:-1] = _character_kinds()[codes]
+        # The text changes between words and separators, and before each character that is a word by itself.
+        edges = np.flatnonzero((kinds[1:] != kinds[:-1]) | (kinds[1:] == _ALONE))
+        kept = np.flatnonzero(kinds[edges + 1])
+        starts, ends = edges[kept], edges[kept + 1]
+        found.append((starts + first, ends + first, _run_hashes(codes, starts, ends, _CHARACTER_BASE)))
+        first = last
+    return Words(folded, *map(np.concatenate, zip(*found, strict=True)))
 
 
 def ngram_hashes(hashes: Hashes, n: int) -> Hashes:
@@ -96,8 +86,7 @@ def _character_kinds() -> NDArray[np.uint8]:
     """The kind of each code point, (1114112,); takes 0.2 s once a process."""
     points = range(sys.maxunicode + 1)
     kinds = np.fromiter((unicodedata.category(chr(point))[0] in "LMN" for point in points), np.uint8, len(points))
-    for first, last in (*IDEOGRAPHS, *UNSPACED_LETTERS):
-        kinds[first : last + 1] *= _ALONE
+    kinds[np.append(IDEOGRAPHS, UNSPACED_LETTERS)] *= _ALONE
     return kinds
 
 

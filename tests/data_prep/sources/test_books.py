@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.sources import ReadErrors, books, epub
+from data_prep.sources import ReadErrors, books
 from linformer_fairseq.errors import UsageError
 
 CONTAINER = """<?xml version="1.0"?>
@@ -135,7 +135,7 @@ def test_a_bad_epub_is_left_out(tmp_path: Path, changes: dict[str, str | bytes],
 def test_a_bad_chapter_is_reported_by_name_and_the_others_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | bytes], message: str
 ) -> None:
-    monkeypatch.setattr(epub, "LARGEST_DOCUMENT", 50_000)
+    monkeypatch.setattr(books, "LARGEST_DOCUMENT", 50_000)
     (tmp_path / "a.epub").write_bytes(make_epub(changes))
     with pytest.raises(UsageError, match=r"^\S+b\.xhtml: the chapter cannot be read"):
         read(tmp_path / "a.epub", ReadErrors())
@@ -146,18 +146,18 @@ def test_a_bad_chapter_is_reported_by_name_and_the_others_kept(
 
 @pytest.mark.parametrize("end", ["<b", "<!-- note", "&am", "</p", "<"])
 def test_a_chapter_that_ends_within_markup_keeps_its_text(end: str) -> None:
-    assert "".join(epub._paragraphs(f"<p>All of the text.{end}".encode())).startswith("All of the text.")
+    assert "".join(books._paragraphs(f"<p>All of the text.{end}".encode())).startswith("All of the text.")
 
 
 @pytest.mark.parametrize("markup", "<b|<!-- a>|</b|<?x |<![CDATA[ |<script></b|&lt|<!x|<b c='".split("|"))
 def test_markup_that_does_not_end_takes_linear_time(markup: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left when no more markup ends is parsed again only where it is short."""
     steps = []
-    goahead = epub._Text.goahead
-    monkeypatch.setattr(epub._Text, "goahead", lambda self, end: (steps.append(len(self.rawdata)), goahead(self, end)))
+    goahead = books._Text.goahead
+    monkeypatch.setattr(books._Text, "goahead", lambda self, end: (steps.append(len(self.rawdata)), goahead(self, end)))
     with suppress(ValueError):
-        epub._paragraphs((markup * 200_000).encode())
-    assert sum(size for size in steps[1:]) <= epub._OPEN_MARKUP
+        books._paragraphs((markup * 200_000).encode())
+    assert sum(size for size in steps[1:]) <= books._OPEN_MARKUP
 
 
 def test_entities_of_a_chapter_are_not_expanded(tmp_path: Path) -> None:

@@ -17,12 +17,15 @@ from data_prep.text.minhash import (
     band_hashes,
     first_equal,
     own_run,
-    signatures,
     sketches,
 )
 from data_prep.text.words import Hashes, ngram_hashes, words
 
 CONFIG = NearDuplicates()
+
+
+def signatures(texts: list[str], config: NearDuplicates) -> Signatures:
+    return sketches(texts, config)[0]
 
 
 def groups(found: Signatures) -> tuple[list[int], int]:
