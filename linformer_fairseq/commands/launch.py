@@ -74,7 +74,7 @@ def prepare(a: argparse.Namespace, more: list[str]) -> list[Task]:
     words = ["run", a.config, *more, "--out", str(a.out)]
     load_config(a.config, parse(words).changes)
     check_folder(a.out)
-    argv = (sys.executable, "-m", "data_prep", "run", a.config, *more, "--out", str(a.out), "--workers", str(a.cpus))
+    argv = (sys.executable, "-m", "data_prep", *words, "--workers", str(a.cpus))
     return [Task(f"copy {number + 1}", argv) for number in range(a.copies)]
 
 
@@ -103,9 +103,8 @@ def run_here(tasks: Sequence[Task]) -> int:
     return 0
 
 
-def start(a: argparse.Namespace, more: list[str]) -> int:
-    """Submit what the command asks for, or run or show it; return the exit status."""
-    tasks = a.tasks_of(a, [word for word in more if word != "--"])
+def start(a: argparse.Namespace, tasks: Sequence[Task]) -> int:
+    """Submit the tasks, or run or show them; return the exit status."""
     if a.local or not a.dry_run and shutil.which("sbatch") is None:
         return run_here(tasks)
     folder, parameters = submission.new_folder(a.folder, a.command), submission.slurm_parameters(a)
@@ -159,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     top = command_parser("launch", __doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def jobs(tasks_of: Callable[..., Any], *, nodes: int, gpus: int) -> Callable[..., Any]:
+    def jobs(tasks_of: Callable[..., Any], nodes: int, gpus: int) -> Callable[..., Any]:
         name, text = tasks_of.__name__, tasks_of.__doc__
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         command.set_defaults(tasks_of=tasks_of)
@@ -184,9 +183,9 @@ def parser() -> argparse.ArgumentParser:
     add = jobs(finetune, nodes=1, gpus=1)
     add("--copies", type=whole(1, 100_000), default=27, help="jobs that share the runs (default: %(default)s)")
     add = jobs(prepare, nodes=1, gpus=0)
+    add("--copies", type=whole(1, 100_000), default=4, help="jobs that share the work (default: %(default)s)")
     add("config", help="a YAML file, or the name of a configuration of data_prep")
     add("--out", type=Path, required=True, help="folder that all nodes see")
-    add("--copies", type=whole(1, 100_000), default=4, help="jobs that share the work (default: %(default)s)")
     for of_jobs in (status, logs, cancel):
         one = commands.add_parser(of_jobs.__name__, help=of_jobs.__doc__)
         one.set_defaults(of_jobs=of_jobs)
@@ -205,7 +204,7 @@ def main(argv: Sequence[str]) -> int:
     top = parser()
     a, more = top.parse_known_args(argv)
     if hasattr(a, "tasks_of"):
-        return start(a, more)
+        return start(a, a.tasks_of(a, [word for word in more if word != "--"]))
     if more:
         top.error(f"unrecognized arguments: {' '.join(more)}")
     if a.command == "script":
