@@ -58,8 +58,8 @@ def answers(a: argparse.Namespace) -> None:
 
 
 def _heads(a: argparse.Namespace, task: heads.HeadTask, how: str) -> None:
-    read_by = {name: digest(path) for name, path in _files(a).items()} | {a.command: how}
-    runs = _runs(a, {}, digests_of(_source(a), a.data, {}) | read_by, Labels((), 1), task.metrics)
+    files = {name: digest(path) for name, path in _files(a).items()} | {a.command: how}
+    runs = _runs(a, {}, digests_of(_source(a), a.data, {}) | files, Labels((), 1), task.metrics)
     _report(a, runs, grid.best([(run, heads.finetune_head(run, task)) for run in runs]), heads.FOLDER)
 
 
