@@ -50,5 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
         print(f"linformer: error: {name}: no such command; {remedy}", file=sys.stderr)
         return 2
-    module = import_module(f"linformer_fairseq.commands.{name.replace('-', '_')}")
+    of_commands = f"linformer_fairseq.commands.{name.replace('-', '_')}"
+    module = import_module("data_prep.__main__" if name == "prepare" else of_commands)
     return exit_status(f"linformer {name}", partial(module.main, rest))

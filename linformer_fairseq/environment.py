@@ -12,12 +12,12 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any
 
 from linformer_fairseq.paths import CLONE, USER_DIR
 from linformer_fairseq.version import __version__
@@ -29,30 +29,6 @@ REQUIRED = ("torch", "numpy", "sentencepiece", "pyarrow")
 CUDA_126 = "https://download.pytorch.org/whl/cu126"
 """Builds of torch with code for Volta (capability 7.0) and older: up to 2.14, by PyTorch's plan for 2.15."""
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # in /proc/cpuinfo; the last one is Arm's
-# What FusedAdam and FusedLayerNorm import; a Python-only build lacks the last two, its CUDA extensions.
-APEX_MODULES = ("apex.optimizers", "apex.normalization", "amp_C", "fused_layer_norm_cuda")
-
-
-@dataclass(frozen=True)
-class ApexStatus:
-    """Which `apex` is importable: `unusable` lacks its CUDA extensions, `other-project` is not NVIDIA's."""
-
-    state: Literal["absent", "other-project", "unusable", "ready"]
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One CUDA device; `bf16` is true where the hardware computes in bfloat16."""
-
-    name: str
-    capability: str
-    memory_gib: float
-    bf16: bool
-
-    def __str__(self) -> str:
-        bf16 = "bf16" if self.bf16 else "no bf16: use --fp16"
-        return f"{self.name}, {self.memory_gib} GiB, capability {self.capability}, {bf16}"
 
 
 def cpu_cores() -> int:
@@ -78,77 +54,77 @@ def _slurm() -> str:
     try:
         ran = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20)
         *_, last = [f"exit status {ran.returncode}", *(ran.stdout + ran.stderr).strip().splitlines()]
-        version = last if ran.returncode == 0 else f"{command} fails ({last})"
+        version = f"{command} fails ({last})" if ran.returncode else last
     except (OSError, subprocess.TimeoutExpired) as error:
         version = f"{command} does not answer ({error})"
     return ", ".join([version, here, *(f"no {name} on PATH" for name in absent)])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """All that `linformer env` prints; each of `problems` is a sentence with its remedy."""
+def environment_report() -> dict[str, Any]:
+    """Look at this machine; imports torch, fairseq and apex where they exist, and survives their failure.
 
-    version: str = __version__
-    user_dir: str = str(USER_DIR)
-    python: str = f"{platform.python_version()} ({sys.executable})"
-    packages: dict[str, str | None]
-    fairseq: str
-    cpu_cores: int = field(default_factory=cpu_cores)
-    cpu_bf16: list[str] = field(default_factory=_cpu_bf16)
-    cuda: str
-    gpus: list[Gpu]
-    apex: ApexStatus
-    slurm: str = field(default_factory=_slurm)
-    problems: list[str]
-
-    def __str__(self) -> str:
-        bf16 = f"bf16 instructions: {', '.join(self.cpu_bf16)}" if self.cpu_bf16 else "no bf16 instructions"
-        cores = f"{self.cpu_cores} core{'s' * (self.cpu_cores != 1)}"
-        rows = {"user dir": self.user_dir, "Python": self.python}
-        rows |= {name: found or "missing" for name, found in self.packages.items()}
-        rows |= {"fairseq": self.fairseq, "CPU": f"{cores}, {bf16}", "CUDA": self.cuda}
-        rows |= {f"GPU {number}": str(gpu) for number, gpu in enumerate(self.gpus)}
-        rows |= {"apex": self.apex.sentence, "Slurm": self.slurm}
-        lines = [f"linformer_fairseq {self.version}", *(f"  {name:<14} {found}" for name, found in rows.items())]
-        lines += ["To repair:", *(f"  - {problem}" for problem in self.problems)] if self.problems else []
-        return "\n".join(lines)
-
-
-def environment_report() -> Report:
-    """Look at this machine; imports torch, fairseq and apex where they exist, and survives their failure."""
+    What is found is in JSON's types. Each of `problems` is a sentence with its remedy.
+    """
     packages = {name: _version(name) for name in REQUIRED}
     missing = [name for name, found in packages.items() if found is None]
     install = "pip install -c constraints.txt -e ." if CLONE else f"pip install {' '.join(missing)}"
     torch, torch_failure = _try_import("torch")
     fairseq, fairseq_problem = _fairseq()
     cuda, gpus, cuda_problem = _cuda(torch)
-    apex = _apex()
+    apex, apex_sentence = _apex()
     problems = [
         f"{', '.join(missing)} missing: {install}" if missing else "",
         torch_failure if "torch" not in missing else "",
         fairseq_problem,
         cuda_problem,
         _torchaudio() if torch else "",
-        apex.sentence if apex.state in ("other-project", "unusable") else "",
+        apex_sentence if apex in ("other-project", "unusable") else "",
     ]
-    found = [problem for problem in problems if problem]
-    return Report(packages=packages, fairseq=fairseq, cuda=cuda, gpus=gpus, apex=apex, problems=found)
+    return {
+        "version": __version__,
+        "user_dir": str(USER_DIR),
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "packages": packages,
+        "fairseq": fairseq,
+        "cpu_cores": cpu_cores(),
+        "cpu_bf16": _cpu_bf16(),
+        "cuda": cuda,
+        "gpus": gpus,
+        "apex": {"state": apex, "sentence": apex_sentence},
+        "slurm": _slurm(),
+        "problems": [problem for problem in problems if problem],
+    }
+
+
+def in_words(report: Mapping[str, Any]) -> str:
+    """The report for the terminal."""
+    bf16 = f"bf16 instructions: {', '.join(report['cpu_bf16'])}" if report["cpu_bf16"] else "no bf16 instructions"
+    cores = f"{report['cpu_cores']} core{'s' * (report['cpu_cores'] != 1)}"
+    rows = {"user dir": report["user_dir"], "Python": report["python"]}
+    rows |= {name: found or "missing" for name, found in report["packages"].items()}
+    rows |= {"fairseq": report["fairseq"], "CPU": f"{cores}, {bf16}", "CUDA": report["cuda"]}
+    for number, gpu in enumerate(report["gpus"]):
+        types = "bf16" if gpu["bf16"] else "no bf16: use --fp16"
+        rows[f"GPU {number}"] = f"{gpu['name']}, {gpu['memory_gib']} GiB, capability {gpu['capability']}, {types}"
+    rows |= {"apex": report["apex"]["sentence"], "Slurm": report["slurm"]}
+    lines = [f"linformer_fairseq {report['version']}", *(f"  {name:<14} {found}" for name, found in rows.items())]
+    lines += ["To repair:", *(f"  - {problem}" for problem in report["problems"])] if report["problems"] else []
+    return "\n".join(lines)
 
 
 def _fairseq() -> tuple[str, str]:
     """Which distribution provides `fairseq`; what to do where it is missing, doubled, wrong or broken, or ""."""
     name, tested = FAIRSEQ.split("==")
-    ours, upstream = _version(name), _version("fairseq")
+    ours, upstream, spec = _version(name), _version("fairseq"), importlib.util.find_spec("fairseq")
     install = f'pip install "{FAIRSEQ}"'
-    spec = importlib.util.find_spec("fairseq")
     if spec is None:
         return "missing", f"fairseq is missing: {install}"
     if ours and upstream:
         problem = f"Two distributions provide fairseq and overwrite each other's files: pip uninstall -y fairseq {name}"
         return f"{name} {ours} and fairseq {upstream}", f"{problem} && {install}"
     if upstream:
-        problem = f"fairseq {upstream} does not run on Python 3.11 and later, {FAIRSEQ} does: pip uninstall -y fairseq"
-        return f"the distribution fairseq {upstream}", f"{problem} && {install}"
+        problem = f"fairseq {upstream} does not run on Python 3.11 and later, {FAIRSEQ} does"
+        return f"the distribution fairseq {upstream}", f"{problem}: pip uninstall -y fairseq && {install}"
     origin = _location(spec)
     if ours is None or not origin.samefile(str(distribution(name).locate_file("fairseq"))):
         problem = f"fairseq comes from {origin}, not from {FAIRSEQ}: take that folder off PYTHONPATH, and {install}"
@@ -162,28 +138,31 @@ def _torchaudio() -> str:
     """What to do about a torchaudio that cannot be loaded, or ""; fairseq brings the one of CUDA."""
     if importlib.util.find_spec("torchaudio") is None or not (failure := _try_import("torchaudio")[1]):
         return ""
-    return (
-        f"{failure}: it is of another build than torch, and transformers' Trainer and pipelines fail with it: "
-        "pip uninstall -y torchaudio (only fairseq's speech tasks need it)"
-    )
+    harm = "it is of another build than torch, and transformers' Trainer and pipelines fail with it"
+    return f"{failure}: {harm}: pip uninstall -y torchaudio (only fairseq's speech tasks need it)"
 
 
-def _apex() -> ApexStatus:
-    """Tell NVIDIA's apex (FusedAdam, FusedLayerNorm) from PyPI's unrelated project of the same name."""
+def _apex() -> tuple[str, str]:
+    """Whether NVIDIA's apex (FusedAdam, FusedLayerNorm) is absent, other-project, unusable or ready, and a sentence.
+
+    PyPI has an unrelated project of the same name.
+    """
     spec = importlib.util.find_spec("apex")
     if spec is None:
-        return ApexStatus("absent", "absent (optional: only the fused CUDA optimizer and layer norm need it)")
+        return "absent", "absent (optional: only the fused CUDA optimizer and layer norm need it)"
     folder = _location(spec)
     if not all((folder / part).is_dir() for part in ("optimizers", "normalization")):
         sentence = f"The installed apex ({folder}) is another project of that name, such as PyPI's toolkit for Pyramid"
-        return ApexStatus("other-project", f"{sentence}: pip uninstall apex, and build NVIDIA's from source if needed.")
-    if failure := next(filter(None, (_try_import(name)[1] for name in APEX_MODULES)), ""):
+        return "other-project", f"{sentence}: pip uninstall apex, and build NVIDIA's from source if needed."
+    # What FusedAdam and FusedLayerNorm import; a Python-only build lacks the last two, its CUDA extensions.
+    modules = ("apex.optimizers", "apex.normalization", "amp_C", "fused_layer_norm_cuda")
+    if failure := next(filter(None, (_try_import(name)[1] for name in modules)), ""):
         sentence = f"NVIDIA's apex is installed but unusable ({failure}): rebuild it with its CUDA extensions"
-        return ApexStatus("unusable", f"{sentence} against the installed torch, or pip uninstall apex; it is optional.")
-    return ApexStatus("ready", f"NVIDIA's, with FusedAdam and FusedLayerNorm ({folder})")
+        return "unusable", f"{sentence} against the installed torch, or pip uninstall apex; it is optional."
+    return "ready", f"NVIDIA's, with FusedAdam and FusedLayerNorm ({folder})"
 
 
-def _cuda(torch: ModuleType | None) -> tuple[str, list[Gpu], str]:
+def _cuda(torch: ModuleType | None) -> tuple[str, list[dict[str, Any]], str]:
     """The state of CUDA, its devices, and what to repair, or ""."""
     if torch is None:
         return "unknown without torch", [], ""
@@ -194,11 +173,11 @@ def _cuda(torch: ModuleType | None) -> tuple[str, list[Gpu], str]:
     if not torch.cuda.is_available():
         problem = f"torch finds no GPU: the NVIDIA driver may be too old for CUDA {torch.version.cuda}."
         return f"{torch.version.cuda} in torch, but no usable GPU", [], problem if driver else ""
-    gpus = [
+    gpus = []
+    for each in map(torch.cuda.get_device_properties, range(torch.cuda.device_count())):
+        gpu = {"name": each.name, "capability": f"{each.major}.{each.minor}"}
         # Ampere (8.0) computes in bfloat16; on older ones torch only emulates it
-        Gpu(each.name, f"{each.major}.{each.minor}", round(each.total_memory / 2**30, 1), each.major >= 8)
-        for each in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    ]
+        gpus.append({**gpu, "memory_gib": round(each.total_memory / 2**30, 1), "bf16": each.major >= 8})
     return f"{torch.version.cuda}, {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}", gpus, unserved_gpus(torch)
 
 
@@ -207,15 +186,14 @@ def unserved_gpus(torch: ModuleType) -> str:
     built_for = torch.cuda.get_arch_list()
     for each in map(torch.cuda.get_device_properties, range(torch.cuda.device_count())):
         if not any(_runs(code, each.major, each.minor) for code in built_for):
-            remedy = f'pip install "torch=={torch.__version__.partition("+")[0]}" --index-url {CUDA_126}'
+            release = torch.__version__.partition("+")[0]
+            remedy = f'pip install "torch=={release}" --index-url {CUDA_126}'
+            remedy += " (in a clone: make venv CUDA=cu126)" if CLONE else ""
             if (each.major, each.minor) >= (7, 5):
                 remedy = "install a build of torch for it"
-            return (
-                f"{each.name} has capability {each.major}.{each.minor}, and torch {torch.__version__} with CUDA "
-                f"{torch.version.cuda} has code for {', '.join(built_for)} only: {remedy}"
-                f"{' (in a clone: make venv CUDA=cu126)' if CLONE and 'pip' in remedy else ''}, "
-                "or hide the GPU with CUDA_VISIBLE_DEVICES"
-            )
+            build = f"torch {torch.__version__} with CUDA {torch.version.cuda} has code for {', '.join(built_for)} only"
+            gpu = f"{each.name} has capability {each.major}.{each.minor}"
+            return f"{gpu}, and {build}: {remedy}, or hide the GPU with CUDA_VISIBLE_DEVICES"
     return ""
 
 
@@ -226,17 +204,16 @@ def _runs(code: str, major: int, minor: int) -> bool:
     (compute_80) is compiled for any later one.
     """
     kind, version, letter = re.fullmatch(r"(\w+)_(\d+)(\w?)", code).groups()  # type: ignore[union-attr]
-    capability = int(version)
+    built, own = divmod(int(version), 10), (major, minor)
     if kind == "compute":
-        return capability <= 10 * major + minor
-    return capability // 10 == major and (capability % 10 == minor if letter == "a" else capability % 10 <= minor)
+        return built <= own
+    return built == own if letter == "a" else built[0] == major and built <= own
 
 
 def _version(name: str) -> str | None:
-    try:
+    with contextlib.suppress(PackageNotFoundError):
         return distribution(name).version
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 def _location(spec: ModuleSpec) -> Path:

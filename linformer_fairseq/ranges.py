@@ -6,6 +6,7 @@ fairseq's settings have theirs in `training/preflight.py`, those of the encoder 
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TypeVar
 
 from linformer_fairseq.errors import UsageError
@@ -29,32 +30,28 @@ class Range:
     def refusal(self, value: float) -> str:
         """Why a number is refused; empty if it is not."""
         if self.inside:
-            found = self.least < value < self.most
-            return "" if found else f"must be above {self.least:,} and below {self.most:,}"
+            return "" if self.least < value < self.most else f"must be above {self.least:,} and below {self.most:,}"
         return "" if self.least <= value <= self.most else f"must be at least {self.least:,} and at most {self.most:,}"
 
 
 def whole(least: int = 1, most: int = MOST) -> Callable[[str], int]:
     """The `type` of a flag that takes a whole number in a range."""
-    return _number(int, Range(least, most), "a whole number")
+    return partial(_number, int, Range(least, most), "a whole number")
 
 
 def real(least: float, most: float, inside: bool = False) -> Callable[[str], float]:
     """The `type` of a flag that takes a number in a range."""
-    return _number(float, Range(least, most, inside), "a number")
+    return partial(_number, float, Range(least, most, inside), "a number")
 
 
-def _number(kind: type[Number], allowed: Range, what: str) -> Callable[[str], Number]:
-    def parse(text: str) -> Number:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
-        if refusal := allowed.refusal(value):
-            raise argparse.ArgumentTypeError(f"{text}: {refusal}")
-        return value
-
-    return parse
+def _number(kind: type[Number], allowed: Range, what: str, text: str) -> Number:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+    if refusal := allowed.refusal(value):
+        raise argparse.ArgumentTypeError(f"{text}: {refusal}")
+    return value
 
 
 class Checked:

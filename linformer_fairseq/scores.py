@@ -29,26 +29,27 @@ def score(
     """
     check_consistent_length(targets, found)
     y, x = np.asarray(targets), np.asarray(found)
+    if name in CORRELATIONS:  # the correlation of a constant is undefined
+        return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else 100 * float(CORRELATIONS[name](y, x)[0])
+    if name == "auc":
+        assert logits is not None
+        return 100 * _auc(y, logits)
+    if name in ("accuracy", "matthews"):
+        return 100 * float({"accuracy": metrics.accuracy_score, "matthews": metrics.matthews_corrcoef}[name](y, x))
     classes = logits.shape[1] if logits is not None else int(max(y.max(), x.max())) + 1
     average = "macro" if y.ndim > 1 or classes > 2 else "binary"
-    if name in CORRELATIONS:  # the correlation of a constant is undefined
-        constant = np.ptp(x) == 0 or np.ptp(y) == 0
-        return 0.0 if constant else 100 * float(CORRELATIONS[name](y, x)[0])
-    if name == "accuracy":
-        value = metrics.accuracy_score(y, x)
-    elif name == "matthews":
-        value = metrics.matthews_corrcoef(y, x)
-    elif name == "auc":
-        assert logits is not None
-        value = _auc(y, logits)
-    else:
-        function = {"precision": metrics.precision_score, "recall": metrics.recall_score}.get(name, metrics.f1_score)
-        value = function(y, x, average=name.partition("-f1")[0] if "-" in name else average, zero_division=0)
-    return 100 * float(value)
+    function = {"precision": metrics.precision_score, "recall": metrics.recall_score}.get(name, metrics.f1_score)
+    kind = name.removesuffix("-f1") if "-" in name else average
+    return 100 * float(function(y, x, average=kind, zero_division=0))
+
+
+def scores_of(names: Sequence[str], targets: Array, logits: Array) -> dict[str, float]:
+    """Several metrics of what the logits predict."""
+    return {name: score_logits(name, targets, logits) for name in names}
 
 
 def score_logits(name: str, targets: Array, logits: Array) -> float:
-    """The same of what the logits predict."""
+    """A metric of what the logits predict."""
     if name in CORRELATIONS:
         return score(name, targets.ravel(), logits[:, 0])
     if targets.shape == logits.shape:

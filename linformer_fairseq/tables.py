@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,11 @@ class Table:
         hashes = (hashlib.sha256("\t".join(texts).encode()).digest() for texts in self.texts)
         second = [int.from_bytes(found[:8], "big") < share * 2**64 for found in hashes]
 
-        def part(wanted: bool) -> Table:
-            labels = None if self.labels is None else [self.labels[i] for i, own in enumerate(second) if own is wanted]
-            return Table(self.path, [self.texts[i] for i, own in enumerate(second) if own is wanted], labels)
+        def part(kept: Sequence[bool]) -> Table:
+            labels = None if self.labels is None else [*compress(self.labels, kept)]
+            return Table(self.path, [*compress(self.texts, kept)], labels)
 
-        return part(False), part(True)
+        return part([not own for own in second]), part(second)
 
 
 def read_table(
@@ -63,25 +63,21 @@ def read_table(
 ) -> Table:
     """Read a table into memory; UsageError for a file, column or row that is missing, broken, empty or not UTF-8.
 
-    Args:
-        path: the suffix tells the format; of a folder, such as a corpus, all .parquet files in it are read.
-        text: names of one or two columns of text.
-        label: column of the class or score; None for a table without labels.
-        header: column names of a TSV or CSV file without a header line.
-        quoted: whether `"` encloses fields of a TSV file; in those of GLUE it is an ordinary character.
-        skip_broken: leave out rows with a wrong number of columns or an empty one and list them, instead of stopping.
-        may_be_empty: columns that need not be filled in.
+    The suffix of `path` tells the format; of a folder, such as a corpus, all .parquet files in it are read. `header`
+    has the columns of a TSV or CSV file without a header line. `quoted`: `"` encloses fields of a TSV file; in those of
+    GLUE it is an ordinary character. `skip_broken`: leave out rows with a wrong number of columns or an empty one and
+    list them, instead of stopping. Columns in `may_be_empty` need not be filled in.
     """
     table = Table(path, labels=None if label is None else [])
     columns = [*text, *([] if label is None else [label])]
     for number, row in read_rows(path, columns, header, quoted, table.broken if skip_broken else None):
-        empty = [name for name in columns if name not in may_be_empty and not row[name].strip()]
-        if empty and skip_broken:
+        empty = next((name for name in columns if name not in may_be_empty and not row[name].strip()), None)
+        if empty is not None and skip_broken:
             table.broken.append(number)
             continue
-        if empty:
-            what = "label" if empty[0] == label else "text"
-            raise UsageError(f"{path}: row {number} has no {what} in column {empty[0]}; fill it in or remove the row")
+        if empty is not None:
+            what = "label" if empty == label else "text"
+            raise UsageError(f"{path}: row {number} has no {what} in column {empty}; fill it in or remove the row")
         table.texts.append(tuple(" ".join(row[name].split()) for name in text))
         if table.labels is not None:
             table.labels.append(row[columns[-1]].strip())
@@ -103,17 +99,17 @@ def read_rows(
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or path.suffix not in SUFFIXES and path in files:
-        raise UsageError(
-            f"{path}: its name must end with one of {', '.join(SUFFIXES)}, or it must be a folder of the last"
-        )
+        forms = ", ".join(SUFFIXES)
+        raise UsageError(f"{path}: its name must end with one of {forms}, or it must be a folder of the last")
     if path in files and not path.is_file():
         raise UsageError(f"{path}: no such file")
-    whole = {".parquet": _parquet_rows, ".jsonl": json_rows}.get(files[0].suffix)
-    rows = (
-        enumerate(chain.from_iterable(whole(one, columns) for one in files), 1)
-        if whole
-        else _delimited_rows(path, columns, header, quoted, broken)
-    )
+    rows: Iterator[tuple[int, Row]]
+    if files[0].suffix == ".parquet":
+        rows = enumerate(chain.from_iterable(_parquet_rows(one, columns) for one in files), 1)
+    elif path.suffix == ".jsonl":
+        rows = enumerate(json_rows(path, columns), 1)
+    else:
+        rows = _delimited_rows(path, columns, header, quoted, broken)
     for number, row in rows:
         yield number, {name: _as_text(row[name]) for name in columns}
 
@@ -143,48 +139,49 @@ def _delimited_rows(
     path: Path, columns: Sequence[str], header: Sequence[str] | None, quoted: bool, broken: list[int] | None
 ) -> Iterator[tuple[int, Row]]:
     tab = path.suffix == ".tsv"
-    with path.open(encoding="utf-8-sig", newline="\n" if tab else "") as file:
-        lines = _decoded(file, path)
-        reader: Iterator[list[str]]
-        if tab and not quoted:
-            # The csv module would also end a row at a carriage return within a field.
-            reader = (line.rstrip("\r\n").split("\t") for line in lines)
+    lines = read_lines(path, newline="\n" if tab else "")
+    reader: Iterator[list[str]] = csv.reader(lines, delimiter="\t" if tab else ",")
+    if tab and not quoted:
+        # The csv module would also end a row at a carriage return within a field.
+        reader = (line.rstrip("\r\n").split("\t") for line in lines)
+    names = list(header) if header else next(reader, [])
+    check_columns(path, names, columns)
+    for number, fields in enumerate(reader, start=1):
+        if len(fields) == len(names):
+            yield number, dict(zip(names, fields, strict=True))
+        elif broken is not None:
+            broken.append(number)
         else:
-            reader = csv.reader(lines, delimiter="\t" if tab else ",")
-        names = list(header) if header else next(reader, [])
-        check_columns(path, names, columns)
-        for number, fields in enumerate(reader, start=1):
-            if len(fields) == len(names):
-                yield number, dict(zip(names, fields, strict=True))
-            elif broken is not None:
-                broken.append(number)
-            else:
-                found = f"{len(fields)} columns instead of {len(names)}"
-                raise UsageError(f"{path}: row {number} has {found}; repair or remove it")
+            found = f"{len(fields)} columns instead of {len(names)}"
+            raise UsageError(f"{path}: row {number} has {found}; repair or remove it")
 
 
-def _decoded(file: Iterator[str], path: Path) -> Iterator[str]:
+def read_lines(path: Path, newline: str | None = None) -> Iterator[str]:
+    """The lines of a text file, with `newline` as of `open`; UsageError if it is missing or not UTF-8."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
     read = 0
     try:
-        for line in file:
-            yield line
-            read += 1
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            for line in file:
+                yield line
+                read += 1
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 after line {read}; convert it, for example with iconv") from error
 
 
 def json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The objects of a file of JSON lines, which have the `columns`; UsageError for another line."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(_decoded(file, path), start=1):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UsageError(f"{path}: row {number} is not JSON ({error}); repair or remove it") from error
-            if not isinstance(row, dict):
-                raise UsageError(f"{path}: row {number} is not a JSON object")
-            check_columns(f"{path}: row {number}", list(row), columns)
-            yield row
+    for number, line in enumerate(read_lines(path), start=1):
+        where = f"{path}: row {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{where} is not JSON ({error}); repair or remove it") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{where} is not a JSON object")
+        check_columns(where, list(row), columns)
+        yield row
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:

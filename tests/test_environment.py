@@ -148,8 +148,9 @@ def pretended_torch(built_for: list[str], **gpus: tuple[int, int]) -> ModuleType
 def test_gpus_older_than_ampere_are_told_to_use_fp16() -> None:
     found, gpus, problem = environment._cuda(pretended_torch(CUDA_126, V100=(7, 0), H100=(9, 0)))
     assert (found, problem) == ("13.0, 2 GPUs", "")
-    assert str(gpus[0]) == "V100, 16.0 GiB, capability 7.0, no bf16: use --fp16"
-    assert str(gpus[1]) == "H100, 16.0 GiB, capability 9.0, bf16"
+    shown = environment.in_words({**environment.environment_report(), "gpus": gpus})
+    assert "  GPU 0          V100, 16.0 GiB, capability 7.0, no bf16: use --fp16\n" in shown
+    assert "  GPU 1          H100, 16.0 GiB, capability 9.0, bf16\n" in shown
 
 
 def test_a_gpu_that_this_build_has_no_code_for_is_named_with_the_build_that_has() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning import EPOCHS, WARM_UP
+from linformer_fairseq.finetuning import EPOCHS, LEARNING_RATE, WARM_UP
 from linformer_fairseq.inference import KEEPS
 from linformer_fairseq.ranges import real, whole
 
@@ -23,40 +23,38 @@ def at_dashes(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     return argv[:end], argv[end + 1 :]
 
 
-class _Fixed(argparse.Action):
-    """A flag that fine-tuning does not take."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.error(
-            f"{self.option_strings[0]}: fine-tuning keeps the model's; change it before, with "
-            f"`linformer convert extend SOURCE TARGET {self.option_strings[0]} …`"
-        )
+def _fixed(text: str) -> str:
+    """The `type` of a flag that fine-tuning does not take."""
+    change = "change it before, with `linformer convert extend SOURCE TARGET …`"
+    raise argparse.ArgumentTypeError(f"fine-tuning keeps the model's; {change}")
 
 
+_KEEP = "of texts longer than the model reads: head (default); head-tail, a quarter from the beginning and the rest "
+_KEEP += "from the end; or chunks, all of it, in chunks of equal length whose results are averaged"
+_LR = "several are tried, and the one with the best median on the dev rows is kept (default: %(default)s)"
+_PATIENCE = "stop after N epochs without a better one (default: never)"
 # Flags that mean the same in every subcommand that has them
 FLAGS: dict[str, dict[str, Any]] = {
-    "--checkpoint": {"type": Path, "required": True, "help": ".pt of fairseq, .safetensors, or folder of Hugging Face"},
-    "--data": {"type": Path, "metavar": "DIR", "help": "folder of its tokenizer (default: that of its pretraining)"},
-    "--text-column": {"nargs": "+", "default": ["text"], "metavar": "NAME", "help": "one or two (default: text)"},
-    "--quoted": {"action": "store_true", "help": 'in TSV files, as in CSV, " encloses a field'},
-    "--keep": {
-        "choices": KEEPS,
-        "help": "of texts longer than the model reads: head (default); head-tail, a quarter from the beginning and the "
-        "rest from the end; or chunks, all of it, in chunks of equal length whose results are averaged",
-    },
-    "--from-scratch": {"action": "store_true", "help": "train the same model without its pretrained parameters"},
-    "--epochs": {"type": whole(1, 10_000), "default": EPOCHS, "help": "default: %(default)s"},
-    "--warm-up": {"type": real(0, 1), "default": WARM_UP, "metavar": "X", "help": "share of updates (default: 0.06)"},
-    "--patience": {
-        "type": whole(0, 10_000),
-        "default": 0,
-        "metavar": "N",
-        "help": "stop after N epochs without a better one (default: never)",
-    },
-    "--max-positions": {"action": _Fixed, "help": argparse.SUPPRESS},
-    "--projected-length": {"action": _Fixed, "help": argparse.SUPPRESS},
-    "--force": {"action": "store_true", "help": "replace an existing --out"},
+    "--checkpoint": dict(type=Path, required=True, help=".pt of fairseq, .safetensors, or folder of Hugging Face"),
+    "--data": dict(type=Path, metavar="DIR", help="folder of its tokenizer (default: that of its pretraining)"),
+    "--text-column": dict(nargs="+", default=["text"], metavar="NAME", help="one or two (default: text)"),
+    "--quoted": dict(action="store_true", help='in TSV files, as in CSV, " encloses a field'),
+    "--keep": dict(choices=KEEPS, help=_KEEP),
+    "--from-scratch": dict(action="store_false", dest="pretrained", help="train without the pretrained parameters"),
+    "--epochs": dict(type=whole(1, 10_000), default=EPOCHS, help="default: %(default)s"),
+    "--warm-up": dict(type=real(0, 1), default=WARM_UP, metavar="X", help="share of updates (default: 0.06)"),
+    "--patience": dict(type=whole(0, 10_000), default=0, metavar="N", help=_PATIENCE),
+    "--lr": dict(type=real(0, 1000, inside=True), nargs="+", default=[LEARNING_RATE], help=_LR),
+    "--seeds": dict(type=whole(1, 1000), default=1, metavar="N", help="runs of each setting (default: %(default)s)"),
+    "--max-positions": dict(type=_fixed, help=argparse.SUPPRESS),
+    "--projected-length": dict(type=_fixed, help=argparse.SUPPRESS),
+    "--force": dict(action="store_true", help="replace an existing --out"),
 }
+RUN_FLAGS = "--checkpoint --data --from-scratch --epochs --warm-up --patience --lr --seeds".split()
+RUN_FLAGS += ["--max-positions", "--projected-length"]
+"""Flags of every fine-tuning."""
+RUN_SETTINGS = ("epochs", "warm_up", "patience", "pretrained")
+"""What they say of each run, by the names of `finetuning.train.Run`."""
 
 
 def shared_flags(*names: str) -> argparse.ArgumentParser:
@@ -67,17 +65,18 @@ def shared_flags(*names: str) -> argparse.ArgumentParser:
     return parser
 
 
+def each_once(flag: str, values: Sequence[Any]) -> None:
+    """UsageError if a value is there twice."""
+    if len(set(values)) < len(values):
+        raise UsageError(f"{flag}: {max(values, key=values.count)} is there twice; name each once")
+
+
 def text_columns(a: argparse.Namespace) -> tuple[str, ...]:
     """The columns of --text-column; UsageError if there are more than two, or one is named twice or as the label."""
     if len(a.text_column) > 2:
         raise UsageError(f"--text-column: one or two columns, not {len(a.text_column)}")
     names = [*a.text_column, getattr(a, "label_column", None)]
     if len(set(names)) < len(names):
-        raise UsageError(
-            f"--text-column {' '.join(a.text_column)}: a column can be one text only, and not the label too"
-        )
+        shown = " ".join(a.text_column)
+        raise UsageError(f"--text-column {shown}: a column can be one text only, and not the label too")
     return tuple(a.text_column)
-
-
-RUN_FLAGS = ("--from-scratch", "--epochs", "--warm-up", "--patience", "--max-positions", "--projected-length")
-"""Flags of every fine-tuning."""

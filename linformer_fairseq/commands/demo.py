@@ -28,12 +28,11 @@ SENTENCE = "Returns the <mask> of the array."
 def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit status."""
     parser = command_parser("demo", __doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo-run"), metavar="DIR", help="default: demo-run")
-    parser.add_argument(
-        "--updates", type=whole(2, 10_000_000), default=UPDATES, metavar="N", help="to train for (default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("demo-run"), metavar="DIR", help="default: demo-run")
+    add("--updates", type=whole(2, 10_000_000), default=UPDATES, metavar="N", help="default: %(default)s")
     packages = "folders of Python files whose docstrings are the corpus (default: all installed packages)"
-    parser.add_argument("--packages", type=Path, nargs="+", default=[], metavar="DIR", help=packages)
+    add("--packages", type=Path, nargs="+", default=[], metavar="DIR", help=packages)
     a = parser.parse_args(argv)
     check_folder(a.out)
     logging.basicConfig(level=logging.WARNING, force=True)  # importing fairseq sets INFO for every logger

@@ -6,10 +6,9 @@ Exits with 1 if something needs repair; each problem comes with its remedy.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from linformer_fairseq.commands.arguments import command_parser
-from linformer_fairseq.environment import environment_report
+from linformer_fairseq.environment import environment_report, in_words
 from linformer_fairseq.paths import USER_DIR
 
 
@@ -24,5 +23,5 @@ def main(argv: Sequence[str]) -> int:
         print(USER_DIR)
         return 0
     report = environment_report()
-    print(json.dumps(asdict(report), indent=2) if a.json else report)
-    return 1 if report.problems else 0
+    print(json.dumps(report, indent=2) if a.json else in_words(report))
+    return 1 if report["problems"] else 0

@@ -16,30 +16,26 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from linformer_fairseq.commands.arguments import RUN_FLAGS, command_parser, shared_flags
+from linformer_fairseq.commands.arguments import RUN_FLAGS, RUN_SETTINGS, command_parser, each_once, shared_flags
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning import BATCH_SIZE, LEARNING_RATE
+from linformer_fairseq.finetuning import BATCH_SIZE
 from linformer_fairseq.io.files import check_folder
-from linformer_fairseq.ranges import PROCESSES, ROWS, real, whole
+from linformer_fairseq.ranges import PROCESSES, ROWS, whole
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    shared = shared_flags("--checkpoint", "--data", *RUN_FLAGS)
-    top = command_parser("glue", __doc__, parents=[shared])
-    top.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="a folder a task: DIR/RTE/train.tsv …")
-    top.add_argument("--tasks", metavar="A,B", help="default: all nine")
-    top.add_argument("--seeds", type=whole(1, 1000), default=3, metavar="N", help="runs of each setting (default: 3)")
-    top.add_argument(
-        "--lr", type=real(0, 1000, inside=True), nargs="+", default=[LEARNING_RATE], help="default: %(default)s"
-    )
-    top.add_argument("--batch-size", type=whole(1, ROWS), nargs="+", default=[BATCH_SIZE], help="default: %(default)s")
-    top.add_argument("--test", action="store_true", help="also answer the test sets, in OUT/submission.zip")
-    top.add_argument("--name", default="median (range)", help="of this model in the table (default: %(default)s)")
-    others = "other models in the table: --out of their grids"
-    top.add_argument("--beside", nargs="+", default=[], metavar="NAME=DIR", help=others)
-    top.add_argument("--jobs", type=whole(1, PROCESSES), default=1, metavar="N", help="processes (default: 1)")
-    top.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
+    top = command_parser("glue", __doc__, parents=[shared_flags(*RUN_FLAGS)])
+    top.set_defaults(seeds=3)
+    add = top.add_argument
+    add("--glue-dir", type=Path, required=True, metavar="DIR", help="a folder a task: DIR/RTE/train.tsv …")
+    add("--tasks", metavar="A,B", help="default: all nine")
+    add("--batch-size", type=whole(1, ROWS), nargs="+", default=[BATCH_SIZE], help="default: %(default)s")
+    add("--test", action="store_true", help="also answer the test sets, in OUT/submission.zip")
+    add("--name", default="median (range)", help="of this model in the table (default: %(default)s)")
+    add("--beside", nargs="+", default=[], metavar="NAME=DIR", help="other models in the table: --out of their grids")
+    add("--jobs", type=whole(1, PROCESSES), default=1, metavar="N", help="processes (default: 1)")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
     return top
 
 
@@ -62,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     tasks = [find_task(name) for name in (a.tasks.split(",") if a.tasks else TASKS)]
     for flag, values in (("--tasks", [task.name for task in tasks]), ("--lr", a.lr), ("--batch-size", a.batch_size)):
-        if len(set(values)) < len(values):
-            raise UsageError(f"{flag}: {max(values, key=values.count)} is there twice; name each once")
+        each_once(flag, values)
     check_folder(a.out)
     for item in a.beside:
         if not all(item.partition("=")):
@@ -73,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a.checkpoint = as_file(a.checkpoint, a.out)
     source = read(a.checkpoint)
     tokenizer = tokenizer_of(source, a.data)
+    settings = {name: getattr(a, name) for name in RUN_SETTINGS}
     runs = []
     for task in tasks:
         labels = Labels(task.classes, len(task.text))
@@ -82,8 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = (a.checkpoint, a.data, tables, digests_of(source, a.data, tables), labels, task.metrics)
         for lr, batch, seed in product(a.lr, a.batch_size, range(1, a.seeds + 1)):
             out = a.out / task.name / f"lr{lr:g}-batch{batch}-seed{seed}"
-            more = {"warm_up": a.warm_up, "patience": a.patience, "pretrained": not a.from_scratch}
-            runs.append(Run(task.name, out, *given, seed, lr, batch, a.epochs, **more))
+            runs.append(Run(task.name, out, *given, seed, lr, batch, **settings))
     tests = {task.name: read_tests(a.glue_dir, task) for task in tasks if a.test}
     chosen = run_grid(runs, a.out, a.jobs)
     print(write_table([row for row, _ in chosen.values()], a.out, a.name, beside))

@@ -35,12 +35,7 @@ def main(argv: Sequence[str]) -> int:
     add("data", metavar="DATA", nargs="?", help="folder of binarised text, for the size of the vocabulary")
     add("--gpus", type=whole(1, 1_000_000), default=64, metavar="N", help="in all (default: %(default)s)")
     add("--device", default="v100-16gb", metavar="NAME", help=f"one of {', '.join(DEVICES)} (default: %(default)s)")
-    add(
-        "--utilisation",
-        type=real(0.001, 1),
-        default=0.3,
-        help="share of the peak that is reached (default: %(default)s)",
-    )
+    add("--utilisation", type=real(0.001, 1), default=0.3, help="share of the peak that is reached (default: 0.3)")
     calibrate = "take the speed from this training run on the device, of some updates of the recipe or one like it"
     add("--calibrate", type=Path, metavar="RUN", help=calibrate)
     add("--price", type=real(0, 1e9), metavar="P", help="of a GPU for an hour, in any currency")
@@ -65,14 +60,13 @@ def main(argv: Sequence[str]) -> int:
 
 def show(plan: Plan, price: float | None) -> None:
     """Print the plan."""
+    batch = f"{plan.gpus} GPUs x {plan.rows} rows x {plan.cfg.max_positions} tokens x {plan.accumulated} batches"
     parts = ", ".join(f"{part} {size / 1e9:.1f}" for part, size in plan.memory.items())
-    total = sum(plan.memory.values()) / 1e9
-    print(
-        f"update      {plan.tokens:,} tokens: {plan.gpus} GPUs x {plan.rows} rows x {plan.cfg.max_positions} tokens x "
-        f"{plan.accumulated} batches (--update-freq)"
-    )
-    print(f"memory      {total:.1f} of {plan.device.gigabytes:g} GB of a GPU ({plan.mode}): {parts}")
-    print(f"operations  {plan.operations:.1e} in {plan.updates:,} updates, {plan.updates * plan.tokens:.1e} tokens")
+    memory = f"{sum(plan.memory.values()) / 1e9:.1f} of {plan.device.gigabytes:g} GB of a GPU ({plan.mode}): {parts}"
+    tokens = plan.updates * plan.tokens
+    print(f"update      {plan.tokens:,} tokens: {batch} (--update-freq)")
+    print(f"memory      {memory}")
+    print(f"operations  {plan.operations:.1e} in {plan.updates:,} updates, {tokens:.1e} tokens")
     if (seconds := plan.seconds) is None:
         print(f"time        not known: no figure for {plan.mode} of {plan.device.cuda_name}")
     else:
@@ -80,27 +74,18 @@ def show(plan: Plan, price: float | None) -> None:
         speed = f"{plan.utilisation:.0%} of the peak"
         if plan.measured is not None:
             speed = f"the measured {plan.measured / 1e12:.3g} TFLOP/s of a GPU"
-        energy = hours * plan.gpus * plan.device.watts / 1000
+        print(f"time        {hours:,.{0 if hours >= 10 else 2}f} hours at {speed}, {tokens / seconds:,.0f} tokens/s")
         cost = "" if price is None else f", {hours * plan.gpus * price:,.0f} at {price:g} for a GPU and hour"
-        print(
-            f"time        {hours:,.{0 if hours >= 10 else 2}f} hours at {speed}, "
-            f"{plan.updates * plan.tokens / seconds:,.0f} tokens/s"
-        )
-        print(f"energy      at most {energy:,.0f} kWh of GPUs{cost}")
+        print(f"energy      at most {hours * plan.gpus * plan.device.watts / 1000:,.0f} kWh of GPUs{cost}")
     print(f"disk        {plan.disk / 1e9:.1f} GB for {plan.checkpoints} checkpoints; data takes 2 bytes a token")
 
 
 def sweep(plan: Plan) -> None:
     """Print the largest batch of one GPU by n and k, with and without recomputed activations."""
-    print(
-        f"rows of a batch that fit {plan.device.gigabytes:g} GB in {plan.mode}; "
-        "in brackets, with --checkpoint-activations"
-    )
+    fit = f"rows of a batch that fit {plan.device.gigabytes:g} GB in {plan.mode}"
+    print(f"{fit}; in brackets, with --checkpoint-activations")
     print(f"{'n':>8}" + "".join(f"{f'k = {k}':>16}" for k in PROJECTED))
     for n in LENGTHS:
-        shown = []
-        for k in PROJECTED:
-            sized = replace(plan, cfg=replace(plan.cfg, max_positions=n, projected_length=k))
-            plain, again = (sized.recomputing(recompute).most_rows() for recompute in (False, True))
-            shown.append(f"{plain} ({again})")
-        print(f"{n:>8}" + "".join(f"{one:>16}" for one in shown))
+        sized = [replace(plan, cfg=replace(plan.cfg, max_positions=n, projected_length=k)) for k in PROJECTED]
+        rows = [[one.recomputing(recompute).most_rows() for recompute in (False, True)] for one in sized]
+        print(f"{n:>8}" + "".join(f"{f'{plain} ({again})':>16}" for plain, again in rows))

@@ -14,13 +14,11 @@ from linformer_fairseq.ranges import whole
 def main(argv: Sequence[str]) -> int:
     """The command line."""
     parser = command_parser("report", __doc__)
-    about = "--save-dir of a run, or folder of fine-tunings"
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=about)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page, replaced if it exists")
-    parser.add_argument(
-        "--samples", type=whole(0, 1000), default=4, metavar="N", help="validation samples (default: %(default)s)"
-    )
-    parser.add_argument("--sentence", metavar="TEXT", help="whose attention is shown (default: of the first sample)")
+    add = parser.add_argument
+    add("runs", type=Path, nargs="+", metavar="RUN", help="--save-dir of a run, or folder of fine-tunings")
+    add("--out", type=Path, required=True, metavar="FILE", help="the page, replaced if it exists")
+    add("--samples", type=whole(0, 1000), default=4, metavar="N", help="validation samples (default: %(default)s)")
+    add("--sentence", metavar="TEXT", help="whose attention is shown (default: of the first sample)")
     a = parser.parse_args(argv)
     from linformer_fairseq.reporting.report import write_report
 

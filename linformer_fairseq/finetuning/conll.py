@@ -4,15 +4,16 @@ As in `conlleval` and seqeval, an entity counts if its kind, its first and its l
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.heads import IGNORED, Feature, Scores
 from linformer_fairseq.scores import Array
-from linformer_fairseq.tables import json_rows
+from linformer_fairseq.tables import json_rows, read_lines
 
 Sentence = tuple[list[str], list[str]]  # words and their tags
 METRICS = ("entity-f1", "entity-precision", "entity-recall", "accuracy")
@@ -24,37 +25,30 @@ def read_sentences(path: Path, word: str | None = None, tag: str | None = None) 
     `word` and `tag` name lists in JSON lines (default: tokens, tags), or number the columns, from 1 (default: the first
     and the last). In columns, sentences end at an empty line; lines of -DOCSTART- and comments (`# `) are left out.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
     if path.suffix == ".jsonl":
-        names = (word or "tokens", tag or "tags")
-        found: list[Sentence] = []
-        for number, row in enumerate(json_rows(path, names), start=1):
-            words, tags = ([str(item) for item in row[name]] if isinstance(row[name], list) else [] for name in names)
-            if not words or len(words) != len(tags):
-                raise UsageError(f"{path}: row {number} has {len(words)} {names[0]} and {len(tags)} {names[1]}")
-            found.append((words, tags))
+        found = list(_json_sentences(path, word or "tokens", tag or "tags"))
     else:
-        found = list(_sentences(path, *(_column(text) for text in (word or "1", tag or "0"))))
+        for column in filter(None, (word, tag)):
+            if not column.isdigit():
+                raise UsageError(f"column {column}: columns of CoNLL have numbers, from 1; or name a .jsonl file")
+        found = list(_sentences(path, int(word or 1) - 1, int(tag or 0) - 1))
     if not found:
         raise UsageError(f"{path}: has no sentences")
     return found
 
 
-def _column(text: str) -> int:
-    if not text.isdigit():
-        raise UsageError(f"column {text}: columns of CoNLL have numbers, from 1; or name a .jsonl file")
-    return int(text) - 1
+def _json_sentences(path: Path, *names: str) -> Iterator[Sentence]:
+    for number, row in enumerate(json_rows(path, names), start=1):
+        words, tags = ([str(item) for item in row[name]] if isinstance(row[name], list) else [] for name in names)
+        if not words or len(words) != len(tags):
+            raise UsageError(f"{path}: row {number} has {len(words)} {names[0]} and {len(tags)} {names[1]}")
+        yield words, tags
 
 
-def _sentences(path: Path, word: int, tag: int) -> Iterable[Sentence]:
+def _sentences(path: Path, word: int, tag: int) -> Iterator[Sentence]:
     words: list[str] = []
     tags: list[str] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8; convert it, for example with iconv") from error
-    for number, line in enumerate([*lines, ""], start=1):
+    for number, line in enumerate(chain(read_lines(path), [""]), start=1):
         columns = line.split()
         if columns and not line.startswith(("-DOCSTART-", "# ")):
             if len(columns) < 2 or max(word, tag) >= len(columns):
@@ -72,12 +66,10 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     found, begin, before, kind_before = set(), 0, "O", ""
     for i, tag in enumerate([*tags, "O"]):
         prefix, _, kind = tag.partition("-")
-        kind = kind or prefix[1:]
-        prefix = prefix[:1]
-        other = kind != kind_before
-        if before in tuple("ES") or (before in tuple("BI") and prefix in tuple("BSO")) or (before != "O" and other):
-            found.add((kind_before, begin, i - 1))
-        if prefix in tuple("BS") or (prefix in tuple("EI") and before in tuple("ESO")) or (prefix != "O" and other):
+        prefix, kind = prefix[:1], kind or prefix[1:]
+        if kind != kind_before or before in tuple("ESO") or prefix in tuple("BSO"):  # not inside the same entity
+            if before != "O":
+                found.add((kind_before, begin, i - 1))
             begin = i
         before, kind_before = prefix, kind
     return found
@@ -113,9 +105,8 @@ class Tagging:
         ids = {tag: i for i, tag in enumerate(self.tags)}
         for row, (words, tags) in enumerate(self.splits[split]):
             spaced = [word if i == 0 else f" {word}" for i, word in enumerate(words)]
-            out = tokenizer(
-                spaced, is_split_into_words=True, truncation=True, max_length=longest, return_overflowing_tokens=True
-            )
+            how = {"is_split_into_words": True, "truncation": True, "return_overflowing_tokens": True}
+            out = tokenizer(spaced, max_length=longest, **how)
             last = None
             for piece, tokens in enumerate(out["input_ids"]):
                 labels, places = [], []

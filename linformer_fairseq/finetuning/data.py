@@ -37,10 +37,7 @@ def write_data(
 ) -> None:
     """Write what fairseq's task `sentence_prediction` reads with `--no-shuffle`, in length-bucketed batches.
 
-    Args:
-        folder: to be made.
-        dictionary: dict.txt of the tokenizer.
-        splits: rows and targets of train and valid, see `labels.targets`.
+    `dictionary` is the tokenizer's dict.txt; `splits` are rows and targets (`labels.targets`) of train and valid.
     """
     for name in ("input0", "label"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -53,9 +50,8 @@ def write_data(
         if labels.classes and not labels.several:
             write_items(folder / "label" / split, [np.array([int(target) + _SPECIAL, EOS]) for target in ordered])
         else:
-            (folder / f"label/{split}.label").write_text(
-                "".join(f"{' '.join(map(str, np.atleast_1d(target)))}\n" for target in ordered)
-            )
+            lines = (f"{' '.join(map(str, np.atleast_1d(target)))}\n" for target in ordered)
+            (folder / f"label/{split}.label").write_text("".join(lines))
 
 
 def write_items(prefix: Path, items: Sequence[Ids]) -> None:

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from linformer_fairseq.errors import UsageError
@@ -15,34 +16,34 @@ class Task:
     """One task."""
 
     name: str  # also that of its folder
-    text: tuple[str, ...]  # one or two columns
-    label: str  # column of the label in train and dev
-    classes: tuple[str, ...]  # labels in the order of their ids; empty for a score
-    metrics: tuple[str, ...]  # see `finetuning.METRICS`; the best model is chosen by the first
-    server: tuple[str, ...]  # file name of each test set in the submission
+    text: tuple[str, ...] = ("sentence1", "sentence2")  # one or two columns
+    label: str = "label"  # column of the label in train and dev
+    classes: tuple[str, ...] = ("0", "1")  # labels in the order of their ids; empty for a score
+    metrics: tuple[str, ...] = ("accuracy",)  # see `finetuning.METRICS`; the best model is chosen by the first
     header: tuple[str, ...] | None = None  # columns of train and dev if they have no header line
     evaluations: tuple[str, ...] = ("",)  # suffixes of the dev and test files, each scored on its own
 
+    def answers(self) -> dict[str, str]:
+        """The test sets, and what the answers to them are named in the submission."""
+        short = {"": "", "_matched": "-m", "_mismatched": "-mm"}
+        return {f"test{suffix}.tsv": f"{self.name}{short[suffix]}.tsv" for suffix in self.evaluations}
+
 
 _COLA = ("source", "label", "original", "sentence")
-_PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("not_entailment", "entailment")
 _THREE = ("contradiction", "neutral", "entailment")
-TASKS: dict[str, Task] = {
+TASKS = {
     task.name: task
     for task in (
-        Task("CoLA", ("sentence",), "label", ("0", "1"), ("matthews", "accuracy"), ("CoLA.tsv",), _COLA),
-        Task("SST-2", ("sentence",), "label", ("0", "1"), ("accuracy",), ("SST-2.tsv",)),
-        Task("MRPC", ("#1 String", "#2 String"), "Quality", ("0", "1"), ("accuracy", "f1"), ("MRPC.tsv",)),
-        Task("STS-B", _PAIR, "score", (), ("pearson", "spearman"), ("STS-B.tsv",)),
-        Task("QQP", ("question1", "question2"), "is_duplicate", ("0", "1"), ("accuracy", "f1"), ("QQP.tsv",)),
-        Task(
-            *("MNLI", _PAIR, "gold_label", _THREE, ("accuracy",), ("MNLI-m.tsv", "MNLI-mm.tsv")),
-            evaluations=("_matched", "_mismatched"),
-        ),
-        Task("QNLI", ("question", "sentence"), "label", _ENTAILMENT, ("accuracy",), ("QNLI.tsv",)),
-        Task("RTE", _PAIR, "label", _ENTAILMENT, ("accuracy",), ("RTE.tsv",)),
-        Task("WNLI", _PAIR, "label", ("0", "1"), ("accuracy",), ("WNLI.tsv",)),
+        Task("CoLA", ("sentence",), metrics=("matthews", "accuracy"), header=_COLA),
+        Task("SST-2", ("sentence",)),
+        Task("MRPC", ("#1 String", "#2 String"), "Quality", metrics=("accuracy", "f1")),
+        Task("STS-B", label="score", classes=(), metrics=("pearson", "spearman")),
+        Task("QQP", ("question1", "question2"), "is_duplicate", metrics=("accuracy", "f1")),
+        Task("MNLI", label="gold_label", classes=_THREE, evaluations=("_matched", "_mismatched")),
+        Task("QNLI", ("question", "sentence"), classes=_ENTAILMENT),
+        Task("RTE", classes=_ENTAILMENT),
+        Task("WNLI"),
     )
 }
 DIAGNOSTIC_FILES = ("AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")  # answered by the model of MNLI
@@ -70,15 +71,14 @@ def read_labelled(folder: Path, task: Task) -> dict[str, Table]:
         how = {"skip_broken": True} if name == "train" else {"may_be_empty": task.text}
         table = tables[name] = read_table(path, task.text, task.label, task.header, **how)
         if task.name == "MNLI" and table.labels and "-" in table.labels:  # annotators did not agree
-            kept = [pair for pair in zip(table.texts, table.labels, strict=True) if pair[1] != "-"]
-            table.texts, table.labels = [texts for texts, _ in kept], [label for _, label in kept]
+            agreed = [label != "-" for label in table.labels]
+            table.texts, table.labels = [*compress(table.texts, agreed)], [*compress(table.labels, agreed)]
     return tables
 
 
 def read_tests(folder: Path, task: Task) -> dict[str, Table]:
     """The test sets by their file names in the submission; with MNLI also the diagnostic set, if it is there."""
-    names = zip(task.server, task.evaluations, strict=True)
-    paths = {name: folder / task.name / f"test{suffix}.tsv" for name, suffix in names}
+    paths = {name: folder / task.name / file for file, name in task.answers().items()}
     for place in DIAGNOSTIC_FILES if task.name == "MNLI" else ():
         if (folder / place).is_file():
             paths["AX.tsv"] = folder / place
@@ -95,5 +95,5 @@ def write_submission(predictions: Mapping[str, Sequence[str | float]], path: Pat
             words = (value if isinstance(value, str) else f"{min(5.0, max(0.0, value)):.3f}" for value in found)
             lines = [f"{index}\t{word}" for index, word in enumerate(words)]
             archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")
-    wanted = [name for task in TASKS.values() for name in task.server] + ["AX.tsv"]
+    wanted = [name for task in TASKS.values() for name in task.answers().values()] + ["AX.tsv"]
     return [name for name in wanted if name not in predictions]

@@ -1,19 +1,32 @@
-"""Many fine-tunings, shared by the processes of one command and by all commands with the same --out; then one table."""
+"""Many fine-tunings, shared by the processes of one command and by all commands with the same --out; then one table.
 
+Beside each task stands what a model must beat: a linear model of TF-IDF features, on the same rows and metrics.
+"""
+
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import numpy as np
+import scipy.sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
 from tqdm import tqdm
 
-from linformer_fairseq.finetuning.baselines import baseline_shard, linear
+from linformer_fairseq.finetuning.labels import targets
 from linformer_fairseq.finetuning.report import Row, table
 from linformer_fairseq.finetuning.train import RESULT, Result, Run, finetune, read_result
 from linformer_fairseq.inference import KEEPS
 from linformer_fairseq.io.files import write_text
 from linformer_fairseq.io.records import WORK
 from linformer_fairseq.io.shards import Done, Shard, record_of, run_shards
+from linformer_fairseq.scores import Array, constant, scores_of
+from linformer_fairseq.tables import Table
 
 
 def run_grid(runs: Sequence[Run], out: Path, processes: int = 1) -> dict[str, tuple[Row, Run]]:
@@ -33,6 +46,54 @@ def run_grid(runs: Sequence[Run], out: Path, processes: int = 1) -> dict[str, tu
     done = run_shards(out, list(baselines.values()), linear, workers, "TF-IDF baselines", " tasks")
     found = {task: _flat(done[shard.name]["result"]) for task, shard in baselines.items()}
     return {task: (replace(row, linear=found[task]), run) for task, (row, run) in chosen.items()}
+
+
+def baseline_shard(run: Run) -> Shard:
+    """The work of `linear`, once for all runs with the same rows, classes and metrics."""
+    rows = {name: table.digest() for name, table in run.tables.items()}
+    settings = [run.task, rows, run.labels.classes, run.labels.several, run.metrics, run.balanced]
+    return Shard(f"linear-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}", (run,))
+
+
+def linear(run: Run) -> Done:
+    """Scores by evaluation of logistic regression, for scores ridge regression, on TF-IDF of words and pairs.
+
+    Both with scikit-learn's defaults; nothing is tuned. Texts are whole, and a column has its own features.
+    """
+    train = run.tables["train"]
+    vectorizers = []
+    for texts in zip(*train.texts, strict=True):
+        vectorizers.append(TfidfVectorizer(ngram_range=(1, 2)))
+        try:
+            vectorizers[-1].fit(texts)
+        except ValueError:  # punctuation alone, or letters alone, are no words to scikit-learn: then characters are
+            vectorizers[-1].set_params(analyzer="char").fit(texts)
+
+    def features(table: Table) -> Any:
+        columns = zip(vectorizers, zip(*table.texts, strict=True), strict=True)
+        return scipy.sparse.hstack([vectorizer.transform(texts) for vectorizer, texts in columns]).tocsr()
+
+    wanted = {name: targets(table, run.labels) for name, table in run.tables.items()}
+    classes, y = len(run.labels.classes), wanted["train"]
+    given, model = constant(y, classes), None
+    if not classes:
+        model = Ridge().fit(features(train), y)
+    elif len(np.unique(y, axis=0)) > 1:
+        model = LogisticRegression(max_iter=1000, class_weight="balanced" if run.balanced else None)
+        model = (OneVsRestClassifier(model) if run.labels.several else model).fit(features(train), y)
+
+    def logits(table: Table) -> Array:
+        found = np.tile(given, (len(table), 1))
+        if model is not None and not classes:
+            found[:, 0] = model.predict(features(table))
+        elif model is not None:
+            scores = model.decision_function(features(table))
+            ids = model.classes_.astype(int)
+            found[:, ids] = scores if scores.ndim > 1 else np.stack([-scores, scores], 1) / 2
+        return found
+
+    evaluations = {name: table for name, table in run.tables.items() if name != "train"}
+    return Done({name: scores_of(run.metrics, wanted[name], logits(table)) for name, table in evaluations.items()})
 
 
 def finish_run(run: Run) -> Done:

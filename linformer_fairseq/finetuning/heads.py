@@ -18,8 +18,6 @@ from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
 from linformer_fairseq.checkpoints.names import HEADS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.data import length_bucketed_order
-from linformer_fairseq.finetuning.grid import best
-from linformer_fairseq.finetuning.report import Row
 from linformer_fairseq.finetuning.train import Result, Run, finished, read_result
 from linformer_fairseq.inference.engine import BATCH_TOKENS, Compute, check_compute
 from linformer_fairseq.inference.sequences import like_length
@@ -52,12 +50,6 @@ class HeadTask(Protocol):
     def scores(self, split: str, found: Any) -> Scores: ...
     def constant(self, split: str) -> Any: ...
     def text(self, split: str, found: Any) -> str: ...
-
-
-def head_grid(runs: Sequence[Run], task: HeadTask) -> tuple[Row, Run]:
-    """Finish all runs, one after the other, and return what `grid.best` chooses on the first split after `train`."""
-    (found,) = best([(run, finetune_head(run, task)) for run in runs]).values()
-    return found
 
 
 def finetune_head(run: Run, task: HeadTask) -> Result:
@@ -103,12 +95,13 @@ def finetune_head(run: Run, task: HeadTask) -> Result:
             break
     model.load_state_dict(kept)
     model.save_pretrained(folder)
-    found = {split: guesses(split) for split in evaluations}
-    for split, answers in found.items():
-        write_text(run.out / f"{split}{task.suffix}", task.text(split, answers))
-    names = [f"{FOLDER}/model.safetensors", *(f"{split}{task.suffix}" for split in evaluations)]
-    reached = {split: task.scores(split, answers) for split, answers in found.items()}
-    constant = {split: task.scores(split, task.constant(split)) for split in evaluations}
+    names, reached, constant = [f"{FOLDER}/model.safetensors"], {}, {}
+    for split in evaluations:
+        names.append(f"{split}{task.suffix}")
+        found = guesses(split)
+        write_text(run.out / names[-1], task.text(split, found))
+        reached[split] = task.scores(split, found)
+        constant[split] = task.scores(split, task.constant(split))
     rows = {split: len(rows) for split, rows in task.splits.items()}
     return finished(run, names, scores=reached, constant=constant, rows=rows)
 
@@ -165,15 +158,15 @@ def predict(model: nn.Module, features: Sequence[Feature]) -> list[Array]:
 
 
 def _inputs(model: Any, features: Sequence[Feature], targets: bool = False) -> dict[str, Tensor]:
-    ids = [torch.tensor(feature["input_ids"]) for feature in features]
-    inputs = {
-        "input_ids": pad_sequence(ids, True, model.config.pad_token_id),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True),
-    }
+    def padded(name: str, value: int) -> Tensor:
+        return pad_sequence([torch.tensor(feature[name]) for feature in features], True, value)
+
+    ids = padded("input_ids", -1)
+    inputs = {"input_ids": ids.masked_fill(ids < 0, model.config.pad_token_id), "attention_mask": ids.ge(0).long()}
     for name in _TARGETS if targets else ():
         if name in features[0]:
-            inputs[name] = pad_sequence([torch.tensor(feature[name]).view(-1) for feature in features], True, IGNORED)
-            inputs[name] = inputs[name] if name == "labels" else inputs[name].view(-1)
+            one_a_row = not isinstance(features[0][name], list)
+            inputs[name] = torch.tensor([row[name] for row in features]) if one_a_row else padded(name, IGNORED)
     return {name: value.to(model.device) for name, value in inputs.items()}
 
 

@@ -44,25 +44,24 @@ def targets(table: Table, labels: Labels) -> Array:
     if table.labels is None:
         raise UsageError(f"{table.path}: has no labels to train or score with")
     if not labels.classes:
-        return np.array([_score(table, number, text) for number, text in enumerate(table.labels, start=1)])
+        return np.array([_score(f"{table.path}: row {row}", text) for row, text in enumerate(table.labels, start=1)])
     ids: dict[str | float | None, int] = {name: i for i, name in enumerate(labels.classes)}
     values = [_number(name) for name in labels.classes]
     if None not in values:  # 1.0 is the class 1
         ids |= {value: i for i, value in enumerate(values)}
-
-    def number_of(row: int, name: str) -> int:
-        found = ids.get(name, ids.get(_number(name)))
-        if found is None:
-            known = ", ".join(labels.classes[:10])
-            raise UsageError(f"{table.path}: row {row} has the label {name!r}, which is none of {known}")
-        return found
-
-    if not labels.several:
-        return np.array([float(number_of(row, name)) for row, name in enumerate(table.labels, start=1)])
-    found = np.zeros((len(table), len(labels.classes)))
+    places: list[tuple[int, int]] = []
     for row, label in enumerate(table.labels):
-        for name in _split(label):
-            found[row, number_of(row + 1, name)] = 1
+        for name in _split(label) if labels.several else [label]:
+            number = ids.get(name, ids.get(_number(name)))
+            if number is None:
+                known = ", ".join(labels.classes[:10])
+                raise UsageError(f"{table.path}: row {row + 1} has the label {name!r}, which is none of {known}")
+            places.append((row, number))
+    if not labels.several:
+        return np.array([float(number) for _, number in places])
+    found = np.zeros((len(table), len(labels.classes)))
+    for place in places:
+        found[place] = 1
     return found
 
 
@@ -88,10 +87,10 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _score(table: Table, row: int, text: str) -> float:
+def _score(where: str, text: str) -> float:
     value = _number(text)
     if value is None:
-        raise UsageError(f"{table.path}: row {row}: a score is not a number ({text!r}); is it a classification?")
+        raise UsageError(f"{where}: a score is not a number ({text!r}); is it a classification?")
     if not math.isfinite(value):
-        raise UsageError(f"{table.path}: row {row} has the score {text}, which is no number; remove that row")
+        raise UsageError(f"{where} has the score {text}, which is no number; remove that row")
     return value

@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 
-from linformer_fairseq.checkpoints.checkpoint import CONTRASTIVE, encoder_config, read, write
+from linformer_fairseq.checkpoints.checkpoint import CONTRASTIVE, encoder_config, read
 from linformer_fairseq.checkpoints.huggingface import to_hf
 from linformer_fairseq.finetuning.data import write_items
 from linformer_fairseq.finetuning.heads import FOLDER
 from linformer_fairseq.finetuning.retrieval import Retrieval, by_bm25, by_model, scored
-from linformer_fairseq.finetuning.train import MODEL, Result, Run, finished, read_result, run_training
+from linformer_fairseq.finetuning.train import MODEL, Result, Run, finished, read_result, run_training, write_scored
 from linformer_fairseq.inference.sequences import dictionary_digest, encode, tokenizer_of
 from linformer_fairseq.io.records import begun
 from linformer_fairseq.paths import RECIPES
@@ -53,8 +53,7 @@ def finetune_pairs(
     scores, before, bm25 = (
         {name: scored(one, way(one), run.metrics) for name, one in evaluations.items()} for way in ways
     )
-    tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
-    write(tuned, run.out / MODEL, force=True)
+    write_scored(tuned, scores, run)
     to_hf(tuned, folder, run.out / FOLDER, force=True)
     counts = {"train": len(train), **{name: len(one.queries) for name, one in evaluations.items()}}
     beside = {"constant": before, "linear": bm25, "names": {"constant_name": "before training", "linear_name": "BM25"}}

@@ -1,6 +1,9 @@
-"""Retrieval: which documents belong to which queries, and how well a model or BM25 finds them."""
+"""Retrieval: which documents belong to which queries, and how well a model or BM25 finds them.
 
-from collections.abc import Callable, Sequence
+Judged documents come from tables of pairs, or from qrels in the forms of TREC and BEIR, with the texts they name.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +18,7 @@ from linformer_fairseq.finetuning import OF_PAIRS
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
 from linformer_fairseq.scores import Array
-from linformer_fairseq.tables import Table
+from linformer_fairseq.tables import Table, read_lines, read_rows
 
 K1, B = 1.2, 0.75  # of BM25
 ScoresOf = Callable[[slice], Array]  # of some of the queries, (those queries, documents)
@@ -37,12 +40,70 @@ def of_table(table: Table) -> Retrieval:
     rows = [row for row in table.texts if row[0]]
     if not rows:
         raise UsageError(f"{table.path}: has no row with a query")
-    queries = {row[0]: None for row in rows}
-    documents = {text: None for row in table.texts for text in row[1:] if text}
-    places = [{text: place for place, text in enumerate(texts)} for texts in (queries, documents)]
-    pairs = np.array(sorted({(places[0][row[0]], places[1][row[1]]) for row in rows}))
-    gains = csr_matrix((np.ones(len(pairs)), pairs.T), (len(queries), len(documents)))
-    return Retrieval([*queries], [*documents], gains)
+    documents = {text: text for row in table.texts for text in row[1:] if text}
+    return _retrieval({row[0]: row[0] for row in rows}, documents, {(row[0], row[1]): 1 for row in rows})
+
+
+def of_qrels(qrels: Path, queries: Path, corpus: Path) -> Retrieval:
+    """The queries that have a relevant document, and all documents: their titles and texts, as in BEIR.
+
+    `queries` has the columns `_id` and `text`, `corpus` also `title`. What a document is worth is its grade, as in
+    trec_eval, not 2^grade - 1; below 0 it is 0. Of documents with equal scores the one with the last `_id` comes
+    first, as in trec_eval, so that no order of lines matters. UsageError for ids without a text, or grades that differ.
+    """
+    grades = {pair: grade for pair, grade in sorted(read_qrels(qrels).items()) if grade > 0}
+    if not grades:
+        raise UsageError(f"{qrels}: no document is relevant; name a file with grades above 0")
+    asked, found = _texts(queries, ["text"]), _texts(corpus, ["title", "text"])
+    for query, document in grades:
+        for name, texts, path in ((query, asked, queries), (document, found, corpus)):
+            if name not in texts:
+                raise UsageError(f"{qrels}: names {name}, which {path} lacks; add its text or remove the line")
+    documents = {name: found[name] for name in sorted(found, reverse=True)}
+    return _retrieval({query: asked[query] for query, _ in grades}, documents, grades)
+
+
+def _retrieval(
+    queries: Mapping[str, str], documents: Mapping[str, str], gains: Mapping[tuple[str, str], int]
+) -> Retrieval:
+    """Texts by their names, and what a document is worth by the names of a query and a document."""
+    rows, columns = ({name: place for place, name in enumerate(texts)} for texts in (queries, documents))
+    places = np.array([(rows[query], columns[document]) for query, document in gains])
+    matrix = csr_matrix(([*gains.values()], places.T), (len(queries), len(documents)), dtype=float)
+    return Retrieval([*queries.values()], [*documents.values()], matrix)
+
+
+def read_qrels(path: Path) -> dict[tuple[str, str], int]:
+    """The grades of pairs of a query and a document, by their ids.
+
+    A line is TREC's `query 0 document grade`, or BEIR's `query document grade` with tabs, whose header may be missing.
+    """
+    grades: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = line.split("\t") if line.count("\t") == 2 else line.split()
+        if not fields or number == 1 and len(fields) == 3 and not _is_grade(fields[-1]):
+            continue
+        if len(fields) not in (3, 4) or not _is_grade(fields[-1]):
+            form = "`query 0 document grade`, or with tabs `query document grade`, with whole numbers as grades"
+            raise UsageError(f"{path}: line {number} is not {form}; repair or remove it")
+        pair, grade = (fields[0].strip(), fields[-2].strip()), int(fields[-1])
+        if grades.setdefault(pair, grade) != grade:
+            given = f"gives {' '.join(pair)} another grade than before"
+            raise UsageError(f"{path}: line {number} {given}; keep one of them")
+    return grades
+
+
+def _is_grade(text: str) -> bool:
+    return text.strip().removeprefix("-").isdecimal()
+
+
+def _texts(path: Path, columns: Sequence[str]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for number, row in read_rows(path, ["_id", *columns]):
+        if row["_id"] in texts:
+            raise UsageError(f"{path}: row {number} has the _id {row['_id']} of another; each needs its own")
+        texts[row["_id"]] = " ".join(" ".join(row[name] for name in columns).split())
+    return texts
 
 
 def scored(retrieval: Retrieval, scores_of: ScoresOf, metrics: Sequence[str] = OF_PAIRS) -> dict[str, float]:

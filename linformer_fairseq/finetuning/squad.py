@@ -88,7 +88,7 @@ class Answering:
 
     def features(self, split: str, tokenizer: Any, longest: int) -> list[Feature]:
         """Question and text, a long one in pieces; where the answer is not all in a piece, it is at the first token."""
-        found = []
+        found: list[Feature] = []
         cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         special = tokenizer.num_special_tokens_to_add(pair=True)
         for row, question in enumerate(self.splits[split]):
@@ -97,20 +97,15 @@ class Answering:
             ids, offsets = text["input_ids"], text["offset_mapping"]
             room = longest - len(asked) - special
             step = max(1, room - min(self.stride, room // 2))
-            first, last = _tokens_of(offsets, question)
+            answer = _tokens_of(offsets, question)
+            front = len(asked) + special - 1
             for begin in range(0, max(1, len(ids) - room + step), step):
-                end, front = min(begin + room, len(ids)), len(asked) + special - 1
-                inside = first is not None and begin <= first and last < end
-                places = [x - begin + front for x in (first, last)] if inside else [0, 0]
-                found.append(
-                    {
-                        "input_ids": [cls, *asked, *[sep] * (special - 2), *ids[begin:end], sep],
-                        "start_positions": places[0],
-                        "end_positions": places[1],
-                        "row": row,
-                        "offsets": [None] * front + offsets[begin:end] + [None],
-                    }
-                )
+                end = min(begin + room, len(ids))
+                inside = bool(answer) and begin <= answer[0] and answer[-1] < end
+                first, last = (answer[i] - begin + front if inside else 0 for i in (0, -1))
+                piece = {"start_positions": first, "end_positions": last, "row": row}
+                piece["input_ids"] = [cls, *asked, *[sep] * (special - 2), *ids[begin:end], sep]
+                found.append({**piece, "offsets": [None] * front + offsets[begin:end] + [None]})
         return found
 
     def predictions(self, split: str, features: Sequence[Feature], logits: Sequence[Array]) -> list[str]:
@@ -144,10 +139,9 @@ class Answering:
         return json.dumps({q.id: answer for q, answer in zip(self.splits[split], found, strict=True)}, indent=1) + "\n"
 
 
-def _tokens_of(offsets: Sequence[tuple[int, int]], question: Question) -> tuple[Any, Any]:
-    """First and last token of the first answer; None without one."""
+def _tokens_of(offsets: Sequence[tuple[int, int]], question: Question) -> list[int]:
+    """The tokens of the first answer."""
     if not question.answers:
-        return None, None
+        return []
     end = question.start + len(question.answers[0])
-    inside = [i for i, (a, b) in enumerate(offsets) if b > question.start and a < end and b > a]
-    return (inside[0], inside[-1]) if inside else (None, None)
+    return [i for i, (a, b) in enumerate(offsets) if b > question.start and a < end and b > a]

@@ -16,7 +16,7 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import BATCH_SIZE, EPOCHS, LEARNING_RATE, WARM_UP
 from linformer_fairseq.finetuning.data import write_data
 from linformer_fairseq.finetuning.labels import class_weights, targets
-from linformer_fairseq.finetuning.pictures import calibration, confusion
+from linformer_fairseq.finetuning.report import calibration, confusion
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.inference.sequences import dictionary_digest, encode, tokenizer_of
@@ -25,7 +25,7 @@ from linformer_fairseq.io.files import write_text
 from linformer_fairseq.io.records import begun, changed_settings, intact, read_record, stamps, write_record
 from linformer_fairseq.paths import RECIPES
 from linformer_fairseq.scores import constant as baseline
-from linformer_fairseq.scores import score_logits
+from linformer_fairseq.scores import scores_of
 from linformer_fairseq.tables import Table
 from linformer_fairseq.training.hardware import low_precision
 from linformer_fairseq.training.progress import run_logged
@@ -68,8 +68,8 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """Everything that the result depends on, as it is stored beside it."""
-        names = ("metrics", "seed", "lr", "batch_size", "epochs", "warm_up", "patience", "balanced", "pretrained")
-        own = {name: getattr(self, name) for name in (*names, "layer_lr_decay")}
+        names = ("task", "out", "checkpoint", "data", "tables", "digests", "labels")
+        own = {name: value for name, value in vars(self).items() if name not in names}
         return json.loads(json.dumps({**self.digests, "labels": asdict(self.labels), **own}))  # type: ignore[no-any-return]
 
 
@@ -82,7 +82,7 @@ def digests_of(source: Checkpoint, data: Path | None, tables: Mapping[str, Table
 def finetune(run: Run) -> Result:
     """Train or resume, score each evaluation, and write `model.pt`, `result.json`, and predictions to `NAME.tsv`.
 
-    Of classes there are pictures of the last evaluation, see `pictures.py`.
+    Of classes there are pictures of the last evaluation, see `report.py`.
 
     Returns the content of `result.json`: `settings`; `scores`, by evaluation and metric; `constant`, the same if the
     majority class of the training rows (or the mean of their scores) is always predicted; numbers of `rows`, of
@@ -124,22 +124,24 @@ def finetune(run: Run) -> Result:
         pairs = zip(run.tables[name].labels or (), run.labels.names(found), strict=True)
         lines = [f"{label}\t{prediction}\n" for label, prediction in pairs]
         write_text(run.out / f"{name}.tsv", "".join(["label\tprediction\n", *lines]))
-        scores[name] = {metric: score_logits(metric, wanted[name], found) for metric in run.metrics}
-        constant[name] = {
-            metric: score_logits(metric, wanted[name], np.tile(answer, (len(found), 1))) for metric in run.metrics
-        }
-    pictures = []
+        scores[name] = scores_of(run.metrics, wanted[name], found)
+        constant[name] = scores_of(run.metrics, wanted[name], np.tile(answer, (len(found), 1)))
+    names = [MODEL, *(f"{name}.tsv" for name in evaluations)]
     if run.labels.classes and not run.labels.several:
         confusion(wanted[name], found, run.labels.classes, run.out / "confusion.png")
         calibration(wanted[name], found, run.out / "calibration.png")
-        pictures = ["confusion.png", "calibration.png"]
-    tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
-    write(tuned, run.out / MODEL, force=True)
-    names = [MODEL, *(f"{name}.tsv" for name in evaluations), *pictures]
+        names += ["confusion.png", "calibration.png"]
+    write_scored(tuned, scores, run)
     counts = {name: len(table) for name, table in run.tables.items()}
     longer = {name: sequences.longer for name, sequences in rows.items()}
     broken = len(run.tables["train"].broken)
     return finished(run, names, scores=scores, constant=constant, rows=counts, broken=broken, longer=longer)
+
+
+def write_scored(tuned: Checkpoint, scores: Mapping[str, Mapping[str, float]], run: Run) -> None:
+    """Write `model.pt`, with its scores."""
+    tuned.scores = {f"{name} {metric}": round(v, 2) for name, found in scores.items() for metric, v in found.items()}
+    write(tuned, run.out / MODEL, force=True)
 
 
 def finished(run: Run, files: Sequence[str], **about: Any) -> Result:
@@ -161,25 +163,22 @@ def read_result(run: Run) -> Result | None:
     return result
 
 
-def _precision() -> dict[str, bool]:
-    """16 bit on a GPU, in the type that it computes in hardware; 32 bit on a CPU. CUDA: not yet run."""
-    if not torch.cuda.is_available():
-        return {}
-    return {"common.bf16" if low_precision(torch.device("cuda")) == torch.bfloat16 else "common.fp16": True}
-
-
 def run_training(run: Run, source: Checkpoint, recipe: Path, rows: int, overrides: Mapping[str, Any]) -> None:
     """fairseq-train on `data` in the run's folder, of so many rows; it resumes, and a finished one is left alone."""
     updates = max(1, -(-rows // run.batch_size)) * run.epochs
     last = run.out / "checkpoints/checkpoint_last.pt"
     if last.exists() and read(last).updates >= updates:
         return
+    precision = {}
+    if torch.cuda.is_available():  # 16 bit, in the type that the GPU computes in. CUDA: not yet run.
+        low = low_precision(torch.device("cuda"))
+        precision = {"common.bf16" if low == torch.bfloat16 else "common.fp16": True}
     overrides = {
         "model": trained_settings(source),
         "criterion.layer_lr_decay": run.layer_lr_decay,
         "common.fp16_no_flatten_grads": run.layer_lr_decay != 1,
         "common.seed": run.seed,
-        **_precision(),
+        **precision,
         "dataset.batch_size": -(-run.batch_size // max(1, torch.cuda.device_count())),  # each trains on a share
         "optimization.lr": [run.lr],
         "optimization.max_update": updates,

@@ -14,7 +14,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
@@ -114,13 +113,10 @@ def _environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "python": report.python,
-        "linformer_fairseq": report.version,
-        "fairseq": report.fairseq,
-        "cpu_cores": report.cpu_cores,
-        "cuda": report.cuda,
-        "gpus": [asdict(gpu) for gpu in report.gpus],
-        "apex": report.apex.state,
+        "python": report["python"],
+        "linformer_fairseq": report["version"],
+        **{name: report[name] for name in ("fairseq", "cpu_cores", "cuda", "gpus")},
+        "apex": report["apex"]["state"],
         **git_state(USER_DIR),
         "variables": variables(os.environ),
         "packages": dict(sorted((found.name, found.version) for found in distributions() if found.name)),

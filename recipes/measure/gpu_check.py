@@ -15,7 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Check:
     def versions(self) -> dict[str, Any]:
         """Versions, GPUs, and what to repair: a build of torch without code for the GPU, among others."""
         built_for = [] if self.cpu else torch.cuda.get_arch_list()
-        found = asdict(environment_report())
+        found = environment_report()
         del found["user_dir"]  # the figures are to be published, without folders of the machine
         found["python"] = found["python"].split(" (")[0]
         return {**found, "torch": torch.__version__, "built for": built_for}

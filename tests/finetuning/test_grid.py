@@ -1,4 +1,4 @@
-"""Sharing a grid, and choosing from it."""
+"""Many runs and their table; the linear model of TF-IDF features beside them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning import grid
-from linformer_fairseq.finetuning.grid import best, run_grid
+from linformer_fairseq.finetuning.grid import baseline_shard, best, linear, run_grid
 from linformer_fairseq.finetuning.train import RESULT, Result, Run
 from linformer_fairseq.inference.predict import Labels
 from linformer_fairseq.io.files import write_json
@@ -66,3 +66,33 @@ def test_each_run_is_done_once_unless_its_folder_is_deleted(
     other = replace(a_run("RTE", 2, 1, checkpoint="another"), out=runs[0].out)
     with pytest.raises(UsageError, match=r"seed1 holds the result of other settings \(checkpoint, lr changed\)"):
         run_grid([other], tmp_path)
+
+
+def run_on(texts: list[tuple[str, ...]], labels: list[str], classes: tuple[str, ...], metrics: tuple[str, ...]) -> Run:
+    tables = {name: Table(Path(name), texts, labels) for name in ("train", "dev", "test")}
+    return Run("task", Path("out"), Path("c.pt"), None, tables, {}, Labels(classes, len(texts[0])), metrics)
+
+
+def test_pairs_of_words_and_the_column_count() -> None:
+    pairs = ["not bad, but good", "not good, but bad", "bad, not good", "good, not bad"]
+    run = run_on([(text,) for text in pairs], ["warm", "cold", "cold", "warm"], ("cold", "warm"), ("accuracy", "f1"))
+    assert linear(run).result == {name: {"accuracy": 100, "f1": 100} for name in ("dev", "test")}
+    sides = [("red", "blue"), ("blue", "red")] * 4
+    assert linear(run_on(sides, ["0", "1"] * 4, ("0", "1"), ("accuracy",))).result["dev"] == {"accuracy": 100}
+
+
+def test_scores_are_regressed_and_texts_without_words_read_by_letters() -> None:
+    run = run_on([("x",), ("x x",), ("?",)] * 3, ["5.0", "4.5", "1.0"] * 3, (), ("pearson",))
+    assert linear(run).result["dev"]["pearson"] > 90
+
+
+def test_one_class_is_always_predicted() -> None:
+    assert linear(run_on([("a book",)] * 3, ["0"] * 3, ("0", "1"), ("accuracy",))).result["dev"] == {"accuracy": 100}
+
+
+@pytest.mark.parametrize("change", ["texts", "labels", "metrics"])
+def test_other_rows_are_other_work(change: str) -> None:
+    run = run_on([("a",), ("b",)], ["0", "1"], ("0", "1"), ("accuracy",))
+    texts, labels = [("a",), ("c" if change == "texts" else "b",)], ["0", "0" if change == "labels" else "1"]
+    other = run_on(texts, labels, ("0", "1"), ("f1",) if change == "metrics" else ("accuracy",))
+    assert baseline_shard(run).name == baseline_shard(run).name != baseline_shard(other).name

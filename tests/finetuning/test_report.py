@@ -1,4 +1,4 @@
-"""The table of results."""
+"""The table of results, and pictures of predictions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.finetuning.report import Row, read_rows, table, write_table
+from linformer_fairseq.finetuning.report import Row, calibration, confusion, read_rows, table, write_table
 
 BASELINES = {"accuracy": 50.9}, {"accuracy": 81.8}
 ROWS = [
@@ -61,3 +62,15 @@ def test_a_table_can_stand_beside_another_one(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())[1]["scores"]["f1"] == [81.25]
     with pytest.raises(UsageError, match="absent/results.json: no such file"):
         read_rows(tmp_path / "absent")
+
+
+def test_a_picture_has_something_on_it(tmp_path: Path) -> None:
+    targets, logits = np.array([0.0, 1, 2, 1]), np.eye(3)[[0, 1, 2, 2]] * 5
+    confusion(targets, logits, ["a", "b", "c" * 99], tmp_path / "a.png")
+    calibration(targets, logits, tmp_path / "b.png")
+    assert all(imread(tmp_path / name).std() > 0.01 for name in ("a.png", "b.png"))
+
+
+def test_the_calibration_error_is_the_distance_of_sureness_and_accuracy(tmp_path: Path) -> None:
+    logits = np.log(np.array([[0.75, 0.25]] * 4 + [[0.05, 0.95]] * 2))
+    assert calibration(np.array([0, 0, 0, 1, 1, 1]), logits, tmp_path / "a.png") == pytest.approx(0.05 * 2 / 6)
