@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.text.scripts import measure
-from data_prep.text.words import Words, ngram_hashes, words
+from data_prep.text.words import Hashes, Words, ngram_hashes, words
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 
@@ -38,19 +38,10 @@ class NgramIndex:
     """Finds benchmark examples in documents: long ones by any of their 13-grams, short ones by their first 8 words."""
 
     def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Takes the examples in UTF-8, joined; their bounds, (examples + 1,); and for each size of n-grams two tables.
-
-        These are hashes, sorted (G,) uint64, and numbers of examples, (G,) uint32.
-        """
+        """Takes the examples in UTF-8, joined; their bounds, (examples + 1,); and two tables a unit, see ``_Table``."""
         self._arrays = arrays
-        # The top bits of a hash rule out most n-grams with one memory access, much faster than a binary search.
-        self._seen: dict[int, tuple[np.uint64, NDArray[np.bool_]]] = {}
-        for n, _ in _SIZES:
-            if len(hashes := arrays[f"{n}_hashes"]):
-                bits = max(13, (8 * len(hashes)).bit_length())
-                shift, seen = np.uint64(64 - bits), np.zeros(1 << bits, bool)
-                seen[hashes >> shift] = True
-                self._seen[n] = shift, seen
+        used = [(n, unit) for n, unit in _SIZES if len(arrays[f"{n}_hashes"])]
+        self._tables = [(n, unit, _Table(arrays[f"{n}_hashes"], arrays[f"{n}_examples"])) for n, unit in used]
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> Self:
@@ -59,12 +50,10 @@ class NgramIndex:
         hashes = {n: [np.zeros(0, np.uint64)] for n, _ in _SIZES}
         examples = {n: [np.zeros(0, np.uint32)] for n, _ in _SIZES}
         for text in texts:
-            found, unit = words(text).hashes, measure(text).unit
-            unit = unit if unit in _UNITS else 1
-            long = len(found) >= LONGEST * unit
+            found, unit = words(text).hashes, _unit(text)
             if len(found) >= SHORTEST * unit:
-                n = (LONGEST if long else SHORTEST) * unit
-                grams = np.unique(ngram_hashes(found if long else found[:n], n))
+                n = (LONGEST if len(found) >= LONGEST * unit else SHORTEST) * unit
+                grams = np.unique(ngram_hashes(found if len(found) >= LONGEST * unit else found[:n], n))
                 hashes[n].append(grams)
                 examples[n].append(np.full(len(grams), len(kept), np.uint32))
                 kept.append(text.encode("utf-8", "surrogatepass"))
@@ -88,8 +77,8 @@ class NgramIndex:
             return int(np.searchsorted(places, folded)) if places else folded
 
         matches = []
-        for n, unit in _SIZES:
-            for first, examples in self._candidates(n, found):
+        for n, unit, table in self._tables:
+            for first, examples in table.find(ngram_hashes(found.hashes, n)):
                 for number in examples:
                     example: Words = example_words(number)
                     if _agree(found, first, example, LONGEST * unit):
@@ -98,19 +87,6 @@ class NgramIndex:
                         matches.append(Match(start, end, self._example(number)))
                         break
         return matches
-
-    def _candidates(self, n: int, document: Words) -> Iterator[tuple[int, list[int]]]:
-        """The place of each n-gram of a document that examples have, too, and their numbers."""
-        if n not in self._seen:
-            return
-        shift, seen = self._seen[n]
-        grams = ngram_hashes(document.hashes, n)
-        maybe = np.flatnonzero(seen[grams >> shift])
-        hashes, examples = self._arrays[f"{n}_hashes"], self._arrays[f"{n}_examples"]
-        bounds = (np.searchsorted(hashes, grams[maybe], side).tolist() for side in ("left", "right"))
-        for place, start, end in zip(maybe.tolist(), *bounds, strict=True):
-            if start < end:
-                yield place, examples[start:end].tolist()
 
     @property
     def examples(self) -> int:
@@ -134,6 +110,31 @@ class NgramIndex:
                 return cls(dict(file))
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UsageError(f"{path}: not an index of n-grams ({error}); delete it and run again") from error
+
+
+class _Table:
+    """A multimap from n-grams to numbers of examples: hashes, sorted (G,) uint64, and numbers, (G,) uint32."""
+
+    def __init__(self, hashes: NDArray[Any], examples: NDArray[Any]) -> None:
+        self._hashes, self._examples = hashes, examples
+        # The top bits of a hash rule out most n-grams with one memory access, much faster than a binary search.
+        size = max(13, (8 * len(hashes)).bit_length())
+        self._shift = np.uint64(64 - size)
+        self._seen = np.zeros(1 << size, bool)
+        self._seen[hashes >> self._shift] = True
+
+    def find(self, grams: Hashes) -> Iterator[tuple[int, list[int]]]:
+        """(place in ``grams``, numbers of the examples) of those that are in the table."""
+        maybe = np.flatnonzero(self._seen[grams >> self._shift])
+        bounds = (np.searchsorted(self._hashes, grams[maybe], side).tolist() for side in ("left", "right"))
+        for place, start, end in zip(maybe.tolist(), *bounds, strict=True):
+            if start < end:
+                yield place, self._examples[start:end].tolist()
+
+
+def _unit(text: str) -> int:
+    unit = measure(text).unit
+    return unit if unit in _UNITS else 1
 
 
 def _agree(document: Words, place: int, example: Words, longest: int) -> bool:

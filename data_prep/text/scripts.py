@@ -14,33 +14,44 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
-Points = NDArray[np.int64]  # code points
+Ranges = tuple[tuple[int, int], ...]  # first and last code points
 
-
-def _points(blocks: str) -> Points:
-    """The code points of some blocks, each given by its first and last."""
-    bounds = (block.split("-") for block in blocks.split())
-    return np.concatenate([np.arange(int(first, 16), int(last, 16) + 1) for first, last in bounds])
-
-
-# No spaces, and a character is a word or a syllable: marks of Han, Kana with Bopomofo, Han, Yi, Vai, Han, Kana of half
-# width, Tangut with Khitan, Kana with Nushu, Han.
-IDEOGRAPHS = _points(
-    "3005-3007 3041-312F 31A0-31BF 31F0-31FF 3400-9FFF A000-A4CF A500-A63F F900-FAFF FF66-FF9F "
-    "16FE0-18DFF 1B000-1B2FF 20000-3FFFF"
+# No spaces, and a character is a word or a syllable.
+IDEOGRAPHS: Ranges = (
+    (0x3005, 0x3007),  # Han: iteration mark, closing mark, zero
+    (0x3041, 0x312F),  # Hiragana, Katakana, Bopomofo
+    (0x31A0, 0x31BF),  # Bopomofo, extensions
+    (0x31F0, 0x31FF),  # Katakana, extensions
+    (0x3400, 0x9FFF),  # Han
+    (0xA000, 0xA4CF),  # Yi
+    (0xA500, 0xA63F),  # Vai
+    (0xF900, 0xFAFF),  # Han, compatibility
+    (0xFF66, 0xFF9F),  # Katakana of half width
+    (0x16FE0, 0x18DFF),  # Tangut, Khitan
+    (0x1B000, 0x1B2FF),  # Kana, supplements; Nushu
+    (0x20000, 0x3FFFF),  # Han, extensions
 )
-_KANA = _points("3041-30FF 31F0-31FF FF66-FF9F")  # among them
-# No spaces, and a character is a letter or a mark: Thai with Lao, Myanmar, Khmer, Tai Le with Khmer's symbols, Buginese
-# with Tai Tham, Balinese, Batak, Javanese with Myanmar, Cham with Tai Viet, Ahom.
-UNSPACED_LETTERS = _points(
-    "0E00-0EFF 1000-109F 1780-17FF 1950-19FF 1A00-1AAF 1B00-1B7F 1BC0-1BFF A980-A9FF AA00-AADF 11700-1174F"
+# No spaces, and a character is a letter or a mark.
+UNSPACED_LETTERS: Ranges = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x1950, 0x19FF),  # Tai Le, New Tai Lue, Khmer symbols
+    (0x1A00, 0x1AAF),  # Buginese, Tai Tham
+    (0x1B00, 0x1B7F),  # Balinese
+    (0x1BC0, 0x1BFF),  # Batak
+    (0xA980, 0xA9FF),  # Javanese, Myanmar
+    (0xAA00, 0xAADF),  # Cham, Myanmar, Tai Viet
+    (0x11700, 0x1174F),  # Ahom
 )
 # Words have spaces, and a character is a syllable: Ethiopic, Cherokee, Canadian syllabics, Hangul.
-_SYLLABLES = _points("1200-167F 2D80-2DDF AB00-AB2F AC00-D7A3")
-# White space, the Tibetan tsheg, the Ethiopic word space and marks, the space of no width, and Han's marks.
-_SEPARATORS = _points(
-    "000A-000A 0020-0020 0F0B-0F14 1360-1368 200B-200B 3001-3004 3008-3020 FF01-FF0F FF1A-FF20 FF3B-FF40 FF5B-FF65"
+_SYLLABLES: Ranges = ((0x1200, 0x167F), (0x2D80, 0x2DDF), (0xAB00, 0xAB2F), (0xAC00, 0xD7A3))
+# Besides white space: the Tibetan tsheg, the Ethiopic word space and marks, the space of no width, and Han's marks.
+_SEPARATORS: Ranges = (
+    *((0x0F0B, 0x0F14), (0x1360, 0x1368), (0x200B, 0x200B), (0x3001, 0x3004), (0x3008, 0x3020)),
+    *((0xFF01, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40), (0xFF5B, 0xFF65)),
 )
+_KANA: Ranges = ((0x3041, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F))  # also ideographs here
 _SPACED, _SYLLABLE, _SEPARATOR, _HAN, _KANA_KIND, _UNSPACED = range(6)
 
 # Unicode has not marked the Tibetan shad. Quotes and brackets that close belong to the sentence.
@@ -90,11 +101,16 @@ def code_points(text: str) -> NDArray[np.uint8] | NDArray[np.uint32]:
 def _kinds() -> NDArray[np.uint8]:
     """The kind of each code point, (1114112,)."""
     kinds = np.full(sys.maxunicode + 1, _SPACED, np.uint8)
-    kinds[_SYLLABLES] = _SYLLABLE
-    kinds[IDEOGRAPHS] = _HAN
-    kinds[_KANA] = _KANA_KIND
-    kinds[UNSPACED_LETTERS] = _UNSPACED
-    kinds[_SEPARATORS] = _SEPARATOR
+    spaces = tuple((ord(c), ord(c)) for c in " \n")
+    for kind, ranges in (
+        (_SYLLABLE, _SYLLABLES),
+        (_HAN, IDEOGRAPHS),
+        (_KANA_KIND, _KANA),
+        (_UNSPACED, UNSPACED_LETTERS),
+        (_SEPARATOR, (*spaces, *_SEPARATORS)),
+    ):
+        for first, last in ranges:
+            kinds[first : last + 1] = kind
     return kinds
 
 

@@ -86,7 +86,8 @@ def _character_kinds() -> NDArray[np.uint8]:
     """The kind of each code point, (1114112,); takes 0.2 s once a process."""
     points = range(sys.maxunicode + 1)
     kinds = np.fromiter((unicodedata.category(chr(point))[0] in "LMN" for point in points), np.uint8, len(points))
-    kinds[np.append(IDEOGRAPHS, UNSPACED_LETTERS)] *= _ALONE
+    for first, last in (*IDEOGRAPHS, *UNSPACED_LETTERS):
+        kinds[first : last + 1] *= _ALONE
     return kinds
 
 
