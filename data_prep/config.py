@@ -76,20 +76,19 @@ def as_changes(words: Sequence[str]) -> list[str]:
 
     Messages name the flags of the stages. Those of a source are for all sources that have them.
     """
-    keys = {f"--{name.replace('_', '-')}": f"sources.*.{name}" for name in READER_SETTINGS}
     sections = {"": ReadingConfig, "split.": SplitConfig, "tokenizer.": TokenizerConfig, "binarize.": BinarizeConfig}
-    keys |= {_flag(one): f"{prefix}{one.name}" for prefix, section in sections.items() for one in fields(section)}
-    defaults = {_flag(one): one.default for section in sections.values() for one in fields(section)}
+    known = {f"--{name.replace('_', '-')}": (f"sources.*.{name}", None) for name in READER_SETTINGS}
+    known |= {_flag(one): (prefix + one.name, one.default) for prefix, kind in sections.items() for one in fields(kind)}
     left: list[str] = []
     changes: list[str] = []
     given = list(words)
     while given:
         word = given.pop(0)
         flag, equals, value = word.partition("=")
-        if flag not in keys:
+        if flag not in known:
             left.append(word)
             continue
-        default = defaults.get(flag)
+        key, default = known[flag]
         if isinstance(default, bool):
             value = str(not default).lower()
         elif isinstance(default, tuple):
@@ -99,7 +98,7 @@ def as_changes(words: Sequence[str]) -> list[str]:
             value = json.dumps(values, ensure_ascii=False)
         elif not equals:
             value = given.pop(0) if given else ""
-        changes.append(f"{keys[flag]}={value}")
+        changes.append(f"{key}={value}")
     return left + changes
 
 

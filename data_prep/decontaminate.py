@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.config import DecontaminateConfig
 from data_prep.corpus import Document
-from data_prep.filters import Dropped, Shortened, Verdict, filter_corpus, filter_file
+from data_prep.filters import Verdict, dropped, filter_corpus, filter_file
 from data_prep.text.benchmarks import KINDS, benchmark_examples, benchmark_files
 from data_prep.text.ngrams import Match, NgramIndex
 from linformer_fairseq.errors import UsageError
@@ -78,16 +78,16 @@ def _decontaminate_file(source: Path, target: Path, index: Path, config: Deconta
     def judge(_: int, document: Document) -> Verdict:
         found = ngrams.matches(document.text)
         if not found:
-            return document
+            return Verdict(document)
         text = document.text
         windows = _windows(text, found, config.window) if config.remove == "window" else [(0, len(text))]
         bounds = [(0, 0), *windows, (len(text), len(text))]
         between = (text[end:start].strip() for (_, end), (start, _) in pairwise(bounds))
         parts = [part for part in between if len(part) >= max(1, config.window)]
         if not 0 < len(parts) <= MOST_PARTS:
-            return Dropped(REASON, found[0].example[:100])
+            return dropped(REASON, found[0].example[:100])
         removed = {f"window around a {REASON}": len(windows)}
-        return Shortened(replace(document, text="\n".join(parts)), removed, found[0].example[:100])
+        return Verdict(replace(document, text="\n".join(parts)), removed, found[0].example[:100])
 
     return filter_file(source, target, judge)
 
