@@ -2,6 +2,7 @@
 
 import shutil
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,8 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     for split, paths in prefixes.items():
         targets = folders if split == "train" else folders[:1]
         for number, folder in enumerate(targets):
-            joins.append(
-                Shard(f"join-{split}-{number:02d}", (paths[number :: len(targets)], folder / split, encoder.symbols))
-            )
+            arguments = paths[number :: len(targets)], folder / split, encoder.symbols
+            joins.append(Shard(f"join-{split}-{number:02d}", arguments))
     joined = run_shards(out, joins, join_files, min(workers, 4), "binarize: join")
     lengths = np.sum([shard["result"]["lengths"] for shard in encoded.values()], axis=0)
     result = {"symbols": encoder.symbols, "length_edges": list(LENGTH_EDGES), "lengths": lengths.tolist()}
@@ -80,10 +80,10 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
         for key in ("documents", "items", "tokens"):
             result[f"{split}_{key}"] = sum(encoded[prefix.name]["result"][key] for prefix in prefixes[split])
     copies = {}
-    for path in (folder / name for folder in folders for name in encoder.files):
-        with replace_when_done(path) as partial:
-            shutil.copyfile(tokenizer / path.name, partial)
-        copies[str(path.relative_to(out))] = digest(path)
+    for folder, name in product(folders, encoder.files):
+        with replace_when_done(folder / name) as partial:
+            shutil.copyfile(tokenizer / name, partial)
+        copies[str((folder / name).relative_to(out))] = digest(folder / name)
     done = [*encoded.values(), *joined.values(), {"files": copies, "seconds": 0}]
     content = finish(record, settings, result, done)
     shutil.rmtree(parts, ignore_errors=True)  # another task may be doing the same

@@ -31,11 +31,9 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
     settings = {"benchmarks": names_and_sizes(files), "remove": config.remove, "window": config.window}
     index = out / WORK / "ngrams.npz"
     unread = [str(path) for folder in folders for path in benchmark_files(folder)[1]]
+    remedy = f"give them as one of {', '.join(KINDS)}, with dev, valid or test in the name"
     for name in unread:
-        print(
-            f"decontaminate: {name} is not read, so its examples stay; give them as one of {', '.join(KINDS)}, with "
-            "dev, valid or test in the name"
-        )
+        print(f"decontaminate: {name} is not read, so its examples stay; {remedy}")
 
     def prepare() -> dict[str, dict[str, Any]]:
         return run_shards(out, [Shard("ngrams", (folders, index), 1, files)], build_index, 0, "decontaminate: index")
@@ -94,13 +92,13 @@ def _decontaminate_file(source: Path, target: Path, index: Path, config: Deconta
 
 def _windows(text: str, matches: list[Match], window: int) -> list[tuple[int, int]]:
     """What is taken out, (start, end), in order and apart; it begins and ends between words, or between graphemes."""
-    found: list[tuple[int, int]] = []
+    found: list[list[int]] = []
     for match in sorted(matches):
         start, end = max(0, match.start - window), min(len(text), match.end + window)
         if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(end, found[-1][1]))
+            found[-1][1] = max(end, found[-1][1])
         else:
-            found.append((start, end))
+            found.append([start, end])
     return [(_between(text, start, -1), _between(text, end, 1)) for start, end in found]
 
 

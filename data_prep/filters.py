@@ -19,9 +19,8 @@ from linformer_fairseq.io.records import begun, finish, names_and_sizes
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 DROPPED = ".dropped"  # the folder, in the output, of what was dropped; hidden, as it is no part of the corpus
-DROPPED_COLUMNS = ("id", "reason", "detail", "beside")
 DROPPED_SCHEMA = pa.schema(
-    [("row", pa.int64()), ("characters", pa.int64()), *((name, pa.string()) for name in DROPPED_COLUMNS)]
+    dict.fromkeys(("row", "characters"), pa.int64()) | dict.fromkeys(("id", "reason", "detail", "beside"), pa.string())
 )
 EXAMPLES = 3  # documents named per file and reason
 

@@ -167,8 +167,7 @@ def test_the_split_is_stable_when_the_corpus_grows(tmp_path: Path) -> None:
 
 
 def test_shares_add_up_and_are_checked(tmp_path: Path) -> None:
-    document = Document("1", "test", "", "x")
-    assert split_of(document, SplitConfig(0, 0)) == "train"
+    assert split_of("0" * 64, 0, 0) == "train" and split_of("7" + "0" * 63, 0.5, 0.5) == "valid"
     corpus = corpus_of(tmp_path / "corpus", [[prose(1)]])
     for shares, message in (
         ((1.5, 0.0), "--valid 1.5: must be at least 0"),
