@@ -37,15 +37,13 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     files = {split: corpus_files(corpus / split) for split in SPLITS if (corpus / split).is_dir()}
     for split, paths in files.items():
         if not any(pq.read_metadata(path).num_rows for path in paths):
-            raise UsageError(
-                f"{corpus / split}: no documents; delete {corpus} and make it again with `python -m data_prep split`, "
-                f"with a share for {split} that gives it some, or none (--{split} 0)"
-            )
-    if config.shards > len(files["train"]):
-        raise UsageError(
-            f"--shards {config.shards}: the corpus has only {len(files['train'])} files, and a file goes to one shard; "
-            "ask for fewer shards, or make smaller files with extract --file-characters"
-        )
+            again = f"delete {corpus} and make it again with `python -m data_prep split`"
+            share = f"with a share for {split} that gives it some, or none (--{split} 0)"
+            raise UsageError(f"{corpus / split}: no documents; {again}, {share}")
+    if config.shards > (most := len(files["train"])):
+        remedy = "ask for fewer shards, or make smaller files with extract --file-characters"
+        few = f"the corpus has only {most} files, and a file goes to one shard"
+        raise UsageError(f"--shards {config.shards}: {few}; {remedy}")
     prepare_pool(__name__)  # the pool imports while this process reads the tokenizer
     encoder = _encoder(tokenizer)
     settings = {
@@ -58,27 +56,25 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
         return finished
 
     # Each file is encoded for itself; then the encoded files of a split are joined.
-    parts = out / WORK / "parts"
-    prefixes = {split: [parts / f"{split}-{path.stem}" for path in paths] for split, paths in files.items()}
-    shards = [
-        Shard(prefix.name, (path, prefix, tokenizer, config.max_item_tokens), path.stat().st_size, [path])
-        for split, paths in files.items()
-        for path, prefix in zip(paths, prefixes[split], strict=True)
-    ]
-    encoded = run_shards(out, shards, encode_file, workers, "binarize", unit="B")
-    folders = data_folders(out, config.shards)
-    joins = []
-    for split, paths in prefixes.items():
+    parts, folders = out / WORK / "parts", data_folders(out, config.shards)
+    shards: list[Shard] = []
+    joins: list[Shard] = []
+    for split, paths in files.items():
+        prefixes = [parts / f"{split}-{path.stem}" for path in paths]
+        for path, prefix in zip(paths, prefixes, strict=True):
+            arguments = path, prefix, tokenizer, config.max_item_tokens
+            shards.append(Shard(prefix.name, arguments, path.stat().st_size, [path]))
         targets = folders if split == "train" else folders[:1]
         for number, folder in enumerate(targets):
-            arguments = paths[number :: len(targets)], folder / split, encoder.symbols
-            joins.append(Shard(f"join-{split}-{number:02d}", arguments))
+            joined_files = prefixes[number :: len(targets)]
+            joins.append(Shard(f"join-{split}-{number:02d}", (joined_files, folder / split, encoder.symbols)))
+    encoded = run_shards(out, shards, encode_file, workers, "binarize", unit="B")
     joined = run_shards(out, joins, join_files, min(workers, 4), "binarize: join")
     lengths = np.sum([shard["result"]["lengths"] for shard in encoded.values()], axis=0)
     result = {"symbols": encoder.symbols, "length_edges": list(LENGTH_EDGES), "lengths": lengths.tolist()}
-    for split in files:
-        for key in ("documents", "items", "tokens"):
-            result[f"{split}_{key}"] = sum(encoded[prefix.name]["result"][key] for prefix in prefixes[split])
+    for split, key in product(files, ("documents", "items", "tokens")):
+        counts = (encoded[f"{split}-{path.stem}"]["result"][key] for path in files[split])
+        result[f"{split}_{key}"] = sum(counts)
     copies = {}
     for folder, name in product(folders, encoder.files):
         with replace_when_done(folder / name) as partial:

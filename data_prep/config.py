@@ -238,9 +238,8 @@ class TokenizerConfig(Checked):
             raise UsageError(f"--vocab-size {self.vocab_size}: must be at least {self.smallest}, for {what}")
         if self.vocab_size % VOCAB_MULTIPLE:
             near = round(self.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-            raise UsageError(
-                f"--vocab-size {self.vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}"
-            )
+            multiple = f"must be a multiple of {VOCAB_MULTIPLE}, for example {near}"
+            raise UsageError(f"--vocab-size {self.vocab_size}: {multiple}")
 
     @property
     def smallest(self) -> int:

@@ -1,8 +1,8 @@
 """The stage `dedup`: drops exact and near duplicates across all files and sources, and if asked to repeated paragraphs.
 
-Its steps: the MinHash signatures of each file's documents; these joined in one file; the comparison, a band a task, for
-any number of workers; the bands joined; the files without duplicates. A document is dropped beside an earlier one that
-is kept and that it is like. One process holds 8 bytes a document some times over, and what is joined is written by one.
+Its steps: the MinHash signatures of each file's documents; these joined in one file; the comparison, a band a task; the
+bands joined; the files without duplicates. A document is dropped beside an earlier one that is kept and that it is
+like. One process holds 8 bytes a document some times over, and what is joined is written by one.
 """
 
 import hashlib

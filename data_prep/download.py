@@ -83,10 +83,8 @@ def _listed(folder: str, wiki: str, date: str) -> tuple[str, str]:
     pattern = rf"^([0-9a-f]{{40}})\s+\*?({wiki}-\d{{8}}-pages-articles-multistream\.xml\.bz2)\s*$"
     found = re.search(pattern, page, re.MULTILINE)
     if found is None:
-        raise UsageError(
-            f"{url}: lists no pages-articles-multistream.xml.bz2, so this dump is not finished; "
-            f"choose an earlier one of {folder}/ with --date"
-        )
+        unfinished = "lists no pages-articles-multistream.xml.bz2, so this dump is not finished"
+        raise UsageError(f"{url}: {unfinished}; choose an earlier one of {folder}/ with --date")
     return found[2], found[1]
 
 

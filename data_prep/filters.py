@@ -108,9 +108,7 @@ def filter_corpus(
             examples[reason] = [*examples[reason], *named][: 4 * EXAMPLES]
     if not result["documents"]:
         why = ", ".join(f"{count:,} {reason}" for reason, count in result["dropped"].items())
-        raise UsageError(
-            f"{stage}: drops all documents ({why}); loosen its rules in the section {stage} of a configuration, or "
-            f"leave the stage out, under run with {stage}=null"
-        )
+        remedy = f"loosen its rules in the section {stage} of a configuration, or leave the stage out"
+        raise UsageError(f"{stage}: drops all documents ({why}); {remedy}, under run with {stage}=null")
     result |= {"examples": examples, **(notes or {})}
     return finish(record, settings, result, [*done.values(), *prepared.values()])

@@ -44,11 +44,10 @@ def _check_shares(paths: list[Path], config: SplitConfig) -> None:
     hashes = [sha256 for path in paths for sha256 in read_hashes(path)]
     wanted = {name for name in SPLITS if getattr(config, name, 1) > 0}
     if empty := wanted - {split_of(sha256, config.valid, config.test) for sha256 in hashes}:
-        raise UsageError(
-            f"--valid {config.valid} --test {config.test}: of {documents} documents, none is in "
-            f"{' and '.join(sorted(empty))}; {_better_shares(hashes, wanted)}; if a text file holds many documents, "
-            "extract it with --document-end blank or line"
-        )
+        none = f"of {documents} documents, none is in {' and '.join(sorted(empty))}"
+        remedy = "if a text file holds many documents, extract it with --document-end blank or line"
+        given = f"--valid {config.valid} --test {config.test}"
+        raise UsageError(f"{given}: {none}; {_better_shares(hashes, wanted)}; {remedy}")
 
 
 def _better_shares(hashes: list[str], wanted: set[str]) -> str:

@@ -81,10 +81,8 @@ def train(parts: Sequence[Path], out: Path, config: TokenizerConfig) -> Done:
     try:
         model = _trained(sample, config)
     except RuntimeError as error:
-        raise UsageError(
-            f"--vocab-size {config.vocab_size} does not suit this corpus of {len(sample):,} sample paragraphs; "
-            f"{_better_size(str(error), sample, config)}"
-        ) from error
+        unsuited = f"--vocab-size {config.vocab_size} does not suit this corpus of {len(sample):,} sample paragraphs"
+        raise UsageError(f"{unsuited}; {_better_size(str(error), sample, config)}") from error
     with replace_when_done(out / SENTENCEPIECE) as partial:
         partial.write_bytes(model)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
