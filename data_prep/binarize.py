@@ -62,14 +62,14 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     for split, paths in files.items():
         prefixes = [parts / f"{split}-{path.stem}" for path in paths]
         for path, prefix in zip(paths, prefixes, strict=True):
-            arguments = path, prefix, tokenizer, config.max_item_tokens
-            shards.append(Shard(prefix.name, arguments, path.stat().st_size, [path]))
+            given = path, prefix, tokenizer, config.max_item_tokens
+            shards.append(Shard(prefix.name, given, path.stat().st_size, [path]))
         targets = folders if split == "train" else folders[:1]
         for number, folder in enumerate(targets):
-            joined_files = prefixes[number :: len(targets)]
-            joins.append(Shard(f"join-{split}-{number:02d}", (joined_files, folder / split, encoder.symbols)))
+            arguments = folder / split, prefixes[number :: len(targets)], encoders.smallest_dtype(encoder.symbols)
+            joins.append(Shard(f"join-{split}-{number:02d}", arguments))
     encoded = run_shards(out, shards, encode_file, workers, "binarize", unit="B")
-    joined = run_shards(out, joins, join_files, min(workers, 4), "binarize: join")
+    joined = run_shards(out, joins, write_data, min(workers, 4), "binarize: join")
     lengths = np.sum([shard["result"]["lengths"] for shard in encoded.values()], axis=0)
     result = {"symbols": encoder.symbols, "length_edges": list(LENGTH_EDGES), "lengths": lengths.tolist()}
     for split, key in product(files, ("documents", "items", "tokens")):
@@ -101,12 +101,6 @@ def encode_file(source: Path, prefix: Path, tokenizer: Path, max_item_tokens: in
     result: dict[str, Any] = {"documents": len(ends), "items": len(encoded.sizes), "tokens": len(encoded.tokens)}
     result["lengths"] = np.histogram(lengths, LENGTH_EDGES)[0].tolist()
     return Done(result, with_suffixes(prefix, "tokens", "sizes"))
-
-
-def join_files(parts: list[Path], prefix: Path, symbols: int) -> Done:
-    """Write the data of one split from its encoded files."""
-    write_data(prefix, parts, encoders.smallest_dtype(symbols))
-    return Done({}, with_suffixes(prefix, "bin", "idx"))
 
 
 _encoder = lru_cache(maxsize=1)(encoders.load)  # once per process

@@ -54,17 +54,13 @@ def setting(default: Any, help: str, flag: str = "", **options: Any) -> Any:
 def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
     """Add a flag for each setting of a class."""
     for one in fields(settings):
-        options = dict(one.metadata)
-        if options:
-            flag = _flag(one)
-            del options["flag"]
-            options.pop("range", None)
+        if options := {key: value for key, value in one.metadata.items() if key not in ("flag", "range")}:
             if isinstance(one.default, bool | tuple):
                 options["default"] = one.default
             elif isinstance(one.default, int | float | str):
                 options |= {"type": type(one.default), "default": one.default}
                 options["help"] += " (default %(default)s)"
-            parser.add_argument(flag, dest=one.name, **options)
+            parser.add_argument(_flag(one), dest=one.name, **options)
 
 
 def _flag(one: Field[Any]) -> str:
@@ -77,6 +73,7 @@ def as_changes(words: Sequence[str]) -> list[str]:
     Messages name the flags of the stages. Those of a source are for all sources that have them.
     """
     sections = {"": ReadingConfig, "split.": SplitConfig, "tokenizer.": TokenizerConfig, "binarize.": BinarizeConfig}
+    known: dict[str, tuple[str, Any]]
     known = {f"--{name.replace('_', '-')}": (f"sources.*.{name}", None) for name in READER_SETTINGS}
     known |= {_flag(one): (prefix + one.name, one.default) for prefix, kind in sections.items() for one in fields(kind)}
     left: list[str] = []

@@ -23,6 +23,7 @@ from data_prep.fairseq_dict import EOS
 from data_prep.text.scripts import is_bound, sentence_ends
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.io.shards import Done
 
 # Characters that are encoded at a time: bounds the memory that a book of any size takes.
 BATCH_CHARACTERS = 1_000_000
@@ -143,7 +144,7 @@ def with_suffixes(prefix: Path, *suffixes: str) -> list[Path]:
     return [prefix.with_name(f"{prefix.name}.{suffix}") for suffix in suffixes]
 
 
-def write_data(prefix: Path, parts: Sequence[Path], dtype: type) -> None:
+def write_data(prefix: Path, parts: Sequence[Path], dtype: type) -> Done:
     """Write `prefix.bin` and `prefix.idx` from encoded documents, given by their prefixes, with tokens of `dtype`.
 
     The sizes of one file are in memory at a time.
@@ -169,6 +170,7 @@ def write_data(prefix: Path, parts: Sequence[Path], dtype: type) -> None:
             ends = np.cumsum(widths) + address
             index.write((ends - widths).data)
             address += int(widths.sum())
+    return Done({}, [data_path, index_path])
 
 
 def read_data(prefix: Path) -> EncodedDocuments:

@@ -28,30 +28,26 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses of a server that wi
 _UNSATISFIABLE = 416  # there is nothing after the start of the range
 
 
-class NotFound(Exception):
-    """The server has nothing at that address."""
-
-
-def read_page(url: str) -> str:
-    """The text of a small page, such as a list of checksums; raises as :func:`fetch` does."""
+def read_page(url: str, missing: str) -> str:
+    """The text of a small page, such as a list of checksums; arguments and errors are those of :func:`fetch`."""
 
     def attempt() -> str:
         with _get(url, {}) as response:
             return str(response.raw.read(LARGEST_PAGE), "utf-8", "replace")
 
-    return str(_with_retries(attempt, url, lambda: 0))
+    return str(_with_retries(attempt, url, missing, lambda: 0))
 
 
-def fetch(url: str, file: io.FileIO) -> None:
+def fetch(url: str, missing: str, file: io.FileIO) -> None:
     """Append to ``file`` what it lacks of the content of ``url``; the caller verifies the result.
 
-    Raises NotFound if there is no such file, UsageError if the disk is full, the server refuses, or the connection
-    fails repeatedly.
+    Raises UsageError if there is no such file, which means ``missing``, if the disk is full, the server refuses, or
+    the connection fails repeatedly.
     """
-    _with_retries(lambda: _fetch_rest(url, file), url, lambda: _size(file))
+    _with_retries(lambda: _fetch_rest(url, file), url, missing, lambda: _size(file))
 
 
-def _with_retries(attempt: Callable[[], Any], url: str, progress: Callable[[], int]) -> Any:
+def _with_retries(attempt: Callable[[], Any], url: str, missing: str, progress: Callable[[], int]) -> Any:
     """Call ``attempt`` until it succeeds; ``progress`` counts the bytes that have arrived."""
     new = Retry(ATTEMPTS - 1, backoff_factor=BACKOFF, backoff_max=LONGEST_WAIT, retry_after_max=LONGEST_WAIT)
     retries, furthest = new, progress()
@@ -65,7 +61,7 @@ def _with_retries(attempt: Callable[[], Any], url: str, progress: Callable[[], i
             assert error.response is not None  # raise_for_status sets it
             error.response.close()
             if error.response.status_code == 404:
-                raise NotFound(url) from error
+                raise UsageError(f"{url}: {missing}") from error
             if error.response.status_code not in _TRANSIENT:
                 remedy = "try it in a browser, or choose another --mirror"
                 raise UsageError(f"{url}: the server refuses ({error}); {remedy}") from error
