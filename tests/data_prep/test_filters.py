@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import resource
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,17 @@ def ids_of(corpus: Path, out: Path, config: NearDuplicates) -> list[str]:
     """Ids of the documents that dedup keeps."""
     dedup(corpus, out, config, 0)
     return ids(out)
+
+
+def test_a_corpus_of_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path / "corpus", [[prose(n, 2)] for n in range(60)])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 30, before[1]))
+    try:
+        assert len(ids_of(corpus, tmp_path / "out", NearDuplicates(repeated_paragraphs=9))) == 60
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_paragraph_in_many_documents_is_removed_if_asked_for(tmp_path: Path) -> None:
