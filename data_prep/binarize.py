@@ -2,6 +2,7 @@
 
 import shutil
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,13 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
     files = {split: corpus_files(corpus / split) for split in SPLITS if (corpus / split).is_dir()}
     for split, paths in files.items():
         if not any(pq.read_metadata(path).num_rows for path in paths):
-            raise UsageError(
-                f"{corpus / split}: no documents; delete {corpus} and make it again with `python -m data_prep split`, "
-                f"with a share for {split} that gives it some, or none (--{split} 0)"
-            )
-    if config.shards > len(files["train"]):
-        raise UsageError(
-            f"--shards {config.shards}: the corpus has only {len(files['train'])} files, and a file goes to one shard; "
-            "ask for fewer shards, or make smaller files with extract --file-characters"
-        )
+            again = f"delete {corpus} and make it again with `python -m data_prep split`"
+            share = f"with a share for {split} that gives it some, or none (--{split} 0)"
+            raise UsageError(f"{corpus / split}: no documents; {again}, {share}")
+    if config.shards > (most := len(files["train"])):
+        remedy = "ask for fewer shards, or make smaller files with extract --file-characters"
+        few = f"the corpus has only {most} files, and a file goes to one shard"
+        raise UsageError(f"--shards {config.shards}: {few}; {remedy}")
     prepare_pool(__name__)  # the pool imports while this process reads the tokenizer
     encoder = _encoder(tokenizer)
     settings = {
@@ -57,33 +56,30 @@ def binarize(corpus: Path, tokenizer: Path, out: Path, config: BinarizeConfig, w
         return finished
 
     # Each file is encoded for itself; then the encoded files of a split are joined.
-    parts = out / WORK / "parts"
-    prefixes = {split: [parts / f"{split}-{path.stem}" for path in paths] for split, paths in files.items()}
-    shards = [
-        Shard(prefix.name, (path, prefix, tokenizer, config.max_item_tokens), path.stat().st_size, [path])
-        for split, paths in files.items()
-        for path, prefix in zip(paths, prefixes[split], strict=True)
-    ]
-    encoded = run_shards(out, shards, encode_file, workers, "binarize", unit="B")
-    folders = data_folders(out, config.shards)
-    joins = []
-    for split, paths in prefixes.items():
+    parts, folders = out / WORK / "parts", data_folders(out, config.shards)
+    shards: list[Shard] = []
+    joins: list[Shard] = []
+    for split, paths in files.items():
+        prefixes = [parts / f"{split}-{path.stem}" for path in paths]
+        for path, prefix in zip(paths, prefixes, strict=True):
+            given = path, prefix, tokenizer, config.max_item_tokens
+            shards.append(Shard(prefix.name, given, path.stat().st_size, [path]))
         targets = folders if split == "train" else folders[:1]
         for number, folder in enumerate(targets):
-            joins.append(
-                Shard(f"join-{split}-{number:02d}", (paths[number :: len(targets)], folder / split, encoder.symbols))
-            )
-    joined = run_shards(out, joins, join_files, min(workers, 4), "binarize: join")
+            arguments = folder / split, prefixes[number :: len(targets)], encoders.smallest_dtype(encoder.symbols)
+            joins.append(Shard(f"join-{split}-{number:02d}", arguments))
+    encoded = run_shards(out, shards, encode_file, workers, "binarize", unit="B")
+    joined = run_shards(out, joins, write_data, min(workers, 4), "binarize: join")
     lengths = np.sum([shard["result"]["lengths"] for shard in encoded.values()], axis=0)
     result = {"symbols": encoder.symbols, "length_edges": list(LENGTH_EDGES), "lengths": lengths.tolist()}
-    for split in files:
-        for key in ("documents", "items", "tokens"):
-            result[f"{split}_{key}"] = sum(encoded[prefix.name]["result"][key] for prefix in prefixes[split])
+    for split, key in product(files, ("documents", "items", "tokens")):
+        counts = (encoded[f"{split}-{path.stem}"]["result"][key] for path in files[split])
+        result[f"{split}_{key}"] = sum(counts)
     copies = {}
-    for path in (folder / name for folder in folders for name in encoder.files):
-        with replace_when_done(path) as partial:
-            shutil.copyfile(tokenizer / path.name, partial)
-        copies[str(path.relative_to(out))] = digest(path)
+    for folder, name in product(folders, encoder.files):
+        with replace_when_done(folder / name) as partial:
+            shutil.copyfile(tokenizer / name, partial)
+        copies[str((folder / name).relative_to(out))] = digest(folder / name)
     done = [*encoded.values(), *joined.values(), {"files": copies, "seconds": 0}]
     content = finish(record, settings, result, done)
     shutil.rmtree(parts, ignore_errors=True)  # another task may be doing the same
@@ -105,12 +101,6 @@ def encode_file(source: Path, prefix: Path, tokenizer: Path, max_item_tokens: in
     result: dict[str, Any] = {"documents": len(ends), "items": len(encoded.sizes), "tokens": len(encoded.tokens)}
     result["lengths"] = np.histogram(lengths, LENGTH_EDGES)[0].tolist()
     return Done(result, with_suffixes(prefix, "tokens", "sizes"))
-
-
-def join_files(parts: list[Path], prefix: Path, symbols: int) -> Done:
-    """Write the data of one split from its encoded files."""
-    write_data(prefix, parts, encoders.smallest_dtype(symbols))
-    return Done({}, with_suffixes(prefix, "bin", "idx"))
 
 
 _encoder = lru_cache(maxsize=1)(encoders.load)  # once per process

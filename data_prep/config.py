@@ -54,17 +54,13 @@ def setting(default: Any, help: str, flag: str = "", **options: Any) -> Any:
 def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
     """Add a flag for each setting of a class."""
     for one in fields(settings):
-        options = dict(one.metadata)
-        if options:
-            flag = _flag(one)
-            del options["flag"]
-            options.pop("range", None)
+        if options := {key: value for key, value in one.metadata.items() if key not in ("flag", "range")}:
             if isinstance(one.default, bool | tuple):
                 options["default"] = one.default
             elif isinstance(one.default, int | float | str):
                 options |= {"type": type(one.default), "default": one.default}
                 options["help"] += " (default %(default)s)"
-            parser.add_argument(flag, dest=one.name, **options)
+            parser.add_argument(_flag(one), dest=one.name, **options)
 
 
 def _flag(one: Field[Any]) -> str:
@@ -76,20 +72,20 @@ def as_changes(words: Sequence[str]) -> list[str]:
 
     Messages name the flags of the stages. Those of a source are for all sources that have them.
     """
-    keys = {f"--{name.replace('_', '-')}": f"sources.*.{name}" for name in READER_SETTINGS}
     sections = {"": ReadingConfig, "split.": SplitConfig, "tokenizer.": TokenizerConfig, "binarize.": BinarizeConfig}
-    keys |= {_flag(one): f"{prefix}{one.name}" for prefix, section in sections.items() for one in fields(section)}
-    defaults = {_flag(one): one.default for section in sections.values() for one in fields(section)}
+    known: dict[str, tuple[str, Any]]
+    known = {f"--{name.replace('_', '-')}": (f"sources.*.{name}", None) for name in READER_SETTINGS}
+    known |= {_flag(one): (prefix + one.name, one.default) for prefix, kind in sections.items() for one in fields(kind)}
     left: list[str] = []
     changes: list[str] = []
     given = list(words)
     while given:
         word = given.pop(0)
         flag, equals, value = word.partition("=")
-        if flag not in keys:
+        if flag not in known:
             left.append(word)
             continue
-        default = defaults.get(flag)
+        key, default = known[flag]
         if isinstance(default, bool):
             value = str(not default).lower()
         elif isinstance(default, tuple):
@@ -99,7 +95,7 @@ def as_changes(words: Sequence[str]) -> list[str]:
             value = json.dumps(values, ensure_ascii=False)
         elif not equals:
             value = given.pop(0) if given else ""
-        changes.append(f"{keys[flag]}={value}")
+        changes.append(f"{key}={value}")
     return left + changes
 
 
@@ -239,9 +235,8 @@ class TokenizerConfig(Checked):
             raise UsageError(f"--vocab-size {self.vocab_size}: must be at least {self.smallest}, for {what}")
         if self.vocab_size % VOCAB_MULTIPLE:
             near = round(self.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-            raise UsageError(
-                f"--vocab-size {self.vocab_size}: must be a multiple of {VOCAB_MULTIPLE}, for example {near}"
-            )
+            multiple = f"must be a multiple of {VOCAB_MULTIPLE}, for example {near}"
+            raise UsageError(f"--vocab-size {self.vocab_size}: {multiple}")
 
     @property
     def smallest(self) -> int:

@@ -111,10 +111,8 @@ def corpus_files(corpus: Path) -> list[Path]:
         except (pa.ArrowException, OSError) as error:
             raise UsageError(f"{path}: not a Parquet file ({error}); delete it and make it again") from error
         if missing:
-            raise UsageError(
-                f"{path}: no column {', '.join(sorted(missing))}; "
-                "import other Parquet files with `python -m data_prep extract --source parquet`"
-            )
+            remedy = "import other Parquet files with `python -m data_prep extract --source parquet`"
+            raise UsageError(f"{path}: no column {', '.join(sorted(missing))}; {remedy}")
     return paths
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.config import DecontaminateConfig
 from data_prep.corpus import Document
-from data_prep.filters import Dropped, Shortened, Verdict, filter_corpus, filter_file
+from data_prep.filters import Verdict, dropped, filter_corpus, filter_file
 from data_prep.text.benchmarks import KINDS, benchmark_examples, benchmark_files
 from data_prep.text.ngrams import Match, NgramIndex
 from linformer_fairseq.errors import UsageError
@@ -31,11 +31,9 @@ def decontaminate(corpus: Path, out: Path, config: DecontaminateConfig, workers:
     settings = {"benchmarks": names_and_sizes(files), "remove": config.remove, "window": config.window}
     index = out / WORK / "ngrams.npz"
     unread = [str(path) for folder in folders for path in benchmark_files(folder)[1]]
+    remedy = f"give them as one of {', '.join(KINDS)}, with dev, valid or test in the name"
     for name in unread:
-        print(
-            f"decontaminate: {name} is not read, so its examples stay; give them as one of {', '.join(KINDS)}, with "
-            "dev, valid or test in the name"
-        )
+        print(f"decontaminate: {name} is not read, so its examples stay; {remedy}")
 
     def prepare() -> dict[str, dict[str, Any]]:
         return run_shards(out, [Shard("ngrams", (folders, index), 1, files)], build_index, 0, "decontaminate: index")
@@ -78,29 +76,29 @@ def _decontaminate_file(source: Path, target: Path, index: Path, config: Deconta
     def judge(_: int, document: Document) -> Verdict:
         found = ngrams.matches(document.text)
         if not found:
-            return document
+            return Verdict(document)
         text = document.text
         windows = _windows(text, found, config.window) if config.remove == "window" else [(0, len(text))]
         bounds = [(0, 0), *windows, (len(text), len(text))]
         between = (text[end:start].strip() for (_, end), (start, _) in pairwise(bounds))
         parts = [part for part in between if len(part) >= max(1, config.window)]
         if not 0 < len(parts) <= MOST_PARTS:
-            return Dropped(REASON, found[0].example[:100])
+            return dropped(REASON, found[0].example[:100])
         removed = {f"window around a {REASON}": len(windows)}
-        return Shortened(replace(document, text="\n".join(parts)), removed, found[0].example[:100])
+        return Verdict(replace(document, text="\n".join(parts)), removed, found[0].example[:100])
 
     return filter_file(source, target, judge)
 
 
 def _windows(text: str, matches: list[Match], window: int) -> list[tuple[int, int]]:
     """What is taken out, (start, end), in order and apart; it begins and ends between words, or between graphemes."""
-    found: list[tuple[int, int]] = []
+    found: list[list[int]] = []
     for match in sorted(matches):
         start, end = max(0, match.start - window), min(len(text), match.end + window)
         if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(end, found[-1][1]))
+            found[-1][1] = max(end, found[-1][1])
         else:
-            found.append((start, end))
+            found.append([start, end])
     return [(_between(text, start, -1), _between(text, end, 1)) for start, end in found]
 
 

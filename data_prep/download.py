@@ -17,10 +17,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep.config import DownloadConfig
-from data_prep.transfer import NotFound, fetch, read_page
+from data_prep.transfer import fetch, read_page
 from linformer_fairseq.errors import UsageError
 
-_CODE = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _DATABASES = {"be-tarask": "be_x_old"}  # the one Wikipedia whose address and database have different names
 _CODES = (
     "the code of a language is what the address of its Wikipedia begins with, as in simple.wikipedia.org; "
@@ -36,11 +35,11 @@ def download(language: str, out: Path, config: DownloadConfig) -> Path:
     no connection, or the file arrives damaged twice.
     """
     code = language.lower()
-    if not _CODE.fullmatch(code):
+    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", code):
         raise UsageError(f"language {language!r}: no such Wikipedia; {_CODES}")
     if not re.match(r"https?://[^/]", config.mirror):
-        example = DownloadConfig.mirror
-        raise UsageError(f"--mirror {config.mirror}: must begin with https:// or http://, for example {example}")
+        rule = f"must begin with https:// or http://, for example {DownloadConfig.mirror}"
+        raise UsageError(f"--mirror {config.mirror}: {rule}")
     if not re.fullmatch(r"latest|\d{8}", config.date):
         raise UsageError(f"--date {config.date}: must be like 20260101, or latest")
     wiki = _DATABASES.get(code, code).replace("-", "_") + "wiki"
@@ -52,10 +51,8 @@ def download(language: str, out: Path, config: DownloadConfig) -> Path:
         return target
     with _partial(target) as (file, path):
         for last in (False, True):
-            try:
-                fetch(f"{folder}/{name.split('-')[1]}/{name}", file)
-            except NotFound as error:
-                raise UsageError(f"{error}: listed, but not on this server; choose another --mirror") from error
+            url = f"{folder}/{name.split('-')[1]}/{name}"
+            fetch(url, "listed, but not on this server; choose another --mirror", file)
             if _verified(path, sha1):
                 break
             file.truncate(0)
@@ -75,18 +72,13 @@ def download(language: str, out: Path, config: DownloadConfig) -> Path:
 def _listed(folder: str, wiki: str, date: str) -> tuple[str, str]:
     """Name and SHA-1 of the file, from the server's list."""
     url = f"{folder}/{date}/{wiki}-{date}-sha1sums.txt"
-    try:
-        page = read_page(url)
-    except NotFound as error:
-        dumps = "" if date == "latest" else f", or no dump of this date: see {folder}/"
-        raise UsageError(f"{url}: not found, so there is no such Wikipedia{dumps}; {_CODES}") from error
+    dumps = "" if date == "latest" else f", or no dump of this date: see {folder}/"
+    page = read_page(url, f"not found, so there is no such Wikipedia{dumps}; {_CODES}")
     pattern = rf"^([0-9a-f]{{40}})\s+\*?({wiki}-\d{{8}}-pages-articles-multistream\.xml\.bz2)\s*$"
     found = re.search(pattern, page, re.MULTILINE)
     if found is None:
-        raise UsageError(
-            f"{url}: lists no pages-articles-multistream.xml.bz2, so this dump is not finished; "
-            f"choose an earlier one of {folder}/ with --date"
-        )
+        unfinished = "lists no pages-articles-multistream.xml.bz2, so this dump is not finished"
+        raise UsageError(f"{url}: {unfinished}; choose an earlier one of {folder}/ with --date")
     return found[2], found[1]
 
 

@@ -3,10 +3,8 @@
 Every paragraph ends with </s>. Every document ends with one more </s>, alone in its item: `--sample-break-mode
 complete_doc` recognises the end of a document by it. fairseq refuses items longer than `--tokens-per-sample`, so a
 paragraph longer than `--max-item-tokens` is cut into several items, where a sentence ends if possible. Only the last
-one ends with </s>: the stream is the same with and without cuts.
-
-The files are written from whole arrays. They are those of fairseq's own writer, which takes one item at a time and
-takes longer to import than ten megabytes take to encode.
+one ends with </s>: the stream is the same with and without cuts. The files are those of fairseq's own writer, which
+takes one item at a time.
 """
 
 import shutil
@@ -25,6 +23,7 @@ from data_prep.fairseq_dict import EOS
 from data_prep.text.scripts import is_bound, sentence_ends
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.io.shards import Done
 
 # Characters that are encoded at a time: bounds the memory that a book of any size takes.
 BATCH_CHARACTERS = 1_000_000
@@ -84,16 +83,13 @@ def join_paragraphs(ids: Ids, lengths: Lengths, paragraphs: Lengths) -> tuple[Id
 
 
 def item_sizes(stream: Ids, sizes: Lengths, encoder: Encoder, max_item_tokens: int) -> Lengths:
-    """Lengths of the items of a stream, (T,), after the paragraphs that are too long have been cut.
-
-    `sizes` are the tokens of each paragraph with its </s>.
-    """
-    offsets = np.cumsum(sizes) - sizes
+    """Lengths of the items of a stream, (T,), from the tokens of each paragraph with its </s>; long ones are cut."""
+    ends = np.cumsum(sizes)
     found: list[Lengths] = []
     done = 0
     for position in np.flatnonzero(sizes > max_item_tokens).tolist():
-        begin = offsets[position]
-        found += [sizes[done:position], cut(stream[begin : begin + sizes[position]], encoder, max_item_tokens)]
+        paragraph = stream[ends[position] - sizes[position] : ends[position]]
+        found += [sizes[done:position], cut(paragraph, encoder, max_item_tokens)]
         done = position + 1
     return np.concatenate([*found, sizes[done:]])
 
@@ -104,16 +100,12 @@ def cut(paragraph: Ids, encoder: Encoder, max_item_tokens: int) -> Lengths:
     In the second half of an item, the last end of a sentence is cut at, or else the last beginning of a word, or the
     last bound of a grapheme.
     """
-    # At least two tokens are left after a cut: an item of one token would end a document.
-    found = []
-    begin: int = 0
-    end: int = len(paragraph)
-    while end - begin > max_item_tokens:
-        first, last = begin + max_item_tokens // 2, min(begin + max_item_tokens, end - 2)
-        stop = _stop(paragraph, first, last, encoder)
-        found.append(stop - begin)
-        begin = stop
-    return np.array([*found, end - begin], dtype=np.int64)
+    stops = [0]
+    while len(paragraph) - stops[-1] > max_item_tokens:
+        # At least two tokens are left after a cut: an item of one token would end a document.
+        last = min(stops[-1] + max_item_tokens, len(paragraph) - 2)
+        stops.append(_stop(paragraph, stops[-1] + max_item_tokens // 2, last, encoder))
+    return np.diff([*stops, len(paragraph)])
 
 
 def _stop(paragraph: Ids, first: int, last: int, encoder: Encoder) -> int:
@@ -152,7 +144,7 @@ def with_suffixes(prefix: Path, *suffixes: str) -> list[Path]:
     return [prefix.with_name(f"{prefix.name}.{suffix}") for suffix in suffixes]
 
 
-def write_data(prefix: Path, parts: Sequence[Path], dtype: type) -> None:
+def write_data(prefix: Path, parts: Sequence[Path], dtype: type) -> Done:
     """Write `prefix.bin` and `prefix.idx` from encoded documents, given by their prefixes, with tokens of `dtype`.
 
     The sizes of one file are in memory at a time.
@@ -178,6 +170,7 @@ def write_data(prefix: Path, parts: Sequence[Path], dtype: type) -> None:
             ends = np.cumsum(widths) + address
             index.write((ends - widths).data)
             address += int(widths.sum())
+    return Done({}, [data_path, index_path])
 
 
 def read_data(prefix: Path) -> EncodedDocuments:

@@ -7,6 +7,7 @@ strings: an array maps the ids of the model to those of fairseq.
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -18,7 +19,6 @@ import numpy.typing as npt
 import sentencepiece
 
 from data_prep.fairseq_dict import DICTIONARY, FILLER, MASK, SPECIALS, UNK, read_dictionary
-from data_prep.token_bytes import SPACE_BYTE, SPACE_PIECE, UNKNOWN, gpt2_bytes, is_gpt2, piece_bytes
 from linformer_fairseq.errors import UsageError
 
 SENTENCEPIECE = "sentencepiece.model"
@@ -28,6 +28,13 @@ PALETTE = "palette.json"
 HUGGINGFACE = "huggingface"  # the folder, in a tokenizer folder, of a tokenizer that Hugging Face's libraries read
 HUGGINGFACE_FAST = "tokenizer.json"
 _OTHER_MODEL = "give the dictionary that was made with this model, or delete it and import the model alone"
+
+SPACE_PIECE, SPACE_BYTE = "\u2581", "\u0120"  # how sentencepiece and GPT-2 write the space before a word
+UNKNOWN = "\ufffd".encode()  # stands for text that a token does not give back
+# GPT-2 writes each byte as a character: itself if that can be seen, else one of those that follow U+0100.
+_SEEN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(0x100) if byte not in _SEEN]
+_GPT2_BYTES = {chr(byte): byte for byte in _SEEN} | {chr(0x100 + i): byte for i, byte in enumerate(_OTHERS)}
 
 Ids = npt.NDArray[np.integer]
 Lengths = npt.NDArray[np.int64]
@@ -93,10 +100,8 @@ def load(folder: Path) -> Encoder:
     """The encoder of a tokenizer folder; UsageError if a file is missing or broken, or dict.txt of another model."""
     if (folder / SENTENCEPIECE).is_file():
         return SentencePieceEncoder(folder)
-    if (folder / HUGGINGFACE / HUGGINGFACE_FAST).is_file():
-        return HuggingFaceEncoder(folder)
-    if (folder / GPT2_VOCABULARY).is_file():
-        return Gpt2Encoder(folder)
+    if (folder / HUGGINGFACE / HUGGINGFACE_FAST).is_file() or (folder / GPT2_VOCABULARY).is_file():
+        return TokenizersEncoder(folder)
     if (folder / PALETTE).is_file():
         from data_prep.palette import PaletteEncoder
 
@@ -138,7 +143,7 @@ class SentencePieceEncoder(Encoder):
         return _concatenated(each)
 
     def _surface(self, name: str) -> bytes:
-        return piece_bytes(name)
+        return _piece_bytes(name)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         runs: list[list[str]] = [[]]
@@ -150,73 +155,40 @@ class SentencePieceEncoder(Encoder):
         return MASK.join(self._processor.decode_pieces(run) for run in runs)
 
 
-class Gpt2Encoder(Encoder):
-    """GPT-2's byte-level BPE by the Rust library `tokenizers`; RoBERTa's is the same with its own dict.txt."""
+class TokenizersEncoder(Encoder):
+    """A tokenizer of the Rust library `tokenizers`; the symbols of dict.txt are its ids, in any order.
 
-    files = (GPT2_VOCABULARY, GPT2_MERGES, DICTIONARY)
-
-    def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # an optional dependency
-
-        path, merges = folder / GPT2_VOCABULARY, folder / GPT2_MERGES
-        vocabulary = read_gpt2_vocabulary(path)
-        try:
-            lines = merges.read_text(encoding="utf-8").split("\n")[1:-1]
-            pairs = [(left, right) for left, right in map(str.split, lines)]
-            self._tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise UsageError(f"{merges}: does not match its {path.name} ({error}); download both again") from error
-        self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self._decoder = decoders.ByteLevel()
-        self._tokens = {str(i): token for token, i in vocabulary.items()}
-        self._set_symbols(
-            path,
-            {i: str(i) for i in vocabulary.values()},
-            [str(i) for token, i in vocabulary.items() if token != END_OF_TEXT],
-            lambda name: self._tokens.get(name, "").startswith(SPACE_BYTE),
-        )
-
-    def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
-        encoded = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
-        ids, lengths = _concatenated([np.array(text_ids, dtype=np.int64) for text_ids in encoded])
-        return self._to_fairseq[ids], lengths
-
-    def _surface(self, name: str) -> bytes:
-        return gpt2_bytes(self._tokens.get(name, name))
-
-    def decode(self, ids: Sequence[int] | Ids) -> str:
-        return str(self._decoder.decode([self._tokens.get(name, name) for name in self._shown(ids)]))
-
-
-class HuggingFaceEncoder(Encoder):
-    """A tokenizer of the library `tokenizers`; the symbols of dict.txt are its ids, in any order.
-
-    As there, the names of special tokens in a text, such as [MASK], are read as these tokens.
+    It is the byte-level BPE of GPT-2 and RoBERTa, or that of a converted model. The latter reads the names of special
+    tokens in a text, such as [MASK], as these tokens.
     """
 
     def __init__(self, folder: Path) -> None:
         path = folder / HUGGINGFACE
-        kept = [str(found.relative_to(folder)) for found in sorted(path.rglob("*")) if found.is_file()]
-        beside = [name for name in (GPT2_VOCABULARY, GPT2_MERGES) if (folder / name).is_file()]
-        self.files = (*kept, *beside, DICTIONARY)
-        self._tokenizer = load_huggingface(path / HUGGINGFACE_FAST)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.special = special = special_ids(path / HUGGINGFACE_FAST, self._tokenizer)
-        names = {i: name for name, i in self._tokenizer.get_vocab().items()}
-        self._names = names
+        files = [folder / GPT2_VOCABULARY, folder / GPT2_MERGES]
+        if (path / HUGGINGFACE_FAST).is_file():
+            files = [*sorted(path.rglob("*")), *files]
+            self._tokenizer = load_huggingface(path / HUGGINGFACE_FAST)
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self.special = special_ids(path / HUGGINGFACE_FAST, self._tokenizer)
+        else:
+            path = folder / GPT2_VOCABULARY
+            self._tokenizer = _load_gpt2(path, folder / GPT2_MERGES)
+        self.files = (*(str(file.relative_to(folder)) for file in files if file.is_file()), DICTIONARY)
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        self._tokens = {str(i): token for token, i in vocabulary.items()}
         self._inner = inner = getattr(self._tokenizer.model, "continuing_subword_prefix", None)  # of WordPiece
-        space = (SPACE_PIECE, SPACE_BYTE)
+        self._never = {self._tokens[str(i)] for i in self.special or ()} or {END_OF_TEXT}  # what no text becomes
 
         def begins(name: str) -> bool:
-            token = names[int(name)] if name.isdecimal() else name
-            return not token.startswith(inner) if inner else token.startswith(space)
+            token = self._tokens.get(name, name)
+            return not token.startswith(inner) if inner else token.startswith((SPACE_PIECE, SPACE_BYTE))
 
-        ordinary = [str(i) for i in sorted(names) if i not in special]
-        self._set_symbols(path, {i: str(i) for i in names}, ordinary, begins)
-        self._own = {self._index[name]: int(name) for name in ordinary}
-        for ours, theirs in zip((*range(len(SPECIALS)), self.symbols - 1), special, strict=True):
-            self._to_fairseq[theirs], self._own[ours] = ours, theirs
+        produced = [str(i) for i in sorted(vocabulary.values()) if self._tokens[str(i)] not in self._never]
+        self._set_symbols(path, {i: str(i) for i in vocabulary.values()}, produced, begins)
+        self._texts = [self._tokens.get(name, name) for name in self.names]
+        for ours, theirs in zip((*range(len(SPECIALS)), self.symbols - 1), self.special or (), strict=False):
+            self._to_fairseq[theirs], self._texts[ours] = ours, self._tokens[str(theirs)]
 
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
         encoded = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
@@ -224,19 +196,46 @@ class HuggingFaceEncoder(Encoder):
         return self._to_fairseq[ids], lengths
 
     def _surface(self, name: str) -> bytes:
-        token = self._names.get(int(name), name) if name.isdecimal() else name
+        token = self._tokens.get(name, name)
         if self._inner:
             return token.removeprefix(self._inner).encode() if token.startswith(self._inner) else f" {token}".encode()
-        return gpt2_bytes(token) if self._byte_level else piece_bytes(token)
+        if not self._byte_level:
+            return _piece_bytes(token)
+        return bytes(map(_GPT2_BYTES.__getitem__, token)) if token and _is_gpt2(token) else UNKNOWN
 
     @cached_property
     def _byte_level(self) -> bool:
-        special = {self._names[i] for i in self.special or ()}
-        return all(is_gpt2(token) for token in self._names.values() if token not in special)
+        return all(map(_is_gpt2, {*self._tokens.values()} - self._never))
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        own = [self._own[int(i)] for i in ids if i >= UNK and int(i) in self._own]
-        return str(self._tokenizer.decode(own, skip_special_tokens=False))
+        tokens = [self._texts[i] for i in ids if i >= UNK]
+        decoder = self._tokenizer.decoder
+        return str(decoder.decode(tokens)) if decoder else " ".join(tokens)
+
+
+def _is_gpt2(token: str) -> bool:
+    return _GPT2_BYTES.keys() >= set(token)
+
+
+def _piece_bytes(piece: str) -> bytes:
+    """The text of a piece of sentencepiece; pieces such as `<0x0A>` are bytes."""
+    found = re.fullmatch("<0x([0-9A-F]{2})>", piece)
+    return bytes.fromhex(found[1]) if found else piece.replace(SPACE_PIECE, " ").encode()
+
+
+def _load_gpt2(path: Path, merges: Path) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # an optional dependency
+
+    vocabulary = read_gpt2_vocabulary(path)
+    try:
+        lines = merges.read_text(encoding="utf-8").split("\n")[1:-1]
+        pairs = [(left, right) for left, right in map(str.split, lines)]
+        tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise UsageError(f"{merges}: does not match its {path.name} ({error}); download both again") from error
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def load_huggingface(path: Path) -> Any:

@@ -18,8 +18,9 @@ from linformer_fairseq.io.files import digest, write_text
 from linformer_fairseq.io.records import begun, finish
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
-_MODULES = (wikipedia, doc, text, books, jsonl, tables, docstrings, images)
-READERS: dict[str, ModuleType] = dict(zip(SOURCES, _MODULES, strict=True))
+READERS: dict[str, ModuleType] = dict(
+    zip(SOURCES, (wikipedia, doc, text, books, jsonl, tables, docstrings, images), strict=True)
+)
 # Small files are read together: a shard of work should take seconds, not milliseconds.
 SHARD_BYTES = 8 << 20
 
@@ -31,8 +32,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     files in `extract-<name>.sha256`, which `sha256sum --check` reads.
 
     Inputs are files, folders or archives, wildcards expanded, also on storage that fsspec reads (`s3://…`, `gs://…`,
-    `hf://…`); `-` is standard input. For `docstrings`, they are folders
-    of Python packages, or nothing for all packages of the running environment.
+    `hf://…`); `-` is standard input. For `docstrings`, they are folders of Python packages, or nothing for all.
     """
     source, name = config.source, config.source if config.name is None else config.name
     if not re.fullmatch(r"\w[\w. -]*", name):
@@ -71,12 +71,15 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     for line in skipped[:10]:
         print(f"skipped: {line}")
     left_out = sum((Counter(result["left_out"]) for result in results), problems.left_out)
-    _print_left_out(left_out, problems.files + sum(result.get("files", 0) for result in results))
+    kinds = {reason.removesuffix(" files"): n for reason, n in sorted(left_out.items()) if reason.endswith(" files")}
+    if kinds:
+        files = problems.files + sum(result.get("files", 0) for result in results)
+        named = ", ".join(f"{kind} ({n:,})" if len(kinds) > 1 else kind for kind, n in kinds.items())
+        print(f"{sum(kinds.values()):,} of {files:,} files left out: {named}")
     result: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
     if not result["documents"]:
         raise UsageError(f"--source {source}: no text found in {', '.join(map(str, config.inputs))}")
-    result["left_out"] = left_out
-    result["skipped"] = skipped
+    result |= {"left_out": left_out, "skipped": skipped}
     return finish(record, settings, result, [*({**shard, "inputs": []} for shard in done.values()), hashes])
 
 
@@ -108,14 +111,6 @@ def _reader_settings(config: SourceConfig) -> dict[str, Any]:
             raise UsageError(f"{flag}: --source {config.source} has no such setting; it is for {others}")
     check_encoding(config.encoding)
     return given
-
-
-def _print_left_out(left_out: Counter[str], files: int) -> None:
-    """Say which kinds of files were left out, such as `6 of 7 files left out: .xyz`."""
-    kinds = {reason.removesuffix(" files"): n for reason, n in sorted(left_out.items()) if reason.endswith(" files")}
-    if kinds:
-        named = ", ".join(f"{kind} ({n:,})" if len(kinds) > 1 else kind for kind, n in kinds.items())
-        print(f"{sum(kinds.values()):,} of {files:,} files left out: {named}")
 
 
 def _version(path: Any) -> list[str]:
@@ -174,9 +169,11 @@ def _shards(name: str, files: Iterable[Sequence[Piece]], hashed: Sequence[Path])
                 del left[piece.path]
                 groups[-1][1].append(piece.path)
             size += piece.size
-    shards = [
-        Shard(n, (group, n), sum(piece.size for piece in group), inputs)
-        for n, (group, inputs) in ((f"{name}-{number:05d}", found) for number, found in enumerate(groups))
-    ]
-    rest = ((f"{name}-sha256-{number:05d}", path) for number, path in enumerate(left))
-    return shards + [Shard(n, ((), n), path.stat().st_size, [path]) for n, path in rest]
+    shards = []
+    for number, (group, inputs) in enumerate(groups):
+        label = f"{name}-{number:05d}"
+        shards.append(Shard(label, (group, label), sum(piece.size for piece in group), inputs))
+    for number, path in enumerate(left):
+        label = f"{name}-sha256-{number:05d}"
+        shards.append(Shard(label, ((), label), path.stat().st_size, [path]))
+    return shards

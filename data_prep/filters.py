@@ -4,11 +4,10 @@ Each input file becomes the output file of the same name. A dropped document is 
 few of each reason are named in the record of the stage, so that a person can judge the rule.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,70 +19,55 @@ from linformer_fairseq.io.records import begun, finish, names_and_sizes
 from linformer_fairseq.io.shards import Done, Shard, run_shards
 
 DROPPED = ".dropped"  # the folder, in the output, of what was dropped; hidden, as it is no part of the corpus
-DROPPED_COLUMNS = ("id", "reason", "detail", "beside")
 DROPPED_SCHEMA = pa.schema(
-    [("row", pa.int64()), ("characters", pa.int64()), *((name, pa.string()) for name in DROPPED_COLUMNS)]
+    dict.fromkeys(("row", "characters"), pa.int64()) | dict.fromkeys(("id", "reason", "detail", "beside"), pa.string())
 )
-EXAMPLES = 3  # dropped documents named per file and reason
+EXAMPLES = 3  # documents named per file and reason
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """Why a document is dropped."""
+class Verdict(NamedTuple):
+    """What becomes of a document."""
 
-    reason: str
+    document: Document | None  # None if it is dropped
+    reasons: Mapping[str, int] = {}  # why it is dropped, or the parts that are taken out by reason
     detail: str = ""
     beside: str = ""  # `FILE:ROW`, in the corpus that is read, of the document that it repeats
 
 
-@dataclass(frozen=True)
-class Shortened:
-    """A document that is kept without parts of it: their number by reason, and what they are."""
-
-    document: Document
-    removed: Mapping[str, int]
-    detail: str = ""
-
-
-Verdict = Document | Shortened | Dropped
+def dropped(reason: str, detail: str = "", beside: str = "") -> Verdict:
+    """The verdict on a document that is not kept."""
+    return Verdict(None, {reason: 1}, detail, beside)
 
 
 def filter_file(source: Path, target: Path, judge: Callable[[int, Document], Verdict]) -> Done:
-    """Write the documents of one file that are kept, and to the folder `dropped` beside it which were not and why.
+    """Write the documents of one file that are kept, and to the folder `DROPPED` beside it which were not and why.
 
-    `judge` gets the number of a document in the file and the document; it returns the document to keep, or why not.
+    `judge` gets the number of a document in the file and the document.
     """
-    dropped: Counter[str] = Counter()
     removed: Counter[str] = Counter()
-    examples: dict[str, list[str]] = {}
-    dropped_rows: list[dict[str, Any]] = []
-
-    def note(document: Document, reason: str, detail: str) -> None:
-        named = examples.setdefault(reason, [])
-        if len(named) < EXAMPLES:
-            named.append(f"{document.source} {document.id} {document.title}{f' ({detail})' if detail else ''}")
+    examples: dict[str, list[str]] = defaultdict(list)
+    rows: list[dict[str, Any]] = []
 
     def kept() -> Iterator[Document]:
         for number, document in enumerate(read_file(source)):
             verdict = judge(number, document)
-            if isinstance(verdict, Dropped):
-                dropped[verdict.reason] += 1
-                about = {"row": number, "characters": len(document), "id": document.id}
-                dropped_rows.append({**about, **vars(verdict)})
-                note(document, verdict.reason, verdict.detail)
-            elif isinstance(verdict, Shortened):
-                removed.update(verdict.removed)
-                if verdict.detail:
-                    note(document, next(iter(verdict.removed)), verdict.detail)
-                yield verdict.document
+            reason = next(iter(verdict.reasons), "")
+            if (verdict.document is None or verdict.detail) and len(examples[reason]) < EXAMPLES:
+                detail = f" ({verdict.detail})" if verdict.detail else ""
+                examples[reason].append(f"{document.source} {document.id} {document.title}{detail}")
+            if verdict.document is None:
+                why = {"reason": reason, "detail": verdict.detail, "beside": verdict.beside}
+                rows.append({"row": number, "characters": len(document), "id": document.id, **why})
             else:
-                yield verdict
+                removed.update(verdict.reasons)
+                yield verdict.document
 
     counts = write_file(kept(), target)
     notes = target.parent / DROPPED / target.name
     with replace_when_done(notes) as partial:
-        pq.write_table(pa.Table.from_pylist(dropped_rows, DROPPED_SCHEMA), partial, **FORM)
-    return Done({**counts, "dropped": dropped, "removed": removed, "examples": examples}, [target, notes])
+        pq.write_table(pa.Table.from_pylist(rows, DROPPED_SCHEMA), partial, **FORM)
+    by_reason = Counter(row["reason"] for row in rows)
+    return Done({**counts, "dropped": by_reason, "removed": removed, "examples": examples}, [target, notes])
 
 
 def filter_corpus(
@@ -113,19 +97,18 @@ def filter_corpus(
     prepared = prepare()
     shards = [Shard(path.stem, (path, out / path.name), path.stat().st_size, [path]) for path in paths]
     done = run_shards(out, shards, function, workers, stage, unit="B")
-    results = [shard["result"] for shard in done.values()]
-    result: dict[str, Any] = {key: sum(result[key] for result in results) for key in ("documents", "characters")}
-    for key in ("dropped", "removed"):
-        result[key] = dict(sum((Counter(result[key]) for result in results), Counter()))
-    examples: dict[str, list[str]] = {}
-    for reason, named in (item for result in results for item in result["examples"].items()):
-        examples.setdefault(reason, []).extend(named)
-    result["examples"] = {reason: named[: 4 * EXAMPLES] for reason, named in examples.items()}
-    result |= notes or {}
+    result: dict[str, Any] = {"documents": 0, "characters": 0, "dropped": Counter(), "removed": Counter()}
+    examples: dict[str, list[str]] = defaultdict(list)
+    for found in (shard["result"] for shard in done.values()):
+        for key in ("documents", "characters"):
+            result[key] += found[key]
+        for key in ("dropped", "removed"):
+            result[key] += Counter(found[key])
+        for reason, named in found["examples"].items():
+            examples[reason] = [*examples[reason], *named][: 4 * EXAMPLES]
     if not result["documents"]:
         why = ", ".join(f"{count:,} {reason}" for reason, count in result["dropped"].items())
-        raise UsageError(
-            f"{stage}: drops all documents ({why}); loosen its rules in the section {stage} of a configuration, or "
-            f"leave the stage out, under run with {stage}=null"
-        )
+        remedy = f"loosen its rules in the section {stage} of a configuration, or leave the stage out"
+        raise UsageError(f"{stage}: drops all documents ({why}); {remedy}, under run with {stage}=null")
+    result |= {"examples": examples, **(notes or {})}
     return finish(record, settings, result, [*done.values(), *prepared.values()])

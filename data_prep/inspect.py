@@ -89,10 +89,10 @@ def document_at(corpus: Path, place: str) -> Document:
 
 def explain(folder: Path, document: str) -> None:
     """Print why a stage of a run has dropped a document, and beside which other, or else where it is."""
-    found = 0
+    found = False
     for before, stage, path, rows in dropped_rows(folder, filters=[("id", "==", document)]):
         for row in rows:
-            found += 1
+            found = True
             detail = f" ({row['detail']})" if row["detail"] else ""
             print(f"\n{stage} has dropped {document}: {row['reason']}{detail}")
             for place, word in ((f"{path.name}:{row['row']}", ""), (row["beside"], "beside ")):
@@ -101,13 +101,12 @@ def explain(folder: Path, document: str) -> None:
                 elif place and before is not None:
                     one = document_at(before, place)
                     print(f"\n  {word}{place} [{one.source} {one.id}] {one.title}\n{_indented(one.text)}")
-    if not found:
-        kept = [path for path in corpus_files(_stages(folder)[-1]) for one in read_file(path) if one.id == document]
-        if not kept:
-            raise UsageError(
-                f"--document {document}: neither kept nor dropped here; `inspect` without it shows some ids"
-            )
-        print("\n".join(f"{document} is kept in {path}" for path in kept))
+    if found:
+        return
+    kept = [path for path in corpus_files(_stages(folder)[-1]) for one in read_file(path) if one.id == document]
+    if not kept:
+        raise UsageError(f"--document {document}: neither kept nor dropped here; `inspect` without it shows some ids")
+    print("\n".join(f"{document} is kept in {path}" for path in kept))
 
 
 def sample_corpus(folder: Path, samples: int, seed: int) -> tuple[list[int], list[Document]]:
@@ -140,15 +139,14 @@ def sample_data(prefix: Path, samples: int, seed: int) -> DataSample:
     encoder = encoders.load(prefix.parent)
     data = read_data(prefix)
     sizes, ends = data.sizes, np.cumsum(data.sizes, dtype=np.int64)
-    items = range(len(sizes))
+    starts, items = ends - sizes, range(len(sizes))
     counts = np.zeros(encoder.symbols, np.int64)
     choose = random.Random(seed)
     for item in choose.sample(items, min(len(items), READ // 10)):
-        counts += np.bincount(data.tokens[ends[item] - sizes[item] : ends[item]], minlength=encoder.symbols)
+        counts += np.bincount(data.tokens[starts[item] : ends[item]], minlength=encoder.symbols)
     blocks = []
     for _ in range(samples):
-        first = choose.randrange(len(items))
-        begin = ends[first] - sizes[first]
+        begin = starts[choose.randrange(len(items))]
         last = np.searchsorted(ends, begin + SHOWN // 4)  # the item with which the block is long enough
         block = data.tokens[begin : ends[min(last, len(ends) - 1)]]
         paragraphs = np.split(block, np.flatnonzero(block == EOS) + 1)

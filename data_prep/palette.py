@@ -58,23 +58,19 @@ def _means(pixels: Colours, number: int) -> npt.NDArray[Any]:
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
+    means = MiniBatchKMeans(number, batch_size=4096, n_init=1, random_state=0)
     with threadpool_limits(1):  # sums, and so the means, depend on the number of threads
-        return np.asarray(
-            MiniBatchKMeans(number, batch_size=4096, n_init=1, random_state=0).fit(pixels).cluster_centers_
-        )
+        return np.asarray(means.fit(pixels).cluster_centers_)
 
 
 def pixels_of(texts: Sequence[str], side: int) -> Colours:
     """The colours of images, (images, side², 3), row by row; UsageError for other texts."""
     try:
-        return np.array([np.frombuffer(bytes.fromhex(text), np.uint8) for text in texts]).reshape(
-            len(texts), side**2, 3
-        )
+        pixels = [np.frombuffer(bytes.fromhex(text), np.uint8) for text in texts]
+        return np.array(pixels).reshape(len(texts), side**2, 3)
     except ValueError:
-        raise UsageError(
-            f"a text is no image of {side} x {side} pixels; make it with `linformer prepare extract --source images "
-            f"--size {side}`"
-        ) from None
+        remedy = f"make it with `linformer prepare extract --source images --size {side}`"
+        raise UsageError(f"a text is no image of {side} x {side} pixels; {remedy}") from None
 
 
 def places(order: str, side: int) -> npt.NDArray[np.int64]:
@@ -84,10 +80,8 @@ def places(order: str, side: int) -> npt.NDArray[np.int64]:
     x = y = np.zeros(1, np.int64)
     size = 1
     while size < side:  # four copies of the curve, the first and the last one mirrored so that their ends meet
-        x, y = (
-            np.concatenate([y, x, x + size, 2 * size - 1 - y]),
-            np.concatenate([x, y + size, y + size, size - 1 - x]),
-        )
+        new_x = np.concatenate([y, x, x + size, 2 * size - 1 - y])
+        x, y = new_x, np.concatenate([x, y + size, y + size, size - 1 - x])
         size *= 2
     return y * side + x
 

@@ -8,8 +8,8 @@ programs, has no times: it is the same for equal input, settings and versions.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -71,35 +71,29 @@ linformer train RECIPE {":".join(map(str, data_folders(data, settings.binarize.s
 def _run_stages(settings: PipelineConfig, folders: Mapping[str, Path], workers: int) -> dict[str, Record]:
     """Run each stage; returns their records by name."""
     records: dict[str, Record] = {}
+
+    def stage(name: str, function: Callable[..., Record], *arguments: Any) -> None:
+        try:
+            records[name] = function(*arguments, workers)
+        except StaleOutput as error:
+            flag = f"--redo {name.split()[0]}"
+            raise UsageError(f"{error}; or add {flag}, which makes it and all later stages again") from error
+
     reading = ReadingConfig(settings.on_error, settings.file_characters)
     names = [source.name or source.source for source in settings.sources]
     if len(set(names)) < len(names):
         raise UsageError(f"sources: two are named {max(names, key=names.count)}; give one another `name`")
     corpus = folders["extract"]
     for source, name in zip(settings.sources, names, strict=True):
-        with _redo_named("extract"):
-            records[f"extract {name}"] = extract(source, corpus, reading, workers)
+        stage(f"extract {name}", extract, source, corpus, reading)
     functions: tuple[Callable[..., Record], ...] = (clean, dedup, decontaminate, split)
-    for stage, function in zip(STAGES[1:5], functions, strict=True):
-        if (config := getattr(settings, stage)) is not None:
-            with _redo_named(stage):
-                records[stage] = function(corpus, folders[stage], config, workers)
-            corpus = folders[stage]
-    tokenizer = folders["tokenizer"]
-    with _redo_named("tokenizer"):
-        records["tokenizer"] = make_tokenizer(corpus / "train", tokenizer, settings.tokenizer, workers)
-    with _redo_named("binarize"):
-        records["binarize"] = binarize(corpus, tokenizer, folders["binarize"], settings.binarize, workers)
+    for name, function in zip(STAGES[1:5], functions, strict=True):
+        if (config := getattr(settings, name)) is not None:
+            stage(name, function, corpus, folders[name], config)
+            corpus = folders[name]
+    stage("tokenizer", make_tokenizer, corpus / "train", folders["tokenizer"], settings.tokenizer)
+    stage("binarize", binarize, corpus, folders["tokenizer"], folders["binarize"], settings.binarize)
     return records
-
-
-@contextmanager
-def _redo_named(stage: str) -> Iterator[None]:
-    """Name the flag that makes a stage again, for output that does not fit the command."""
-    try:
-        yield
-    except StaleOutput as error:
-        raise UsageError(f"{error}; or add --redo {stage}, which makes it and all later stages again") from error
 
 
 def _write_report(config: Mapping[str, Any], records: Mapping[str, Record], out: Path) -> None:

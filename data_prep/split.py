@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data_prep.config import SplitConfig
-from data_prep.corpus import Document, corpus_files, read_file, read_hashes, write_file
+from data_prep.corpus import corpus_files, read_file, read_hashes, write_file
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.records import begun, finish, names_and_sizes
 from linformer_fairseq.io.shards import Done, Shard, run_shards
@@ -41,39 +41,28 @@ def _check_shares(paths: list[Path], config: SplitConfig) -> None:
     shares = [share for share in (config.valid, config.test, 1 - config.valid - config.test) if share > 0]
     if documents * min(shares) > SURELY:
         return
-    places = sorted(place for path in paths for place in map(_place, read_hashes(path)))
-    empty = {*SPLITS} - {_split_at(place, config) for place in places}
-    empty -= {name for name in ("valid", "test") if not getattr(config, name)}
-    if empty:
-        raise UsageError(
-            f"--valid {config.valid} --test {config.test}: of {documents} documents, none is in "
-            f"{' and '.join(sorted(empty))}; {_better_shares(places, config)}; if a text file holds many documents, "
-            "extract it with --document-end blank or line"
-        )
+    hashes = [sha256 for path in paths for sha256 in read_hashes(path)]
+    wanted = {name for name in SPLITS if getattr(config, name, 1) > 0}
+    if empty := wanted - {split_of(sha256, config.valid, config.test) for sha256 in hashes}:
+        none = f"of {documents} documents, none is in {' and '.join(sorted(empty))}"
+        remedy = "if a text file holds many documents, extract it with --document-end blank or line"
+        given = f"--valid {config.valid} --test {config.test}"
+        raise UsageError(f"{given}: {none}; {_better_shares(hashes, wanted)}; {remedy}")
 
 
-def _better_shares(places: list[float], config: SplitConfig) -> str:
-    """Advise shares of at least those given with which no split is empty, or more documents."""
-    valid, test = config.valid, config.test
-    for cents in range(1, 100):
-        share = cents / 100
-        found = {_split_at(place, SplitConfig(share if valid else 0.0, share if test else 0.0)) for place in places}
-        if len(found) == 1 + (valid > 0) + (test > 0):
-            return f"choose {f'--valid {share}' if valid else ''} {f'--test {share}' if test else ''}".strip()
+def _better_shares(hashes: list[str], wanted: set[str]) -> str:
+    """Advise shares with which no split is empty, or more documents."""
+    for share in (cents / 100 for cents in range(1, 100)):
+        shares = {name: share for name in ("valid", "test") if name in wanted}
+        if {split_of(sha256, **shares) for sha256 in hashes} == wanted:
+            return f"choose {' '.join(f'--{name} {share}' for name in shares)}"
     return "these are too few, so give more"
 
 
-def _place(sha256: str) -> float:
-    return int(sha256[:16], 16) / 2**64
-
-
-def _split_at(place: float, config: SplitConfig) -> str:
-    return "valid" if place < config.valid else "test" if place < config.valid + config.test else "train"
-
-
-def split_of(document: Document, config: SplitConfig) -> str:
-    """`train`, `valid` or `test`."""
-    return _split_at(_place(document.sha256), config)
+def split_of(sha256: str, valid: float = 0, test: float = 0) -> str:
+    """`train`, `valid` or `test`, from the hash of a document and the shares of two of them."""
+    place = int(sha256[:16], 16) / 2**64
+    return "valid" if place < valid else "test" if place < valid + test else "train"
 
 
 def split_file(source: Path, out: Path, config: SplitConfig) -> Done:
@@ -83,6 +72,7 @@ def split_file(source: Path, out: Path, config: SplitConfig) -> Done:
     for name in SPLITS:
         if getattr(config, name, 1.0) > 0:
             paths.append(out / name / source.name)
-            chosen = (document for document in read_file(source) if split_of(document, config) == name)
+            of = partial(split_of, valid=config.valid, test=config.test)
+            chosen = (document for document in read_file(source) if of(document.sha256) == name)
             result |= {f"{name}_{key}": count for key, count in write_file(chosen, paths[-1]).items()}
     return Done(result, paths)

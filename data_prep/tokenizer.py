@@ -5,10 +5,11 @@ that fairseq's ids are those of a trained model plus 3. Imported models may be n
 """
 
 import io
+import math
 import re
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -52,7 +53,12 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig, work
         return finish(record, settings, done["import"]["result"], done.values())
     if corpus is None:
         raise UsageError("tokenizer: give the folder of a corpus to train on, or a tokenizer with --import")
-    _check_symbols(config)
+    for symbol in config.user_symbols:
+        if symbol in (*SPECIALS, MASK):
+            refusal = f"{symbol}: is a special symbol of fairseq, which has it anyway; leave it out"
+            raise UsageError(f"--user-symbols {refusal}")
+        if symbol.split() != [symbol]:
+            raise UsageError(f"--user-symbols {symbol!r}: has white space, at which fairseq splits; choose another")
     files = corpus_files(corpus)
     settings = {**vars(config), "corpus": names_and_sizes(files)}
     if finished := begun(record, settings, inputs=files):
@@ -75,10 +81,8 @@ def train(parts: Sequence[Path], out: Path, config: TokenizerConfig) -> Done:
     try:
         model = _trained(sample, config)
     except RuntimeError as error:
-        raise UsageError(
-            f"--vocab-size {config.vocab_size} does not suit this corpus of {len(sample):,} sample paragraphs; "
-            f"{_better_size(str(error), sample, config)}"
-        ) from error
+        unsuited = f"--vocab-size {config.vocab_size} does not suit this corpus of {len(sample):,} sample paragraphs"
+        raise UsageError(f"{unsuited}; {_better_size(str(error), sample, config)}") from error
     with replace_when_done(out / SENTENCEPIECE) as partial:
         partial.write_bytes(model)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -91,17 +95,6 @@ def train(parts: Sequence[Path], out: Path, config: TokenizerConfig) -> Done:
     write_text(out / "sentencepiece.vocab", "".join(scores))
     names = (SENTENCEPIECE, DICTIONARY, "sentencepiece.vocab")
     return Done({"symbols": config.vocab_size, "sample_paragraphs": len(sample)}, [out / name for name in names])
-
-
-def _check_symbols(config: TokenizerConfig) -> None:
-    """Raise UsageError for symbols that no model can have."""
-    for symbol in config.user_symbols:
-        if symbol in (*SPECIALS, MASK):
-            raise UsageError(
-                f"--user-symbols {symbol}: is a special symbol of fairseq, which has it anyway; leave it out"
-            )
-        if not symbol or symbol.split() != [symbol]:
-            raise UsageError(f"--user-symbols {symbol!r}: has white space, at which fairseq splits; choose another")
 
 
 def _trained(sample: list[str], config: TokenizerConfig) -> bytes:
@@ -129,10 +122,10 @@ def _trained(sample: list[str], config: TokenizerConfig) -> bytes:
 
 def _better_size(error: str, sample: list[str], config: TokenizerConfig) -> str:
     """Advise a size with which a model was trained, from the bound in an error of sentencepiece."""
-    bound = re.search(r"a value <= (\d+)|required_chars\. \d+ vs (\d+)", error)
-    if bound:
-        least, most = int(bound[2] or 0) + OTHER_SYMBOLS, int(bound[1] or 0) + OTHER_SYMBOLS
-        size = most // VOCAB_MULTIPLE * VOCAB_MULTIPLE if bound[1] else -(-least // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    if bound := re.search(r"a value <= (\d+)|required_chars\. \d+ vs (\d+)", error):
+        most, least = bound.groups()
+        multiples = (int(most or least) + OTHER_SYMBOLS) / VOCAB_MULTIPLE
+        size = VOCAB_MULTIPLE * (math.floor(multiples) if most else math.ceil(multiples))
         with suppress(RuntimeError):
             if size >= config.smallest and _trained(sample, replace(config, vocab_size=size)):
                 return f"choose --vocab-size {size}"
@@ -170,24 +163,25 @@ def existing_files(existing: Path) -> dict[Path, str]:
     """The files of a tokenizer, and their names in a tokenizer folder."""
     if (existing / HUGGINGFACE).is_dir() or (existing / PALETTE).is_file():
         return {existing / name: name for name in encoders.load(existing).files}
+    folder = existing if existing.is_dir() else existing.parent
+    files = {existing: SENTENCEPIECE}
     if existing.is_dir():
         names = (SENTENCEPIECE,) if (existing / SENTENCEPIECE).is_file() else (GPT2_VOCABULARY, GPT2_MERGES)
         files = {existing / name: name for name in names}
-    else:
-        files = {existing: SENTENCEPIECE}
     for path in files:
         if not path.is_file():
-            raise UsageError(
-                f"{path}: missing; give a sentencepiece model, or a folder with {SENTENCEPIECE}, or with "
-                f"{GPT2_VOCABULARY} and {GPT2_MERGES}"
-            )
-    for path, name in files.items():  # broken ones are refused before they are copied
-        if name == SENTENCEPIECE:
-            encoders.load_model(path)
-        elif name == GPT2_VOCABULARY:
-            encoders.read_gpt2_vocabulary(path)
-    dictionary = (existing if existing.is_dir() else existing.parent) / DICTIONARY
-    return {**files, dictionary: DICTIONARY} if dictionary.is_file() else files
+            kinds = f"a folder with {SENTENCEPIECE}, or with {GPT2_VOCABULARY} and {GPT2_MERGES}"
+            raise UsageError(f"{path}: missing; give a sentencepiece model, or {kinds}")
+    _tokens(files)  # broken ones are refused before they are copied
+    return files | ({folder / DICTIONARY: DICTIONARY} if (folder / DICTIONARY).is_file() else {})
+
+
+def _tokens(files: Mapping[Path, str]) -> list[str]:
+    """The symbols that a tokenizer makes, in its order, from its files and their names in a tokenizer folder."""
+    path, name = next(iter(files.items()))
+    if name == SENTENCEPIECE:
+        return encoders.pieces(encoders.load_model(path), path)
+    return [str(i) for i in encoders.read_gpt2_vocabulary(path).values()]
 
 
 def import_files(names: dict[Path, str], out: Path) -> Done:
@@ -196,10 +190,7 @@ def import_files(names: dict[Path, str], out: Path) -> Done:
         with replace_when_done(out / name) as partial:
             shutil.copyfile(path, partial)
     if DICTIONARY not in names.values():
-        if SENTENCEPIECE in names.values():
-            tokens = encoders.pieces(encoders.load_model(out / SENTENCEPIECE), out / SENTENCEPIECE)
-        else:
-            tokens = [str(i) for i in encoders.read_gpt2_vocabulary(out / GPT2_VOCABULARY).values()]
+        tokens = _tokens(names)
         write_text(out / DICTIONARY, dictionary_text(tokens, [1] * len(tokens)))
     encoder = encoders.load(out)
     return Done({"symbols": encoder.symbols}, [out / name for name in encoder.files])

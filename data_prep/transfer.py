@@ -5,7 +5,6 @@ import io
 import re
 import shutil
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.util import Retry
 
 from linformer_fairseq.errors import AGAIN, UsageError
+from linformer_fairseq.version import __version__
 
 ATTEMPTS = 7  # in a row without a byte of progress: two minutes
 BACKOFF = 2.0  # the waits between them are 0, 4, 8, 16, … seconds
@@ -28,30 +28,26 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses of a server that wi
 _UNSATISFIABLE = 416  # there is nothing after the start of the range
 
 
-class NotFound(Exception):
-    """The server has nothing at that address."""
-
-
-def read_page(url: str) -> str:
-    """The text of a small page, such as a list of checksums; raises as :func:`fetch` does."""
+def read_page(url: str, missing: str) -> str:
+    """The text of a small page, such as a list of checksums; arguments and errors are those of :func:`fetch`."""
 
     def attempt() -> str:
         with _get(url, {}) as response:
             return str(response.raw.read(LARGEST_PAGE), "utf-8", "replace")
 
-    return str(_with_retries(attempt, url, lambda: 0))
+    return str(_with_retries(attempt, url, missing, lambda: 0))
 
 
-def fetch(url: str, file: io.FileIO) -> None:
+def fetch(url: str, missing: str, file: io.FileIO) -> None:
     """Append to ``file`` what it lacks of the content of ``url``; the caller verifies the result.
 
-    Raises NotFound if there is no such file, UsageError if the disk is full, the server refuses, or the connection
-    fails repeatedly.
+    Raises UsageError if there is no such file, which means ``missing``, if the disk is full, the server refuses, or
+    the connection fails repeatedly.
     """
-    _with_retries(lambda: _fetch_rest(url, file), url, lambda: _size(file))
+    _with_retries(lambda: _fetch_rest(url, file), url, missing, lambda: _size(file))
 
 
-def _with_retries(attempt: Callable[[], Any], url: str, progress: Callable[[], int]) -> Any:
+def _with_retries(attempt: Callable[[], Any], url: str, missing: str, progress: Callable[[], int]) -> Any:
     """Call ``attempt`` until it succeeds; ``progress`` counts the bytes that have arrived."""
     new = Retry(ATTEMPTS - 1, backoff_factor=BACKOFF, backoff_max=LONGEST_WAIT, retry_after_max=LONGEST_WAIT)
     retries, furthest = new, progress()
@@ -65,7 +61,7 @@ def _with_retries(attempt: Callable[[], Any], url: str, progress: Callable[[], i
             assert error.response is not None  # raise_for_status sets it
             error.response.close()
             if error.response.status_code == 404:
-                raise NotFound(url) from error
+                raise UsageError(f"{url}: {missing}") from error
             if error.response.status_code not in _TRANSIENT:
                 remedy = "try it in a browser, or choose another --mirror"
                 raise UsageError(f"{url}: the server refuses ({error}); {remedy}") from error
@@ -93,11 +89,7 @@ def _reason(error: BaseException) -> str:
 
 def _get(url: str, headers: dict[str, str]) -> requests.Response:
     """A response whose body is still to be read; raises requests.HTTPError for statuses other than success and 416."""
-    try:
-        version = metadata.version("linformer-fairseq")
-    except metadata.PackageNotFoundError:  # used from a clone
-        version = "0"
-    agent = f"linformer-fairseq/{version} (python -m data_prep download)"
+    agent = f"linformer-fairseq/{__version__} (python -m data_prep download)"
     headers = {"User-Agent": agent, "Accept-Encoding": "identity", **headers}
     response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
     if response.status_code != _UNSATISFIABLE:
@@ -106,34 +98,31 @@ def _get(url: str, headers: dict[str, str]) -> requests.Response:
 
 
 def _fetch_rest(url: str, file: io.FileIO) -> None:
-    have = _size(file)
+    have, folder = _size(file), Path(file.name).parent
     with _get(url, {"Range": f"bytes={have}-"} if have else {}) as response:
-        size: str = response.headers.get("Content-Length", "")
         if response.status_code == _UNSATISFIABLE:
             return
+        length = response.headers.get("Content-Length", "")
+        size = int(length) if length.isdecimal() else None
         if response.status_code == 206:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
             if found is None or int(found[1]) != have:
                 file.truncate(0)
                 raise ConnectionError("the server does not send the part of the file that was requested")
-            size = found[2]
+            size = int(found[2])
         elif have:
             tqdm.write("download: the server cannot resume: downloading from the start")
-            file.truncate(0)
-        _copy(response, file, int(size) if size.isdecimal() else None)
-
-
-def _copy(response: requests.Response, file: io.FileIO, size: int | None) -> None:
-    have, folder = _size(file), Path(file.name).parent
-    free = shutil.disk_usage(folder).free
-    if size is not None and size - have > free:
-        raise UsageError(f"{folder}: {size - have:,} bytes needed, {free:,} free; make room or choose another --out")
-    with tqdm(desc="download", total=size, initial=have, unit="B", unit_scale=True) as bar:
-        for block in response.raw.stream(BLOCK, decode_content=False):
-            _write(file, block, folder)
-            bar.update(len(block))
-    if size is not None and _size(file) != size:
-        raise ConnectionError(f"the server sent {_size(file):,} of {size:,} bytes")
+            file.truncate(have := 0)
+        free = shutil.disk_usage(folder).free
+        if size is not None and size - have > free:
+            needed = f"{size - have:,} bytes needed, {free:,} free"
+            raise UsageError(f"{folder}: {needed}; make room or choose another --out")
+        with tqdm(desc="download", total=size, initial=have, unit="B", unit_scale=True) as bar:
+            for block in response.raw.stream(BLOCK, decode_content=False):
+                _write(file, block, folder)
+                bar.update(len(block))
+        if size is not None and _size(file) != size:
+            raise ConnectionError(f"the server sent {_size(file):,} of {size:,} bytes")
 
 
 def _write(file: io.FileIO, block: bytes, folder: Path) -> None:

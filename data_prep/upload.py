@@ -4,7 +4,6 @@ The stages themselves work in a folder of the machine, since claims and renames 
 """
 
 from pathlib import Path
-from typing import Any
 
 from fsspec.core import url_to_fs
 from tqdm import tqdm
@@ -31,24 +30,17 @@ def upload(folder: Path, address: str) -> None:
     files.sort(key=lambda path: path.suffix == ".json")
     try:
         storage, top = url_to_fs(address)
-        there = storage.find(top, detail=True)
-        sizes = [path.stat().st_size for path in files]
+        sizes = {name: found["size"] for name, found in storage.find(top, detail=True).items()}
         copied = 0
-        with tqdm(total=sum(sizes), desc="upload", unit="B", unit_scale=True) as bar:
-            for path, size in zip(files, sizes, strict=True):
-                goal = f"{top.rstrip('/')}/{path.relative_to(folder).as_posix()}"
-                if not _same(storage, there.get(goal), goal, path):
+        with tqdm(total=sum(path.stat().st_size for path in files), desc="upload", unit="B", unit_scale=True) as bar:
+            for path in files:
+                goal, stat = f"{top.rstrip('/')}/{path.relative_to(folder).as_posix()}", path.stat()
+                # S3 knows whole seconds.
+                if sizes.get(goal) != stat.st_size or storage.modified(goal).timestamp() < int(stat.st_mtime):
                     storage.put_file(str(path), goal)
                     copied += 1
-                bar.update(size)
+                bar.update(stat.st_size)
     except Exception as error:  # those of any storage
         reason = " ".join(str(error).split())
         raise UsageError(f"{address}: cannot be written ({reason}); check address and access; {AGAIN}") from error
     print(f"upload: {copied:,} files copied, {len(files) - copied:,} were there, in {address}")
-
-
-def _same(storage: Any, found: dict[str, Any] | None, goal: str, path: Path) -> bool:
-    stat = path.stat()
-    if found is None or found["size"] != stat.st_size:
-        return False
-    return bool(storage.modified(goal).timestamp() >= int(stat.st_mtime))  # S3 knows whole seconds

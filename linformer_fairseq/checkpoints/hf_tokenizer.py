@@ -20,9 +20,9 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep import encoders
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
+from data_prep.encoders import SPACE_PIECE as SPACE
 from data_prep.fairseq_dict import MASK, SPECIALS, UNK
 from data_prep.palette import PaletteEncoder
-from data_prep.token_bytes import SPACE_PIECE as SPACE
 from linformer_fairseq.checkpoints.hf_kept import kept_tokenizer
 from linformer_fairseq.errors import UsageError
 
@@ -40,7 +40,7 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
     file, the dictionary of another model, and a kind of model that has no fast tokenizer.
     """
     encoder = encoders.load(folder)  # refuses files that do not fit together
-    if isinstance(encoder, encoders.HuggingFaceEncoder):
+    if encoder.special is not None:
         return kept_tokenizer(folder, max_length)
     symbols = encoder.names
     if isinstance(encoder, PaletteEncoder):

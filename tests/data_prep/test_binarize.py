@@ -18,6 +18,7 @@ from data_prep.__main__ import main
 from data_prep.binarize import binarize, data_folders
 from data_prep.config import BinarizeConfig, TokenizerConfig
 from data_prep.corpus import Document, corpus_files, read_file, write_file
+from data_prep.fairseq_dict import dictionary_text
 from data_prep.split import SPLITS
 from data_prep.tokenizer import make_tokenizer
 from linformer_fairseq.io.records import WORK
@@ -138,6 +139,21 @@ def test_shards_share_the_documents(splits: Path, data: Path, tokenizer: Path, t
     shares = [decoded(folder, items_of(folder, "train")) for folder in folders]
     assert all(shares) and sorted(shares[0] + shares[1]) == sorted(texts_of(splits, "train"))
     assert decoded(folders[0], items_of(folders[0], "valid")) == texts_of(splits, "valid")
+
+
+def test_the_tokenizer_of_a_converted_model_comes_along(splits: Path, tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {token: i for i, token in enumerate([*special, *"abcdefghij", "the"])}
+    model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")
+    (tmp_path / "given/huggingface").mkdir(parents=True)
+    tokenizers.Tokenizer(model).save(str(tmp_path / "given/huggingface/tokenizer.json"))
+    names = [str(i) for i in range(len(special), len(vocabulary))]
+    (tmp_path / "given/dict.txt").write_text(dictionary_text(names, [1] * len(names)))
+    make_tokenizer(None, tmp_path / "tokenizer", TokenizerConfig(existing=str(tmp_path / "given")))
+    binarize(splits, tmp_path / "tokenizer", tmp_path / "data", BinarizeConfig(LONGEST), 0)
+    for name in encoders.load(tmp_path / "data").files:
+        assert (tmp_path / "data" / name).read_bytes() == (tmp_path / "given" / name).read_bytes()
 
 
 def test_the_record_counts(splits: Path, data: Path, tokenizer: Path) -> None:

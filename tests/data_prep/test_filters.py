@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import resource
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,17 @@ def ids_of(corpus: Path, out: Path, config: NearDuplicates) -> list[str]:
     """Ids of the documents that dedup keeps."""
     dedup(corpus, out, config, 0)
     return ids(out)
+
+
+def test_a_corpus_of_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path / "corpus", [[prose(n, 2)] for n in range(60)])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 30, before[1]))
+    try:
+        assert len(ids_of(corpus, tmp_path / "out", NearDuplicates(repeated_paragraphs=9))) == 60
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_paragraph_in_many_documents_is_removed_if_asked_for(tmp_path: Path) -> None:
@@ -167,8 +180,7 @@ def test_the_split_is_stable_when_the_corpus_grows(tmp_path: Path) -> None:
 
 
 def test_shares_add_up_and_are_checked(tmp_path: Path) -> None:
-    document = Document("1", "test", "", "x")
-    assert split_of(document, SplitConfig(0, 0)) == "train"
+    assert split_of("0" * 64, 0, 0) == "train" and split_of("7" + "0" * 63, 0.5, 0.5) == "valid"
     corpus = corpus_of(tmp_path / "corpus", [[prose(1)]])
     for shares, message in (
         ((1.5, 0.0), "--valid 1.5: must be at least 0"),
