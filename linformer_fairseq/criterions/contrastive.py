@@ -17,7 +17,7 @@ Shapes: B rows, of all processes A, M passages, N tokens, C channels.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,16 +35,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.models.config import flag
 
 
 @dataclass
 class ContrastiveConfig(FairseqDataclass):
     """Settings of the criterion."""
 
-    temperature: float = field(default=0.05, metadata={"help": "that cosines are divided by, above 0"})
-    first_token: bool = field(default=False, metadata={"help": "vectors are those of first tokens, not means"})
-    chunk_rows: int = field(default=0, metadata={"help": "texts in memory at a time; 0: all of a batch"})
-    layer_lr_decay: float = field(default=1.0, metadata={"help": "rate of a layer, in multiples of the next one's"})
+    temperature: float = flag(0.05, "that cosines are divided by, above 0")
+    first_token: bool = flag(False, "vectors are those of first tokens, not means")
+    chunk_rows: int = flag(0, "texts in memory at a time; 0: all of a batch")
+    layer_lr_decay: float = flag(1.0, "rate of a layer, in multiples of the next one's")
 
 
 @register_criterion("contrastive", dataclass=ContrastiveConfig)

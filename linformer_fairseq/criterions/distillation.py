@@ -14,7 +14,7 @@ with that of a short text, the first tokens of each long one; in training their 
 Shapes: B batch, N tokens, C channels, T longest input of the teacher.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read
 from linformer_fairseq.checkpoints.names import EMBEDDING
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import LinformerEncoder
+from linformer_fairseq.models.config import flag
 
 FEWEST = 8  # tokens of a short text
 
@@ -39,15 +40,12 @@ FEWEST = 8  # tokens of a short text
 class DistillationConfig(FairseqDataclass):
     """Settings of the criterion."""
 
-    teacher: str = field(
-        default=MISSING,
-        metadata={"help": "checkpoint of the exact model; `linformer convert from-bert --attention exact` writes one"},
+    teacher: str = flag(
+        MISSING, "checkpoint of the exact model; `linformer convert from-bert --attention exact` writes one"
     )
-    hidden_weight: float = field(default=1.0, metadata={"help": "weight of the outputs of the layers"})
-    vector_weight: float = field(default=1.0, metadata={"help": "weight of the mean vector of a text"})
-    short_tokens: int = field(
-        default=0, metadata={"help": "most tokens of the short texts that are compared as well; 0 compares none"}
-    )
+    hidden_weight: float = flag(1.0, "weight of the outputs of the layers")
+    vector_weight: float = flag(1.0, "weight of the mean vector of a text")
+    short_tokens: int = flag(0, "most tokens of the short texts that are compared as well; 0 compares none")
 
 
 @register_criterion("distillation", dataclass=DistillationConfig)

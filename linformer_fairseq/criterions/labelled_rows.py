@@ -6,7 +6,7 @@ Shapes: B batch, C classes.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from fairseq.criterions.sentence_prediction import SentencePredictionConfig, Sen
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
+from linformer_fairseq.models.config import flag
 from linformer_fairseq.scores import score_logits
 
 
@@ -23,10 +24,10 @@ from linformer_fairseq.scores import score_logits
 class LabelledRowsConfig(SentencePredictionConfig):
     """Settings of the criterion; with `regression_target`, targets are numbers (B, C), else class ids (B,)."""
 
-    metric: str = field(default="accuracy", metadata={"help": "computed in validations, under its name"})
-    several_labels: bool = field(default=False, metadata={"help": "the numbers are 0 or 1 for each of several labels"})
-    class_weights: str = field(default="", metadata={"help": "of the loss, a number for each class, with commas"})
-    layer_lr_decay: float = field(default=1.0, metadata={"help": "rate of a layer, in multiples of the next one's"})
+    metric: str = flag("accuracy", "computed in validations, under its name")
+    several_labels: bool = flag(False, "the numbers are 0 or 1 for each of several labels")
+    class_weights: str = flag("", "of the loss, a number for each class, with commas")
+    layer_lr_decay: float = flag(1.0, "rate of a layer, in multiples of the next one's")
 
 
 @register_criterion("labelled_rows", dataclass=LabelledRowsConfig)

@@ -7,7 +7,7 @@ blocks there are, batches.py in which order they come and what is masked.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fairseq.tasks.masked_lm import MaskedLMTask
 from omegaconf import II, MISSING
 
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.models.config import flag
 from linformer_fairseq.tasks.batches import BlockDataset, BlockIterator, Masking
 from linformer_fairseq.tasks.blocks import Blocks, CompleteBlocks, Sentences, TokenFile, Windows
 
@@ -27,30 +28,17 @@ _BLOCKS: dict[str, Callable[[TokenFile, int], Blocks]] = {"none": Windows, "comp
 class StreamingMaskedLMConfig(FairseqDataclass):
     """Settings of the task; those of fairseq's `masked_lm` have its names."""
 
-    data: str = field(
-        default=MISSING,
-        metadata={"help": "folder of binarised text, or several joined by colons; each is one epoch, in turn"},
+    data: str = flag(MISSING, "folder of binarised text, or several joined by colons; each is one epoch, in turn")
+    sample_break_mode: ChoiceEnum(list(_BLOCKS)) = flag(  # type: ignore[valid-type]
+        "none",
+        '"none" fills each sample with tokens-per-sample tokens; "complete" begins and ends samples with '
+        'sentences wherever they are short enough; "eos" makes each sentence a sample, cut to tokens-per-sample',
     )
-    sample_break_mode: ChoiceEnum(list(_BLOCKS)) = field(  # type: ignore[valid-type]
-        default="none",
-        metadata={
-            "help": '"none" fills each sample with tokens-per-sample tokens; "complete" begins and ends samples with '
-            'sentences wherever they are short enough; "eos" makes each sentence a sample, cut to tokens-per-sample'
-        },
-    )
-    tokens_per_sample: int = field(
-        default=512, metadata={"help": "most tokens in a sample, <s> included; the model needs as many positions"}
-    )
-    mask_prob: float = field(default=0.15, metadata={"help": "share of each sample's tokens that is predicted"})
-    valid_mask_prob: float = field(
-        default=0.15, metadata={"help": "the same in validation, so that perplexities of different rates compare"}
-    )
-    leave_unmasked_prob: float = field(
-        default=0.1, metadata={"help": "share of the predicted tokens that the model sees as they are"}
-    )
-    random_token_prob: float = field(
-        default=0.1, metadata={"help": "share of the predicted tokens that random tokens replace, not <mask>"}
-    )
+    tokens_per_sample: int = flag(512, "most tokens in a sample, <s> included; the model needs as many positions")
+    mask_prob: float = flag(0.15, "share of each sample's tokens that is predicted")
+    valid_mask_prob: float = flag(0.15, "the same in validation, so that perplexities of different rates compare")
+    leave_unmasked_prob: float = flag(0.1, "share of the predicted tokens that the model sees as they are")
+    random_token_prob: float = flag(0.1, "share of the predicted tokens that random tokens replace, not <mask>")
     seed: int = II("common.seed")
 
 
