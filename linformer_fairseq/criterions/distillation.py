@@ -27,7 +27,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import MISSING
 from torch import Tensor, nn
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read
+from linformer_fairseq.checkpoints.checkpoint import build, read
 from linformer_fairseq.checkpoints.names import EMBEDDING
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import LinformerEncoder
@@ -68,15 +68,12 @@ class DistillationLoss(FairseqCriterion):
         if symbols != known:
             found = f"{symbols} symbols and DATA {known}"
             raise UsageError(f"--teacher {teacher}: has {found}; binarise DATA with the teacher's tokenizer")
+        encoder: LinformerEncoder = build(checkpoint).encoder.sentence_encoder
         # In a list, so that it is neither trained nor written into the checkpoints of the run.
-        self._teacher = [teacher_encoder(checkpoint)]
+        self._teacher = [encoder.requires_grad_(False).eval()]
 
     def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, Any]:
-        """The loss summed over B texts, B, and what is logged.
-
-        Raises:
-            UsageError: the two models have different numbers of layers or channels.
-        """
+        """The loss summed over B texts, B, and what is logged; UsageError for models of other layers or channels."""
         given, target = sample["net_input"]["src_tokens"], sample["target"]
         tokens = torch.where(target.eq(self.padding_idx), given, target)
         hidden, cosine = self._compare(model, tokens)
@@ -137,9 +134,8 @@ class DistillationLoss(FairseqCriterion):
         """Means over texts of the loss, of the relative squared error of the layers, and of the cosines."""
         texts = sum(log["nsentences"] for log in logging_outputs)
         for name in ("loss", "hidden", "cosine", "short_cosine"):
-            if name not in logging_outputs[0]:
-                continue
-            metrics.log_scalar(name, sum(log[name] for log in logging_outputs) / texts, texts, round=4)
+            if name in logging_outputs[0]:
+                metrics.log_scalar(name, sum(log[name] for log in logging_outputs) / texts, texts, round=4)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
@@ -150,9 +146,3 @@ class DistillationLoss(FairseqCriterion):
 def _relative_error(x: Tensor, target: Tensor) -> Tensor:
     """|x - target|² / |target|² of each text, (B,), in float32; both (B, N, C)."""
     return (x.float() - target.float()).square().sum((1, 2)) / target.float().square().sum((1, 2))
-
-
-def teacher_encoder(checkpoint: Checkpoint) -> LinformerEncoder:
-    """The encoder of a checkpoint, without gradients and dropout."""
-    encoder: LinformerEncoder = build(checkpoint).encoder.sentence_encoder
-    return encoder.requires_grad_(False).eval()

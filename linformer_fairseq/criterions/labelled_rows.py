@@ -70,15 +70,10 @@ class LabelledRows(SentencePredictionCriterion):
         metrics.log_scalar("loss", loss / max(rows, 1) / math.log(2), rows, round=3)
         found = [log for log in logging_outputs if "logits" in log]
         if found:
-            for name in ("logits", "targets"):  # names that are not shown
-                metrics.log_concat_tensor(f"_{name}", torch.cat([log[name] for log in found]), dim=0)
-            metric = found[0]["metric"]
-            metrics.log_derived(
-                metric,
-                lambda meters: score_logits(
-                    metric, *(meters[f"_{name}"].tensor.numpy() for name in ("targets", "logits"))
-                ),
-            )
+            metric, names = found[0]["metric"], ("_targets", "_logits")  # which are not shown
+            for name in names:
+                metrics.log_concat_tensor(name, torch.cat([log[name[1:]] for log in found]), dim=0)
+            metrics.log_derived(metric, lambda meters: score_logits(metric, *(meters[n].tensor.numpy() for n in names)))
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

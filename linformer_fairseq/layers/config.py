@@ -4,8 +4,6 @@ A new option is one line of `EncoderConfig` and the code that uses it: fairseq's
 config.json, the conversion between them and what `linformer convert inspect` shows are derived from the table.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, fields
 from typing import Any

@@ -11,8 +11,6 @@ from omegaconf import DictConfig
 
 from linformer_fairseq.layers.config import EncoderConfig, option_names, parse_projected_length
 
-_TYPES = {"int": int, "float": float, "bool": bool}
-
 
 def flag(default: Any, text: str) -> Any:
     """A setting of a `FairseqDataclass`, with its help."""
@@ -22,7 +20,9 @@ def flag(default: Any, text: str) -> Any:
 def _setting(row: Field[Any], name: str) -> tuple[str, Any, Any]:
     """Name, type and dataclass field for a row of the table."""
     about, default = row.metadata, row.default
-    kind: Any = ChoiceEnum(list(about["choices"])) if about["choices"] else _TYPES.get(str(row.type), str)
+    kind: Any = row.type if row.type in (int, float, bool) else str
+    if about["choices"]:
+        kind = ChoiceEnum(list(about["choices"]))
     if about["by_arch"]:
         kind, default = Optional[kind], None
     return name, kind, flag(default, about["help"])

@@ -26,22 +26,15 @@ from linformer_fairseq.layers.encoder import mark_hidden, touch
 from linformer_fairseq.models.architectures import MODEL, complete, register_architectures
 from linformer_fairseq.models.config import LinformerRobertaConfig, encoder_config
 
-TILE = 64
-"""Tensor cores take dimensions that are multiples of this at full speed."""
+TILE = 64  # tensor cores take dimensions that are multiples of this at full speed
 
 
 class MaskedTokens(NamedTuple):
-    """The indices of the T masked tokens of a batch, in the order of the batch.
+    """The indices of the T masked tokens of a batch, in the order of the batch."""
 
-    Attributes:
-        positions: (B, M), within each sample; a sample with fewer than M ends in arbitrary other positions.
-        slots: (T,), into the flattened B x M.
-        flat: (T,), into the flattened B x N.
-    """
-
-    positions: Tensor
-    slots: Tensor
-    flat: Tensor
+    positions: Tensor  # (B, M), within each sample; a sample with fewer than M ends in arbitrary other positions
+    slots: Tensor  # (T,), into the flattened B x M
+    flat: Tensor  # (T,), into the flattened B x N
 
     @classmethod
     def of(cls, mask: Tensor, on_host: list[int] | None = None) -> "MaskedTokens":
@@ -50,9 +43,8 @@ class MaskedTokens(NamedTuple):
         on_host = counts.tolist() if on_host is None else on_host
         most, total = max(1, *on_host), sum(on_host)
         filled = torch.arange(most, device=mask.device) < counts.unsqueeze(1)
-        return cls(
-            _true_first(mask)[:, :most], _true_first(filled.flatten())[:total], _true_first(mask.flatten())[:total]
-        )
+        slots, flat = (_true_first(x.flatten())[:total] for x in (filled, mask))
+        return cls(_true_first(mask)[:, :most], slots, flat)
 
 
 def count_on_host(sample: dict[str, Any], pad: int) -> None:
@@ -163,11 +155,7 @@ def head_features(head: RobertaLMHead, features: Tensor) -> Tensor:
 
 
 def require_compiler() -> None:
-    """Stops where torch.compile would end the first update with a traceback.
-
-    Raises:
-        UsageError: there is no C++ compiler.
-    """
+    """UsageError without a C++ compiler, where torch.compile would end the first update with a traceback."""
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
         raise UsageError(
@@ -193,11 +181,7 @@ class LinformerRobertaModel(RobertaModel):
 
     @classmethod
     def build_model(cls, cfg: Namespace | DictConfig, task: FairseqTask) -> "LinformerRobertaModel":
-        """Builds the model for a task, after completing `cfg` in place.
-
-        Raises:
-            UsageError: settings that do not fit together, by flag name.
-        """
+        """The model for a task, after completing `cfg` in place; a UsageError names flags that do not fit."""
         with open_dict(cfg) if isinstance(cfg, DictConfig) else nullcontext():
             try:
                 complete(cfg, task.max_positions())
