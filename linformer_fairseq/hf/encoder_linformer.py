@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..layers.attention import at
 from ..layers.encoder import LinformerEncoder
-from ..layers.fused import compiling
+from ..layers.fused import at, compiling
 from ..layers.projection import AdaptiveProjection, ConvProjection, LearnedProjection, LinearProjection
 from .configuration_linformer import LinformerConfig
 

@@ -88,7 +88,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
         padded: bool | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Encodes (B, N) token ids.
+        """Logits (B, N, V) or (T, V), or features, of (B, N) ids; and a dict: `inner_states`, `output_projection`.
 
         Args:
             features_only: return features (B, N, C) without the masked-LM head.
@@ -97,11 +97,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
                 only, and the last layer computes no others.
             head_features_only: stop before the head's output projection: return its input (…, C), and its weight (V, C)
                 and bias (V,) as `output_projection`, for a criterion that holds no logits.
-            needed: (B, M), positions of the tokens whose features are needed; None for all.
-            padded: as in `LinformerEncoder.forward`.
-
-        Returns:
-            Logits (B, N, V) or (T, V), or features; and a dict of `inner_states` and `output_projection`.
+            needed, padded: as in `LinformerEncoder.forward`.
         """
         select = None
         if masked_tokens is not None and not features_only:

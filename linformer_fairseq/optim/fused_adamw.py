@@ -115,11 +115,9 @@ class FusedAdamW(FairseqOptimizer):
     """Adam with decoupled weight decay: the updates of `--optimizer adam` in a fraction of the time.
 
     Dividing the gradients by the number of predicted tokens and clipping them only multiplies them by a factor. The
-    kernel applies that factor, so an update reads each gradient twice: for the norm, and in the step. Until then
-    `.grad` holds the gradient of the summed loss.
-
-    apex's FusedAdam is not used even if apex is installed: PyTorch's kernel makes the same single pass, and apex adds
-    eps elsewhere, so a training run resumed on another machine would change. `--optimizer adam` uses apex.
+    kernel applies it, so an update reads each gradient twice: for the norm, and in the step. Until then `.grad` is that
+    of the summed loss. apex is not used even if installed, as it adds eps elsewhere: a run resumed on another machine
+    would change.
     """
 
     kind = AdamW

@@ -33,8 +33,7 @@ from linformer_fairseq.optim.fused_adamw import AdamW, FusedAdamW, FusedAdamWCon
 
 logger = logging.getLogger(__name__)
 
-COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the polynomial, and the number of steps: those of Jordan et al.
-STEPS = 5
+COEFFICIENTS, STEPS = (3.4445, -4.7750, 2.0315), 5  # of the polynomial: those of Jordan et al.
 
 
 @dataclass
@@ -103,11 +102,7 @@ class _Muon(AdamW):
 
 @register_optimizer("muon", dataclass=MuonConfig)
 class Muon(FusedAdamW):
-    """Muon for the parameters whose `param_group` is `HIDDEN`, and AdamW for all others.
-
-    Raises:
-        UsageError: the model marks no parameter so, or a setting is out of its range.
-    """
+    """Muon for parameters whose `param_group` is `HIDDEN`, of which a model must have some, and AdamW for others."""
 
     kind = _Muon
 

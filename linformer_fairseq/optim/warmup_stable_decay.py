@@ -31,11 +31,7 @@ class WarmupStableDecayConfig(FairseqDataclass):
 
 @register_lr_scheduler("warmup_stable_decay", dataclass=WarmupStableDecayConfig)
 class WarmupStableDecay(FairseqLRScheduler):
-    """The learning rate by the number of the update.
-
-    Raises:
-        UsageError: there are several learning rates, no end, or warm-up and decay overlap.
-    """
+    """The learning rate by the number of the update; a UsageError if it is not one with an end and room for a decay."""
 
     def __init__(self, cfg: WarmupStableDecayConfig, optimizer: Any) -> None:
         super().__init__(cfg, optimizer)

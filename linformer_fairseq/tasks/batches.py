@@ -140,12 +140,9 @@ class BlockDataset(FairseqDataset):
         return self.batch(order(places) if order else places, epoch)
 
     def batch(self, numbers: Ints, epoch: int) -> dict[str, Any]:
-        """The blocks of these numbers, masked as in this epoch, as fairseq's `masked_lm` makes a batch.
+        """The blocks of these numbers, masked as in this epoch, as fairseq's `masked_lm` makes a batch; {} without any.
 
-        Rows are <s>, a block's tokens, and <pad>. The batch without a block is {}.
-
-        Raises:
-            UsageError: a token that the dictionary does not have.
+        Rows are <s>, a block's tokens, and <pad>. A UsageError refuses a token that the dictionary does not have.
         """
         if not len(numbers):
             return {}

@@ -32,19 +32,10 @@ _SLACK = 0.95  # of the tokens that greedy packing puts into a block; with less 
 
 
 class TokenFile:
-    """The tokens and sentences of `prefix`.bin and `prefix`.idx.
-
-    Attributes:
-        tokens: number of tokens in the stream.
-        sentences: number of items: lines of text for fairseq-preprocess.
-    """
+    """The stream of `tokens` in `prefix`.bin, and the `sentences` (for fairseq-preprocess, lines) of `prefix`.idx."""
 
     def __init__(self, prefix: Path) -> None:
-        """Reads the header and checks that the two files can belong together.
-
-        Raises:
-            UsageError: a file is missing, empty or damaged.
-        """
+        """Reads the header; a UsageError refuses files that are missing, empty, damaged or of two splits."""
         self.prefix = prefix
         try:
             self._index = (index := prefix.with_name(f"{prefix.name}.idx")).open("rb", buffering=0)
@@ -74,8 +65,7 @@ class TokenFile:
     def read(self, starts: Ints, lengths: Ints) -> npt.NDArray[np.integer]:
         """The tokens of B stretches: (B, N) of the file's type, N the longest of them, zeros after the shorter ones.
 
-        Raises:
-            UsageError: the file has become shorter.
+        A UsageError says so if the file has become shorter.
         """
         rows = np.zeros((len(starts), int(lengths.max())), self.dtype)
         width, file = self.dtype.itemsize, self._data.fileno()
