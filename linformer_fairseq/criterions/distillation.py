@@ -76,18 +76,13 @@ class DistillationLoss(FairseqCriterion):
         """The loss summed over B texts, B, and what is logged; UsageError for models of other layers or channels."""
         given, target = sample["net_input"]["src_tokens"], sample["target"]
         tokens = torch.where(target.eq(self.padding_idx), given, target)
-        hidden, cosine = self._compare(model, tokens)
-        logged = {"hidden": hidden.detach(), "cosine": cosine.detach()}
-        loss = self._loss(hidden, cosine, len(tokens))
+        loss, hidden, cosine = self._compare(model, tokens)
+        logged = {"hidden": hidden, "cosine": cosine}
         if self.short_tokens:
-            hidden, cosine = self._compare(model, self._first_tokens(tokens, model.training))
-            logged["short_cosine"] = cosine.detach()
-            loss = loss + self._loss(hidden, cosine, len(tokens))
+            short_loss, _, logged["short_cosine"] = self._compare(model, self._first_tokens(tokens, model.training))
+            loss = loss + short_loss
         sizes = {"ntokens": sample["ntokens"], "nsentences": len(tokens), "sample_size": len(tokens)}
         return loss, len(tokens), {"loss": loss.detach()} | logged | sizes
-
-    def _loss(self, hidden: Tensor, cosine: Tensor, texts: int) -> Tensor:
-        return self.weights[0] * hidden + self.weights[1] * (texts - cosine)
 
     def _first_tokens(self, tokens: Tensor, training: bool) -> Tensor:
         """The first tokens of each text (B, N) as a text of its own, which ends with </s>."""
@@ -98,8 +93,8 @@ class DistillationLoss(FairseqCriterion):
         short[short[:, -1].ne(self.padding_idx), -1] = self.task.source_dictionary.eos()
         return short
 
-    def _compare(self, model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Relative squared error of the layers and cosine of the vectors, summed over the texts (B, N)."""
+    def _compare(self, model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, relative squared error of the layers and cosine of the vectors, summed over the texts (B, N)."""
         features, extra = model(tokens, features_only=True, return_all_hiddens=True)
         ours = [h.transpose(0, 1) for h in extra["inner_states"][1:]]
         known, theirs, compared = self._targets(tokens, features.dtype)
@@ -109,7 +104,9 @@ class DistillationLoss(FairseqCriterion):
         rows = compared.unsqueeze(-1)
         errors = [_relative_error(h * rows, t * rows) for h, t in zip(ours, theirs, strict=True)]
         vector, wanted = ((x.float() * rows).sum(1) for x in (features, known))
-        return torch.stack(errors).mean(0).sum(), functional.cosine_similarity(vector, wanted).sum()
+        hidden, cosine = torch.stack(errors).mean(0).sum(), functional.cosine_similarity(vector, wanted).sum()
+        loss = self.weights[0] * hidden + self.weights[1] * (len(tokens) - cosine)
+        return loss, hidden.detach(), cosine.detach()
 
     @torch.no_grad()
     def _targets(self, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, list[Tensor], Tensor]:

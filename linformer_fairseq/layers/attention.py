@@ -22,7 +22,7 @@ Split = tuple[Tensor, Tensor]  # x W, and the bias that is added last
 
 
 class SelfAttention(nn.Module):
-    """Exact multi-head softmax attention: the control for Linformer, and its base class."""
+    """Exact multi-head softmax attention, to all tokens or to a window: the controls, and the base of Linformer's."""
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
@@ -62,10 +62,12 @@ class SelfAttention(nn.Module):
         return result
 
     def slots(self, x: Tensor, values: Split | None, keep: Tensor | None, shared: Projection | None) -> Slots | None:
-        """What every token attends to; None for nothing beside the window. Here, all tokens.
+        """What every token attends to; None for nothing beside the window. Here, all tokens if there is no window.
 
         x (B, N, C) is zero at pads; values are x W_v (B, N, C) and its bias, if known; others are as in `forward`.
         """
+        if self.cfg.local_window:
+            return None
         keys, mixed = self.keys_values(x, values)
         mask = None if keep is None else keep[:, None, None, :]
         return Slots(self._heads(keys), self._heads(mixed), mask, whole=True)
@@ -97,14 +99,6 @@ class SelfAttention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, H, N, D)"""
         return x.view(x.size(0), x.size(1), self.cfg.num_heads, -1).transpose(1, 2)
-
-
-class LocalSelfAttention(SelfAttention):
-    """Attention to the W nearest tokens on each side alone: the control for the slots beside a window."""
-
-    def slots(self, x: Tensor, values: Split | None, keep: Tensor | None, shared: Projection | None) -> Slots | None:
-        """None: no slots."""
-        return None
 
 
 class LinformerSelfAttention(SelfAttention):

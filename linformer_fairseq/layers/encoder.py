@@ -8,7 +8,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import LinformerSelfAttention, LocalSelfAttention, NoAttention, SelfAttention
+from .attention import LinformerSelfAttention, NoAttention, SelfAttention
 from .config import EncoderConfig
 from .fused import add_dropped, at, compiling, dropout, feed_forward
 from .projection import Projection, build_projection
@@ -194,9 +194,7 @@ def build_attention(cfg: EncoderConfig, index: int) -> SelfAttention | NoAttenti
     """The attention sublayer of layer `index`."""
     if cfg.attention == "linformer":
         return LinformerSelfAttention(cfg, cfg.lengths[index])
-    if cfg.attention == "none":
-        return NoAttention(cfg)
-    return LocalSelfAttention(cfg) if cfg.attention == "local" else SelfAttention(cfg)
+    return NoAttention(cfg) if cfg.attention == "none" else SelfAttention(cfg)
 
 
 def touch(x: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:

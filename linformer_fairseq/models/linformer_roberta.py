@@ -18,7 +18,7 @@ from fairseq.models.roberta import RobertaModel
 from fairseq.models.roberta.model import RobertaClassificationHead, RobertaLMHead
 from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, open_dict
-from torch import Tensor, nn
+from torch import Tensor
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import LinformerEncoder
@@ -198,14 +198,11 @@ class LinformerRobertaModel(RobertaModel):
             kwargs["needed"] = src_tokens.new_zeros(len(src_tokens), 1)  # a head reads <s>, the first token
         x, extra = super().forward(src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs)
         if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
-            x = touch(x, self._idle_parameters(features_only, classification_head_name))
+            idle = [head for name, head in self.classification_heads.items() if name != classification_head_name]
+            if features_only or classification_head_name is not None:
+                idle.append(self.encoder.lm_head)
+            x = touch(x, [parameter for head in idle for parameter in head.parameters()])
         return x, extra
-
-    def _idle_parameters(self, features_only: bool, head: str | None) -> list[nn.Parameter]:
-        idle = [p for name, other in self.classification_heads.items() if name != head for p in other.parameters()]
-        if features_only or head is not None:
-            idle += self.encoder.lm_head.parameters()
-        return idle
 
     def train(self, mode: bool = True) -> "LinformerRobertaModel":
         """As nn.Module's. With `--compile`, the first call for training compiles the layers; inference does not."""
