@@ -5,7 +5,6 @@ from argparse import Namespace
 from dataclasses import fields
 from typing import Any
 
-from fairseq.models import register_model_architecture
 from omegaconf import DictConfig
 
 from linformer_fairseq.layers.config import EncoderConfig, option_names
@@ -86,10 +85,3 @@ def translate_old_flags(cfg: Namespace | DictConfig) -> None:
     logger.warning(
         f"the flags of fairseq's examples/linformer ({given}) are deprecated; the same model is {same}{frozen}"
     )
-
-
-def register_architectures() -> None:
-    """Register every architecture with fairseq but the one that has the model's name, which fairseq knows."""
-    for name in ARCHITECTURES:
-        if name != MODEL:
-            register_model_architecture(MODEL, name)(lambda cfg, name=name: fill_architecture(cfg, name))

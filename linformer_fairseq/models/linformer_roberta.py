@@ -7,13 +7,14 @@ import os
 import shutil
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as functional
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import gen_parser_from_dataclass
-from fairseq.models import FairseqEncoder, register_model
+from fairseq.models import FairseqEncoder, register_model, register_model_architecture
 from fairseq.models.roberta import RobertaModel
 from fairseq.models.roberta.model import RobertaClassificationHead, RobertaLMHead
 from fairseq.tasks import FairseqTask
@@ -23,7 +24,7 @@ from torch import Tensor
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import LinformerEncoder
 from linformer_fairseq.layers.encoder import mark_hidden, touch
-from linformer_fairseq.models.architectures import MODEL, complete, register_architectures
+from linformer_fairseq.models.architectures import ARCHITECTURES, MODEL, complete, fill_architecture
 from linformer_fairseq.models.config import LinformerRobertaConfig, encoder_config
 
 TILE = 64  # tensor cores take dimensions that are multiples of this at full speed
@@ -233,4 +234,6 @@ class LinformerRobertaModel(RobertaModel):
             del state_dict[key]
 
 
-register_architectures()
+for name in ARCHITECTURES:
+    if name != MODEL:  # which fairseq knows
+        register_model_architecture(MODEL, name)(partial(fill_architecture, name=name))
