@@ -110,7 +110,7 @@ class LinformerSelfAttention(SelfAttention):
 
     def __init__(self, cfg: EncoderConfig, k: int) -> None:
         super().__init__(cfg)
-        self.k = k
+        self.k, self.per_head = k, cfg.one_per_head
         self.E = None if cfg.one_for_all_layers else build_projection(cfg, k)
         self.F = build_projection(cfg, k) if cfg.separate_e_and_f else None
 
@@ -120,7 +120,7 @@ class LinformerSelfAttention(SelfAttention):
         if e is None:
             raise ValueError("this layer shares E across layers and needs it as an argument")
         f = e if self.F is None else self.F
-        if self.cfg.one_per_head:
+        if self.per_head:
             keys, key_bias = split_bias(self.k_proj, x)
             mixed, value_bias = values or split_bias(self.v_proj, x)
             projected_keys, projected_values = e(keys, keep) + key_bias, f(mixed, keep) + value_bias
