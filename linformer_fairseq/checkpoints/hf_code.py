@@ -11,7 +11,7 @@ from linformer_fairseq import hf, layers
 CONFIGURATION, MODEL = "configuration_linformer.py", "modeling_linformer.py"
 _OPTIONS, _BASE = "config.py", "encoder_linformer.py"
 # Each after those that it imports.
-_LAYERS = ("fused", "learned", "adaptive", "window", "projection", "attention", "encoder")
+_LAYERS = ("fused", "adaptive", "window", "projection", "attention", "encoder")
 _HEADER = (
     '"""{text} This file holds the files of linformer_fairseq that it needs."""\n\nfrom __future__ import annotations\n'
 )

@@ -6,9 +6,8 @@ This is InfoNCE (van den Oord et al. 2018) with temperature t. c runs over the p
 of the batch (Henderson et al. 2017), but for copies of p, and other passages that the batch has for the same query.
 The batches of all processes are one: loss and gradients are those of one process with the joined batch.
 
-With --chunk-rows, a batch of any size takes the memory of one chunk of texts, as in GradCache (Gao et al. 2021): the
-vectors of all chunks are computed without keeping what a backward pass needs; the loss gives the gradient of each; then
-each chunk is computed again, with the same random numbers, for its backward pass. PyTorch's checkpointing does so.
+With --chunk-rows, a batch of any size takes the memory of one chunk of texts, as in GradCache (Gao et al. 2021): in the
+backward pass each chunk is computed again, with the same random numbers.
 
 Validations also have the scores of `finetuning.retrieval`, of each query's own passage among those of the batch.
 
@@ -17,34 +16,33 @@ Shapes: B rows, of all processes A, M passages, N tokens, C channels.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
-from fairseq.distributed.utils import (
-    get_data_parallel_group,
-    get_data_parallel_rank,
-    get_data_parallel_world_size,
-)
+from fairseq.distributed import utils
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from torch.utils.checkpoint import checkpoint
 
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.models.config import flag
 
 
 @dataclass
 class ContrastiveConfig(FairseqDataclass):
     """Settings of the criterion."""
 
-    temperature: float = field(default=0.05, metadata={"help": "that cosines are divided by, above 0"})
-    first_token: bool = field(default=False, metadata={"help": "vectors are those of first tokens, not means"})
-    chunk_rows: int = field(default=0, metadata={"help": "texts in memory at a time; 0: all of a batch"})
-    layer_lr_decay: float = field(default=1.0, metadata={"help": "rate of a layer, in multiples of the next one's"})
+    temperature: float = flag(0.05, "that cosines are divided by, above 0")
+    first_token: bool = flag(False, "vectors are those of first tokens, not means")
+    chunk_rows: int = flag(0, "texts in memory at a time; 0: all of a batch")
+    layer_lr_decay: float = flag(1.0, "rate of a layer, in multiples of the next one's")
 
 
 @register_criterion("contrastive", dataclass=ContrastiveConfig)
@@ -62,7 +60,7 @@ class ContrastiveLoss(FairseqCriterion):
         tokens, rows, first = sample["net_input"]["src_tokens"], sample["nsentences"], 0
         texts, vectors = (x.unflatten(0, (-1, rows)) for x in (tokens, self.vectors(model, tokens)))
         queries = vectors[0]
-        if get_data_parallel_world_size() > 1:
+        if utils.get_data_parallel_world_size() > 1:
             texts, vectors, first = joined(texts, vectors, self.padding_idx)
         own = torch.arange(first, first + rows, device=tokens.device)
         left_out = no_negatives(texts.flatten(0, 1), texts.size(1))[own]
@@ -106,37 +104,22 @@ class ContrastiveLoss(FairseqCriterion):
         return True
 
 
-class Gather(torch.autograd.Function):
-    """Tensors of one shape, of all processes (processes, …); the gradient of each is the sum of all processes'."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(get_data_parallel_world_size())]
-        torch.distributed.all_gather(parts, x.contiguous(), group=get_data_parallel_group())
-        return torch.stack(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(total, group=get_data_parallel_group())
-        return total[get_data_parallel_rank()]
-
-
 def joined(texts: Tensor, vectors: Tensor, pad: int) -> tuple[Tensor, Tensor, int]:
     """Of all processes: texts (columns, A, N), vectors (columns, A, C), and where the rows of this one begin.
 
     `texts` and `vectors` are those of this process, (columns, B, N) and (columns, B, C); others may have other B, N.
+    The gradient of a vector is the sum of all processes'.
     """
-    gather: Callable[[Tensor], Tensor] = Gather.apply
-    sizes = gather(torch.tensor(texts.shape[1:], device=texts.device)).tolist()
+    gather: Callable[[Tensor], Any] = partial(all_gather, group=utils.get_data_parallel_group())
+    sizes = [size.tolist() for size in gather(torch.tensor(texts.shape[1:], device=texts.device))]
     rows, length = (max(column) for column in zip(*sizes, strict=True))
     missing = rows - texts.size(1)
     texts = functional.pad(texts, (0, length - texts.size(2), 0, missing), value=pad)
-    found = (gather(x).unbind() for x in (texts, functional.pad(vectors, (0, 0, 0, missing))))
     all_texts, all_vectors = (
-        torch.cat([x[:, : n[0]] for x, n in zip(parts, sizes, strict=True)], 1) for parts in found
+        torch.cat([x[:, :n] for x, (n, _) in zip(gather(own), sizes, strict=True)], 1)
+        for own in (texts, functional.pad(vectors, (0, 0, 0, missing)))
     )
-    return all_texts, all_vectors, sum(n for n, _ in sizes[: get_data_parallel_rank()])
+    return all_texts, all_vectors, sum(n for n, _ in sizes[: utils.get_data_parallel_rank()])
 
 
 def ranked(scores: Tensor, own: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ with that of a short text, the first tokens of each long one; in training their 
 Shapes: B batch, N tokens, C channels, T longest input of the teacher.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from fairseq.tasks import FairseqTask
 from omegaconf import MISSING
 from torch import Tensor, nn
 
-from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read
+from linformer_fairseq.checkpoints.checkpoint import build, read
 from linformer_fairseq.checkpoints.names import EMBEDDING
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import LinformerEncoder
+from linformer_fairseq.models.config import flag
 
 FEWEST = 8  # tokens of a short text
 
@@ -39,15 +40,12 @@ FEWEST = 8  # tokens of a short text
 class DistillationConfig(FairseqDataclass):
     """Settings of the criterion."""
 
-    teacher: str = field(
-        default=MISSING,
-        metadata={"help": "checkpoint of the exact model; `linformer convert from-bert --attention exact` writes one"},
+    teacher: str = flag(
+        MISSING, "checkpoint of the exact model; `linformer convert from-bert --attention exact` writes one"
     )
-    hidden_weight: float = field(default=1.0, metadata={"help": "weight of the outputs of the layers"})
-    vector_weight: float = field(default=1.0, metadata={"help": "weight of the mean vector of a text"})
-    short_tokens: int = field(
-        default=0, metadata={"help": "most tokens of the short texts that are compared as well; 0 compares none"}
-    )
+    hidden_weight: float = flag(1.0, "weight of the outputs of the layers")
+    vector_weight: float = flag(1.0, "weight of the mean vector of a text")
+    short_tokens: int = flag(0, "most tokens of the short texts that are compared as well; 0 compares none")
 
 
 @register_criterion("distillation", dataclass=DistillationConfig)
@@ -70,29 +68,21 @@ class DistillationLoss(FairseqCriterion):
         if symbols != known:
             found = f"{symbols} symbols and DATA {known}"
             raise UsageError(f"--teacher {teacher}: has {found}; binarise DATA with the teacher's tokenizer")
+        encoder: LinformerEncoder = build(checkpoint).encoder.sentence_encoder
         # In a list, so that it is neither trained nor written into the checkpoints of the run.
-        self._teacher = [teacher_encoder(checkpoint)]
+        self._teacher = [encoder.requires_grad_(False).eval()]
 
     def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, Any]:
-        """The loss summed over B texts, B, and what is logged.
-
-        Raises:
-            UsageError: the two models have different numbers of layers or channels.
-        """
+        """The loss summed over B texts, B, and what is logged; UsageError for models of other layers or channels."""
         given, target = sample["net_input"]["src_tokens"], sample["target"]
         tokens = torch.where(target.eq(self.padding_idx), given, target)
-        hidden, cosine = self._compare(model, tokens)
-        logged = {"hidden": hidden.detach(), "cosine": cosine.detach()}
-        loss = self._loss(hidden, cosine, len(tokens))
+        loss, hidden, cosine = self._compare(model, tokens)
+        logged = {"hidden": hidden, "cosine": cosine}
         if self.short_tokens:
-            hidden, cosine = self._compare(model, self._first_tokens(tokens, model.training))
-            logged["short_cosine"] = cosine.detach()
-            loss = loss + self._loss(hidden, cosine, len(tokens))
+            short_loss, _, logged["short_cosine"] = self._compare(model, self._first_tokens(tokens, model.training))
+            loss = loss + short_loss
         sizes = {"ntokens": sample["ntokens"], "nsentences": len(tokens), "sample_size": len(tokens)}
         return loss, len(tokens), {"loss": loss.detach()} | logged | sizes
-
-    def _loss(self, hidden: Tensor, cosine: Tensor, texts: int) -> Tensor:
-        return self.weights[0] * hidden + self.weights[1] * (texts - cosine)
 
     def _first_tokens(self, tokens: Tensor, training: bool) -> Tensor:
         """The first tokens of each text (B, N) as a text of its own, which ends with </s>."""
@@ -103,8 +93,8 @@ class DistillationLoss(FairseqCriterion):
         short[short[:, -1].ne(self.padding_idx), -1] = self.task.source_dictionary.eos()
         return short
 
-    def _compare(self, model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Relative squared error of the layers and cosine of the vectors, summed over the texts (B, N)."""
+    def _compare(self, model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, relative squared error of the layers and cosine of the vectors, summed over the texts (B, N)."""
         features, extra = model(tokens, features_only=True, return_all_hiddens=True)
         ours = [h.transpose(0, 1) for h in extra["inner_states"][1:]]
         known, theirs, compared = self._targets(tokens, features.dtype)
@@ -114,7 +104,9 @@ class DistillationLoss(FairseqCriterion):
         rows = compared.unsqueeze(-1)
         errors = [_relative_error(h * rows, t * rows) for h, t in zip(ours, theirs, strict=True)]
         vector, wanted = ((x.float() * rows).sum(1) for x in (features, known))
-        return torch.stack(errors).mean(0).sum(), functional.cosine_similarity(vector, wanted).sum()
+        hidden, cosine = torch.stack(errors).mean(0).sum(), functional.cosine_similarity(vector, wanted).sum()
+        loss = self.weights[0] * hidden + self.weights[1] * (len(tokens) - cosine)
+        return loss, hidden.detach(), cosine.detach()
 
     @torch.no_grad()
     def _targets(self, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -139,9 +131,8 @@ class DistillationLoss(FairseqCriterion):
         """Means over texts of the loss, of the relative squared error of the layers, and of the cosines."""
         texts = sum(log["nsentences"] for log in logging_outputs)
         for name in ("loss", "hidden", "cosine", "short_cosine"):
-            if name not in logging_outputs[0]:
-                continue
-            metrics.log_scalar(name, sum(log[name] for log in logging_outputs) / texts, texts, round=4)
+            if name in logging_outputs[0]:
+                metrics.log_scalar(name, sum(log[name] for log in logging_outputs) / texts, texts, round=4)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
@@ -152,9 +143,3 @@ class DistillationLoss(FairseqCriterion):
 def _relative_error(x: Tensor, target: Tensor) -> Tensor:
     """|x - target|² / |target|² of each text, (B,), in float32; both (B, N, C)."""
     return (x.float() - target.float()).square().sum((1, 2)) / target.float().square().sum((1, 2))
-
-
-def teacher_encoder(checkpoint: Checkpoint) -> LinformerEncoder:
-    """The encoder of a checkpoint, without gradients and dropout."""
-    encoder: LinformerEncoder = build(checkpoint).encoder.sentence_encoder
-    return encoder.requires_grad_(False).eval()

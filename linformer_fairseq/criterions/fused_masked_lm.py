@@ -22,9 +22,8 @@ from linformer_fairseq.models.linformer_roberta import (
     suits_tensor_cores,
 )
 
-# Size of the logits held at a time, in float32. More rows make the product with the weights, which are read once for
-# each chunk, faster; on a CPU, more than CPU_ROWS do not, and the logits leave the cache. One thread, T 1638, C 128,
-# V 8192: 102 ms with 256 rows and 141 with all in float32, 57 and 123 in bfloat16.
+# Size of the logits held at a time, in float32. More rows make the product with the weights faster, which are read once
+# for each chunk; on a CPU, more than CPU_ROWS do not, and the logits leave the cache.
 CHUNK_BYTES = 64 * 2**20
 CPU_ROWS = 320
 # Probabilities below 2^-24 are zero in float16, so their gradients are computed times this.
@@ -42,18 +41,27 @@ class FusedMaskedLmLoss(MaskedLmLoss):
     def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, Any]:
         """As fairseq's: the summed loss, the number of predicted tokens, and what is logged.
 
-        Raises:
-            UsageError: the model has no masked-LM head of RoBERTa's form.
+        A UsageError refuses a model without a masked-LM head of RoBERTa's form.
         """
+        encoder, net_input, target = getattr(model, "encoder", None), sample["net_input"], sample["target"]
+        ours = isinstance(encoder, LinformerRobertaEncoder)
         # fairseq's RoBERTa does not run its head in `forward` here, where DDP searches for the parameters in use.
-        ours = isinstance(getattr(model, "encoder", None), LinformerRobertaEncoder)
         hidden_from_ddp = not ours and getattr(model, "find_unused_parameters", False)
         if hidden_from_ddp or not (self.training and torch.is_grad_enabled()):
             loss, sample_size, logging_output = super().forward(model, sample, reduce)
             return loss, sample_size, logging_output
-        target = sample["target"]
         masked = MaskedTokens.of(target.ne(self.padding_idx), sample.get("masked_on_host"))
-        x, weight, bias = _before_output_projection(model, sample["net_input"], masked)
+        if ours:
+            x, extra = model(**net_input, masked_tokens=masked, head_features_only=True)
+            weight, bias = extra["output_projection"]
+        else:
+            head: Any = getattr(encoder, "lm_head", None)  # of fairseq's own RoBERTa, which cannot leave tokens out
+            if not all(hasattr(head, name) for name in ("dense", "activation_fn", "layer_norm", "weight", "bias")):
+                raise UsageError(
+                    "--criterion fused_masked_lm needs a model with RoBERTa's head: use --criterion masked_lm"
+                )
+            features = model(**net_input, features_only=True)[0].flatten(0, 1)
+            x, weight, bias = head_features(head, features.index_select(0, masked.flat)), head.weight, head.bias
         loss = linear_cross_entropy(x, weight, bias, target.flatten().index_select(0, masked.flat))
         logging_output = {
             "loss": loss.detach(),
@@ -64,31 +72,14 @@ class FusedMaskedLmLoss(MaskedLmLoss):
         return loss, len(masked.flat), logging_output
 
 
-def _before_output_projection(
-    model: nn.Module, net_input: dict[str, Any], masked: MaskedTokens
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The input (T, C) of the head's output projection for the masked tokens, its weight (V, C) and its bias (V,)."""
-    encoder = getattr(model, "encoder", None)
-    if isinstance(encoder, LinformerRobertaEncoder):
-        x, extra = model(**net_input, masked_tokens=masked, head_features_only=True)
-        return x, *extra["output_projection"]
-    head: Any = getattr(encoder, "lm_head", None)  # of fairseq's own RoBERTa, which cannot leave tokens out
-    if not all(hasattr(head, name) for name in ("dense", "activation_fn", "layer_norm", "weight", "bias")):
-        raise UsageError("--criterion fused_masked_lm needs a model with RoBERTa's head: use --criterion masked_lm")
-    features = model(**net_input, features_only=True)[0]
-    return head_features(head, features.flatten(0, 1).index_select(0, masked.flat)), head.weight, head.bias
-
-
 def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """Sum over T rows of -log softmax(x weight^T + bias)[target], as a float32 scalar.
 
     x (T, C), weight (V, C), bias (V,), targets (T,). The gradients are computed along with the loss, chunk by chunk, so
     that T x V logits are never held. Under autocast the products are computed in its type, their sums in float32.
     """
-    # torch.nn.functional.linear_cross_entropy of torch 2.13 does the same in float32 (the same time with chunks of the
-    # same size, errors of 2e-7), but not in 16 bit, where it returns the loss and adds up the gradients in 16 bit.
-    # bfloat16 on a CPU, T 1228, C 768, V 32000, errors against float64: loss 3e-3 to 3e-2 (here 1e-6), gradient of the
-    # bias 2e-2 (2e-4), of the weight 3.1e-3 (2.1e-3); time with its default chunks 10 times that of this function.
+    # torch.nn.functional.linear_cross_entropy of torch 2.13 does the same in float32, but in 16 bit it returns the loss
+    # and adds up the gradients in 16 bit: errors of the loss of 3e-3 to 3e-2 in bfloat16, here 1e-6.
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     with torch.autocast(device, enabled=False):

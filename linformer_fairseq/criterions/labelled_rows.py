@@ -6,7 +6,7 @@ Shapes: B batch, C classes.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from fairseq.criterions.sentence_prediction import SentencePredictionConfig, Sen
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
+from linformer_fairseq.models.config import flag
 from linformer_fairseq.scores import score_logits
 
 
@@ -23,10 +24,10 @@ from linformer_fairseq.scores import score_logits
 class LabelledRowsConfig(SentencePredictionConfig):
     """Settings of the criterion; with `regression_target`, targets are numbers (B, C), else class ids (B,)."""
 
-    metric: str = field(default="accuracy", metadata={"help": "computed in validations, under its name"})
-    several_labels: bool = field(default=False, metadata={"help": "the numbers are 0 or 1 for each of several labels"})
-    class_weights: str = field(default="", metadata={"help": "of the loss, a number for each class, with commas"})
-    layer_lr_decay: float = field(default=1.0, metadata={"help": "rate of a layer, in multiples of the next one's"})
+    metric: str = flag("accuracy", "computed in validations, under its name")
+    several_labels: bool = flag(False, "the numbers are 0 or 1 for each of several labels")
+    class_weights: str = flag("", "of the loss, a number for each class, with commas")
+    layer_lr_decay: float = flag(1.0, "rate of a layer, in multiples of the next one's")
 
 
 @register_criterion("labelled_rows", dataclass=LabelledRowsConfig)
@@ -69,15 +70,10 @@ class LabelledRows(SentencePredictionCriterion):
         metrics.log_scalar("loss", loss / max(rows, 1) / math.log(2), rows, round=3)
         found = [log for log in logging_outputs if "logits" in log]
         if found:
-            for name in ("logits", "targets"):  # names that are not shown
-                metrics.log_concat_tensor(f"_{name}", torch.cat([log[name] for log in found]), dim=0)
-            metric = found[0]["metric"]
-            metrics.log_derived(
-                metric,
-                lambda meters: score_logits(
-                    metric, *(meters[f"_{name}"].tensor.numpy() for name in ("targets", "logits"))
-                ),
-            )
+            metric, names = found[0]["metric"], ("_targets", "_logits")  # which are not shown
+            for name in names:
+                metrics.log_concat_tensor(name, torch.cat([log[name[1:]] for log in found]), dim=0)
+            metrics.log_derived(metric, lambda meters: score_logits(metric, *(meters[n].tensor.numpy() for n in names)))
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -15,12 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..layers.adaptive import AdaptiveProjection
-from ..layers.attention import at
 from ..layers.encoder import LinformerEncoder
-from ..layers.fused import compiling
-from ..layers.learned import LearnedProjection
-from ..layers.projection import ConvProjection, LinearProjection
+from ..layers.fused import at, compiling
+from ..layers.projection import AdaptiveProjection, ConvProjection, LearnedProjection, LinearProjection
 from .configuration_linformer import LinformerConfig
 
 try:  # since transformers 5; leaves alone what a file had

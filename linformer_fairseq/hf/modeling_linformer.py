@@ -17,7 +17,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from ..layers.attention import at
+from ..layers.fused import at
 from .configuration_linformer import LinformerConfig
 from .encoder_linformer import LinformerModel, LinformerPreTrainedModel, or_tuple, real_tokens
 

@@ -1,4 +1,4 @@
-"""A projection whose blocks follow the length of the text, not n: exact where short, linear where long.
+"""The slots of `adaptive`, whose blocks follow the length of the text, not n: exact where short, linear where long.
 
 A text of L tokens has min(k, L) slots. Up to k tokens, every token is a slot, so that attention is exact. Of a longer
 text, the first and the last token (<s> and </s>, to which heads attend that find nothing else) keep slots of their
@@ -20,35 +20,22 @@ import torch.nn.functional as functional
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .config import EncoderConfig
 from .fused import exporting
-from .learned import LearnedProjection
-
-
-class AdaptiveProjection(LearnedProjection):
-    """E or F of blocks that follow the length. The weight w is (C,), or (H, D) with sharing `none`.
-
-    With sharing `none` it acts on the keys and values of each head.
-    """
-
-    def __init__(self, cfg: EncoderConfig, k: int) -> None:
-        shape = (cfg.num_heads, cfg.head_dim) if cfg.one_per_head else (cfg.embed_dim,)
-        super().__init__(torch.zeros(shape), cfg)
-        self.k, self.heads = k, cfg.num_heads if cfg.one_per_head else 1
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, N, C) -> (B, K, C); (B, N, C) for N <= k, where every token is a slot."""
-        n, weight_HD = x.size(1), self.matrix().view(-1, x.size(2) // self.heads)
-        if not pools(n, self.k):
-            return x
-        x_BNHD = x.view(*x.shape[:2], *weight_HD.shape)
-        mean = _scatter if exporting() else _gather
-        return mean(x_BNHD, weight_HD, self.k, keep).flatten(2)
 
 
 def pools(n: int, k: int) -> bool:
     """Whether inputs of n tokens are pooled. A graph exported for all lengths always has k slots."""
     return exporting() or n > k
+
+
+def slot_means(x: Tensor, weight: Tensor, k: int, keep: Tensor | None) -> Tensor:
+    """Means of the slots of x (B, N, H, D), weighted by the softmax of w · x in a slot, w (H, D): (B, K, H, D)."""
+    if exporting():
+        return _scatter(x, weight, k, keep)
+    if not torch.is_grad_enabled():  # which an autograd function does not see
+        x, weight = x.detach(), weight.detach()
+    means: Tensor = _Gather.apply(x, weight, k, keep)  # type: ignore[no-untyped-call]
+    return means
 
 
 def _scores(x: Tensor, weight: Tensor) -> Tensor:
@@ -57,10 +44,9 @@ def _scores(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Means of the slots of x (B, N, H, D), weighted by the softmax of w · x in a slot, w (H, D): (B, K, H, D).
+    """`slot_means` by gathering, also in the backward pass, as every token is in one slot: sums have a fixed order.
 
-    Every token is in one slot, so that the backward pass gathers as well: few passes over x, and sums in a fixed order
-    on a GPU, too. The gradient of a score is share_i (x_i - mean) · g, with g that of the slot.
+    The gradient of a score is share_i (x_i - mean) · g, with g that of the slot.
     """
 
     @staticmethod
@@ -104,15 +90,8 @@ class _Gather(torch.autograd.Function):
         return of_x, of_weight, None, None
 
 
-def _gather(x: Tensor, weight: Tensor, k: int, keep: Tensor | None) -> Tensor:
-    if not torch.is_grad_enabled():  # which an autograd function does not see
-        x, weight = x.detach(), weight.detach()
-    out: Tensor = _Gather.apply(x, weight, k, keep)  # type: ignore[no-untyped-call]
-    return out
-
-
 def _scatter(x: Tensor, weight: Tensor, k: int, keep: Tensor | None) -> Tensor:
-    """As `_Gather` with shapes that do not depend on the sizes of blocks: for a graph that serves all lengths."""
+    """`slot_means` with shapes that do not depend on the sizes of blocks: for a graph that serves all lengths."""
     (batch, n, heads, dim), scores = x.shape, _scores(x, weight)
     real = x.new_ones(1, n, dtype=torch.bool) if keep is None else keep
     slot_BNH = slots_of(real, k).unsqueeze(-1).expand(batch, n, heads)

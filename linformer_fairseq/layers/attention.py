@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .adaptive import pools, spans
 from .config import EncoderConfig
-from .fused import attend, compiling, exporting, is_plain, split_bias
+from .fused import at, attend, compiling, exporting, is_plain, split_bias
 from .projection import Projection, build_projection, slot_mask
 from .window import Slots, attend_locally, dense_mask
 
@@ -22,7 +22,7 @@ Split = tuple[Tensor, Tensor]  # x W, and the bias that is added last
 
 
 class SelfAttention(nn.Module):
-    """Exact multi-head softmax attention: the control for Linformer, and its base class."""
+    """Exact multi-head softmax attention, to all tokens or to a window: the controls, and the base of Linformer's."""
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
@@ -36,17 +36,13 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, keep: Tensor | None = None, shared: Projection | None = None, needed: Tensor | None = None
     ) -> Tensor:
-        """Attends to all real tokens.
+        """(B, N, C) -> (B, N, C) or (B, M, C), whose rows of pads are meaningless.
 
         Args:
-            x: (B, N, C).
             keep: (B, N), False for a pad; None if there are no pads. The output at real tokens depends neither on the
                 content of the pads nor on their number.
             shared: the encoder's one projection, with layerwise sharing.
             needed: (B, M), positions of the tokens to attend from; None for all.
-
-        Returns:
-            (B, N, C), or (B, M, C). Rows of pads are meaningless.
         """
         x = x if keep is None else x * keep.unsqueeze(-1)
         # The values of all tokens, without bias so that pads stay zero, where two things need them.
@@ -66,13 +62,12 @@ class SelfAttention(nn.Module):
         return result
 
     def slots(self, x: Tensor, values: Split | None, keep: Tensor | None, shared: Projection | None) -> Slots | None:
-        """What every token attends to; None for nothing beside the window. Here, all tokens.
+        """What every token attends to; None for nothing beside the window. Here, all tokens if there is no window.
 
-        Args:
-            x: (B, N, C), zero at pads.
-            values: x W_v (B, N, C) and its bias, if they are known.
-            keep, shared: as in `forward`.
+        x (B, N, C) is zero at pads; values are x W_v (B, N, C) and its bias, if known; others are as in `forward`.
         """
+        if self.cfg.local_window:
+            return None
         keys, mixed = self.keys_values(x, values)
         mask = None if keep is None else keep[:, None, None, :]
         return Slots(self._heads(keys), self._heads(mixed), mask, whole=True)
@@ -88,16 +83,13 @@ class SelfAttention(nn.Module):
         """
         x = x if keep is None else x * keep.unsqueeze(-1)
         q, slots = self._heads(self.q_proj(x)), self.slots(x, None, keep, shared)
-        mask: Tensor | None
+        count = 0 if slots is None or slots.whole else slots.keys.size(2)
         if slots is None or (self.cfg.local_window and not slots.whole):
-            keys, mask = (
-                self._heads(self.k_proj(x)),
-                dense_mask(x.size(1), self.cfg.local_window, keep, slots, x.device),
-            )
-            count = 0 if slots is None else slots.keys.size(2)
+            keys = self._heads(self.k_proj(x))
             keys = keys if slots is None else torch.cat([slots.keys, keys], 2)
+            mask: Tensor | None = dense_mask(x.size(1), self.cfg.local_window, keep, slots, x.device)
         else:
-            keys, mask, count = slots.keys, slots.mask, 0 if slots.whole else slots.keys.size(2)
+            keys, mask = slots.keys, slots.mask
         scores = q @ keys.transpose(2, 3) / math.sqrt(q.size(-1))
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -109,26 +101,16 @@ class SelfAttention(nn.Module):
         return x.view(x.size(0), x.size(1), self.cfg.num_heads, -1).transpose(1, 2)
 
 
-class LocalSelfAttention(SelfAttention):
-    """Attention to the W nearest tokens on each side alone: the control for the slots beside a window."""
-
-    def slots(self, x: Tensor, values: Split | None, keep: Tensor | None, shared: Projection | None) -> Slots | None:
-        """None: no slots."""
-        return None
-
-
 class LinformerSelfAttention(SelfAttention):
     """Attention to K projected keys and values, and with a window to neighbours: O(N·K) instead of O(N²).
 
-    Compresses first, then multiplies by W: (E x) W_k + b costs K·C² where E (x W_k) + b costs N·C². With sharing
-    `none`, where every head has its own E, the second order is cheaper. Both give the same result, because the bias is
-    added last.
+    (E x) W_k + b costs K·C², and is the same as E (x W_k) + b, which costs N·C² and is cheaper only with sharing
+    `none`, where every head has its own E.
     """
 
     def __init__(self, cfg: EncoderConfig, k: int) -> None:
         super().__init__(cfg)
-        self.k = k
-        self.per_head = cfg.one_per_head
+        self.k, self.per_head = k, cfg.one_per_head
         self.E = None if cfg.one_for_all_layers else build_projection(cfg, k)
         self.F = build_projection(cfg, k) if cfg.separate_e_and_f else None
 
@@ -178,11 +160,6 @@ class NoAttention(nn.Module):
         """No slots and no tokens, as `SelfAttention.weights`."""
         nothing = x.new_zeros(x.size(0), 1, x.size(1), 0)
         return nothing, nothing
-
-
-def at(x: Tensor, positions: Tensor | None) -> Tensor:
-    """x (B, N, C) at the positions (B, M) of each sample, (B, M, C); all of x for None."""
-    return x if positions is None else x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.size(-1)))
 
 
 class LocalConv(nn.Module):

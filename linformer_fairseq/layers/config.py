@@ -4,8 +4,6 @@ A new option is one line of `EncoderConfig` and the code that uses it: fairseq's
 config.json, the conversion between them and what `linformer convert inspect` shows are derived from the table.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -23,15 +21,13 @@ def option(
     """A row of the table.
 
     Args:
-        default: here, in Hugging Face's configuration and, unless `by_arch`, in fairseq's.
         fairseq, hf: name of fairseq's setting and key in config.json; by default the field's, "" if there is none.
         label: shown by `linformer convert inspect` and in model cards; "" to leave the option out there.
         more: `choices`, the allowed values; `limits`, the lowest allowed value and the first that is too high;
             `by_arch`, True if fairseq's default is None, for the architecture to fill in; `training`, True if a
             trained model may be used with another value.
     """
-    about = {"fairseq": fairseq, "hf": hf, "label": label, "choices": (), "limits": None, "by_arch": False} | more
-    about.setdefault("training", False)
+    about = dict(fairseq=fairseq, hf=hf, label=label, choices=(), limits=None, by_arch=False, training=False) | more
     about["help"] = f"{help} (default: that of --arch)" if about["by_arch"] else help
     return field(default=default, metadata=about)
 
@@ -175,11 +171,10 @@ class EncoderConfig:
         if self.local_conv and self.local_conv % 2 == 0:
             remedy = "its width must be odd, so that it is centred on a token, or 0 for no convolution"
             raise ValueError(f"--local-conv is {self.local_conv}; {remedy}")
-        if bool(self.local_window) not in {"linformer": (False, True), "local": (True,)}.get(self.attention, (False,)):
-            raise ValueError(
-                f"--local-window {self.local_window} does not go with --attention {self.attention}: linformer takes "
-                "any window, local one of at least 1, exact and none have none"
-            )
+        if self.attention != "linformer" and (self.local_window > 0) != (self.attention == "local"):
+            known = "linformer takes any window, local one of at least 1, exact and none have none"
+            given = f"--local-window {self.local_window} does not go with --attention {self.attention}"
+            raise ValueError(f"{given}: {known}")
         if self.position_grid and self.position_grid**2 + 2 > self.max_positions:
             needed = f"needs {self.position_grid**2 + 2} positions, for its pixels, <s> and </s>"
             raise ValueError(f"--position-grid {self.position_grid} {needed}, not --max-positions {self.max_positions}")
@@ -196,19 +191,15 @@ class EncoderConfig:
             if not 1 <= k <= n:
                 raise ValueError(f"--projected-length {k} does not lie between 1 and --max-positions {n}")
             if self.projection == "adaptive" and k < 3:
-                raise ValueError(
-                    f"--projected-length {k} is too small for --projection adaptive, which keeps a slot each for the "
-                    "first and the last token; give at least 3"
-                )
+                ends = "keeps a slot each for the first and the last token; give at least 3"
+                raise ValueError(f"--projected-length {k} is too small for --projection adaptive, which {ends}")
             if self.projection not in ("linear", "adaptive") and n % k:
-                raise ValueError(
-                    f"--projection {self.projection} pools blocks of n/k tokens, and --max-positions {n} is not a "
-                    f"multiple of --projected-length {k}; choose a divisor of {n}"
-                )
+                found = f"--max-positions {n} is not a multiple of --projected-length {k}; choose a divisor of {n}"
+                raise ValueError(f"--projection {self.projection} pools blocks of n/k tokens, and {found}")
         if self.one_for_all_layers and len(set(lengths)) > 1:
+            remedy = "give one length, or use --projection-sharing key-value"
             raise ValueError(
-                f"--projection-sharing layerwise has one matrix for all layers and cannot serve {given}; "
-                "give one length, or use --projection-sharing key-value"
+                f"--projection-sharing layerwise has one matrix for all layers and cannot serve {given}; {remedy}"
             )
 
     @property

@@ -8,9 +8,9 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import LinformerSelfAttention, LocalSelfAttention, NoAttention, SelfAttention, at
+from .attention import LinformerSelfAttention, NoAttention, SelfAttention
 from .config import EncoderConfig
-from .fused import add_dropped, compiling, dropout, feed_forward
+from .fused import add_dropped, at, compiling, dropout, feed_forward
 from .projection import Projection, build_projection
 
 try:  # NVIDIA's apex; PyPI's `apex` is another project without this module
@@ -19,8 +19,8 @@ except ImportError:
     FusedLayerNorm = None
 
 HIDDEN = "hidden"
-"""`param_group` of the matrices between hidden states: of attention, of the feed-forward sublayers and of the masked-LM
-head's first layer. E and F, which mix places and not channels, are none. An optimizer may treat them in another way."""
+"""`param_group` of the matrices between hidden states, for an optimizer: of attention, of the feed-forward sublayers,
+of the masked-LM head's first layer. E and F, which mix places and not channels, are none."""
 
 
 class LinformerEncoderLayer(nn.Module):
@@ -50,9 +50,7 @@ class LinformerEncoderLayer(nn.Module):
 
     def attention_weights(self, x: Tensor, keep: Tensor | None, shared: Projection | None) -> tuple[Tensor, Tensor]:
         """What each token attends to, as `SelfAttention.weights`; x (B, N, C) is the input of the layer."""
-        inner = self.self_attn_layer_norm(x) if self.normalize_before else x
-        weights: tuple[Tensor, Tensor] = self.self_attn.weights(inner, keep, shared)  # type: ignore[operator]
-        return weights
+        return self.self_attn.weights(self.self_attn_layer_norm(x) if self.normalize_before else x, keep, shared)
 
     def _add(self, residual: Tensor, x: Tensor) -> Tensor:
         return add_dropped(residual, x, self.dropout, self.training)
@@ -107,10 +105,9 @@ class LinformerEncoder(nn.Module):
                 mark_hidden(module)
 
     def compile_layers(self, **options: Any) -> None:
-        """Compiles the layers with torch.compile; each graph serves all layers of the same k.
+        """Compiles the layers with torch.compile, each graph for all layers of one k; parameters keep their names.
 
-        There is one graph for inputs of full length and one for shorter ones, with pads and without. Parameters keep
-        their names. On a CPU the eager layers train faster (`fused.py`).
+        There is a graph for inputs of full length and one for shorter ones. On a CPU eager layers train faster.
         """
         for layer in self.layers:
             layer.compile(dynamic=True, **options)
@@ -124,22 +121,17 @@ class LinformerEncoder(nn.Module):
         padded: bool | None = None,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Encodes a batch of token ids.
+        """Features (B, N, C) or (B, M, C), and the list of hidden states (B, N, C), of a batch.
 
         Args:
-            tokens: (B, N) ids, padded on the right, or rows of `embed_tokens` (B, N, C); N at most `max_positions`.
+            tokens: (B, N) ids, padded on the right, or rows of `embed_tokens` (B, N, C); ValueError if N is more than
+                `max_positions`.
             return_all_hiddens: also return the input of the first layer and the output of every layer.
             real: (B, N) bool, False for a pad; by default `tokens != pad_index`. Rows of an embedding do not tell.
             needed: (B, M), positions of the tokens whose features are needed; None for all. The last layer computes
                 only these; all tokens still enter its keys and values.
             padded: whether there are pads; None to look, which waits for a GPU.
             positions: (B, N), rows of `embed_positions`; by default the real tokens are counted from pad_index + 1 on.
-
-        Returns:
-            Features (B, N, C) or (B, M, C), and the list of hidden states (B, N, C).
-
-        Raises:
-            ValueError: the input is longer than `max_positions`.
         """
         if tokens.size(1) > self.cfg.max_positions:
             raise ValueError(
@@ -171,7 +163,7 @@ class LinformerEncoder(nn.Module):
     def attention_weights(self, hiddens: Iterable[Tensor], real: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What each token attends to in each layer, as `SelfAttention.weights`; `hiddens` are those of `forward`."""
         keep = real if compiling() or not bool(real.all()) else None
-        layers = (layer for layer in self.layers if isinstance(layer, LinformerEncoderLayer))
+        layers: Any = self.layers
         return [layer.attention_weights(x, keep, self.E) for layer, x in zip(layers, hiddens, strict=False)]
 
     def _run(self, layer: nn.Module, x: Tensor, keep: Tensor | None, needed: Tensor | None) -> Tensor:
@@ -198,11 +190,11 @@ def layer_norm(dim: int, eps: float) -> nn.Module:
     return nn.LayerNorm(dim, eps)
 
 
-def build_attention(cfg: EncoderConfig, index: int) -> nn.Module:
+def build_attention(cfg: EncoderConfig, index: int) -> SelfAttention | NoAttention:
     """The attention sublayer of layer `index`."""
     if cfg.attention == "linformer":
         return LinformerSelfAttention(cfg, cfg.lengths[index])
-    return {"exact": SelfAttention, "local": LocalSelfAttention, "none": NoAttention}[cfg.attention](cfg)
+    return NoAttention(cfg) if cfg.attention == "none" else SelfAttention(cfg)
 
 
 def touch(x: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -8,9 +8,9 @@ one's tokens/s.)
 Others change what a linear layer computes: adapters (PEFT) and quantization replace it, offloading (accelerate) and
 pruning bring its parameters when it is called. So only the parameters of a plain one are used without calling it.
 
-Measured on one layer of base size, 4,096 tokens, 2 cores, float32, about 1,100 ms per step: PyTorch's dropout draws one
-number at a time, 20 ms each; `keep_mask` draws four at once, 3 ms, into 1 byte per value instead of 4. The activations
-of the feed-forward sublayer are 4 of 15 values kept per channel; recomputing them takes 9 ms.
+On one layer of base size, 4,096 tokens, 2 cores, about 1,100 ms per step: PyTorch's dropout draws one number at a time,
+20 ms; `keep_mask` four, 3 ms, into 1 byte per value instead of 4. The activations of the feed-forward sublayer are 4 of
+15 values kept per channel; recomputing them takes 9 ms.
 
 Shapes: B batch, N tokens, K projected length, H heads, D head dimension, C channels, R rows of one block.
 """
@@ -55,16 +55,20 @@ def split_bias(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
     return out[:, :-1] - out[:, -1:], out[:, -1:]
 
 
+def at(x: Tensor, positions: Tensor | None) -> Tensor:
+    """x (B, …, N, C) at the positions (B, M) of each sample, (B, …, M, C); all of x for None."""
+    if positions is None:
+        return x
+    return x.gather(-2, positions.view(len(x), *[1] * (x.dim() - 3), -1, 1).expand(*x.shape[:-2], -1, x.size(-1)))
+
+
 def fuses(x: Tensor) -> bool:
     """Whether the functions here use their own implementation for x."""
     return x.device.type == "cpu" and torch.is_grad_enabled() and not compiling()
 
 
 def keep_mask(
-    shape: torch.Size | tuple[int, ...],
-    p: float,
-    dtype: torch.dtype = torch.bool,
-    generator: torch.Generator | None = None,
+    shape: tuple[int, ...], p: float, dtype: torch.dtype = torch.bool, generator: torch.Generator | None = None
 ) -> Tensor:
     """0 with probability p (0 <= p < 1, in steps of 1/65536), else 1, from four 16-bit numbers per draw."""
     count = torch.Size(shape).numel()
@@ -110,11 +114,9 @@ def feed_forward(x: Tensor, fc1: nn.Linear, fc2: nn.Linear, activation: str) -> 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
     """softmax(q kᵀ / sqrt(D)) v with dropout p of the attention weights; (B, H, N, D) and (B, H, K, D).
 
-    PyTorch's CPU kernel has no dropout; with dropout, PyTorch keeps N x K weights, their softmax and a mask for the
-    backward pass. In bfloat16 its kernel is no faster than in float32. Here the weights are computed block by block,
-    again in the backward pass; scores are rounded to the type of q, as under autocast without a kernel. In float32
-    without dropout PyTorch's kernel is faster, and is used. mask: (B, 1, 1, K) or (B, 1, N, K), each B
-    perhaps 1, True where a key may be attended to.
+    mask: (B, 1, 1, K) or (B, 1, N, K), each B perhaps 1, True where a key may be attended to. On a CPU, PyTorch keeps
+    all weights, their softmax and a mask with dropout, and its bfloat16 kernel is no faster than the float32 one. Here
+    the weights are computed block by block, again in the backward pass; scores are rounded to the type of q.
     """
     q, k, v = _autocast(q, k, v)
     own = q.device.type == "cpu" and not compiling() and (p > 0 or q.dtype == torch.bfloat16)

@@ -8,15 +8,15 @@ C = H·D channels, S = n/k tokens per pooled block.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from .adaptive import AdaptiveProjection, lengths, pools
+from .adaptive import lengths, pools, slot_means
 from .config import EncoderConfig
 from .fused import exporting, project
-from .learned import LearnedProjection
 
 
 def block_mean_matrix(k: int, n: int) -> Tensor:
@@ -28,6 +28,42 @@ def block_mean_matrix(k: int, n: int) -> Tensor:
     positions = torch.arange(n, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], positions + 1) - torch.maximum(edges[:-1, None], positions)
     return (overlap.clamp_(min=0) / (n / k)).to(torch.get_default_dtype())
+
+
+class LearnedProjection(nn.Module):
+    """E or F as `weight * lr_scale`, from an initial `matrix` of any shape.
+
+    The size of Adam's steps does not depend on that of the gradient, so a step moves E by lr_scale times the learning
+    rate, and the optimizer need not know. A checkpoint with another lr_scale, or with none, keeps its E when loaded.
+    """
+
+    weight: Tensor
+    lr_scale: Tensor
+    converts_loaded = True  # transformers loads one tensor at a time, always of the same lr_scale, and turns this off
+
+    def __init__(self, matrix: Tensor, cfg: EncoderConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(matrix / cfg.projection_lr_scale, requires_grad=not cfg.freeze_projection)
+        self.register_buffer("lr_scale", torch.tensor(cfg.projection_lr_scale, dtype=torch.float32))
+        self._lr_scale = cfg.projection_lr_scale
+
+    def matrix(self) -> Tensor:
+        """E or F of the paper."""
+        return self.weight * self.lr_scale
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "LearnedProjection":
+        """As nn.Module's, but lr_scale stays in float32: rounded to 16 bit, it would change E."""
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.lr_scale = torch.tensor(self._lr_scale, dtype=torch.float32, device=self.lr_scale.device)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        weight, saved = state_dict.get(prefix + "weight"), state_dict.get(prefix + "lr_scale", torch.ones(()))
+        if weight is not None and self.converts_loaded:
+            if saved.item() != self.lr_scale.item():
+                state_dict[prefix + "weight"] = weight * (saved / self.lr_scale.cpu()).to(weight)
+            state_dict[prefix + "lr_scale"] = self.lr_scale.detach().clone()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class LinearProjection(LearnedProjection):
@@ -81,14 +117,30 @@ class ConvProjection(LearnedProjection):
         return (_blocks(x, taps_SC.size(0), self.n, keep) * taps_SC).sum(2) * self.lr_scale
 
 
+class AdaptiveProjection(LearnedProjection):
+    """Weighted means of blocks that follow the length of the text (`adaptive.py`).
+
+    The weight is (C,), or (H, D) with sharing `none`, when it acts on the keys and values of each head.
+    """
+
+    def __init__(self, cfg: EncoderConfig, k: int) -> None:
+        super().__init__(torch.zeros((cfg.num_heads, cfg.head_dim) if cfg.one_per_head else (cfg.embed_dim,)), cfg)
+        self.k, self.heads = k, cfg.num_heads if cfg.one_per_head else 1
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, N, C) -> (B, K, C); (B, N, C) for N <= k, where every token is a slot."""
+        if not pools(x.size(1), self.k):
+            return x
+        weight_HD = self.matrix().view(self.heads, -1)
+        return slot_means(x.view(*x.shape[:2], *weight_HD.shape), weight_HD, self.k, keep).flatten(2)
+
+
 class PoolProjection(nn.Module):
     """Mean or maximum over blocks of S = n/k tokens, without the pads. Has no parameters."""
 
     def __init__(self, cfg: EncoderConfig, k: int) -> None:
         super().__init__()
-        self.n = cfg.max_positions
-        self.stride = self.n // k
-        self.maximum = cfg.projection == "max-pool"
+        self.n, self.stride, self.maximum = cfg.max_positions, cfg.max_positions // k, cfg.projection == "max-pool"
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, ceil(N/S), C)"""
@@ -111,11 +163,7 @@ def build_projection(cfg: EncoderConfig, k: int) -> Projection:
 
 
 def slot_mask(cfg: EncoderConfig, k: int, keep: Tensor | None) -> Tensor | None:
-    """Which projected slots hold anything: (B, 1, 1, K), or None for all.
-
-    Slots that cover nothing but pads must not be attended to. A row of a learned matrix mixes all positions and is
-    always kept, as in the paper.
-    """
+    """Which projected slots hold more than pads: (B, 1, 1, K), or None for all, as of a matrix, which mixes all."""
     if keep is None or cfg.projection == "linear":
         return None
     if cfg.projection == "adaptive":
@@ -129,13 +177,10 @@ def slot_mask(cfg: EncoderConfig, k: int, keep: Tensor | None) -> Tensor | None:
 def _blocks(x: Tensor, size: int, n: int, keep: Tensor | None) -> Tensor:
     """(B, N, C) -> (B, ceil(N/size), size, C), the last block filled up with zeros.
 
-    While torch.export makes one graph for all lengths, the result is (B, n/size, size, C): the graph can tell neither
-    one block from several, nor a full last block from a partial one. `slot_mask` hides the empty blocks, if there is a
-    `keep`.
+    A graph exported for all lengths has (B, n/size, size, C), as it cannot count blocks; `slot_mask` hides empty ones.
     """
-    missing = -x.size(1) % size
-    if whole := keep is not None and exporting():
-        missing = n - x.size(1)
+    whole = keep is not None and exporting()
+    missing = n - x.size(1) if whole else -x.size(1) % size
     if whole or missing:
         x = functional.pad(x, (0, 0, 0, missing))
     return x.reshape(x.size(0), -1, size, x.size(2))

@@ -3,12 +3,10 @@
 A token attends to itself, to the W real tokens on each side, and to each slot that holds a token farther away. Slots of
 kinds without blocks (`linear`) mix all tokens and are always attended to. The queries are taken in blocks of R
 tokens, each with the slots and the R + 2W tokens around it: O(N (K + R + 2W)) time and memory, forward and backward.
-Every operation is PyTorch's own or `fused.attend`, so that it runs under autocast, compiled and exported, and on any
-device (CUDA: run on one H100).
+Every operation is PyTorch's own or `fused.attend`, so that it runs under autocast, compiled and exported.
 
 The window of Longformer (Beltagy et al. 2020) beside projected keys and values, as in Long-Short Transformer
-(Zhu et al. 2021), whose separate layer norms for the two kinds of keys are not needed here: the slots are projected by
-the same W_k and W_v as the tokens.
+(Zhu et al. 2021), without its separate layer norms: the slots are projected by the same W_k and W_v as the tokens.
 
 Shapes: B batch, N tokens, M queries, T tokens to attend to, K slots, H heads, D head dimension, R queries of a block.
 """
@@ -19,24 +17,19 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .fused import attend, exporting
+from .fused import at, attend, exporting
 
 QUERIES = 64  # at least W, so that at most a third of the products is masked
 
 
 class Slots(NamedTuple):
-    """Projected keys and values, each (B, H, K, D).
+    """Projected keys and values."""
 
-    mask: (B, 1, 1, K), which hold anything; None for all.
-    spans: positions of the first and last token of each slot, each (B, K) or (1, K); None if a slot mixes all tokens.
-    whole: every token is a slot of its own, so that a window has nothing to add.
-    """
-
-    keys: Tensor
-    values: Tensor
-    mask: Tensor | None = None
-    spans: tuple[Tensor, Tensor] | None = None
-    whole: bool = False
+    keys: Tensor  # (B, H, K, D)
+    values: Tensor  # (B, H, K, D)
+    mask: Tensor | None = None  # (B, 1, 1, K), which hold anything; None for all
+    spans: tuple[Tensor, Tensor] | None = None  # first and last position of each, (B, K) or (1, K); None if all mix
+    whole: bool = False  # every token is a slot of its own, so that a window has nothing to add
 
 
 def attend_locally(
@@ -49,15 +42,10 @@ def attend_locally(
     needed: Tensor | None,
     p: float,
 ) -> Tensor:
-    """Attention of q to the tokens of its window and to the slots: (B, H, N, D), or (B, H, M, D).
+    """Attention to the W = `window` neighbours and to the slots, if any, with dropout p of the weights.
 
-    Args:
-        q, k, v: queries, keys and values of all tokens, each (B, H, N, D).
-        window: W.
-        keep: (B, N), False for a pad; None if there are no pads.
-        slots: None for attention to the window alone.
-        needed: (B, M), positions of the tokens to attend from; None for all.
-        p: dropout of the attention weights.
+    q, k, v are those of all tokens, each (B, H, N, D), keep (B, N) is False for a pad, needed (B, M) has the positions
+    of the tokens to attend from; None for no pads and for all tokens. Returns (B, H, N, D), or (B, H, M, D).
     """
     batch, heads, n, dim = q.shape
     rows = max(QUERIES, window)
@@ -67,7 +55,7 @@ def attend_locally(
         mask = dense_mask(n, window, keep, slots, q.device, needed)
         if slots is not None:
             k, v = torch.cat([slots.keys, k], 2), torch.cat([slots.values, v], 2)
-        return attend(_at(q, needed), k, v, mask, p)
+        return attend(at(q, needed), k, v, mask, p)
 
     # A graph for all lengths can tell neither one block from several nor whether the last is full, and has two more.
     count = n // rows + 2 if exporting() else -(-n // rows)
@@ -83,7 +71,7 @@ def attend_locally(
         )
     out = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask, p)
     joined = out.view(batch, -1, heads, rows, dim).transpose(1, 2).flatten(2, 3)[:, :, :n]
-    return _at(joined, needed)
+    return at(joined, needed)
 
 
 def dense_mask(
@@ -104,17 +92,11 @@ def _stretches(x: Tensor, places: Tensor, step: int, before: int) -> Tensor:
     return around.permute(0, 2, 1, 4, 3)
 
 
-def _at(x: Tensor, positions: Tensor | None) -> Tensor:
-    """x (B, H, N, D) at the positions (B, M), (B, H, M, D); all of x for None."""
-    return x if positions is None else x.gather(2, positions[:, None, :, None].expand(-1, x.size(1), -1, x.size(3)))
-
-
 def _mask(queries: Tensor, keys: Tensor, n: int, window: int, keep: Tensor | None, slots: Slots | None) -> Tensor:
     """Which slots and tokens each query attends to, (B, G, M, K + T), or (1, G, M, K + T) if all samples are alike.
 
-    Args:
-        queries: positions in G blocks, (B, G, M) or (1, G, M).
-        keys: positions of the tokens that each block may attend to, (G, T); outside the input there is none.
+    The queries are positions in G blocks, (B, G, M) or (1, G, M), the keys those each block may attend to, (G, T), of
+    which those outside of the input hold no token.
     """
     real = ((keys >= 0) & (keys < n)).unsqueeze(0)
     if keep is not None:

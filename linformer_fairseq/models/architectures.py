@@ -5,7 +5,6 @@ from argparse import Namespace
 from dataclasses import fields
 from typing import Any
 
-from fairseq.models import register_model_architecture
 from omegaconf import DictConfig
 
 from linformer_fairseq.layers.config import EncoderConfig, option_names
@@ -21,23 +20,10 @@ BASE: dict[str, Any] = {
     for row in fields(EncoderConfig)
     if row.metadata["by_arch"] and row.name not in ("max_positions", "projected_length")
 }
-LARGE = BASE | {
-    "encoder_layers": 24,
-    "encoder_embed_dim": 1024,
-    "encoder_ffn_embed_dim": 4096,
-    "encoder_attention_heads": 16,
-}
+LARGE = BASE | dict(encoder_layers=24, encoder_embed_dim=1024, encoder_ffn_embed_dim=4096, encoder_attention_heads=16)
 # Learns from a few million tokens on two CPU cores, for which it needs pre-LN and the local convolution.
-TINY = BASE | {
-    "encoder_layers": 2,
-    "encoder_embed_dim": 128,
-    "encoder_ffn_embed_dim": 512,
-    "encoder_attention_heads": 4,
-    "encoder_normalize_before": True,
-    "max_positions": 512,
-    "projected_length": "128",
-    "local_conv": 9,
-}
+TINY = BASE | dict(encoder_layers=2, encoder_embed_dim=128, encoder_ffn_embed_dim=512, encoder_attention_heads=4)
+TINY |= dict(encoder_normalize_before=True, max_positions=512, projected_length="128", local_conv=9)
 ARCHITECTURES = {MODEL: BASE, f"{MODEL}_base": BASE, f"{MODEL}_large": LARGE, f"{MODEL}_tiny": TINY}
 # The lengths of the paper (n = 512 and 1024 in table 2, up to 4096 in figure 3) and the next ones.
 for n, k in ((512, 128), (512, 256), (1024, 256), (2048, 256), (4096, 256), (8192, 256)):
@@ -85,28 +71,17 @@ def translate_old_flags(cfg: Namespace | DictConfig) -> None:
     if cfg.projected_length is None:
         cfg.projected_length = str(cfg.max_positions // ratio)
     elif "compressed" in old:
-        raise ValueError(
-            "--compressed and --projected-length (given, or of the --arch) both set k; keep --projected-length"
-        )
+        both = "--compressed and --projected-length (given, or of the --arch)"
+        raise ValueError(f"{both} both set k; keep --projected-length")
+    cfg.projection_sharing = "key-value" if old.get("shared_kv_compressed") else "headwise"
     if old.get("shared_layer_kv_compressed"):
         cfg.projection_sharing = "layerwise"
-    else:
-        cfg.projection_sharing = "key-value" if old.get("shared_kv_compressed") else "headwise"
     cfg.freeze_projection = bool(old.get("freeze_compress")) or cfg.freeze_projection
     for key in OLD_FLAGS:
         setattr(cfg, key, None)
+    given = ", ".join("--" + key.replace("_", "-") for key in old)
+    same = f"--projected-length {cfg.projected_length} --projection-sharing {cfg.projection_sharing}"
+    frozen = " --freeze-projection" if cfg.freeze_projection else ""
     logger.warning(
-        "the flags of fairseq's examples/linformer (%s) are deprecated; the same model is --projected-length %s "
-        "--projection-sharing %s%s",
-        ", ".join("--" + key.replace("_", "-") for key in old),
-        cfg.projected_length,
-        cfg.projection_sharing,
-        " --freeze-projection" if cfg.freeze_projection else "",
+        f"the flags of fairseq's examples/linformer ({given}) are deprecated; the same model is {same}{frozen}"
     )
-
-
-def register_architectures() -> None:
-    """Register every architecture with fairseq but the one that has the model's name, which fairseq knows."""
-    for name in ARCHITECTURES:
-        if name != MODEL:
-            register_model_architecture(MODEL, name)(lambda cfg, name=name: fill_architecture(cfg, name))

@@ -11,20 +11,21 @@ from omegaconf import DictConfig
 
 from linformer_fairseq.layers.config import EncoderConfig, option_names, parse_projected_length
 
-_TYPES = {"int": int, "float": float, "bool": bool}
 
-
-def _flag(default: Any, text: str) -> Any:
+def flag(default: Any, text: str) -> Any:
+    """A setting of a `FairseqDataclass`, with its help."""
     return field(default=default, metadata={"help": text})
 
 
 def _setting(row: Field[Any], name: str) -> tuple[str, Any, Any]:
     """Name, type and dataclass field for a row of the table."""
     about, default = row.metadata, row.default
-    kind: Any = ChoiceEnum(list(about["choices"])) if about["choices"] else _TYPES.get(str(row.type), str)
+    kind: Any = row.type if row.type in (int, float, bool) else str
+    if about["choices"]:
+        kind = ChoiceEnum(list(about["choices"]))
     if about["by_arch"]:
         kind, default = Optional[kind], None
-    return name, kind, _flag(default, about["help"])
+    return name, kind, flag(default, about["help"])
 
 
 _NAMES = option_names("fairseq")
@@ -41,20 +42,20 @@ _OLD = "DEPRECATED, of fairseq's examples/linformer"
 class LinformerRobertaConfig(_EncoderSettings):
     """Settings of the model. Where the default is None, the architecture decides (see architectures.py)."""
 
-    compile: bool = _flag(
+    compile: bool = flag(
         False,
         "compile the layers with torch.compile: few graphs for all lengths, a minute or two at the start. For GPUs; on "
         "a CPU the layers train faster without. Needs a C++ compiler",
     )
-    untie_weights_roberta: bool = _flag(False, "give the masked-LM head its own output matrix")
-    pooler_activation_fn: _PoolerActivation = _flag("tanh", "activation of classification heads")
-    pooler_dropout: float = _flag(0.0, "dropout of classification heads")
-    spectral_norm_classification_head: bool = _flag(False, "spectral norm on classification heads (R3F)")
-    load_checkpoint_heads: bool = _flag(False, "also load the classification heads of a checkpoint")
-    compressed: Optional[int] = _flag(None, f"{_OLD}: n/k. Use --projected-length")
-    shared_kv_compressed: Optional[int] = _flag(None, f"{_OLD}. 1 is --projection-sharing key-value")
-    shared_layer_kv_compressed: Optional[int] = _flag(None, f"{_OLD}. 1 is --projection-sharing layerwise")
-    freeze_compress: Optional[int] = _flag(None, f"{_OLD}. 1 is --freeze-projection")
+    untie_weights_roberta: bool = flag(False, "give the masked-LM head its own output matrix")
+    pooler_activation_fn: _PoolerActivation = flag("tanh", "activation of classification heads")
+    pooler_dropout: float = flag(0.0, "dropout of classification heads")
+    spectral_norm_classification_head: bool = flag(False, "spectral norm on classification heads (R3F)")
+    load_checkpoint_heads: bool = flag(False, "also load the classification heads of a checkpoint")
+    compressed: Optional[int] = flag(None, f"{_OLD}: n/k. Use --projected-length")
+    shared_kv_compressed: Optional[int] = flag(None, f"{_OLD}. 1 is --projection-sharing key-value")
+    shared_layer_kv_compressed: Optional[int] = flag(None, f"{_OLD}. 1 is --projection-sharing layerwise")
+    freeze_compress: Optional[int] = flag(None, f"{_OLD}. 1 is --freeze-projection")
 
 
 def encoder_config(cfg: Namespace | DictConfig, vocab_size: int, pad_index: int) -> EncoderConfig:

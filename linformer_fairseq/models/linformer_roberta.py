@@ -7,41 +7,35 @@ import os
 import shutil
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as functional
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import gen_parser_from_dataclass
-from fairseq.models import FairseqEncoder, register_model
+from fairseq.models import FairseqEncoder, register_model, register_model_architecture
 from fairseq.models.roberta import RobertaModel
 from fairseq.models.roberta.model import RobertaClassificationHead, RobertaLMHead
 from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, open_dict
-from torch import Tensor, nn
+from torch import Tensor
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers import LinformerEncoder
 from linformer_fairseq.layers.encoder import mark_hidden, touch
-from linformer_fairseq.models.architectures import MODEL, complete, register_architectures
+from linformer_fairseq.models.architectures import ARCHITECTURES, MODEL, complete, fill_architecture
 from linformer_fairseq.models.config import LinformerRobertaConfig, encoder_config
 
-TILE = 64
-"""Tensor cores take dimensions that are multiples of this at full speed."""
+TILE = 64  # tensor cores take dimensions that are multiples of this at full speed
 
 
 class MaskedTokens(NamedTuple):
-    """The indices of the T masked tokens of a batch, in the order of the batch.
+    """The indices of the T masked tokens of a batch, in the order of the batch."""
 
-    Attributes:
-        positions: (B, M), within each sample; a sample with fewer than M ends in arbitrary other positions.
-        slots: (T,), into the flattened B x M.
-        flat: (T,), into the flattened B x N.
-    """
-
-    positions: Tensor
-    slots: Tensor
-    flat: Tensor
+    positions: Tensor  # (B, M), within each sample; a sample with fewer than M ends in arbitrary other positions
+    slots: Tensor  # (T,), into the flattened B x M
+    flat: Tensor  # (T,), into the flattened B x N
 
     @classmethod
     def of(cls, mask: Tensor, on_host: list[int] | None = None) -> "MaskedTokens":
@@ -50,9 +44,8 @@ class MaskedTokens(NamedTuple):
         on_host = counts.tolist() if on_host is None else on_host
         most, total = max(1, *on_host), sum(on_host)
         filled = torch.arange(most, device=mask.device) < counts.unsqueeze(1)
-        return cls(
-            _true_first(mask)[:, :most], _true_first(filled.flatten())[:total], _true_first(mask.flatten())[:total]
-        )
+        slots, flat = (_true_first(x.flatten())[:total] for x in (filled, mask))
+        return cls(_true_first(mask)[:, :most], slots, flat)
 
 
 def count_on_host(sample: dict[str, Any], pad: int) -> None:
@@ -96,7 +89,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
         padded: bool | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Encodes (B, N) token ids.
+        """Logits (B, N, V) or (T, V), or features, of (B, N) ids; and a dict: `inner_states`, `output_projection`.
 
         Args:
             features_only: return features (B, N, C) without the masked-LM head.
@@ -105,11 +98,7 @@ class LinformerRobertaEncoder(FairseqEncoder):
                 only, and the last layer computes no others.
             head_features_only: stop before the head's output projection: return its input (…, C), and its weight (V, C)
                 and bias (V,) as `output_projection`, for a criterion that holds no logits.
-            needed: (B, M), positions of the tokens whose features are needed; None for all.
-            padded: as in `LinformerEncoder.forward`.
-
-        Returns:
-            Logits (B, N, V) or (T, V), or features; and a dict of `inner_states` and `output_projection`.
+            needed, padded: as in `LinformerEncoder.forward`.
         """
         select = None
         if masked_tokens is not None and not features_only:
@@ -163,11 +152,7 @@ def head_features(head: RobertaLMHead, features: Tensor) -> Tensor:
 
 
 def require_compiler() -> None:
-    """Stops where torch.compile would end the first update with a traceback.
-
-    Raises:
-        UsageError: there is no C++ compiler.
-    """
+    """UsageError without a C++ compiler, where torch.compile would end the first update with a traceback."""
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
         raise UsageError(
@@ -193,11 +178,7 @@ class LinformerRobertaModel(RobertaModel):
 
     @classmethod
     def build_model(cls, cfg: Namespace | DictConfig, task: FairseqTask) -> "LinformerRobertaModel":
-        """Builds the model for a task, after completing `cfg` in place.
-
-        Raises:
-            UsageError: settings that do not fit together, by flag name.
-        """
+        """The model for a task, after completing `cfg` in place; a UsageError names flags that do not fit."""
         with open_dict(cfg) if isinstance(cfg, DictConfig) else nullcontext():
             try:
                 complete(cfg, task.max_positions())
@@ -218,14 +199,11 @@ class LinformerRobertaModel(RobertaModel):
             kwargs["needed"] = src_tokens.new_zeros(len(src_tokens), 1)  # a head reads <s>, the first token
         x, extra = super().forward(src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs)
         if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
-            x = touch(x, self._idle_parameters(features_only, classification_head_name))
+            idle = [head for name, head in self.classification_heads.items() if name != classification_head_name]
+            if features_only or classification_head_name is not None:
+                idle.append(self.encoder.lm_head)
+            x = touch(x, [parameter for head in idle for parameter in head.parameters()])
         return x, extra
-
-    def _idle_parameters(self, features_only: bool, head: str | None) -> list[nn.Parameter]:
-        idle = [p for name, other in self.classification_heads.items() if name != head for p in other.parameters()]
-        if features_only or head is not None:
-            idle += self.encoder.lm_head.parameters()
-        return idle
 
     def train(self, mode: bool = True) -> "LinformerRobertaModel":
         """As nn.Module's. With `--compile`, the first call for training compiles the layers; inference does not."""
@@ -256,4 +234,6 @@ class LinformerRobertaModel(RobertaModel):
             del state_dict[key]
 
 
-register_architectures()
+for name in ARCHITECTURES:
+    if name != MODEL:  # which fairseq knows
+        register_model_architecture(MODEL, name)(partial(fill_architecture, name=name))

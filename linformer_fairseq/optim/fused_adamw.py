@@ -4,7 +4,7 @@ import ast
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,18 +16,98 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer
 
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.models.config import flag
 
 
 @dataclass
 class FusedAdamWConfig(FairseqDataclass):
     """The settings of fairseq's `adam`, without those that choose among its implementations."""
 
-    adam_betas: Any = field(
-        default=(0.9, 0.999), metadata={"help": "decay of the first and the second moment, such as '(0.9, 0.98)'"}
-    )
-    adam_eps: float = field(default=1e-8, metadata={"help": "added to the root of the second moment"})
-    weight_decay: float = field(default=0.0, metadata={"help": "weight decay, times the learning rate (AdamW)"})
+    adam_betas: Any = flag((0.9, 0.999), "decay of the first and the second moment, such as '(0.9, 0.98)'")
+    adam_eps: float = flag(1e-8, "added to the root of the second moment")
+    weight_decay: float = flag(0.0, "weight decay, times the learning rate (AdamW)")
     lr: list[float] = II("optimization.lr")
+
+
+class AdamW(Optimizer):
+    """PyTorch's fused AdamW kernel with the update and the state of fairseq's Adam, which loads its checkpoints.
+
+    fairseq adds eps to the root of the second moment before correcting its bias, PyTorch (and apex) after it. The two
+    are the same if the kernel's eps is divided by the root of the correction.
+
+    It does not derive from torch.optim.AdamW(fused=True), as of torch 2.13: there eps belongs to a group, while the
+    correction depends on the step of each parameter, which is a tensor to be read back from a GPU, unlike the int of
+    `adam`; and the kernel refuses float32 moments for 16-bit parameters.
+    """
+
+    # fairseq looks for these. (Its bfloat16 optimizer never resets the scale of optimizers that take one.)
+    supports_memory_efficient_fp16 = True
+    supports_flat_params = True
+
+    factor: float | Tensor = 1.0
+    """What the gradients are to be multiplied by. It lives and ends with them, so `zero_grad`, the one that every
+    wrapper calls, resets it: a gradient scaler leaves out the `step` of gradients that have overflowed."""
+
+    def lr_scale(self, parameter: Tensor, group: dict[str, Any]) -> float | None:
+        """The learning rate of a parameter as a multiple of its group's; None if another rule updates it."""
+        return 1.0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Discards the gradients and their factor."""
+        self.factor = 1.0
+        super().zero_grad(set_to_none)
+
+    @torch.no_grad()
+    def step(self, closure: None = None, scale: float | Tensor = 1.0) -> None:  # type: ignore[override]
+        """Updates all parameters that have a gradient; divides gradients by `scale`, in place if they are float32."""
+        scale, self.factor = scale / self.factor, 1.0
+        for group in self.param_groups:
+            alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                lr_scale = self.lr_scale(parameter, group)
+                if parameter.grad is None or lr_scale is None:
+                    continue
+                if parameter.grad.is_sparse:
+                    raise RuntimeError("fused_adamw takes no sparse gradients")
+                state = self.state[parameter]
+                state["step"] = int(state.get("step", 0)) + 1
+                for name in ("exp_avg", "exp_avg_sq"):
+                    if name not in state:
+                        state[name] = torch.zeros_like(parameter, dtype=torch.float32)
+                    # torch.optim loads it in the type of the parameter, fairseq's 16-bit optimizers leave it on the CPU
+                    state[name] = state[name].to(parameter.device, torch.float32)
+                # Each 16-bit parameter by itself, since its float32 copies exist only during its update.
+                alone = None if parameter.dtype == torch.float32 else parameter
+                alike[parameter.device, state["step"], lr_scale, alone].append(parameter)
+            for (device, step, lr_scale, _), parameters in alike.items():
+                self._update(group | {"lr": group["lr"] * lr_scale}, device, step, parameters, scale)
+
+    def _update(
+        self, group: dict[str, Any], device: torch.device, step: int, parameters: list[Tensor], scale: float | Tensor
+    ) -> None:
+        values, states = [p.float() for p in parameters], [self.state[p] for p in parameters]
+        divide = isinstance(scale, Tensor) or scale != 1.0
+        beta1, beta2 = group["betas"]
+        adamw(
+            values,
+            [p.grad.float() for p in parameters if p.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            list(torch.full((len(parameters),), step - 1.0, device=device).unbind()),
+            fused=True,
+            grad_scale=torch.as_tensor(scale, dtype=torch.float32, device=device) if divide else None,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"] / math.sqrt(1 - beta2**step),
+            maximize=False,
+        )
+        for parameter, value in zip(parameters, values, strict=True):
+            if value is not parameter:  # 16-bit
+                parameter.copy_(value)
 
 
 @register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
@@ -35,20 +115,16 @@ class FusedAdamW(FairseqOptimizer):
     """Adam with decoupled weight decay: the updates of `--optimizer adam` in a fraction of the time.
 
     Dividing the gradients by the number of predicted tokens and clipping them only multiplies them by a factor. The
-    kernel applies that factor, so an update reads each gradient twice: for the norm, and in the step. Until then
-    `.grad` holds the gradient of the summed loss.
-
-    apex's FusedAdam is not used even if apex is installed: PyTorch's kernel makes the same single pass, and apex adds
-    eps elsewhere, so a training run resumed on another machine would change. `--optimizer adam` uses apex.
+    kernel applies it, so an update reads each gradient twice: for the norm, and in the step. Until then `.grad` is that
+    of the summed loss. apex is not used even if installed, as it adds eps elsewhere: a run resumed on another machine
+    would change.
     """
+
+    kind = AdamW
 
     def __init__(self, cfg: FusedAdamWConfig, params: Iterable[Any]) -> None:
         super().__init__(cfg)
-        self._optimizer = self.build(params)
-
-    def build(self, params: Iterable[Any]) -> "AdamW":
-        """The optimizer of PyTorch's kind."""
-        return AdamW(params, self.optimizer_config)
+        self._optimizer = self.kind(params, self.optimizer_config)
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
@@ -80,9 +156,9 @@ class FusedAdamW(FairseqOptimizer):
             self._optimizer.factor = self._optimizer.factor * (max_norm / (norm + 1e-6)).clamp(max=1)
         return norm
 
-    def step(self, closure: Callable[[], float] | None = None, scale: float | Tensor = 1.0, groups: Any = None) -> None:
+    def step(self, closure: None = None, scale: float | Tensor = 1.0, groups: Any = None) -> None:
         """Updates the parameters with the gradients divided by `scale`."""
-        self._optimizer.step(closure, scale)
+        self._optimizer.step(scale=scale)
 
     def zero_grad(self) -> None:
         """Discards the gradients and their factor."""
@@ -98,95 +174,3 @@ def betas(given: Any) -> tuple[float, float]:
     if not (0 <= first < 1 and 0 <= second < 1):
         raise UsageError(f"--adam-betas is {given!r}: both must be at least 0 and below 1, such as '(0.9, 0.98)'")
     return first, second
-
-
-class AdamW(Optimizer):
-    """PyTorch's fused AdamW kernel with the update and the state of fairseq's Adam, which loads its checkpoints.
-
-    fairseq adds eps to the root of the second moment before correcting its bias, PyTorch (and apex) after it. The two
-    are the same if the kernel's eps is divided by the root of the correction.
-
-    It does not derive from torch.optim.AdamW(fused=True), as of torch 2.13. There eps belongs to a group, while the
-    correction depends on the step of each parameter. That step is a tensor, to be read back from a GPU in each update
-    and unlike the int in a checkpoint of `adam`. And 16-bit parameters get 16-bit moments: with the float32 ones of
-    `adam` the kernel ends in "expected scalar type BFloat16 but found Float".
-    """
-
-    # fairseq looks for these. (Its bfloat16 optimizer never resets the scale of optimizers that take one.)
-    supports_memory_efficient_fp16 = True
-    supports_flat_params = True
-
-    factor: float | Tensor = 1.0
-    """What the gradients are to be multiplied by. It lives and ends with them, so `zero_grad`, the one that every
-    wrapper calls, resets it: a gradient scaler leaves out the `step` of gradients that have overflowed."""
-
-    def of_adam(self, parameter: Tensor) -> bool:
-        """Whether this optimizer updates the parameter; a derived one may update some in another way."""
-        return True
-
-    def lr_scale(self, parameter: Tensor, group: dict[str, Any]) -> float:
-        """The learning rate of a parameter as a multiple of its group's."""
-        return 1.0
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Discards the gradients and their factor."""
-        self.factor = 1.0
-        super().zero_grad(set_to_none)
-
-    @torch.no_grad()
-    def step(  # type: ignore[override]  # scale is fairseq's
-        self, closure: Callable[[], float] | None = None, scale: float | Tensor = 1.0
-    ) -> float | None:
-        """Updates all parameters that have a gradient; divides gradients by `scale`, in place if they are float32."""
-        scale, self.factor = scale / self.factor, 1.0
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is None or not self.of_adam(parameter):
-                    continue
-                if parameter.grad.is_sparse:
-                    raise RuntimeError("fused_adamw takes no sparse gradients")
-                state = self.state[parameter]
-                state["step"] = int(state.get("step", 0)) + 1
-                for name in ("exp_avg", "exp_avg_sq"):
-                    if name not in state:
-                        state[name] = torch.zeros_like(parameter, dtype=torch.float32)
-                    # torch.optim loads it in the type of the parameter, fairseq's 16-bit optimizers leave it on the CPU
-                    state[name] = state[name].to(parameter.device, torch.float32)
-                # Each 16-bit parameter by itself, since its float32 copies exist only during its update.
-                alone = None if parameter.dtype == torch.float32 else parameter
-                alike[parameter.device, state["step"], self.lr_scale(parameter, group), alone].append(parameter)
-            for (device, step, lr_scale, _), parameters in alike.items():
-                self._update(group | {"lr": group["lr"] * lr_scale}, device, step, parameters, scale)
-        return loss
-
-    def _update(
-        self, group: dict[str, Any], device: torch.device, step: int, parameters: list[Tensor], scale: float | Tensor
-    ) -> None:
-        values = [parameter.float() for parameter in parameters]
-        divide = isinstance(scale, Tensor) or scale != 1.0
-        beta1, beta2 = group["betas"]
-        adamw(
-            values,
-            [parameter.grad.float() for parameter in parameters if parameter.grad is not None],
-            [self.state[parameter]["exp_avg"] for parameter in parameters],
-            [self.state[parameter]["exp_avg_sq"] for parameter in parameters],
-            [],
-            list(torch.full((len(parameters),), step - 1.0, device=device).unbind()),
-            fused=True,
-            grad_scale=torch.as_tensor(scale, dtype=torch.float32, device=device) if divide else None,
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"] / math.sqrt(1 - beta2**step),
-            maximize=False,
-        )
-        for parameter, value in zip(parameters, values, strict=True):
-            if value is not parameter:  # 16-bit
-                parameter.copy_(value)

@@ -16,8 +16,8 @@ import logging
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,54 +28,22 @@ from torch import Tensor, nn
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.layers.encoder import HIDDEN
+from linformer_fairseq.models.config import flag
 from linformer_fairseq.optim.fused_adamw import AdamW, FusedAdamW, FusedAdamWConfig
 
 logger = logging.getLogger(__name__)
 
-COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the polynomial, and the number of steps: those of Jordan et al.
-STEPS = 5
+COEFFICIENTS, STEPS = (3.4445, -4.7750, 2.0315), 5  # of the polynomial: those of Jordan et al.
 
 
 @dataclass
 class MuonConfig(FusedAdamWConfig):
     """The settings of `fused_adamw`, which also serve the other parameters, and the momentum of the matrices."""
 
-    muon_momentum: float = field(default=0.95, metadata={"help": "decay of the momentum of the layers' matrices"})
-    muon_vector_lr_scale: float = field(
-        default=1.0,
-        metadata={"help": "learning rate of what is no matrix (norms, biases, convolutions) as a multiple of --lr"},
+    muon_momentum: float = flag(0.95, "decay of the momentum of the layers' matrices")
+    muon_vector_lr_scale: float = flag(
+        1.0, "learning rate of what is no matrix (norms, biases, convolutions) as a multiple of --lr"
     )
-
-
-@register_optimizer("muon", dataclass=MuonConfig)
-class Muon(FusedAdamW):
-    """Muon for the parameters whose `param_group` is `HIDDEN`, and AdamW for all others.
-
-    Raises:
-        UsageError: the model marks no parameter so, or a setting is out of its range.
-    """
-
-    def __init__(self, cfg: MuonConfig, params: Iterable[Any]) -> None:
-        params = list(params)
-        if not any(map(is_hidden, params)):
-            raise UsageError("--optimizer muon: this model marks no matrices for it; use a linformer_roberta")
-        if not 0 <= cfg.muon_momentum < 1:
-            raise UsageError(f"--muon-momentum {cfg.muon_momentum}: must be at least 0 and below 1")
-        if not 0 <= cfg.muon_vector_lr_scale < math.inf:
-            raise UsageError(f"--muon-vector-lr-scale {cfg.muon_vector_lr_scale}: must be a number of at least 0")
-        super().__init__(cfg, params)
-
-    def build(self, params: Iterable[Any]) -> "_Muon":
-        """The optimizer of PyTorch's kind."""
-        return _Muon(params, self.optimizer_config)
-
-    @property
-    def optimizer_config(self) -> dict[str, Any]:
-        """The settings that replace those of a checkpoint when it is loaded."""
-        return super().optimizer_config | {
-            "momentum": self.cfg.muon_momentum,
-            "vector_lr_scale": self.cfg.muon_vector_lr_scale,
-        }
 
 
 class _Muon(AdamW):
@@ -97,23 +65,15 @@ class _Muon(AdamW):
                 group.setdefault(name, self.defaults[name])
         super().load_state_dict(state_dict)
 
-    def of_adam(self, parameter: Tensor) -> bool:
-        """Whether AdamW updates this parameter."""
-        return not is_hidden(parameter)
-
-    def lr_scale(self, parameter: Tensor, group: dict[str, Any]) -> float:
-        """That of the settings for what is no matrix."""
+    def lr_scale(self, parameter: Tensor, group: dict[str, Any]) -> float | None:
+        """None for the matrices, and that of the settings for what is no matrix."""
+        if is_hidden(parameter):
+            return None
         return 1.0 if parameter.dim() == 2 else float(group["vector_lr_scale"])
 
     @torch.no_grad()
-    def step(  # type: ignore[override]  # scale is fairseq's
-        self, closure: Callable[[], float] | None = None, scale: float | Tensor = 1.0
-    ) -> float | None:
+    def step(self, closure: None = None, scale: float | Tensor = 1.0) -> None:  # type: ignore[override]
         """Updates all parameters that have a gradient, divided by `scale`."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             alike: dict[Any, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
@@ -122,7 +82,6 @@ class _Muon(AdamW):
             for matrices in alike.values():
                 self._update_matrices(group, matrices, self.factor / scale)
         super().step(scale=scale)
-        return loss
 
     def _update_matrices(self, group: dict[str, Any], matrices: list[nn.Parameter], factor: float | Tensor) -> None:
         """One update of matrices of one shape and device, whose gradients are to be multiplied by `factor`."""
@@ -139,6 +98,29 @@ class _Muon(AdamW):
         for parameter, update in zip(matrices, orthogonalised(torch.stack(momenta)), strict=True):
             value = parameter.float().mul(1 - lr * group["weight_decay"])
             parameter.copy_(value.add_(update, alpha=-lr * size))
+
+
+@register_optimizer("muon", dataclass=MuonConfig)
+class Muon(FusedAdamW):
+    """Muon for parameters whose `param_group` is `HIDDEN`, of which a model must have some, and AdamW for others."""
+
+    kind = _Muon
+
+    def __init__(self, cfg: MuonConfig, params: Iterable[Any]) -> None:
+        params = list(params)
+        if not any(map(is_hidden, params)):
+            raise UsageError("--optimizer muon: this model marks no matrices for it; use a linformer_roberta")
+        if not 0 <= cfg.muon_momentum < 1:
+            raise UsageError(f"--muon-momentum {cfg.muon_momentum}: must be at least 0 and below 1")
+        if not 0 <= cfg.muon_vector_lr_scale < math.inf:
+            raise UsageError(f"--muon-vector-lr-scale {cfg.muon_vector_lr_scale}: must be a number of at least 0")
+        super().__init__(cfg, params)
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        """The settings that replace those of a checkpoint when it is loaded."""
+        own = {"momentum": self.cfg.muon_momentum, "vector_lr_scale": self.cfg.muon_vector_lr_scale}
+        return super().optimizer_config | own
 
 
 def is_hidden(parameter: Any) -> bool:

@@ -8,7 +8,7 @@ Until the decay nothing depends on T, so that a run can be prolonged from there.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fairseq.dataclass import FairseqDataclass
@@ -16,27 +16,22 @@ from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 from omegaconf import II
 
 from linformer_fairseq.errors import UsageError
+from linformer_fairseq.models.config import flag
 
 
 @dataclass
 class WarmupStableDecayConfig(FairseqDataclass):
     """Lengths in updates."""
 
-    warmup_updates: int = field(default=0, metadata={"help": "updates in which the learning rate rises from 0"})
-    decay_share: float = field(default=0.2, metadata={"help": "share of all updates in which it falls to 0"})
-    total_num_update: float = field(
-        default=II("optimization.max_update"), metadata={"help": "all updates (default: --max-update)"}
-    )
+    warmup_updates: int = flag(0, "updates in which the learning rate rises from 0")
+    decay_share: float = flag(0.2, "share of all updates in which it falls to 0")
+    total_num_update: float = flag(II("optimization.max_update"), "all updates (default: --max-update)")
     lr: list[float] = II("optimization.lr")
 
 
 @register_lr_scheduler("warmup_stable_decay", dataclass=WarmupStableDecayConfig)
 class WarmupStableDecay(FairseqLRScheduler):
-    """The learning rate by the number of the update.
-
-    Raises:
-        UsageError: there are several learning rates, no end, or warm-up and decay overlap.
-    """
+    """The learning rate by the number of the update; a UsageError if it is not one with an end and room for a decay."""
 
     def __init__(self, cfg: WarmupStableDecayConfig, optimizer: Any) -> None:
         super().__init__(cfg, optimizer)

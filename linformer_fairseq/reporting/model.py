@@ -19,7 +19,7 @@ from data_prep.fairseq_dict import MASK
 from data_prep.palette import PaletteEncoder
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config
 from linformer_fairseq.inference.sequences import BOS, EOS
-from linformer_fairseq.layers.learned import LearnedProjection
+from linformer_fairseq.layers.projection import LearnedProjection
 
 LONGEST = 128  # tokens of a sample
 SHARE = 0.15  # of the tokens are masked

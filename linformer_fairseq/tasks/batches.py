@@ -9,6 +9,7 @@ as in fairseq.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,7 +26,6 @@ Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = 8
-_BITS = 53  # of a hash that make a fraction
 
 
 def mix(values: Hashes) -> Hashes:
@@ -44,8 +44,8 @@ def hashed(*parts: int | Ints) -> Hashes:
 
 
 def _fractions(hashes: Hashes) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1)."""
-    return (hashes >> np.uint64(64 - _BITS)).astype(np.float64) * 2.0**-_BITS
+    """Numbers in [0, 1), of 53 bits."""
+    return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 class Permutation:
@@ -134,13 +134,15 @@ class BlockDataset(FairseqDataset):
         """Sets the epoch whose masks the next iterator uses."""
         self.epoch = epoch
 
+    def numbered(self, number: int, size: int, order: Permutation | None, epoch: int) -> dict[str, Any]:
+        """Batch `number` of all ranks, of `size` blocks; the last one may have fewer, and those after it have none."""
+        places = np.arange(number * size, min((number + 1) * size, len(self)))
+        return self.batch(order(places) if order else places, epoch)
+
     def batch(self, numbers: Ints, epoch: int) -> dict[str, Any]:
-        """The blocks of these numbers, masked as in this epoch, as fairseq's `masked_lm` makes a batch.
+        """The blocks of these numbers, masked as in this epoch, as fairseq's `masked_lm` makes a batch; {} without any.
 
-        Rows are <s>, a block's tokens, and <pad>. The batch without a block is {}.
-
-        Raises:
-            UsageError: a token that the dictionary does not have.
+        Rows are <s>, a block's tokens, and <pad>. A UsageError refuses a token that the dictionary does not have.
         """
         if not len(numbers):
             return {}
@@ -162,31 +164,6 @@ class BlockDataset(FairseqDataset):
         }
 
 
-@dataclass
-class EpochBatches:
-    """One rank's batches of an epoch, by their number."""
-
-    dataset: BlockDataset
-    batch_size: int
-    ranks: int
-    rank: int
-    epoch: int  # of the masks
-    order: Permutation | None = None
-
-    def __len__(self) -> int:
-        """The same for all ranks: one that is a batch short gets an empty one."""
-        return -(-len(self.dataset) // (self.batch_size * self.ranks))
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        return self.dataset.batch(self.blocks(number), self.epoch)
-
-    def blocks(self, number: int) -> Ints:
-        """The numbers of the blocks of a batch, (B,); fewer in the last batch of the epoch, or none."""
-        first = (number * self.ranks + self.rank) * self.batch_size
-        places = np.arange(first, min(first + self.batch_size, len(self.dataset)))
-        return self.order(places) if self.order else places
-
-
 class BlockIterator(EpochBatchIterator):
     """fairseq's iterator over epochs, with its options and its state in checkpoints, for batches that are computed."""
 
@@ -196,11 +173,10 @@ class BlockIterator(EpochBatchIterator):
         super().__init__(dataset=dataset, collate_fn=None, batch_sampler=(), **options)
         self._batch_size = batch_size
 
-    def _batches(self) -> EpochBatches:
-        return EpochBatches(self.dataset, self._batch_size, self.num_shards, self.shard_id, self.dataset.epoch)
-
     def __len__(self) -> int:
-        return len(self._batches())
+        """The same for all ranks: one that is a batch short gets an empty one."""
+        batches: int = -(-len(self.dataset) // (self._batch_size * self.num_shards))
+        return batches
 
     @property
     def first_batch(self) -> dict[str, Any]:
@@ -215,15 +191,14 @@ class BlockIterator(EpochBatchIterator):
     def _get_iterator_for_epoch(
         self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0
     ) -> CountingIterator | None:
-        numbered: Any = self._batches()
-        if offset >= len(numbered):
+        numbers: Any = range(self.shard_id, len(self) * self.num_shards, self.num_shards)[offset:]
+        if not numbers:
             return None
-        if shuffle:
-            numbered.order = Permutation(len(self.dataset), self.seed, epoch)
+        order = Permutation(len(self.dataset), self.seed, epoch) if shuffle else None
         batches: Any = DataLoader(
-            numbered,
-            sampler=range(offset, len(numbered)),
+            numbers,
             batch_size=None,  # an item is a whole batch
+            collate_fn=partial(self.dataset.numbered, size=self._batch_size, order=order, epoch=self.dataset.epoch),
             num_workers=self.num_workers,
             timeout=self.timeout,
             pin_memory=torch.cuda.is_available(),

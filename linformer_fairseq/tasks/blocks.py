@@ -13,7 +13,7 @@ import struct
 from bisect import bisect_left
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,19 +32,10 @@ _SLACK = 0.95  # of the tokens that greedy packing puts into a block; with less 
 
 
 class TokenFile:
-    """The tokens and sentences of `prefix`.bin and `prefix`.idx.
-
-    Attributes:
-        tokens: number of tokens in the stream.
-        sentences: number of items: lines of text for fairseq-preprocess.
-    """
+    """The stream of `tokens` in `prefix`.bin, and the `sentences` (for fairseq-preprocess, lines) of `prefix`.idx."""
 
     def __init__(self, prefix: Path) -> None:
-        """Reads the header and checks that the two files can belong together.
-
-        Raises:
-            UsageError: a file is missing, empty or damaged.
-        """
+        """Reads the header; a UsageError refuses files that are missing, empty, damaged or of two splits."""
         self.prefix = prefix
         try:
             self._index = (index := prefix.with_name(f"{prefix.name}.idx")).open("rb", buffering=0)
@@ -74,8 +65,7 @@ class TokenFile:
     def read(self, starts: Ints, lengths: Ints) -> npt.NDArray[np.integer]:
         """The tokens of B stretches: (B, N) of the file's type, N the longest of them, zeros after the shorter ones.
 
-        Raises:
-            UsageError: the file has become shorter.
+        A UsageError says so if the file has become shorter.
         """
         rows = np.zeros((len(starts), int(lengths.max())), self.dtype)
         width, file = self.dtype.itemsize, self._data.fileno()
@@ -93,25 +83,19 @@ class TokenFile:
 
     def starts_between(self, low: int, high: int) -> Ints:
         """All places from `low` to `high`, both included, where a sentence starts, in order."""
-        found: list[Ints] = []
-        sentence = self._sentence_at(low)
-        while sentence < self.sentences:
-            found.append(self.starts(sentence, min(_WINDOW, self.sentences - sentence)))
-            sentence += _WINDOW
+        found = [np.empty(0, np.int64)]
+        for first in range(self._sentence_at(low), self.sentences, _WINDOW):
+            found.append(self.starts(first, min(_WINDOW, self.sentences - first)))
             if found[-1][-1] > high:
                 break
-        places = np.concatenate([*found, np.empty(0, np.int64)])
+        places = np.concatenate(found)
         return places[: np.searchsorted(places, high, "right")]
 
     def _sentence_at(self, place: int) -> int:
         """The first sentence that starts at `place` or later, or the number of sentences."""
         marked, places = self._marks
-        mark = int(np.searchsorted(places, place))
-        if not mark:
-            return 0
-        low = int(marked[mark - 1]) + 1  # all sentences before it start before `place`
-        high = int(marked[mark]) if mark < len(marked) else self.sentences  # and none from here on
-        return bisect_left(range(self.sentences), place, low, high, key=self._start)
+        mark = bisect_left(places, place)
+        return bisect_left(range(self.sentences), place, marked[mark] + 1, marked[mark + 1], key=self._start)
 
     def _start(self, sentence: int) -> int:
         """As `starts(sentence, 1)[0]`, but faster."""
@@ -119,18 +103,16 @@ class TokenFile:
         return int.from_bytes(content, "little") // self.dtype.itemsize
 
     @cached_property
-    def _marks(self) -> tuple[Ints, Ints]:
-        marked = np.unique(np.linspace(0, self.sentences - 1, _MARKS).astype(np.int64))
-        places = np.array([self._start(sentence) for sentence in marked.tolist()])
-        if (np.diff(places) < 0).any():
+    def _marks(self) -> tuple[list[int], list[int]]:
+        """Some sentences, between -1 and the number of sentences, and where they start."""
+        marked = np.unique(np.linspace(0, self.sentences - 1, _MARKS).astype(np.int64)).tolist()
+        places = [self._start(sentence) for sentence in marked]
+        if places != sorted(places):
             raise UsageError(f"{self.prefix}.idx: sentences are not in order; binarise the data again")
-        return marked, places
+        return [-1, *marked, self.sentences], places
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"prefix": self.prefix}  # a worker process opens the files itself
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["prefix"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type["TokenFile"], tuple[Path]]:
+        return TokenFile, (self.prefix,)  # a worker process opens the files itself
 
 
 class Windows:

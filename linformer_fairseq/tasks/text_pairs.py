@@ -54,9 +54,8 @@ class RowsOfTexts(FairseqDataset):
         batches = list(super().batch_by_size(indices, **limits))
         processes = get_data_parallel_world_size()
         if len(indices) < processes:
-            raise UsageError(
-                f"DATA has {len(indices)} rows for {processes} processes; use more rows or fewer processes"
-            )
+            found = f"DATA has {len(indices)} rows for {processes} processes"
+            raise UsageError(f"{found}; use more rows or fewer processes")
         for _ in range(-len(batches) % processes):
             largest = max(range(len(batches)), key=lambda number: len(batches[number]))
             batches[largest : largest + 1] = np.array_split(batches[largest], 2)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
-from linformer_fairseq.layers.adaptive import AdaptiveProjection, members, slots_of, spans
+from linformer_fairseq.layers.adaptive import members, slots_of, spans
 from linformer_fairseq.layers.config import SHARINGS
+from linformer_fairseq.layers.projection import AdaptiveProjection
 from tests.faults.padding import at_trained_scale
 
 
