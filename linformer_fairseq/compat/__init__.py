@@ -19,29 +19,30 @@ from functools import wraps
 from typing import Any
 
 Function = Callable[..., Any]
-replacements: list[tuple[Any, str, Function]] = []
-"""Whose function, its name, and what is called in its place, with fairseq's own as the first argument."""
 
 
-def replaces(owner: Any, name: str) -> Callable[[Function], Function]:
-    """Have `apply` put the function below in the place of `owner.name`."""
-
-    def note(function: Function) -> Function:
-        replacements.append((owner, name, function))
-        return function
-
-    return note
-
-
-def replace(owner: Any, name: str, function: Function) -> None:
-    """Put a function in the place of `owner.name`, which it gets as its first argument."""
-    fairseq = getattr(owner, name)
+def around(fairseq: Function, function: Function) -> Function:
+    """The function, with fairseq's own as its first argument."""
 
     @wraps(fairseq)
     def replacement(*arguments: Any, **named: Any) -> Any:
         return function(fairseq, *arguments, **named)
 
-    setattr(owner, name, replacement)
+    return replacement
+
+
+replacements: list[tuple[Any, str, Function, Function]] = []
+"""Whose function, its name, what is called in its place, and what makes it so."""
+
+
+def replaces(owner: Any, name: str, around: Function = around) -> Callable[[Function], Function]:
+    """Have `apply` put the function below in the place of `owner.name`."""
+
+    def note(function: Function) -> Function:
+        replacements.append((owner, name, function, around))
+        return function
+
+    return note
 
 
 def apply() -> None:
@@ -55,5 +56,5 @@ def apply() -> None:
     process.silence_known_warnings()
     process.quiet_root_logger()
     atexit.register(process.stop_loading)
-    for owner, name, function in replacements:
-        replace(owner, name, function)
+    for owner, name, function, wrapper in replacements:
+        setattr(owner, name, wrapper(getattr(owner, name), function))

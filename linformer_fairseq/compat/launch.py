@@ -16,7 +16,7 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from linformer_fairseq.compat import Function, precision, replace, replaces
+from linformer_fairseq.compat import Function, around, precision, replaces
 from linformer_fairseq.compat.peers import Peers, find_peers
 from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.plugin import register
@@ -91,8 +91,9 @@ def catch_up_in_hydra() -> None:
     Without this project's Hydra plugin, that happens inside `fairseq_cli.train.main`, after fairseq's own `call_main`.
     In `add_defaults`, which `main` calls next, a process of torchrun or srun can still join the others.
     """
-    if train := sys.modules.get("fairseq_cli.train"):
-        replace(train, "add_defaults", _join_late)
+    train: Any = sys.modules.get("fairseq_cli.train")
+    if train is not None:
+        train.add_defaults = around(train.add_defaults, _join_late)
 
 
 def _join_late(fairseq: Function, cfg: DictConfig) -> None:

@@ -10,7 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -26,7 +26,8 @@ from fairseq.optim import FairseqOptimizer
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
-from linformer_fairseq.compat import Function, launch, precision, replace, replaces
+from linformer_fairseq import compat
+from linformer_fairseq.compat import Function, launch, precision
 from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.io.processes import end_with_parent
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, count_on_host
@@ -48,6 +49,19 @@ from linformer_fairseq.training import (
 from linformer_fairseq.training.recorder import Recorder
 
 _latest: list[Any] = []  # a weak reference to the trainer of this process
+
+
+def around(fairseq: Function, hook: Function) -> Function:
+    """As `compat.around`, here, so that who follows an update opens one file less."""
+
+    @wraps(fairseq)
+    def replacement(*arguments: Any, **named: Any) -> Any:
+        return hook(fairseq, *arguments, **named)
+
+    return replacement
+
+
+replaces = partial(compat.replaces, around=around)
 
 
 # Starting.
@@ -105,7 +119,7 @@ def create_trainer(
     signals.listen()  # in a spawned process too
     for train in resuming.train_modules():
         if not hasattr(train.validate_and_save, "__wrapped__"):
-            replace(train, "validate_and_save", validate_and_save)
+            train.validate_and_save = around(train.validate_and_save, validate_and_save)
     trainer.linformer_precision = precision.of_matrix_products(cfg)
     if precision.on_cpu(cfg):
         hardware.keep_freed_memory()
