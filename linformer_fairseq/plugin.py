@@ -10,11 +10,7 @@ def register() -> None:
     It runs when fairseq loads the user-dir (`models/user_dir.py`). Commands that train call it too, because fairseq
     skips a user-dir whose package has been imported.
     """
-    from linformer_fairseq import compat
+    from linformer_fairseq import compat, criterions, models, optim, tasks  # noqa: F401  (they register themselves)
+    from linformer_fairseq.training import hooks  # noqa: F401  (notes what it replaces)
 
     compat.apply()
-
-    from linformer_fairseq import criterions, models, optim, tasks  # noqa: F401  (they register themselves)
-    from linformer_fairseq.training import hooks
-
-    hooks.apply()

@@ -1,32 +1,60 @@
 """The repairs that fairseq 0.12.3 needs on a current Python, PyTorch and NumPy.
 
-Each is one function, with its reason in its docstring, and changes nothing where fairseq works by itself:
+Each is a function, with its reason in its docstring, and changes nothing where fairseq works by itself:
 
     checkpoints.py   load what fairseq writes, and nothing that could run code
-    launch.py        start or join the processes of one training run (peers.py says which), with or without GPUs
-    distributed.py   what these processes need on CPUs: the default DDP, gathering of logs; an end of those that hang
-    precision.py     --bf16 and --amp on a CPU and on CUDA, an error for --fp16 on a CPU and for an unserved GPU
-    saved_precision.py   what 16-bit training saves, and resuming in another precision
+    launch.py        start or join the processes of one training run (peers.py says which), with or without GPUs; what
+                     they need on CPUs: the default DDP, gathering of logs; an end of those that hang
+    precision.py     --bf16 and --amp on a CPU and on CUDA, an error for --fp16 on a CPU and for an unserved GPU; what
+                     16-bit training saves, and resuming in another precision
     process.py       exit status 0 after success, no warnings that bury a log, a name that NumPy has removed
 
-`call_main` and `Trainer.__init__` are replaced in `training/hooks.py`, which calls launch.py and precision.py there.
+`training/hooks.py` replaces functions of fairseq in the same way, and calls launch.py and precision.py there.
 `../hydra_plugins/fairseq_user_dir.py` makes `fairseq-hydra-train` load all of this in time.
 """
 
+import atexit
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+Function = Callable[..., Any]
+
+
+def around(fairseq: Function, function: Function) -> Function:
+    """The function, with fairseq's own as its first argument."""
+
+    @wraps(fairseq)
+    def replacement(*arguments: Any, **named: Any) -> Any:
+        return function(fairseq, *arguments, **named)
+
+    return replacement
+
+
+replacements: list[tuple[Any, str, Function, Function]] = []
+"""Whose function, its name, what is called in its place, and what makes it so."""
+
+
+def replaces(owner: Any, name: str, around: Function = around) -> Callable[[Function], Function]:
+    """Have `apply` put the function below in the place of `owner.name`."""
+
+    def note(function: Function) -> Function:
+        replacements.append((owner, name, function, around))
+        return function
+
+    return note
+
 
 def apply() -> None:
-    """Apply the repairs; `plugin.register` calls this once per process."""
-    from linformer_fairseq.compat import checkpoints, distributed, launch, precision, process, saved_precision
+    """Apply the repairs, and replace all functions noted so far; `plugin.register` calls this once per process."""
+    from linformer_fairseq.compat import checkpoints, launch, process
 
     checkpoints.read_safely()
     launch.catch_up_in_hydra()
-    distributed.wrap_cpu_modules_without_device_ids()
-    distributed.gather_without_cuda()
-    distributed.abort_when_stuck()
-    precision.keep_bf16_off_tpus()
-    precision.scale_amp_once()
-    saved_precision.keep_what_fairseq_forgets()
+    launch.wrap_models()
     process.restore_removed_numpy_names()
-    process.stop_loading_before_exit()
     process.silence_known_warnings()
     process.quiet_root_logger()
+    atexit.register(process.stop_loading)
+    for owner, name, function, wrapper in replacements:
+        setattr(owner, name, wrapper(getattr(owner, name), function))

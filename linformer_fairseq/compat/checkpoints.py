@@ -12,7 +12,6 @@ from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from functools import wraps
 from types import SimpleNamespace
 from typing import IO, Any
 
@@ -25,6 +24,7 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from omegaconf import DictConfig, ListConfig, OmegaConf, nodes
 from omegaconf.base import ContainerMetadata, Metadata
 
+from linformer_fairseq.compat import Function, replaces
 from linformer_fairseq.errors import UsageError
 
 _numpy_scalar: Any = np.float64(0).__reduce__()[0]
@@ -57,52 +57,44 @@ _building = ContextVar("_building", default=False)
 
 
 def read_safely() -> None:
-    """Let fairseq read files through `load`, and with `torch.load` what one process receives from another.
-
-    What a file has built, as in `fairseq-validate --path` and `from_pretrained`, must be of a known kind.
-    """
+    """Let fairseq read files through `load`, and with `torch.load` what one process receives from another."""
     checkpoint_utils.torch = SimpleNamespace(**vars(torch) | {"load": load})
     torch.serialization.add_safe_globals(_ALLOWED)
-    fairseq_build, fairseq_load = checkpoint_utils.load_model_ensemble_and_task, checkpoint_utils.load_checkpoint_to_cpu
 
-    @wraps(fairseq_build)
-    def load_model_ensemble_and_task(*arguments: Any, **named: Any) -> Any:
-        token = _building.set(True)
-        try:
-            return fairseq_build(*arguments, **named)
-        finally:
-            _building.reset(token)
 
-    @wraps(fairseq_load)
-    def load_checkpoint_to_cpu(path: str, *others: Any, **named: Any) -> Any:
-        state = fairseq_load(path, *others, **named)
-        if _building.get():
-            cfg = state.get("cfg") or {}
-            _refuse_foreign_kinds(path, cfg)
-            refuse_larger(path, _settings(cfg["model"]), state["model"])
-        return state
+@replaces(checkpoint_utils, "load_model_ensemble_and_task")
+def build_from_file(fairseq: Function, *arguments: Any, **named: Any) -> Any:
+    """What a file has built, as in `fairseq-validate --path` and `from_pretrained`, must be of a known kind."""
+    token = _building.set(True)
+    try:
+        return fairseq(*arguments, **named)
+    finally:
+        _building.reset(token)
 
-    checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
-    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+@replaces(checkpoint_utils, "load_checkpoint_to_cpu")
+def load_file(fairseq: Function, path: str, *others: Any, **named: Any) -> Any:
+    """The content of a file; a UsageError if it shall be built and is not of a known kind."""
+    state = fairseq(path, *others, **named)
+    if _building.get():
+        cfg = state.get("cfg") or {}
+        _refuse_foreign_kinds(path, cfg)
+        refuse_larger(path, _settings(cfg["model"]), state["model"])
+    return state
 
 
 def _refuse_foreign_kinds(path: str, cfg: Any) -> None:
     """A UsageError for a file whose model, task or criterion is not of the kinds above, by any of fairseq's names."""
-    known = {
-        "model": (("_name", "arch"), {arch for arch, model in ARCH_MODEL_NAME_REGISTRY.items() if model in _MODELS}),
-        "task": (("_name", "task"), set(_TASKS)),
-        "criterion": (("_name", "criterion"), set(_CRITERIONS)),
-    }
-    for section, (keys, allowed) in known.items():
-        found = cfg.get(section)
-        if found is None and section == "criterion":
+    models = {arch for arch, model in ARCH_MODEL_NAME_REGISTRY.items() if model in _MODELS}
+    kinds = (("model", "arch", models), ("task", "task", _TASKS), ("criterion", "criterion", _CRITERIONS))
+    for section, other_key, allowed in kinds:
+        settings = _settings(cfg.get(section))
+        if settings is None and section == "criterion":
             continue
-        settings = _settings(found)
         # An old Namespace has the settings of everything; in others, a name may stand at either place.
-        given = [settings.get(key) for key in keys] if isinstance(settings, Mapping) else [settings]
+        given = [settings.get("_name"), settings.get(other_key)] if isinstance(settings, Mapping) else [settings]
         names = [str(name) for name in given if name is not None] or ["None"]
-        wrong = [name for name in names if name not in allowed]
-        if wrong:
+        if wrong := [name for name in names if name not in allowed]:
             raise UsageError(
                 f"{path} was not loaded, because it asks for the {section} {wrong[0]}, which a file may not choose: "
                 "fairseq might run code that stands in its settings; load models of this project and RoBERTas"
@@ -110,8 +102,8 @@ def _refuse_foreign_kinds(path: str, cfg: Any) -> None:
 
 
 def _settings(section: Any) -> Any:
-    """A section of the settings as a dict, if it is one in any of fairseq's forms; nothing is resolved."""
-    section = OmegaConf.to_container(section, resolve=False) if isinstance(section, DictConfig) else section
+    """A section of the settings as plain values, if it is one in any of fairseq's forms; nothing is resolved."""
+    section = OmegaConf.to_container(section, resolve=False) if OmegaConf.is_config(section) else section
     return vars(section) if isinstance(section, Namespace) else section
 
 
@@ -131,13 +123,16 @@ def refuse_larger(path: object, model: Mapping[str, Any], state: Mapping[str, An
 def load(file: IO[bytes], **options: Any) -> Any:
     """`torch.load` of an open checkpoint with `weights_only` on, whatever the environment says.
 
-    Raises:
-        UsageError: the file asks for a class or function that fairseq never writes, is not a whole checkpoint, or has
-            settings that would run code or read the environment.
+    UsageError if it asks for a class or function that fairseq never writes, is not a whole checkpoint, or has settings
+    that would run code or read the environment.
     """
     name = getattr(file, "name", "the checkpoint")
     try:
-        _check_parts(file)
+        if zipfile.is_zipfile(file):  # PyTorch stores checksums of its parts and does not look at them
+            with zipfile.ZipFile(file) as archive:
+                if bad := archive.testzip():
+                    raise zipfile.BadZipFile(f"its part {bad} is not what was written")
+        file.seek(0)
         with torch.serialization.safe_globals(_ALLOWED):
             content = torch.load(file, **{**options, "weights_only": True})
     except Exception as error:
@@ -154,21 +149,9 @@ def load(file: IO[bytes], **options: Any) -> Any:
     return content
 
 
-def _check_parts(file: IO[bytes]) -> None:
-    """A BadZipFile for a part that is not what was written: PyTorch stores checksums and does not look at them."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            if bad := archive.testzip():
-                raise zipfile.BadZipFile(f"its part {bad} is not what was written")
-    file.seek(0)
-
-
 def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """The strings in settings, at any depth, each with the key that it stands under; nothing is resolved."""
-    if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value, resolve=False)
-    if isinstance(value, Namespace):
-        value = vars(value)
+    value = _settings(value)
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Mapping):
@@ -195,9 +178,8 @@ def _reason(name: str, error: Exception) -> str:
             "run foreign code: take the checkpoint from a source you trust, or, if you made it yourself, load it "
             "once with torch.load(..., weights_only=False), replace that object with a plain value and save it again"
         )
-    detail = str(error).strip().split("\n")[-1]
+    detail = ": ".join(filter(None, [type(error).__name__, str(error).strip().split("\n")[-1]]))
     return (
         f"{name} is not a whole checkpoint, perhaps because the program was stopped or the disk was full while it was "
-        f"written ({type(error).__name__}{': ' + detail if detail else ''}): delete it, or start from another one "
-        "with --finetune-from-model"
+        f"written ({detail}): delete it, or start from another one with --finetune-from-model"
     )

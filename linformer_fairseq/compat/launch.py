@@ -2,29 +2,31 @@
 
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import torch
+import torch.distributed
+from fairseq.distributed import DistributedTimeoutWrapper
 from fairseq.distributed import utils as distributed_utils
+from fairseq.models import distributed_fairseq_model
 from omegaconf import DictConfig, open_dict
+from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
+from torch.nn.parallel import DistributedDataParallel
 
-from linformer_fairseq.compat import precision
+from linformer_fairseq.compat import Function, around, precision, replaces
 from linformer_fairseq.compat.peers import Peers, find_peers
 from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.plugin import register
 
-Main = Callable[..., object]
 
-
-def start(fairseq_call_main: Callable[..., object], cfg: DictConfig, main: Main, **kwargs: Any) -> None:
+def start(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any) -> None:
     """Run `main(cfg, **kwargs)` in every process that this one stands for; TPUs and pipelines are left to fairseq."""
     with as_one_sentence():
-        precision.refuse_fp16_on_cpu(cfg)
         if cfg.common.tpu or cfg.distributed_training.pipeline_model_parallel:
-            fairseq_call_main(cfg, main, **kwargs)
+            fairseq(cfg, main, **kwargs)
             return
         peers = _peers(cfg)
         if peers is None:
@@ -44,7 +46,7 @@ def start(fairseq_call_main: Callable[..., object], cfg: DictConfig, main: Main,
             sys.exit(error.exit_code)  # it has already said why
 
 
-def _run_spawned(device_id: int, main: Main, cfg: DictConfig, kwargs: dict[str, Any]) -> None:
+def _run_spawned(device_id: int, main: Function, cfg: DictConfig, kwargs: dict[str, Any]) -> None:
     # fairseq would skip the user-dir, whose package was imported to find this function.
     register()
     # Otherwise its data loaders would be spawned as well, and each import PyTorch and fairseq for seconds.
@@ -52,7 +54,7 @@ def _run_spawned(device_id: int, main: Main, cfg: DictConfig, kwargs: dict[str, 
     _run_rank(device_id, main, cfg, kwargs)
 
 
-def _run_rank(device_id: int, main: Main, cfg: DictConfig, kwargs: dict[str, Any]) -> None:
+def _run_rank(device_id: int, main: Function, cfg: DictConfig, kwargs: dict[str, Any]) -> None:
     with as_one_sentence():
         precision.refuse_unserved_gpu(cfg)
         distributed_utils.distributed_main(device_id, main, cfg, {"after_distributed_init_fn": _connect, **kwargs})
@@ -90,22 +92,52 @@ def catch_up_in_hydra() -> None:
     In `add_defaults`, which `main` calls next, a process of torchrun or srun can still join the others.
     """
     train: Any = sys.modules.get("fairseq_cli.train")
-    if train is None:
-        return
-    fairseq_add_defaults = train.add_defaults
+    if train is not None:
+        train.add_defaults = around(train.add_defaults, _join_late)
 
-    def add_defaults(cfg: DictConfig) -> None:
-        fairseq_add_defaults(cfg)
-        with as_one_sentence():
-            precision.refuse_fp16_on_cpu(cfg)
-            precision.refuse_unserved_gpu(cfg)
-            if cfg.common.tpu or torch.distributed.is_initialized():
-                return
-            peers = _peers(cfg)
-            if peers is not None and not peers.to_spawn:
-                _write(peers, cfg)
-                if not precision.on_cpu(cfg):  # as fairseq's `distributed_main`, or NCCL puts all ranks on the first
-                    torch.cuda.set_device(peers.device_id)
-                distributed_utils.distributed_init(cfg)
 
-    train.add_defaults = add_defaults
+def _join_late(fairseq: Function, cfg: DictConfig) -> None:
+    fairseq(cfg)
+    with as_one_sentence():
+        precision.refuse_fp16_on_cpu(cfg)
+        precision.refuse_unserved_gpu(cfg)
+        if cfg.common.tpu or torch.distributed.is_initialized():
+            return
+        peers = _peers(cfg)
+        if peers is not None and not peers.to_spawn:
+            _write(peers, cfg)
+            if not precision.on_cpu(cfg):  # as fairseq's `distributed_main`, or NCCL puts all ranks on the first
+                torch.cuda.set_device(peers.device_id)
+            distributed_utils.distributed_init(cfg)
+
+
+class DeviceAwareDDP(DistributedDataParallel):
+    """PyTorch's DDP without `device_ids` for a module on the CPU, as DDP requires."""
+
+    def __init__(
+        self, module: nn.Module, device_ids: Any = None, output_device: int | None = None, **options: Any
+    ) -> None:
+        if all(parameter.device.type == "cpu" for parameter in module.parameters()):
+            device_ids = output_device = None
+        super().__init__(module, device_ids=device_ids, output_device=output_device, **options)
+
+
+def wrap_models() -> None:
+    """Let `--ddp-backend pytorch_ddp`, the default, work on a CPU, where fairseq still passes a device id.
+
+    Let `--heartbeat-timeout` end a process that makes no progress; its log then holds the stacks of its threads.
+    fairseq sends it SIGINT, which here asks it to save at the end of an update that never comes.
+    """
+    distributed_fairseq_model.DistributedDataParallel = DeviceAwareDDP
+    distributed_fairseq_model.DistributedTimeoutWrapper = partial(DistributedTimeoutWrapper, signal=signal.SIGABRT)
+
+
+@replaces(distributed_utils, "all_gather_list")
+def gather_without_cuda(fairseq: Function, data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
+    """Gather logs that cannot be summed over gloo without a GPU. fairseq does it through a `torch.cuda.ByteTensor`."""
+    group = distributed_utils.get_global_group() if group is None else group
+    if torch.distributed.get_backend(group) != "gloo":
+        return list(fairseq(data, group, max_size))
+    gathered: list[Any] = [None] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(gathered, data, group=group)
+    return gathered

@@ -32,9 +32,7 @@ def find_peers(training: DictConfig, gpus: int, environ: Mapping[str, str]) -> P
 
     A launcher that has started several processes decides (torchrun, then srun), then the flags, then the GPUs of
     this machine (`gpus`; 0 for a run on CPUs). `--distributed-no-spawn` and `--distributed-init-method` override all.
-
-    Raises:
-        UsageError: the flags contradict each other, or ask for no process or more GPUs than there are.
+    UsageError if the flags contradict each other, or ask for no process or more GPUs than there are.
     """
     rendezvous, world_size = training.distributed_init_method, training.distributed_world_size
     if world_size < 1:
@@ -47,21 +45,15 @@ def find_peers(training: DictConfig, gpus: int, environ: Mapping[str, str]) -> P
         rank = int(environ["RANK"])
         local_rank = int(environ.get("LOCAL_RANK", rank))
         return Peers("env://", int(environ["WORLD_SIZE"]), rank, local_rank % gpus if gpus else 0)
-    tasks = _tasks_of_srun(world_size, environ)
+    tasks = int(environ.get("SLURM_STEP_NUM_TASKS", 0))
+    # A batch script has SLURM_NTASKS too, as what srun could start; it counts if the flags ask for just as many.
+    if not tasks and environ.get("SLURM_NTASKS") == str(world_size) and "SLURM_PROCID" in environ:
+        tasks = world_size
     if tasks > 1:
         return _joined_by_srun(training, tasks, gpus, environ)
     if world_size == 1 and rendezvous is None:
         return None
     return _on_this_machine(training, gpus)
-
-
-def _tasks_of_srun(world_size: int, environ: Mapping[str, str]) -> int:
-    """Number of tasks that srun has started together with this one."""
-    tasks = int(environ.get("SLURM_STEP_NUM_TASKS", 0))
-    # A batch script has SLURM_NTASKS too, as what srun could start; it counts if the flags ask for just as many.
-    if not tasks and environ.get("SLURM_NTASKS") == str(world_size) and "SLURM_PROCID" in environ:
-        tasks = world_size
-    return tasks
 
 
 def _joined_by_srun(training: DictConfig, tasks: int, gpus: int, environ: Mapping[str, str]) -> Peers:
@@ -81,11 +73,7 @@ def _joined_by_srun(training: DictConfig, tasks: int, gpus: int, environ: Mappin
 
 
 def first_host(nodes: int, environ: Mapping[str, str]) -> str:
-    """Where the processes of a job step meet; without scontrol, as in a container, at MASTER_ADDR.
-
-    Raises:
-        UsageError: there is no scontrol that knows the nodes.
-    """
+    """Where the processes of a job step meet; without scontrol, as in a container, at MASTER_ADDR, or a UsageError."""
     if nodes == 1:
         return "localhost"
     command = ["scontrol", "show", "hostnames", environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]]

@@ -1,6 +1,5 @@
 """The process around fairseq: its exit status, its warnings, and a name that NumPy has removed."""
 
-import atexit
 import logging
 import os
 import queue
@@ -18,7 +17,7 @@ _KNOWN: list[tuple[str, type[Warning], str]] = [
     # In every update.
     (r"`torch\.cuda\.amp\.(autocast|GradScaler)\(args\.\.\.\)` is deprecated", FutureWarning, r"fairseq\."),
     # Whenever a model is wrapped for several processes.
-    (r"`broadcast_buffers` is deprecated", FutureWarning, r"linformer_fairseq\.compat\.distributed"),
+    (r"`broadcast_buffers` is deprecated", FutureWarning, r"linformer_fairseq\.compat\.launch"),
     # Whenever data is loaded without a GPU.
     (r"'pin_memory' argument is set as true but no accelerator", UserWarning, r"torch\.utils\.data\."),
     # Twenty lines at the start of every command, on how fairseq calls Hydra.
@@ -53,17 +52,13 @@ def restore_removed_numpy_names() -> None:
     fairseq.modules.dynamic_crf_layer.np = SimpleNamespace(**vars(np) | {"float": float})
 
 
-def stop_loading_before_exit() -> None:
+def stop_loading() -> None:
     """End fairseq's threads that load batches before Python ends, so that a run that has succeeded exits with 0.
 
     A run that stops within an epoch leaves such a thread running. If Python takes it down inside PyTorch, the process
-    sometimes dies of "terminate called without an active exception" (SIGABRT) after its last checkpoint.
+    sometimes dies of "terminate called without an active exception" (SIGABRT) after its last checkpoint. Each thread
+    stops after its next batch, for which there is room in its queue; at most ten seconds for each.
     """
-    atexit.register(_stop_loading)
-
-
-def _stop_loading() -> None:
-    """Let each thread stop after its next batch, and make room in its queue; at most ten seconds for each."""
     loading = [thread for thread in threading.enumerate() if isinstance(thread, BackgroundConsumer)]
     for thread in loading:
         thread._max_len = 0

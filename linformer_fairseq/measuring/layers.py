@@ -26,7 +26,7 @@ from linformer_fairseq.layers import EncoderConfig, LinformerEncoderLayer
 from linformer_fairseq.layers.projection import build_projection
 from linformer_fairseq.measuring.official_example import build_official_encoder
 from linformer_fairseq.measuring.study import forget_peak, status
-from linformer_fairseq.training.memory import keep_freed_memory
+from linformer_fairseq.training.hardware import keep_freed_memory
 
 ROUND_SECONDS = 0.5  # the least that is timed at once
 # Options of glibc's mallopt (malloc.h) -> values.

@@ -38,11 +38,7 @@ _SHOWN = 8  # examples that the message names; the file has all
 
 
 def ratio_setting(environ: Mapping[str, str]) -> float | None:
-    """The highest ratio of perplexities that a run may reach; None if it may reach any.
-
-    Raises:
-        UsageError: the variable is not a number above 1, nor 0.
-    """
+    """The highest ratio of perplexities that a run may reach, None for any; UsageError unless it is above 1, or 0."""
     text = environ.get(VARIABLE, "3")
     with suppress(ValueError):
         ratio = float(text)
@@ -92,18 +88,16 @@ def _perplexity(bits: float) -> str:
 class Watch:
     """Judges what fairseq has brought from the device anyway; every rank has one, and all of them stop together.
 
-    Between the logs it only keeps what the last update was made of. The losses of single batches, which fairseq sums
-    up, stay on the device until they are needed. `folder` is `run` of this run, None with `--no-save`.
+    Losses of single batches stay on the device until they are needed. `folder` is `run`, or None with `--no-save`.
     """
 
     def __init__(self, trainer: Any, folder: Path | None) -> None:
-        self.trainer = trainer
-        self.folder = folder
+        logging.getLogger("fairseq.nan_detector").addFilter(_is_short)
+        self.trainer, self.folder = trainer, folder
         self.epoch: int | None = None
         self._samples: Sequence[Any] = ()
         self._losses: list[Any] = []
-        ratio = ratio_setting(os.environ)
-        vocab_size = None
+        ratio, vocab_size = ratio_setting(os.environ), None
         with suppress(NotImplementedError, AttributeError, TypeError):  # not every task has one
             vocab_size = len(trainer.task.target_dictionary)
         self._rule = None if ratio is None else PerplexityRule(ratio, vocab_size)
@@ -124,8 +118,7 @@ class Watch:
 
     def gradient_failed(self, error: BaseException) -> None:
         """Stop where fairseq has found a gradient that is not finite; it has not changed the parameters then."""
-        reason = _reason(error)
-        if reason is not None:
+        if reason := _reason(error):
             update = int(self.trainer.get_num_updates())
             self.stop(update + 1, reason, good_until=update)
 
@@ -164,40 +157,37 @@ class Watch:
             self.stop(update, reason, good_until=update - 1, alone=True)
 
     def stop(self, update: int, reason: str, good_until: int, alone: bool = False) -> NoReturn:
-        """End this process with status 1, and with it the run; unless `alone`, all ranks do at the same update.
+        """End this process with status 1, and with it the run, for a `reason` found at an update.
 
-        Args:
-            update: at which it was found.
-            reason: completes "the training run has diverged: ".
-            good_until: the last update whose checkpoint can be trusted.
-            alone: the batches of the other ranks are not known, and they are not waited for.
+        Checkpoints until the update `good_until` can be trusted. Unless this rank is `alone`, all ranks stop at the
+        same update, and the batches of all are named.
         """
         trainer = self.trainer
         together = not alone and trainer.data_parallel_world_size > 1
-        batches = self._gather(list(self._batches())) if together else list(self._batches())
+        batches = list(self._batches())
+        if together:
+            batches = self._gather(batches)
         if trainer.data_parallel_rank == 0:
             with suppress(Exception):  # an earlier save that failed has been reported, or will be
                 saving.finish()
             save_dir = Path(trainer.cfg.checkpoint.save_dir)
-            good = last_good_checkpoint(save_dir, good_until)
+            good, good_update = last_good_checkpoint(save_dir, good_until) or (None, None)
             culprits = _culprits(batches)
             if self.folder is not None:
                 report = self.folder / "bad_batch.json"
                 culprits += f" (all ids: {report})"
                 content: dict[str, Any] = {"update": update, "epoch": self.epoch, "reason": reason}
                 content |= {"data": str(getattr(trainer.cfg.task, "data", "")), "batches": batches}
-                content |= {"last_good_checkpoint": good and str(good[0]), "updates_of_it": good and good[1]}
+                content |= {"last_good_checkpoint": good and str(good), "updates_of_it": good_update}
                 with suppress(OSError):  # the message must come, even if the disk is full
                     write_json(report, content)
             where = f"update {update}" + ("" if self.epoch is None else f" (epoch {self.epoch})")
-            begin = "start" if good is None else f"resume from the last good checkpoint, {good[0]} (update {good[1]}),"
+            begin = "start" if good is None else f"resume from the last good checkpoint, {good} (update {good_update}),"
             none = f" ({save_dir} has no good checkpoint from before)" if good is None else ""
             logger.error(
                 f"the training run has diverged and stops at {where}: {reason}; {culprits}: check these examples, or "
                 f"{begin} with a lower --lr or a stricter --clip-norm{none}"
             )
-            for handler in logging.getLogger().handlers:
-                handler.flush()
         if together:  # a process that ends early takes the others with it, and rank 0 must have said why
             with suppress(RuntimeError):
                 torch.distributed.barrier(group=trainer.data_parallel_process_group)
@@ -227,12 +217,12 @@ def _reason(error: BaseException | None) -> str | None:
     """What fairseq's error, or one that it was raised in the handling of, says; None if it is about something else."""
     while error is not None:
         text = str(error)
-        if isinstance(error, FloatingPointError) and "Minimum loss scale reached" in text:
-            return "the loss scale is at its minimum (--min-loss-scale), and the gradient still overflows"
-        # On several GPUs, fairseq first compares the norms of all ranks, and NaN is not equal to itself.
-        inconsistent = "inconsistent between workers" in text
-        if isinstance(error, FloatingPointError) and (not inconsistent or "= nan" in text or "= inf" in text):
-            return "the gradient is nan or infinite"
+        if isinstance(error, FloatingPointError):
+            if "Minimum loss scale reached" in text:
+                return "the loss scale is at its minimum (--min-loss-scale), and the gradient still overflows"
+            # On several GPUs, fairseq first compares the norms of all ranks, and NaN is not equal to itself.
+            if "inconsistent between workers" not in text or "= nan" in text or "= inf" in text:
+                return "the gradient is nan or infinite"
         error = error.__context__
     return None
 
@@ -261,19 +251,11 @@ def _ids(sample: Any) -> list[int] | None:
 
 
 def last_good_checkpoint(save_dir: Path, until: int) -> tuple[Path, int] | None:
-    """The newest checkpoint of a folder that was saved at update `until` or before, is whole and finite; its updates.
-
-    Of copies with the same updates, a numbered one comes before `checkpoint_best.pt` and `checkpoint_last.pt`, which a
-    later save replaces.
-    """
-    found: list[tuple[int, bool, Path]] = []
-    for path in save_dir.glob("checkpoint*.pt"):
-        updates = files.updates_of(path)
-        if 0 <= updates <= until:
-            found.append((updates, path.name not in ("checkpoint_last.pt", "checkpoint_best.pt"), path))
-    for updates, _, path in sorted(found, reverse=True):
-        if files.damage(path) is None and _all_finite(files.unread(path).get("model", {}).values()):
-            return path, updates
+    """The newest checkpoint of a folder until update `until` that is whole and finite, and its updates."""
+    for path, updates in files.newest_first(save_dir):
+        if 0 <= updates <= until and files.damage(path) is None:
+            if _all_finite(files.unread(path).get("model", {}).values()):
+                return path, updates
     return None
 
 
@@ -288,11 +270,6 @@ def _all_finite(values: Iterable[Any]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)  # or else only their sum was too large
 
 
-def shorten_nan_detector() -> None:
-    """Keep the norms and gradients of all parameters, hundreds of lines of nan that fairseq prints, out of the log.
-
-    The module that was the first to compute nan stays in.
-    """
-    logging.getLogger("fairseq.nan_detector").addFilter(
-        lambda record: not str(record.msg).startswith(("norms: ", "gradients: ", "Detected nan/inf grad norm, dumping"))
-    )
+def _is_short(record: logging.LogRecord) -> bool:
+    """Not one of the norms and gradients of all parameters; the first module that has computed nan stays in the log."""
+    return not str(record.msg).startswith(("norms: ", "gradients: ", "Detected nan/inf grad norm, dumping"))

@@ -22,10 +22,6 @@ from linformer_fairseq.compat.checkpoints import load
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, replace_when_done, sync
 
-_CHECKPOINT = re.compile(r"checkpoint.*\.pt")
-# Of killed writes: ours, and those of fairseq without this project.
-_LEFTOVER = re.compile(r"\.checkpoint.*\.partial|checkpoint.*\.pt\.tmp")
-
 
 def checksum_file(path: Path) -> Path:
     """The file beside `path` that holds its checksum."""
@@ -35,12 +31,7 @@ def checksum_file(path: Path) -> Path:
 def write(content: Any, path: Path) -> None:
     """Write what `torch.save` can write, and its checksum; a full disk raises a UsageError and changes nothing."""
     with _replacing(path) as (partial, checksum), _HashedFile(partial, "w") as file:
-        try:
-            torch.save(content, file)
-        except Exception:
-            if file.failure is not None:  # PyTorch raises something else in its place
-                raise file.failure from None
-            raise
+        torch.save(content, file)
         checksum.append(file.sha256.hexdigest())
 
 
@@ -51,14 +42,12 @@ def copy(source: Path, target: Path, own: bool = False) -> None:
     """
     with _replacing(target) as (partial, checksum):
         checksum.append(recorded(source) or digest(source))
-        for way in (shutil.copyfile, os.link) if own else (os.link, shutil.copyfile):
-            try:
-                way(source, partial)
-                break
-            except OSError:
-                partial.unlink(missing_ok=True)
-                if way is (os.link if own else shutil.copyfile):
-                    raise
+        first, second = (shutil.copyfile, os.link) if own else (os.link, shutil.copyfile)
+        try:
+            first(source, partial)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            second(source, partial)
 
 
 def recorded(path: Path) -> str | None:
@@ -95,9 +84,19 @@ def damage(path: Path) -> str | None:
 
 def newest_whole(folder: Path, instead_of: Path) -> Path | None:
     """The checkpoint of `folder` with most updates that is whole and not, by another name, `instead_of`."""
-    paths = [path for path in sorted(folder.iterdir()) if _CHECKPOINT.fullmatch(path.name) and path.is_file()]
-    paths.sort(key=updates_of, reverse=True)
-    return next((path for path in paths if not path.samefile(instead_of) and damage(path) is None), None)
+    others = (path for path, _ in newest_first(folder) if not path.samefile(instead_of))
+    return next((path for path in others if damage(path) is None), None)
+
+
+def newest_first(folder: Path) -> list[tuple[Path, int]]:
+    """The checkpoints of a folder by their updates, the latest first; the updates are -1 where a file tells none.
+
+    Of copies with the same updates, a numbered one comes before those that a later save replaces.
+    """
+    replaced = ("checkpoint_last.pt", "checkpoint_best.pt")
+    paths = [path for path in folder.glob("checkpoint*.pt") if path.is_file()]
+    found = sorted(((updates_of(path), path.name not in replaced, path) for path in paths), reverse=True)
+    return [(path, updates) for updates, _, path in found]
 
 
 def updates_of(path: Path) -> int:
@@ -118,10 +117,9 @@ def unread(path: Path) -> Mapping[str, Any]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writes have left behind; no other process may be writing."""
-    for path in list(folder.iterdir()):
-        if _LEFTOVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    """Remove what killed writes have left behind, also of fairseq alone; no other process may be writing."""
+    for path in [*folder.glob(".checkpoint*.partial"), *folder.glob("checkpoint*.pt.tmp")]:
+        path.unlink(missing_ok=True)
     remove_lone_checksums(folder)
 
 
@@ -133,12 +131,7 @@ def remove_lone_checksums(folder: Path) -> None:
 
 
 class _HashedFile(FileIO):
-    """Keeps the checksum of what is written, and the error of the disk.
-
-    Nothing is buffered: a forked process would write a buffer a second time.
-    """
-
-    failure: OSError | None = None
+    """Keeps the checksum of what is written. Nothing is buffered: a forked process would write a buffer once more."""
 
     def __init__(self, path: Path, mode: str) -> None:
         super().__init__(path, mode)
@@ -148,12 +141,8 @@ class _HashedFile(FileIO):
         view = memoryview(data).cast("B")
         self.sha256.update(view)
         written = 0
-        try:
-            while written < len(view):
-                written += super().write(view[written:])
-        except OSError as error:
-            self.failure = error
-            raise
+        while written < len(view):
+            written += super().write(view[written:])
         return written
 
 
@@ -172,9 +161,12 @@ def _replacing(path: Path) -> Iterator[tuple[Path, list[str]]]:
             note.write_text(f"{checksum[0]}  {path.name}\n")
             sync(note)
         sync(path.parent)
-    except OSError as error:
-        remedy = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check that disk"
+    except (OSError, RuntimeError) as error:
+        failure = error.__context__ if isinstance(error, RuntimeError) else error  # PyTorch raises one in its place
+        if not isinstance(failure, OSError):
+            raise
+        remedy = "free some space" if failure.errno in (ENOSPC, EDQUOT) else "check that disk"
         raise UsageError(
-            f"{path.parent}: {error.strerror} while {path.name} was written; the earlier checkpoints are whole, so "
+            f"{path.parent}: {failure.strerror} while {path.name} was written; the earlier checkpoints are whole, so "
             f"{remedy} and start the same command again"
         ) from error

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial, wraps
 from pathlib import Path
@@ -26,7 +26,8 @@ from fairseq.optim import FairseqOptimizer
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
-from linformer_fairseq.compat import launch, precision, saved_precision
+from linformer_fairseq import compat
+from linformer_fairseq.compat import Function, launch, precision
 from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.io.processes import end_with_parent
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, count_on_host
@@ -34,51 +35,33 @@ from linformer_fairseq.optim.by_layer import by_layer
 from linformer_fairseq.optim.muon import who_updates
 from linformer_fairseq.training import (
     divergence,
-    fairseq_state,
     files,
+    hardware,
     interrupt,
-    logs,
-    memory,
     position,
     preflight,
     ranks,
     resuming,
+    run_directory,
     saving,
     signals,
 )
 from linformer_fairseq.training.recorder import Recorder
-from linformer_fairseq.training.run_directory import run_folder
 
-Function = Callable[..., Any]
-_replacements: list[tuple[Any, str, Function]] = []
 _latest: list[Any] = []  # a weak reference to the trainer of this process
 
 
-def replaces(owner: Any, name: str) -> Callable[[Function], Function]:
-    """Have `apply` put the function below in the place of `owner.name`."""
-
-    def note(hook: Function) -> Function:
-        _replacements.append((owner, name, hook))
-        return hook
-
-    return note
-
-
-def apply() -> None:
-    """Replace them all; `plugin.register` calls this once per process."""
-    for owner, name, hook in _replacements:
-        _replace(owner, name, hook)
-    divergence.shorten_nan_detector()
-
-
-def _replace(owner: Any, name: str, hook: Function) -> None:
-    fairseq = getattr(owner, name)
+def around(fairseq: Function, hook: Function) -> Function:
+    """As `compat.around`, here, so that who follows an update opens one file less."""
 
     @wraps(fairseq)
     def replacement(*arguments: Any, **named: Any) -> Any:
         return hook(fairseq, *arguments, **named)
 
-    setattr(owner, name, replacement)
+    return replacement
+
+
+replaces = partial(compat.replaces, around=around)
 
 
 # Starting.
@@ -90,15 +73,15 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
     training = getattr(main, "__module__", "") == "fairseq_cli.train"
     with as_one_sentence():
         splits = [cfg.dataset.train_subset] if training else []
+        precision.refuse_fp16_on_cpu(cfg)  # before files are looked for
         position.refuse_damaged(cfg, ",".join([*splits, cfg.dataset.valid_subset]))
     if not training:
         end_with_parent()
         launch.start(fairseq, cfg, main, **kwargs)
         return
     with as_one_sentence():
-        logs.refuse_missing_packages(cfg)
+        preflight.refuse_missing_packages(cfg)
         preflight.refuse_useless(cfg)
-        precision.refuse_fp16_on_cpu(cfg)  # before files are looked for
         preflight.refuse_unfitting(cfg)
     signals.listen()
     signals.hold_for_children()
@@ -116,10 +99,10 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
 
 def train_rank(main: Function, cfg: DictConfig, **kwargs: Any) -> None:
     """fairseq's `main` in each process of a training run."""
-    fairseq_state.forget()
+    resuming.forget_earlier_runs()
     interrupt.forget()
     signals.training_began.clear()
-    with logs.logged(cfg):
+    with run_directory.logged(cfg):
         saving.will_finish = True
         with suppress(resuming.Ended):  # nothing to do; other runs of this process may follow
             main(cfg, **kwargs)
@@ -134,12 +117,12 @@ def create_trainer(
     if isinstance(cfg, Namespace):
         cfg = convert_namespace_to_omegaconf(cfg)
     signals.listen()  # in a spawned process too
-    for train in fairseq_state.train_modules():
+    for train in resuming.train_modules():
         if not hasattr(train.validate_and_save, "__wrapped__"):
-            _replace(train, "validate_and_save", validate_and_save)
+            train.validate_and_save = around(train.validate_and_save, validate_and_save)
     trainer.linformer_precision = precision.of_matrix_products(cfg)
     if precision.on_cpu(cfg):
-        memory.keep_freed_memory()
+        hardware.keep_freed_memory()
         precision.autocast_on_cpu(cfg, criterion)
     precision.keep_matrices_whole(cfg)
     fairseq(trainer, cfg, task, model, criterion, quantizer)
@@ -154,18 +137,18 @@ def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -
         try:
             extra_state, epoch_itr = fairseq(prepared, trainer, **options)
         except RuntimeError as error:
-            resuming.explain(error, trainer)
+            resuming.explain(error, trainer, prepared.restore_file)
             raise
     if hasattr(checkpoint_utils.save_checkpoint, "best"):  # a run that resumes, not a start from another one
-        fairseq_state.restore_patience((extra_state.get("linformer_fairseq") or {}).get("patience") or {})
+        resuming.restore_patience((extra_state.get("linformer_fairseq") or {}).get("patience") or {})
     ended = extra_state is not None and resuming.why_ended(trainer, epoch_itr)
     if ended:
         with as_one_sentence():
             resuming.mend_last(cfg, prepared.restore_file, trainer)
         logging.getLogger(__name__).info(f"{cfg.save_dir}: this run has ended ({ended}), so there is nothing to do")
         raise resuming.Ended(0)
-    logs.keep_log(trainer.cfg)  # again, where Hydra has set up logging anew
-    folder = run_folder(trainer.cfg)
+    run_directory.keep_log(trainer.cfg)  # again, where Hydra has set up logging anew
+    folder = run_directory.run_folder(trainer.cfg)
     trainer.linformer_recorder = Recorder(trainer, folder)
     trainer.linformer_watch = divergence.Watch(trainer, folder)
     _latest[:] = [ref(trainer)]
@@ -176,13 +159,10 @@ def load_checkpoint(fairseq: Function, cfg: Any, trainer: Any, **options: Any) -
 def load_state(fairseq: Function, trainer: Any, filename: str, *arguments: Any, **named: Any) -> Any:
     """Load the state that any number of processes has saved."""
     try:
-        with saved_precision.master_weights_restored(trainer):
+        with precision.master_weights_restored(trainer):
             extra_state = fairseq(trainer, filename, *arguments, **named)
-    except AssertionError:
-        resuming.refuse_other_names(trainer, filename)
-        raise
     except Exception as error:
-        resuming.refuse_other_shapes(error, filename)
+        resuming.explain(error, trainer, filename)
         raise
     resuming.take_position(trainer, filename, extra_state)
     return extra_state

@@ -17,7 +17,7 @@ from fairseq import checkpoint_utils
 from omegaconf import DictConfig, open_dict
 from torch.distributed.distributed_c10d import _get_default_store
 
-from linformer_fairseq.training import fairseq_state, resuming, saving, signals
+from linformer_fairseq.training import resuming, saving, signals
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def forget() -> None:
 
 def state(trainer: Any) -> tuple[int, dict[str, Any]]:
     """What tells whether there is anything new to save: the updates, and what validations have counted."""
-    return trainer.get_num_updates(), fairseq_state.patience()
+    return trainer.get_num_updates(), resuming.patience()
 
 
 def save_within_validation(trainer: Any) -> None:

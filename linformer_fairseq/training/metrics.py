@@ -21,7 +21,6 @@ The lines of training are means over the log interval (--log-interval). What is 
 import json
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,11 +93,8 @@ class MetricsFile:
         if self._cut:  # by a power failure or a full disk; this line must not become part of that one
             text = "\n" + text
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                self._cut = os.write(descriptor, text.encode()) < len(text.encode())
-            finally:
-                os.close(descriptor)
+            with self.path.open("ab", buffering=0) as file:
+                self._cut = file.write(text.encode()) < len(text.encode())
         except OSError as error:
             logger.warning("%s lacks the line of update %s (%s)", self.path, line.get("update"), error)
 

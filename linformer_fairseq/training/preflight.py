@@ -10,10 +10,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from fairseq import models, registry, tasks
 from fairseq.dataclass.configs import FairseqConfig
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
-from fairseq.registry import REGISTRIES
-from fairseq.tasks import TASK_DATACLASS_REGISTRY
+from fairseq.logging import progress_bar
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,6 +37,20 @@ _RANGES = {
     "num_workers": Range(0, PROCESSES),
     **dict.fromkeys(("mask_prob", "valid_mask_prob"), Range(0, 1, inside=True)),
 }
+
+
+def refuse_missing_packages(cfg: DictConfig) -> None:
+    """Raise a UsageError for `--tensorboard-logdir` or `--wandb-project` without its package; fairseq only warns."""
+    needed = (
+        ("tensorboard_logdir", "tensorboard (or tensorboardX)", progress_bar.SummaryWriter),
+        ("wandb_project", "wandb", progress_bar.wandb),
+    )
+    for setting, package, found in needed:
+        if cfg.common.get(setting) and found is None:
+            raise UsageError(
+                f"--{setting.replace('_', '-')} needs a package that is not installed: pip install {package}, or "
+                "leave the flag out (metrics.jsonl beside the checkpoints has the same figures)"
+            )
 
 
 def refuse_useless(cfg: DictConfig) -> None:
@@ -65,7 +78,7 @@ def refuse_unfitting(cfg: DictConfig) -> None:
     task = _defaults("task", task.get("_name")) | task  # fairseq-hydra-train passes on only what the file has
     masked = task.get("_name") in _MASKED
     grid = 0
-    if ARCH_MODEL_NAME_REGISTRY.get(str(model.get("_name"))) == MODEL:
+    if models.ARCH_MODEL_NAME_REGISTRY.get(str(model.get("_name"))) == MODEL:
         try:
             settings = Namespace(**model)
             complete(settings, task["tokens_per_sample"] if masked else 0)
@@ -138,11 +151,11 @@ def _check_images(task: Mapping[str, Any], grid: int) -> None:
 
 def _defaults(section: str, name: str | None) -> dict[str, Any]:
     """The default of each setting of a section, which is one of fairseq's own or chosen by `name`."""
-    known: Mapping[str, Any] = {"task": TASK_DATACLASS_REGISTRY, "model": MODEL_DATACLASS_REGISTRY}.get(section) or {}
-    if section in REGISTRIES:
-        known = REGISTRIES[section]["dataclass_registry"]
-    own = FairseqConfig.__dataclass_fields__[section].type
-    chosen: Any = known.get(ARCH_MODEL_NAME_REGISTRY.get(name, name)) if name is not None else own
+    chosen: Any = FairseqConfig.__dataclass_fields__[section].type
+    if name is not None:
+        known = {"task": tasks.TASK_DATACLASS_REGISTRY, "model": models.MODEL_DATACLASS_REGISTRY}
+        known |= {choice: of["dataclass_registry"] for choice, of in registry.REGISTRIES.items()}
+        chosen = known.get(section, {}).get(models.ARCH_MODEL_NAME_REGISTRY.get(name, name))
     return {one.name: one.default for one in fields(chosen)} if is_dataclass(chosen) else {}
 
 

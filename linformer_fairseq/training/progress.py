@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -42,22 +43,13 @@ def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label:
     """Run a fairseq command that has `--log-format json`, and append what it prints to `log`.
 
     `updates`, those of this run, are for a progress line with the remaining time and `label`; none for no such line.
-
-    Raises:
-        UsageError: the program failed.
-        KeyboardInterrupt: Ctrl-C, after a training run has saved.
+    UsageError if the program failed, and KeyboardInterrupt at Ctrl-C, after a training run has saved.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "errors": "replace"}
     with (
         log.open("a", encoding="utf-8") as file,
-        subprocess.Popen(
-            program(argv),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=child_environment(),
-        ) as process,
+        subprocess.Popen(program(argv), env=child_environment(), **output) as process,
         tqdm(initial=updates.start, total=updates.stop, desc=label, unit=" updates", disable=not updates) as bar,
     ):
         assert process.stdout is not None
@@ -91,8 +83,6 @@ def parse_line(line: str) -> dict[str, Any] | None:
         return None
     figures: dict[str, Any] = {"split": "train" if match[1] == "train_inner" else "valid"}
     for key, value in json.loads(match[2]).items():
-        try:
+        with suppress(TypeError, ValueError):  # a path, or None before the first best checkpoint
             figures[key.removeprefix("valid_")] = float(value)
-        except (TypeError, ValueError):
-            continue  # a path, or None before the first best checkpoint
     return figures

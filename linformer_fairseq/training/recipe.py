@@ -6,7 +6,7 @@ key and value is checked against the flags of fairseq and this project before an
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,11 +24,7 @@ _HYDRA = "hydra"  # where fairseq-hydra-train works and logs; means nothing to f
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe that is given by its path, or by its name in `recipes/pretrain`.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The file of a recipe that is given by its path, or by its name in `recipes/pretrain`; UsageError if none is."""
     known = {path.stem: path for path in sorted((RECIPES / "pretrain").glob("*.yaml"))}
     path = Path(name) if Path(name).is_file() else known.get(name)
     if path is None:
@@ -48,38 +44,34 @@ def fairseq_train_argv(
         overrides: settings that differ from the file, such as `{"optimization.max_update": 100}`.
         more: flags that a person has added, which win over all settings; a precision replaces that of the recipe.
 
-    Raises:
-        UsageError: an unknown section, key or name, a value that its flag does not take, or a `--user-dir` in `more`
-            that does not load this package.
+    UsageError for an unknown section, key or name, a value that its flag does not take, or a foreign `--user-dir`.
     """
     register()
     from fairseq.dataclass.configs import FairseqConfig
 
-    settings_of = _sections(recipe, {**(overrides or {}), "checkpoint.save_dir": str(save_dir)})
     classes_of = _registries()
     argv = ["fairseq-train", str(data)]
-    for section, settings in settings_of.items():
-        where = f"{recipe}: {section}"
-        if not (
-            settings is None or isinstance(settings, Mapping) or section in classes_of and isinstance(settings, str)
-        ):
-            raise UsageError(f"{where} is {settings!r}, not a mapping of settings")
-        if section in _FIXED:
-            argv += _flags(where, FairseqConfig.__dataclass_fields__[section].type, cast(Any, settings))
-        elif section in classes_of:
-            settings = {"_name": settings} if isinstance(settings, str) else dict(settings or {})
-            name = settings.pop("_name", None)
-            if section == "task":
-                settings.pop("data", None)  # comes from the command line
-            if not isinstance(name, str) or name not in classes_of[section]:
-                known = ", ".join(sorted(classes_of[section]))
-                raise UsageError(f"{where}._name: {name} is unknown; fairseq has {known}")
-            flag = _FLAG_OF.get(section, f"--{section.replace('_', '-')}")
-            argv += [flag, name, *_flags(where, classes_of[section][name], settings)]
-        elif section != _HYDRA:
-            raise UsageError(
-                f"{recipe}: unknown section {section}; the sections are {', '.join((*_FIXED, *classes_of))}"
-            )
+    for section, given in _sections(recipe, {**(overrides or {}), "checkpoint.save_dir": str(save_dir)}).items():
+        where, classes = f"{recipe}: {section}", classes_of.get(section)
+        if section == _HYDRA:
+            continue
+        if section not in _FIXED and classes is None:
+            known = ", ".join((*_FIXED, *classes_of))
+            raise UsageError(f"{recipe}: unknown section {section}; the sections are {known}")
+        if isinstance(given, str) and classes is not None:
+            given = {"_name": given}
+        settings = {} if given is None else given
+        if not isinstance(settings, Mapping):
+            raise UsageError(f"{where} is {given!r}, not a mapping of settings")
+        if classes is None:
+            argv += _flags(where, FairseqConfig.__dataclass_fields__[section].type, settings)
+            continue
+        name = settings.get("_name")
+        if not isinstance(name, str) or name not in classes:
+            raise UsageError(f"{where}._name: {name} is unknown; fairseq has {', '.join(sorted(classes))}")
+        from_here = {"_name", "data"} if section == "task" else {"_name"}  # the command line has the data
+        others = {key: value for key, value in settings.items() if key not in from_here}
+        argv += [_FLAG_OF.get(section, f"--{section.replace('_', '-')}"), name, *_flags(where, classes[name], others)]
     _refuse_foreign_user_dir(more)
     if not PRECISIONS.isdisjoint(more):
         argv = [flag for flag in argv if flag not in PRECISIONS]
@@ -129,51 +121,48 @@ def _registries() -> dict[str, Mapping[str, Any]]:
     return {"task": TASK_REGISTRY, "model": ARCH_MODEL_REGISTRY, **others}
 
 
-def _parser(declaring: Any) -> argparse.ArgumentParser:
-    """The flags of a section's dataclass, or of a task, model, criterion, …, which declares them in one of two ways."""
+def _flags(where: str, declaring: Any, settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a section as flags of its dataclass, or of a task, model, …, which declares them in two ways."""
     from fairseq.dataclass.utils import gen_parser_from_dataclass
 
     parser = argparse.ArgumentParser(add_help=False)
-    settings = getattr(declaring, "__dataclass", declaring)
+    dataclass = getattr(declaring, "__dataclass", declaring)
     if hasattr(declaring, "add_args"):
         declaring.add_args(parser)
-    elif is_dataclass(settings):
-        gen_parser_from_dataclass(parser, cast(Any, settings)())
-    return parser
-
-
-def _flags(where: str, declaring: Any, settings: Mapping[str, Any] | None) -> Iterator[str]:
-    actions = {action.dest: action for action in _parser(declaring)._actions}
-    for key, value in (settings or {}).items():
+    elif is_dataclass(dataclass):
+        gen_parser_from_dataclass(parser, cast(Any, dataclass)())
+    actions = {action.dest: action for action in parser._actions}
+    flags: list[str] = []
+    for key, value in settings.items():
         if key not in actions:
             raise UsageError(f"{where}.{key}: unknown key; this section has {', '.join(sorted(actions))}")
-        yield from _flag(f"{where}.{key}", actions[key], value)
+        flags += _flag(f"{where}.{key}", actions[key], value)
+    return flags
 
 
-def _flag(where: str, action: argparse.Action, value: Any) -> Iterator[str]:
+def _flag(where: str, action: argparse.Action, value: Any) -> list[str]:
+    """A setting as the words of its flag; UsageError for a value that it does not take."""
     from linformer_fairseq.compat.checkpoints import EVALUATED, is_literal
 
     flag = action.option_strings[0]
     if value is None:
-        if action.default not in (None, argparse.SUPPRESS):
-            raise UsageError(f"{where}: null is not a value for {flag}; leave the key out for its default")
-    elif action.nargs == 0:  # a switch, which on the command line can only be flipped
+        if action.default in (None, argparse.SUPPRESS):
+            return []
+        raise UsageError(f"{where}: null is not a value for {flag}; leave the key out for its default")
+    if action.nargs == 0:  # a switch, which on the command line can only be flipped
         if not isinstance(value, bool):
             raise UsageError(f"{where}: {value!r} is not true or false")
-        if value is action.const:
-            yield flag
-    else:
-        numbers = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
-        text = ",".join(map(str, value)) if numbers else str(value)
-        # fairseq passes the text of some settings to `eval`, among them every one of a type of its own.
-        if (action.type not in (None, int, float, str) or action.dest in EVALUATED) and not (
-            is_literal(text) or re.fullmatch(r"[\w.,+ -]*", text)
-        ):
-            raise UsageError(f"{where}: {text!r} is not a plain value; write numbers, or a list of them")
-        try:
-            converted = action.type(text) if callable(action.type) else text
-        except Exception as error:  # fairseq's types evaluate the text
-            raise UsageError(f"{where}: {text!r} is not a value for {flag} ({error})") from error
-        if action.choices is not None and converted not in action.choices:
-            raise UsageError(f"{where}: {text!r} is not one of {', '.join(map(str, action.choices))}")
-        yield from (flag, text)
+        return [flag] if value is action.const else []
+    numbers = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
+    text = ",".join(map(str, value)) if numbers else str(value)
+    # fairseq passes the text of some settings to `eval`, among them every one of a type of its own.
+    evaluated = action.type not in (None, int, float, str) or action.dest in EVALUATED
+    if evaluated and not (is_literal(text) or re.fullmatch(r"[\w.,+ -]*", text)):
+        raise UsageError(f"{where}: {text!r} is not a plain value; write numbers, or a list of them")
+    try:
+        converted = action.type(text) if callable(action.type) else text
+    except Exception as error:  # fairseq's types evaluate the text
+        raise UsageError(f"{where}: {text!r} is not a value for {flag} ({error})") from error
+    if action.choices is not None and converted not in action.choices:
+        raise UsageError(f"{where}: {text!r} is not one of {', '.join(map(str, action.choices))}")
+    return [flag, text]

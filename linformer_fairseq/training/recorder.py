@@ -80,7 +80,7 @@ class Recorder:
     def proceed(self) -> None:
         """Start it again."""
         if self._interval is not None and self._paused_since is not None:
-            self._interval.paused += time.perf_counter() - self._paused_since
+            self._interval.started += time.perf_counter() - self._paused_since
         self._paused_since = None
 
     def write_training(self, stats: Mapping[str, Any], update: int, epoch: int | None) -> None:
@@ -88,7 +88,7 @@ class Recorder:
         interval, self._interval = self._interval, _Interval()
         if interval is None or self.file is None:
             return
-        seconds = time.perf_counter() - interval.started - interval.paused
+        seconds = time.perf_counter() - interval.started
         words = _figure("wpb", "sum")
         flops = self._flops(interval)
         speed = None if flops is None else flops / seconds
@@ -169,8 +169,7 @@ class _Interval:
 
     restored_tokens: float = 0.0
     restored_predicted: float = 0.0
-    paused: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.perf_counter)  # later by what was paused
     shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
 
 

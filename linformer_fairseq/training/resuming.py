@@ -5,18 +5,22 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import metrics, progress_bar
 from omegaconf import open_dict
 
-from linformer_fairseq.compat.saved_precision import WRAPPERS
+from linformer_fairseq.compat.precision import WRAPPERS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io import locks
-from linformer_fairseq.training import fairseq_state, files, position
+from linformer_fairseq.training import files, position
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +44,7 @@ def goes_back(cfg: Any) -> bool:
 def prepare(cfg: Any, trainer: Any) -> Any:
     """fairseq's `checkpoint` settings, with the checkpoint that the first rank has found; every rank calls this.
 
-    Raises:
-        UsageError: in the first rank, as `checkpoint_instead`.
-        SystemExit: in the other ranks then.
+    The first rank raises a UsageError as `checkpoint_instead`, and the others a SystemExit then.
     """
     found = _of_first_rank(lambda: checkpoint_instead(cfg, trainer.checkpoint_suffix), trainer.device)
     if found is not None:
@@ -78,11 +80,8 @@ def checkpoint_instead(cfg: Any, suffix: str) -> str | None:
     """Lock and clean `--save-dir`, and return the checkpoint to load instead of the one that the flags name, if any.
 
     That is the run's own checkpoint_last.pt instead of one from elsewhere, and the newest whole one if it is damaged.
-
-    With a `suffix` of this rank's file names, they are parts of a checkpoint, and are not checked.
-
-    Raises:
-        UsageError: another run uses the folder, or there is no whole checkpoint to resume from.
+    Parts of a checkpoint, whose names have a `suffix` of this rank, are not checked. UsageError if another run uses the
+    folder, or there is no whole checkpoint to resume from.
     """
     if PathManager.path_requires_pathmanager(cfg.save_dir):
         return None
@@ -124,55 +123,56 @@ def mend_last(cfg: Any, loaded: str, trainer: Any) -> None:
         files.copy(Path(loaded), last, own=True)
 
 
-def refuse_other_shapes(error: Exception, filename: str) -> None:
-    """UsageError where fairseq has failed for the parameters of another model, which it does not name."""
-    reason = error.__context__
-    wrong = re.search(r'(?:size mismatch for |key\(s\) in state_dict: ")([\w.]+)', str(reason))
-    if isinstance(reason, RuntimeError) and wrong:
+def adopt_names(trainer: Any) -> None:
+    """Take the state of an equivalent criterion or optimizer for this run's own; fairseq compares names of classes."""
+    for kind, saved, own in _other_names(trainer):
+        if {saved, own} <= EQUIVALENT[kind]:
+            trainer._optim_history[-1][f"{kind}_name"] = own
+            same = "" if "Muon" in (saved, own) else ": their states are the same"
+            logger.info(f"resuming with the {kind} {own} instead of {saved}{same}")
+
+
+def _other_names(trainer: Any) -> list[tuple[str, str, str]]:
+    """Of the criterion and the optimizer, each that is of another class than the one that was saved: both names."""
+    saved = (trainer._optim_history or [{}])[-1]
+    own = {"criterion": trainer.get_criterion(), "optimizer": trainer.optimizer}
+    pairs = [(kind, saved.get(f"{kind}_name"), type(value).__name__) for kind, value in own.items()]
+    return [(kind, name, now) for kind, name, now in pairs if name not in (None, now)]
+
+
+def explain(error: Exception, trainer: Any, filename: str) -> None:
+    """Say what fairseq means by an error while it loads a checkpoint, if that is known.
+
+    UsageError for the parameters of another model, in every rank. In the first rank, and SystemExit in the others, for
+    a criterion or optimizer whose state this run cannot use, and for a position beyond the end of the data.
+    """
+    wrong = re.search(r'(?:size mismatch for |key\(s\) in state_dict: ")([\w.]+)', str(error.__context__))
+    if isinstance(error.__context__, RuntimeError) and wrong:
         raise UsageError(
             f"{filename}: its model is another one than that of the flags (see {wrong[1]}): give the flags of its "
             "model, or change its length or k before, with `linformer convert extend`"
         ) from error
-
-
-def adopt_names(trainer: Any) -> None:
-    """Take the state of an equivalent criterion or optimizer for this run's own; fairseq compares names of classes."""
-    saved = (trainer._optim_history or [{}])[-1]
-    for kind, own in _own_names(trainer).items():
-        name = saved.get(f"{kind}_name")
-        if name != own and {name, own} <= EQUIVALENT[kind]:
-            saved[f"{kind}_name"] = own
-            same = "" if "Muon" in (name, own) else ": their states are the same"
-            logger.info(f"resuming with the {kind} {own} instead of {name}{same}")
-
-
-def refuse_other_names(trainer: Any, filename: str) -> None:
-    """Explain what fairseq asserts of a checkpoint.
-
-    Raises:
-        UsageError: it was saved with a criterion or optimizer whose state this run cannot use.
-        SystemExit: likewise, in all ranks but the first.
-    """
-    saved = (trainer._optim_history or [{}])[-1]
-    for kind, own in _own_names(trainer).items():
-        name = saved.get(f"{kind}_name")
-        if name not in (None, own):
-            if trainer.data_parallel_rank > 0:
-                sys.exit(1)
-            raise UsageError(
-                f"{filename} was saved with the {kind} {name}, and this run has {own}: choose the earlier --{kind} and "
-                "precision, or drop the state of the optimizer with --reset-optimizer"
-            ) from None
+    reason = None
+    if isinstance(error, AssertionError) and (others := _other_names(trainer)):
+        kind, name, own = others[0]
+        reason = (
+            f"{filename} was saved with the {kind} {name}, and this run has {own}: choose the earlier --{kind} and "
+            "precision, or drop the state of the optimizer with --reset-optimizer"
+        )
+    elif "dataloader mismatch" in str(error):  # a checkpoint that does not tell what it was saved with
+        reason = (
+            "the saved position is beyond the last batch of the epoch: restore the earlier data, --batch-size and "
+            "other settings of the data, or begin with the first batch by --reset-dataloader, for one start only"
+        )
+    if reason:
+        raise (SystemExit(1) if trainer.data_parallel_rank > 0 else UsageError(reason)) from None
 
 
 def take_position(trainer: Any, filename: str, extra_state: dict[str, Any] | None) -> None:
     """Note the data and their order for this run's checkpoints, and see that a saved position is one in the same.
 
-    With --reset-dataloader, or from the file of --finetune-from-model, training begins with the first batch anyway.
-
-    Raises:
-        UsageError: in the first rank, if they differ.
-        SystemExit: in the other ranks then.
+    If they differ, the first rank raises a UsageError, and the others a SystemExit. With --reset-dataloader, or from
+    the file of --finetune-from-model, training begins with the first batch anyway.
     """
     settings, saved = trainer.cfg.checkpoint, (extra_state or {}).get("linformer_fairseq") or {}
 
@@ -192,27 +192,6 @@ def take_position(trainer: Any, filename: str, extra_state: dict[str, Any] | Non
     position.share_among(trainer.data_parallel_world_size, extra_state)
 
 
-def explain(error: RuntimeError, trainer: Any) -> None:
-    """Say what fairseq means by its "dataloader mismatch": a checkpoint that does not tell what it was saved with.
-
-    Raises:
-        UsageError: the saved position is beyond the end of the epoch.
-        SystemExit: likewise, in all ranks but the first.
-    """
-    if "dataloader mismatch" in str(error):
-        if trainer.data_parallel_rank > 0:
-            sys.exit(1)
-        raise UsageError(
-            "the saved position is beyond the last batch of the epoch: restore the earlier data, --batch-size and "
-            "other settings of the data, or begin with the first batch by --reset-dataloader, for one start only"
-        ) from None
-
-
-def _own_names(trainer: Any) -> dict[str, str]:
-    own = {"criterion": trainer.get_criterion(), "optimizer": trainer.optimizer}
-    return {kind: type(value).__name__ for kind, value in own.items()}
-
-
 def why_ended(trainer: Any, epoch_itr: Any) -> str | None:
     """Which limit of fairseq's a run has reached; fairseq would make one more update to notice."""
     limits = trainer.cfg.optimization
@@ -222,6 +201,47 @@ def why_ended(trainer: Any, epoch_itr: Any) -> str | None:
         return f"--max-epoch {limits.max_epoch}"
     if 0 < limits.stop_time_hours < trainer.cumulative_training_time() / 3600:
         return f"--stop-time-hours {limits.stop_time_hours}"
-    if 0 < trainer.cfg.checkpoint.patience <= (worse := fairseq_state.patience().get("num_runs", 0)):
+    if 0 < trainer.cfg.checkpoint.patience <= (worse := patience().get("num_runs", 0)):
         return f"{worse} validations without a better one, --patience {trainer.cfg.checkpoint.patience}"
     return None
+
+
+def train_modules() -> Iterator[Any]:
+    """The module of `fairseq-train`, under each name that it has here."""
+    for name in ("fairseq_cli.train", "__main__"):
+        if hasattr(sys.modules.get(name), "should_stop_early"):
+            yield sys.modules[name]
+
+
+def forget_earlier_runs() -> None:
+    """Forget what fairseq keeps of them in its functions and modules, as after `fairseq-hydra-train --multirun`."""
+    left = [(checkpoint_utils.save_checkpoint, "best")]
+    left += [(module.should_stop_early, name) for module in train_modules() for name in ("best", "num_runs")]
+    if not torch.distributed.is_initialized():
+        left.append((distributed_utils.get_global_group, "_global_group"))
+    for function, name in left:
+        with suppress(AttributeError):
+            delattr(function, name)
+    metrics.reset()
+    for writer in getattr(progress_bar, "_tensorboard_writers", {}).values():
+        writer.close()
+    getattr(progress_bar, "_tensorboard_writers", {}).clear()
+    if getattr(progress_bar.wandb, "run", None) is not None:
+        progress_bar.wandb.finish()
+
+
+def patience() -> dict[str, Any]:
+    """The best validation so far and the number of those since, for `--patience`; {} before the first one."""
+    return {
+        name: getattr(module.should_stop_early, name)
+        for module in train_modules()
+        for name in ("best", "num_runs")
+        if hasattr(module.should_stop_early, name)
+    }
+
+
+def restore_patience(saved: dict[str, Any]) -> None:
+    """Go on counting from what `patience` was when the run was saved."""
+    for module in train_modules():
+        for name, value in saved.items():
+            setattr(module.should_stop_early, name, value)

@@ -1,8 +1,9 @@
-"""The folder `run` beside the checkpoints of a training run: what it was told, where it ran, what it logged.
+"""The folder `run` beside the checkpoints of a training run: what it was told, where it ran, what its processes logged.
 
 docs/howto/watch.md lists its files. Nothing is written with `--no-save`.
 """
 
+import faulthandler
 import json
 import logging
 import os
@@ -12,12 +13,12 @@ import socket
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -52,15 +53,12 @@ _VARIABLES = {
 }
 _NAMES = {f"{start}_{name}".strip("_") for start, names in _VARIABLES.items() for name in names.split()}
 _IN_URL = re.compile(r"://[^/\s\"']*@")  # user and password
+_log: logging.FileHandler | None = None  # the log file of this process
 _SECRET_FLAG = re.compile(r"[+~-]*([\w.-]*[-_.])?(key|token|secret|password|credentials?)([-_.][\w.-]*)?")
 
 
 def run_folder(cfg: DictConfig) -> Path | None:
-    """The folder `run` of a training run, created if need be; None with `--no-save`, or if it is not a local path.
-
-    Raises:
-        UsageError: it cannot be created.
-    """
+    """The folder `run`, created if need be, or a UsageError; None with `--no-save`, or if it is not a local path."""
     if cfg.checkpoint.no_save or "://" in cfg.checkpoint.save_dir:
         return None
     folder = Path(cfg.checkpoint.save_dir) / "run"
@@ -164,3 +162,57 @@ def _changes(old: Any, new: Any, name: str = "") -> dict[str, list[Any]]:
         found = [_changes(old.get(key), new.get(key), f"{name}.{key}".strip(".")) for key in keys]
         return {key: values for changes in found for key, values in changes.items()}
     return {} if old == new else {name: [old, new]}
+
+
+class _LogFile(logging.FileHandler):
+    """On a full disk it says nothing, where `logging` would print a traceback for each line of the log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
+@contextmanager
+def logged(cfg: DictConfig) -> Iterator[None]:
+    """Keep the log of this process in a file, with the reason for its end if it fails."""
+    global _log
+    keep_log(cfg)
+    try:
+        yield
+    except Exception:
+        _only_to_file(logging.ERROR, "this process ends with an error", exc_info=sys.exc_info())
+        raise
+    except (SystemExit, KeyboardInterrupt) as end:
+        _only_to_file(logging.INFO, f"this process ends: {end!r}")
+        raise
+    if _log is not None:  # the next run of this process has a log of its own
+        faulthandler.disable()
+        logging.getLogger().removeHandler(_log)
+        _log.close()
+        _log = None
+
+
+def keep_log(cfg: DictConfig) -> None:
+    """Append the log of this process to `run/logs/rank-N.log`, from level INFO on, and its stacks if it crashes.
+
+    What is printed stays as fairseq has it: of ranks other than 0, from warnings on.
+    """
+    global _log
+    folder, root = run_folder(cfg), logging.getLogger()
+    if folder is None or _log in root.handlers:
+        return
+    rank = cfg.distributed_training.distributed_rank
+    (folder / "logs").mkdir(exist_ok=True)
+    _log = _LogFile(folder / "logs" / f"rank-{rank}.log", encoding="utf-8")
+    _log.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s | %(name)s | %(message)s"))  # fairseq's
+    for other in root.handlers:
+        other.setLevel(max(other.level, root.level))
+    root.setLevel(min(root.level, logging.INFO))
+    root.addHandler(_log)
+    faulthandler.enable(cast(TextIO, _log.stream))
+    _only_to_file(logging.INFO, f"rank {rank} of {cfg.distributed_training.distributed_world_size} starts")
+
+
+def _only_to_file(level: int, message: str, exc_info: Any = None) -> None:
+    """Log to this process's file, and not to the terminal, where it would repeat what is there anyway."""
+    if _log is not None:
+        _log.handle(logger.makeRecord(logger.name, level, __file__, 0, message, (), exc_info))

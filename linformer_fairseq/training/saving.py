@@ -13,9 +13,9 @@ from fairseq import utils as fairseq_utils
 from fairseq.file_io import PathManager
 from torch import Tensor
 
-from linformer_fairseq.compat.saved_precision import master_weights
+from linformer_fairseq.compat.precision import master_weights
 from linformer_fairseq.io import locks
-from linformer_fairseq.training import fairseq_state, files
+from linformer_fairseq.training import files, resuming
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def save(trainer: Any, filename: str, extra_state: dict[str, Any]) -> str:
     locks.keep(path.parent, "training run")
     state = trainer.state_dict()
     state["model"].update(master_weights(trainer))
-    ours = {"processes": trainer.data_parallel_world_size, "patience": fairseq_state.patience()}
+    ours = {"processes": trainer.data_parallel_world_size, "patience": resuming.patience()}
     ours["position"] = getattr(trainer, "linformer_position", {})
     state["extra_state"].update(extra_state, linformer_fairseq=ours)
     size = sum(parameter.nbytes for parameter in trainer.model.parameters())

@@ -14,7 +14,7 @@ from fairseq.models.distributed_fairseq_model import DistributedFairseqModel
 from omegaconf import OmegaConf
 from torch import nn
 
-from linformer_fairseq.compat.distributed import DeviceAwareDDP
+from linformer_fairseq.compat.launch import DeviceAwareDDP
 
 
 @pytest.fixture

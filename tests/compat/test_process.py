@@ -35,7 +35,7 @@ def seen() -> Iterator[list[warnings.WarningMessage]]:
     ("message", "category", "module"),
     [
         (AUTOCAST, FutureWarning, "fairseq.tasks.fairseq_task"),
-        (BUFFERS, FutureWarning, "linformer_fairseq.compat.distributed"),
+        (BUFFERS, FutureWarning, "linformer_fairseq.compat.launch"),
         (PIN_MEMORY, UserWarning, "torch.utils.data.dataloader"),
         (HYDRA, UserWarning, "fairseq.dataclass.utils"),
     ],

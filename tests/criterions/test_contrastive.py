@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import symbols, untrained
-from linformer_fairseq.compat.distributed import DeviceAwareDDP
+from linformer_fairseq.compat.launch import DeviceAwareDDP
 from linformer_fairseq.criterions import contrastive
 from linformer_fairseq.criterions.contrastive import ContrastiveLoss, no_negatives, ranked
 from linformer_fairseq.errors import UsageError

@@ -18,7 +18,7 @@ from fairseq_cli import train
 sys.path.insert(0, str(Path({user_dir!r}).parent))
 from linformer_fairseq.plugin import register
 register()
-from linformer_fairseq.compat.distributed import DeviceAwareDDP
+from linformer_fairseq.compat.launch import DeviceAwareDDP
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 buckets = []

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.reporting.runs import Run
-from linformer_fairseq.training.logs import refuse_missing_packages
 from linformer_fairseq.training.metrics import read_metrics
+from linformer_fairseq.training.preflight import refuse_missing_packages
 
 RANK_1_FAILS = """
 import torch

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from linformer_fairseq.training import hooks, memory
+from linformer_fairseq.training import hardware, hooks
 
 FAULTS = """
 import resource, sys, torch
 if sys.argv[1] == "keep":
-    from linformer_fairseq.training.memory import keep_freed_memory
+    from linformer_fairseq.training.hardware import keep_freed_memory
     keep_freed_memory()
 def work():
     for _ in range(5):
@@ -38,7 +38,7 @@ def test_the_same_tensors_again_cost_no_pages() -> None:
 
 def test_trainings_on_a_cpu_ask_for_it_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(memory, "keep_freed_memory", lambda: asked.append(True))
+    monkeypatch.setattr(hardware, "keep_freed_memory", lambda: asked.append(True))
     for cpu in (False, True):
         common = {"cpu": cpu, "tpu": not cpu, "bf16": False, "amp": False, "fp16": False}
         trainer = SimpleNamespace()

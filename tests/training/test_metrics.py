@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from linformer_fairseq.training import metrics
 from linformer_fairseq.training.metrics import MetricsFile, read_metrics
 
 
@@ -76,11 +75,11 @@ def test_a_full_disk_stops_no_training(
 ) -> None:
     file = MetricsFile(tmp_path, 1)
 
-    def full(*arguments: object) -> int:
+    def full(*arguments: object, **named: object) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as context:
-        context.setattr(metrics.os, "write", full)
+        context.setattr(Path, "open", full)
         file.append({"update": 1})
     assert "No space left on device" in caplog.text
     file.append({"update": 2})

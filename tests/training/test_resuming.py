@@ -178,7 +178,7 @@ def test_what_has_ended_does_nothing(run: Path, finish: Any, train_command: Any)
 )
 def test_limits(limits: dict[str, float], ended: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """After 8 updates, one hour, two epochs, and three validations without a better one."""
-    monkeypatch.setattr(resuming.fairseq_state, "patience", lambda: {"best": 5.0, "num_runs": 3})
+    monkeypatch.setattr(resuming, "patience", lambda: {"best": 5.0, "num_runs": 3})
     optimization = SimpleNamespace(**{"max_update": 0, "max_epoch": 0, "stop_time_hours": 0, **limits})
     trainer = SimpleNamespace(
         cfg=SimpleNamespace(optimization=optimization, checkpoint=SimpleNamespace(patience=limits.get("patience", -1))),
@@ -324,5 +324,5 @@ def test_a_checkpoint_of_another_length_or_k_is_refused_in_a_sentence(other: tor
             try:
                 raise Exception("Cannot load model parameters from checkpoint a.pt")  # as fairseq does
             except Exception as error:
-                resuming.refuse_other_shapes(error, "a.pt")
-    resuming.refuse_other_shapes(Exception("another reason"), "a.pt")
+                resuming.explain(error, None, "a.pt")
+    resuming.explain(Exception("another reason"), None, "a.pt")
