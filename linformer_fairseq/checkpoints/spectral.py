@@ -10,7 +10,8 @@ So U is turned until it is as near to such groups as possible (QR with column pi
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import scipy.linalg
 import torch
@@ -54,6 +55,28 @@ def _groups(vectors: Tensor) -> Tensor:
     return groups
 
 
+class Seen(NamedTuple):
+    """What an attention sublayer did with a batch."""
+
+    attention: SelfAttention
+    x: Tensor  # its input (B, N, C)
+    keep: Tensor | None  # (B, N), False for a pad
+    output: Tensor  # (B, N, C)
+
+
+def attention_of(exact: Checkpoint, batches: Iterable[Tensor]) -> Iterator[list[Seen]]:
+    """For each batch of ids (B, N), what the attention sublayers did with it, first layer first."""
+    model = build(exact)
+    seen: list[Seen] = []
+    for layer in model.encoder.sentence_encoder.layers:
+        layer.self_attn.register_forward_hook(lambda module, given, out: seen.append(Seen(module, *given[:2], out)))
+    for batch in batches:
+        with torch.no_grad():
+            model(batch, features_only=True)
+        yield seen
+        seen.clear()
+
+
 @torch.no_grad()
 def attention_grams(exact: Checkpoint, sample: Iterable[Tensor], config: EncoderConfig) -> Tensor:
     """Pᵀ P, summed over real queries, texts, and those heads and layers of `exact` that share an E.
@@ -64,25 +87,17 @@ def attention_grams(exact: Checkpoint, sample: Iterable[Tensor], config: Encoder
     Returns:
         (E, n, n), one for each E, n the smaller of both lengths; with `none` one per head, (E, H, n, n).
     """
-    model = build(exact)
     n = min(encoder_config(exact).max_positions, config.max_positions)
     matrices = 1 if config.one_for_all_layers else config.num_layers
     grams = torch.zeros(matrices, *([config.num_heads] if config.one_per_head else []), n, n)
-
-    def add(gram: Tensor, attention: SelfAttention, x: Tensor, keep: Tensor | None) -> None:
-        weights = attention_weights(attention, x, keep)
-        sums = torch.einsum("bhqi,bhqj->hij", weights, weights)
-        gram[..., : x.size(1), : x.size(1)] += sums if config.one_per_head else sums.sum(0)
-
-    for index, layer in enumerate(model.encoder.sentence_encoder.layers):
-        gram = grams[index % matrices]
-        layer.self_attn.register_forward_pre_hook(lambda module, given, gram=gram: add(gram, module, *given[:2]))
-    batches = list(sample)
-    if not batches:
+    texts = [text for batch in sample for text in torch.split(batch[:, :n], 4)]  # a text's weights are (H, N, N)
+    if not texts:
         raise UsageError("--sample holds no text")
-    for batch in batches:
-        for text in torch.split(batch[:, :n], 4):  # a batch's weights are (B, H, N, N)
-            model(text, features_only=True)
+    for seen in attention_of(exact, texts):
+        for index, (attention, x, keep, _) in enumerate(seen):
+            weights = attention_weights(attention, x, keep)
+            sums = torch.einsum("bhqi,bhqj->hij", weights, weights)
+            grams[index % matrices, ..., : x.size(1), : x.size(1)] += sums if config.one_per_head else sums.sum(0)
     return grams
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config
+from linformer_fairseq.checkpoints.spectral import attention_of
 from linformer_fairseq.checkpoints.warm_start import longer
 from linformer_fairseq.errors import UsageError
 
@@ -41,26 +42,21 @@ def transfer(
     kept = list(batches)
     if not kept:
         raise UsageError("--transfer: --sample holds no text")
-    teacher, student = build(longer(exact, config.max_positions)), build(linformer)
+    student = build(linformer)
     student.requires_grad_(False)
     fitted = [parameter for name, parameter in student.named_parameters() if name.endswith((".E.weight", ".F.weight"))]
     for parameter in fitted:
         parameter.requires_grad_()
     optimizer = torch.optim.Adam(fitted, lr=LR)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(1, steps))
-    captured: list[tuple[Tensor, Tensor | None, Tensor]] = []  # of each layer: input (B, N, C), keep, output
-    for layer in teacher.encoder.sentence_encoder.layers:
-        layer.self_attn.register_forward_hook(lambda _, given, output: captured.append((*given[:2], output)))
     encoder = student.encoder.sentence_encoder
     losses: list[float] = []
-    for batch in (bar := tqdm(islice(cycle(kept), steps), "attention transfer", steps, unit=" steps")):
-        with torch.no_grad():
-            teacher(batch, features_only=True)
+    bar = tqdm(islice(cycle(kept), steps), "attention transfer", steps, unit=" steps")
+    for seen in attention_of(longer(exact, config.max_positions), bar):
         errors = [
             _relative_error(layer.self_attn(x, keep, encoder.E), target, keep)
-            for layer, (x, keep, target) in zip(encoder.layers, captured, strict=True)
+            for layer, (_, x, keep, target) in zip(encoder.layers, seen, strict=True)
         ]
-        captured.clear()
         loss = torch.stack(errors).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
