@@ -61,8 +61,8 @@ def _settings(path: Path, given: Mapping[str, Any], state: Mapping[str, Tensor])
     if complete.activation_fn not in ACTIVATIONS:
         known = " and ".join(ACTIVATIONS)
         raise UsageError(f"{path}: its activation is {complete.activation_fn}; only {known} can be converted")
-    first = state.get(f"{ENCODER}layers.0.fc1.weight")
-    if first is None:
+    layers = [value for key, value in state.items() if key.startswith(f"{ENCODER}layers.") and ".fc1.weight" in key]
+    if not layers:
         raise UsageError(f"{path}: has no layers, so it is not a whole RoBERTa")
     return {key: getattr(complete, key) for key in _KEPT if hasattr(complete, key)} | {
         "_name": MODEL,
@@ -70,8 +70,8 @@ def _settings(path: Path, given: Mapping[str, Any], state: Mapping[str, Tensor])
         "local_conv": 0,
         "activation_fn": str(complete.activation_fn),
         "max_positions": state[POSITIONS].size(0) - MAX_SPECIAL,
-        "encoder_layers": sum(key.startswith(f"{ENCODER}layers.") and key.endswith(".fc1.weight") for key in state),
-        "encoder_embed_dim": first.size(1),
-        "encoder_ffn_embed_dim": first.size(0),
+        "encoder_layers": len(layers),
+        "encoder_embed_dim": layers[0].size(1),
+        "encoder_ffn_embed_dim": layers[0].size(0),
         "untie_weights_roberta": not state[EMBEDDING].equal(state[OUTPUT]),
     }

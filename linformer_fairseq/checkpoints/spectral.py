@@ -40,19 +40,13 @@ def spectral_matrix(gram: Tensor, k: int) -> Tensor:
     gram = gram.double()
     largest = torch.linalg.eigvalsh(gram)[-1].clamp_min(1e-300)
     vectors = torch.linalg.eigh(gram / largest + PRIOR * blocks.t() @ blocks)[1][:, -k:]
-    members = functional.one_hot(_groups(vectors), k).t().double()
-    members = members[torch.argsort((members @ torch.arange(n).double()) / members.sum(1))]
-    return (members / members.sum(1, keepdim=True)).float()
-
-
-def _groups(vectors: Tensor) -> Tensor:
-    """(n, k) orthonormal columns -> (n,) group of each position; no group is empty."""
-    k = vectors.size(1)
     pivots = torch.from_numpy(scipy.linalg.qr(vectors.t().numpy(), mode="r", pivoting=True)[1][:k].copy()).long()
     left, _, right = torch.linalg.svd(vectors[pivots].t())
-    groups: Tensor = (vectors @ (left @ right)).abs().argmax(1)
-    groups[pivots] = torch.arange(k)
-    return groups
+    groups = (vectors @ (left @ right)).abs().argmax(1)  # of each position, (n,)
+    groups[pivots] = torch.arange(k)  # none is empty
+    members = functional.one_hot(groups, k).t().double()
+    members = members[torch.argsort((members @ torch.arange(n).double()) / members.sum(1))]
+    return (members / members.sum(1, keepdim=True)).float()
 
 
 class Seen(NamedTuple):

@@ -22,17 +22,11 @@ LR = 1e-2  # at the first step, falling to zero linearly; E and F move `projecti
 def transfer(
     exact: Checkpoint, linformer: Checkpoint, batches: Iterable[Tensor], steps: int = 200
 ) -> tuple[Checkpoint, list[float]]:
-    """Fit the attention of `linformer`, after its output projection, to that of `exact`, in every layer at once.
+    """Fit the attention of `linformer`, after its output projection, to that of `exact`, from which it was made.
 
-    Args:
-        exact: what `linformer` was made from by `to_linformer`.
-        batches: ids (B, N), one batch a step of Adam; from the first one again when they are used up.
-
-    Returns:
-        The fitted checkpoint, and for each step the squared error relative to the squared output, mean over layers.
-
-    Raises:
-        UsageError: two models that do not belong together, nothing to fit, or no text.
+    Each step of Adam takes one of the `batches` of ids (B, N), in turn. Returns the fitted checkpoint, and for each
+    step the squared error relative to the squared output, mean over layers. UsageError for two models that do not
+    belong together, nothing to fit, or no text.
     """
     config = encoder_config(linformer)
     if not config.learns_projection:
@@ -53,10 +47,12 @@ def transfer(
     losses: list[float] = []
     bar = tqdm(islice(cycle(kept), steps), "attention transfer", steps, unit=" steps")
     for seen in attention_of(longer(exact, config.max_positions), bar):
-        errors = [
-            _relative_error(layer.self_attn(x, keep, encoder.E), target, keep)
-            for layer, (_, x, keep, target) in zip(encoder.layers, seen, strict=True)
-        ]
+        errors = []
+        for layer, (_, x, keep, target) in zip(encoder.layers, seen, strict=True):
+            output = layer.self_attn(x, keep, encoder.E)
+            if keep is not None:
+                output, target = output[keep], target[keep]
+            errors.append((output - target).square().sum() / target.square().sum().clamp_min(1e-12))
         loss = torch.stack(errors).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -66,10 +62,3 @@ def transfer(
         bar.set_postfix_str(f"error {losses[-1]:.4f}", refresh=False)
     note = {"conversion": "attention transfer", "steps": steps, "lr": LR, "errors": losses[:1] + losses[-1:]}
     return linformer.converted(note, state={key: value.detach() for key, value in student.state_dict().items()}), losses
-
-
-def _relative_error(output: Tensor, target: Tensor, keep: Tensor | None) -> Tensor:
-    """Squared error over real tokens, relative to the squared target."""
-    if keep is not None:
-        output, target = output[keep], target[keep]
-    return (output - target).square().sum() / target.square().sum().clamp_min(1e-12)

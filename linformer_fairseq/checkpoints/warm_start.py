@@ -35,11 +35,8 @@ def to_linformer(
 ) -> Checkpoint:
     """The Linformer with all parameters of a model with exact attention.
 
-    Args:
-        projected_length, sharing, kind, window: as the flags of `linformer convert from-roberta`.
-        max_positions: n, by default that of `exact`; positions beyond its own repeat them.
-        init: initial E and F, see above; `random` is the same for every call.
-        sample: batches of ids (B, N) for `svd`, best of the model's whole length (`sample.sample_batches`).
+    The arguments are the flags of `linformer convert from-roberta`. With `random`, every call gives the same; `sample`
+    are batches of ids (B, N) for `svd`, best of the model's whole length (`sample.sample_batches`).
     """
     if init not in INITS:
         raise UsageError(f"--init {init}: must be one of {', '.join(INITS)}")
@@ -66,7 +63,10 @@ def to_linformer(
         if init != "svd":
             result.state[name] = _initial(kind, shape, init, generator)
         elif ".E." in name:
-            result.state[name] = _from_gram(next(grams), *shape[-2:])
+            gram = next(grams)
+            method = "interpolate" if shape[-1] > gram.size(-1) else "keep"  # longer inputs stretch it
+            matrix = spectral_matrix(gram, min(shape[-2], gram.size(-1)))
+            result.state[name] = resize_matrix(matrix, *shape[-2:], method)
         else:
             result.state[name] = result.state[name.replace(".F.", ".E.")]
     return completed(result)
@@ -90,10 +90,3 @@ def _initial(kind: str, shape: Sequence[int], init: str, generator: torch.Genera
     else:
         mean, scale = block_mean_matrix(*shape[-2:]).expand(shape).clone(), 1 / math.sqrt(shape[-2])
     return torch.randn(shape, generator=generator) * scale if init == "random" else mean
-
-
-def _from_gram(gram: Tensor, k: int, n: int) -> Tensor:
-    """E for n positions from the attention over the first ones; longer inputs stretch it."""
-    known = gram.size(-1)
-    method = "interpolate" if n > known else "keep"
-    return resize_matrix(spectral_matrix(gram, min(k, known)), k, n, method)

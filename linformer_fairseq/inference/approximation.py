@@ -33,9 +33,8 @@ from linformer_fairseq.models.architectures import ARCHITECTURES
 def read_model(path: Path, data: Path | None, max_positions: int | None) -> tuple[Checkpoint, Checkpoint, Encoder]:
     """A model as it is, the same with exact attention for inputs of `max_positions` tokens, and its tokenizer.
 
-    Args:
-        path: a file of ours or of fairseq's roberta, or a folder of to-hf or of a BERT or RoBERTa of Hugging Face.
-        data: folder of the tokenizer; by default that of the folder, or the one that the file was trained with.
+    `path` is a file of ours or of fairseq's roberta, or a folder of to-hf or of a BERT or RoBERTa of Hugging Face;
+    `data` the folder of the tokenizer, by default that of `path`.
     """
     given = read(as_file(path))
     given = given if given.model.get("_name") in ARCHITECTURES else from_roberta(path)
@@ -110,9 +109,8 @@ def errors_of(exact: Checkpoint, passages: Tensor, variants: list[Variant], own:
 def spectrum_of(exact: Checkpoint, passages: Tensor, ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Singular values of P (N, N), the attention weights of a head, and what truncating P to each of the ranks loses.
 
-    Returns:
-        Share of the first singular values in the sum of all, (L, H, R), mean over passages; and (2, R, L), the errors
-        of P V and of the sublayer's output. The bias of V, which every row of P passes on as it is, is kept.
+    Returns the share of the first singular values in the sum of all, (L, H, R), mean over passages; and (2, R, L), the
+    errors of P V and of the sublayer's output. The bias of V, which every row of P passes on as it is, is kept.
     """
     config = encoder_config(exact)
     shares = torch.zeros(config.num_layers, config.num_heads, len(ranks), dtype=torch.float64)
