@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data_prep.encoders import Encoder
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config, read
-from linformer_fairseq.checkpoints.folders import as_file
+from linformer_fairseq.checkpoints.folders import as_file, read_any
 from linformer_fairseq.checkpoints.roberta import from_roberta
 from linformer_fairseq.checkpoints.spectral import Seen, attention_of, attention_weights
 from linformer_fairseq.checkpoints.warm_start import longer
@@ -36,7 +36,7 @@ def read_model(path: Path, data: Path | None, max_positions: int | None) -> tupl
     `path` is a file of ours or of fairseq's roberta, or a folder of to-hf or of a BERT or RoBERTa of Hugging Face;
     `data` the folder of the tokenizer, by default that of `path`.
     """
-    given = read(as_file(path))
+    given = read(as_file(path)) if data is None else read_any(path)
     given = given if given.model.get("_name") in ARCHITECTURES else from_roberta(path)
     if given.model.get("attention") == "none":
         raise UsageError(f"{path}: has --attention none, and so no attention to look at; give another model")
