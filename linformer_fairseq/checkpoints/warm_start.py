@@ -63,10 +63,9 @@ def to_linformer(
         if init != "svd":
             result.state[name] = _initial(kind, shape, init, generator)
         elif ".E." in name:
-            gram = next(grams)
-            method = "interpolate" if shape[-1] > gram.size(-1) else "keep"  # longer inputs stretch it
-            matrix = spectral_matrix(gram, min(shape[-2], gram.size(-1)))
-            result.state[name] = resize_matrix(matrix, *shape[-2:], method)
+            gram, (k, n) = next(grams), shape[-2:]
+            method = "interpolate" if n > gram.size(-1) else "keep"  # inputs longer than it stretch it
+            result.state[name] = resize_matrix(spectral_matrix(gram, min(k, gram.size(-1))), k, n, method)
         else:
             result.state[name] = result.state[name.replace(".F.", ".E.")]
     return completed(result)
