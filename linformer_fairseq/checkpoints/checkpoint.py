@@ -69,7 +69,7 @@ class Checkpoint:
 
     def converted(self, note: dict[str, Any] | None = None, **changes: Any) -> "Checkpoint":
         """A copy with other fields and one more note; without scores, which were those of the original."""
-        fresh = {"state": dict(self.state), "notes": [*self.notes, *filter(None, [note])], "scores": {}}
+        fresh: dict[str, Any] = {"state": dict(self.state), "notes": [*self.notes, *filter(None, [note])], "scores": {}}
         return replace(self, **fresh | changes)
 
     def about(self) -> dict[str, Any]:

@@ -41,9 +41,10 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
     """
     encoder = encoders.load(folder)  # refuses files that do not fit together
     if isinstance(encoder, encoders.HuggingFaceEncoder):
-        kept: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+        kept = PreTrainedTokenizerFast.from_pretrained(
             folder / encoders.HUGGINGFACE, model_max_length=max_length, model_input_names=INPUTS
         )
+        assert isinstance(kept, PreTrainedTokenizerFast)
         return kept
     symbols = encoder.names
     if isinstance(encoder, PaletteEncoder):

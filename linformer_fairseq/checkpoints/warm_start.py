@@ -51,7 +51,7 @@ def to_linformer(
     model |= {"attention": "linformer", "projection_init": "normal" if init == "random" else "block-mean"}
     result = source.converted(note, model=source.model | model)
     config = encoder_config(result)  # refuses what does not fit, before anything is computed
-    grams = iter(attention_grams(exact, sample, config) if init == "svd" and sample is not None else ())
+    grams = iter(attention_grams(exact, sample, config).unbind() if init == "svd" and sample is not None else ())
     new = untrained(result.model, config.vocab_size).state_dict()
     projections = {name: value for name, value in new.items() if ".E." in name or ".F." in name}
     if kind not in INITIALISED:

@@ -83,7 +83,7 @@ class Variant(NamedTuple):
 
 def _layers(exact: Checkpoint, passages: Tensor, about: str) -> Iterator[tuple[int, Seen]]:
     """For each passage and layer, the layer's number and what its attention did, with N tokens of one passage."""
-    for seen in attention_of(exact, tqdm(passages.split(1), about, unit=" passages")):
+    for seen in attention_of(exact, tqdm(torch.split(passages, 1), about, unit=" passages")):
         yield from enumerate(seen)
 
 
