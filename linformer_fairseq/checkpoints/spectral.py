@@ -63,7 +63,9 @@ def attention_of(exact: Checkpoint, batches: Iterable[Tensor]) -> Iterator[list[
     model = build(exact)
     seen: list[Seen] = []
     for layer in model.encoder.sentence_encoder.layers:
-        layer.self_attn.register_forward_hook(lambda module, given, out: seen.append(Seen(module, *given[:2], out)))
+        layer.self_attn.register_forward_hook(
+            lambda module, given, out: seen.append(Seen(module, given[0], given[1], out))
+        )
     for batch in batches:
         with torch.no_grad():
             model(batch, features_only=True)

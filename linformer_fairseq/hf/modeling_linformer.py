@@ -64,6 +64,7 @@ class LinformerWithHead(LinformerPreTrainedModel):
         return self.output(loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions)
 
     output: type[Any]
+    classifier: nn.Module  # of the heads whose scores are its
 
     def run(self, inputs: Sequence[Tensor | None], *wanted: bool | None) -> tuple[BaseModelOutput, Tensor]:
         """What the Linformer gives for its first five arguments, and the scores."""
