@@ -5,7 +5,6 @@ Every conversion makes a `Checkpoint` from another one or from files, which it d
 
 import hashlib
 import json
-import os
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from linformer_fairseq.checkpoints.files import read_tensors, save_tensors
 from linformer_fairseq.checkpoints.names import EMBEDDING, HEADS, LM_HEAD
 from linformer_fairseq.compat.checkpoints import load, refuse_larger
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.io.files import replace_when_done, sync
 from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.models import architectures, linformer_roberta
 from linformer_fairseq.models.config import TRAINED_SETTINGS
@@ -61,13 +60,17 @@ class Checkpoint:
     @property
     def pooling(self) -> str | None:
         """How vectors were pooled in a fine-tuning on pairs of texts; None without one."""
-        found = [note["pooling"] for note in self.notes if note.get("conversion") == CONTRASTIVE]
-        return str(found[-1]) if found else None
+        pooling: str | None = self.note(CONTRASTIVE).get("pooling")
+        return pooling
+
+    def note(self, conversion: str) -> dict[str, Any]:
+        """The last note of a conversion of this name; empty without one."""
+        return next((note for note in reversed(self.notes) if note.get("conversion") == conversion), {})
 
     def converted(self, note: dict[str, Any] | None = None, **changes: Any) -> "Checkpoint":
         """A copy with other fields and one more note; without scores, which were those of the original."""
-        notes = [*self.notes, *([note] if note else [])]
-        return replace(self, **{"state": dict(self.state), "notes": notes, "scores": {}} | changes)
+        fresh: dict[str, Any] = {"state": dict(self.state), "notes": [*self.notes, *filter(None, [note])], "scores": {}}
+        return replace(self, **fresh | changes)
 
     def about(self) -> dict[str, Any]:
         """All but the parameters, as other forms store it."""
@@ -89,13 +92,12 @@ def read(path: Path) -> Checkpoint:
         cfg = convert_namespace_to_omegaconf(args)
     if cfg is None or "model" not in cfg:
         raise UsageError(f"{path}: holds no settings of its model, so it is not a checkpoint of fairseq")
-    task = _plain(cfg.get("task"))
+    model, task = _plain(cfg["model"]), _plain(cfg.get("task"))
     ours = content.get(_OURS) or {}
     state = {str(key): value for key, value in content["model"].items() if isinstance(value, Tensor)}
     updates = int((content.get("optimizer_history") or [{}])[-1].get("num_updates", 0))
-    scores = dict(ours.get("scores") or _scores(content, task))
-    model = _plain(cfg["model"])
     refuse_larger(path, model, state)
+    scores = dict(ours.get("scores") or _scores(content, task))
     return Checkpoint(state, model, task, updates, list(ours.get("notes", [])), scores)
 
 
@@ -145,8 +147,7 @@ def write(checkpoint: Checkpoint, path: Path, force: bool = False) -> None:
         else:
             with partial.open("wb") as file:
                 torch.save(_fairseq_content(checkpoint), file)
-                file.flush()
-                os.fsync(file.fileno())
+        sync(partial)
 
 
 def _fairseq_content(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -222,8 +223,7 @@ def untrained(model: Mapping[str, Any], vocabulary: int) -> linformer_roberta.Li
 def build(checkpoint: Checkpoint) -> linformer_roberta.LinformerRobertaModel:
     """The fairseq model, with its classification heads, in evaluation mode.
 
-    Raises:
-        UsageError: as `encoder_config`, or parameters are missing, superfluous or of the wrong shape.
+    UsageError as of `encoder_config`, and for parameters that are missing, superfluous or of the wrong shape.
     """
     model = untrained(checkpoint.model, encoder_config(checkpoint).vocab_size)
     state = {key: value for key, value in checkpoint.state.items() if not key.endswith(".version")}

@@ -9,7 +9,6 @@ from linformer_fairseq.checkpoints.checkpoint import Checkpoint, digest, encoder
 from linformer_fairseq.checkpoints.names import EMBEDDING
 
 _ONLY_LINFORMER = ("projected_length", "projection", "sharing")
-_NOT_ON_CARD = ("file", "digest")
 _TO_FILL_IN = """## Data, evaluation, limits
 
 To be filled in: which text it was trained on, what was measured on which data, and what it must not be used for."""
@@ -65,7 +64,7 @@ def model_card(
         rows["classes"] = ", ".join(labels)
     return _TEMPLATE.read_text(encoding="utf-8").format(
         name=name,
-        table="\n".join(f"| {key} | {value} |" for key, value in rows.items() if key not in _NOT_ON_CARD),
+        table="\n".join(f"| {key} | {value} |" for key, value in rows.items() if key not in ("file", "digest")),
         task=task,
         pipeline=pipeline,
         sentence=sentence,

@@ -1,10 +1,10 @@
 """Longer inputs and other projected lengths for a trained Linformer, to be pretrained a little more.
 
 `keep` leaves the first n positions and the first n columns of E and F as they are, so that inputs of up to the old
-length give what they gave. Positions are repeated behind them, and the new columns start at zero: later tokens read
-the first n, and are read themselves as far as training moves those columns. `tile` repeats the columns, too: K then
-sums several inputs' worth of tokens, which a trained model has never seen. `interpolate` stretches positions, E and F
-over the new length, as one resizes a picture, and changes short inputs as well. docs/benchmarks/extend.md has figures.
+length give what they gave. Positions are repeated behind them, and the new columns start at zero, for training to move.
+`tile` repeats the columns, too: K then sums several inputs' worth of tokens, which a trained model has never seen.
+`interpolate` stretches positions, E and F, as one resizes a picture, and changes short inputs as well.
+docs/benchmarks/extend.md has figures.
 """
 
 import re

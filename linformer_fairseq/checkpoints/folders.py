@@ -1,4 +1,4 @@
-"""Folders of Hugging Face where a command takes a checkpoint: they become a file and the folder of its tokenizer."""
+"""Folders of Hugging Face where a command takes a checkpoint: they become a file and a folder of a tokenizer."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ def as_file(path: Path, out: Path | None = None) -> Path:
         _temporary.append(TemporaryDirectory())
     file = (out or Path(_temporary[-1].name)) / NAME
     tokenizer = file.with_suffix(".tokenizer")
-    made = read_folder(path)
+    made = read_any(path)
     made.task["data"] = str(tokenizer.resolve())
     if not file.is_file() or digest(read(file).state) != digest(made.state):
         write_tokenizer(path, tokenizer, force=True)
@@ -28,8 +28,10 @@ def as_file(path: Path, out: Path | None = None) -> Path:
     return file
 
 
-def read_folder(path: Path) -> Checkpoint:
-    """The model of a folder of to-hf, or of a BERT or RoBERTa of Hugging Face with exact attention."""
+def read_any(path: Path) -> Checkpoint:
+    """The model in a file, in a folder of to-hf, or in that of a BERT or RoBERTa, whose attention is exact."""
+    if not path.is_dir():
+        return read(path)
     from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
     from linformer_fairseq.checkpoints.huggingface import from_hf
 

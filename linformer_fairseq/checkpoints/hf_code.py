@@ -9,7 +9,6 @@ from pathlib import Path
 from linformer_fairseq import hf, layers
 
 CONFIGURATION, MODEL = "configuration_linformer.py", "modeling_linformer.py"
-_OPTIONS, _BASE = "config.py", "encoder_linformer.py"
 # Each after those that it imports.
 _LAYERS = ("fused", "adaptive", "window", "projection", "attention", "encoder")
 _HEADER = (
@@ -20,17 +19,15 @@ _HEADER = (
 def write_code(folder: Path) -> None:
     """Write the two files."""
     encoder, around = Path(layers.__path__[0]), Path(hf.__path__[0])
-    (folder / CONFIGURATION).write_text(
-        _HEADER.format(text="The configuration of a Linformer.")
-        + _body(encoder / _OPTIONS)
-        + _body(around / CONFIGURATION),
-        encoding="utf-8",
-    )
+    options = [encoder / "config.py", around / CONFIGURATION]
+    models = [*(encoder / f"{name}.py" for name in _LAYERS), around / "encoder_linformer.py", around / MODEL]
     imported = "\nfrom .configuration_linformer import EncoderConfig, LinformerConfig\n"
-    bodies = [*(_body(encoder / f"{name}.py") for name in _LAYERS), *(_body(around / name) for name in (_BASE, MODEL))]
-    (folder / MODEL).write_text(
-        _HEADER.format(text="A Linformer for transformers.") + imported + "".join(bodies), encoding="utf-8"
-    )
+    for name, text, imports, sources in (
+        (CONFIGURATION, "The configuration of a Linformer.", "", options),
+        (MODEL, "A Linformer for transformers.", imported, models),
+    ):
+        content = _HEADER.format(text=text) + imports + "".join(map(_body, sources))
+        (folder / name).write_text(content, encoding="utf-8")
 
 
 def _body(path: Path) -> str:

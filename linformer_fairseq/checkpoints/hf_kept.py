@@ -11,14 +11,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
-
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, HUGGINGFACE_FAST
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS
 from linformer_fairseq.checkpoints.files import read_json
 from linformer_fairseq.checkpoints.hf_vocabulary import VOCABULARIES, has_tokenizer, load_auto, special_of, symbols_of
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.io.files import replace_when_done, write_text
+from linformer_fairseq.io.files import check_target, replace_when_done, write_text
 
 MODULES = "modules.json"  # of sentence-transformers: the encoder, and what follows it
 KEPT_MODULES = ("Transformer", "Pooling", "Normalize", "Dense")  # of the library's own; the first is the encoder
@@ -85,8 +83,8 @@ def keep(folder: Path, out: Path, force: bool = False) -> None:
         encoder = {token: i for token, i in ids.items() if token not in (*SPECIALS, MASK)}
         content[GPT2_VOCABULARY] = json.dumps(encoder, ensure_ascii=False)
         content[GPT2_MERGES] = "\n".join(["#version: 0.2", *map(" ".join, parts["model"]["merges"]), ""])
-    if not force and (existing := [name for name in (*content, HUGGINGFACE) if (out / name).exists()]):
-        raise UsageError(f"{out / existing[0]} exists; choose another target, or replace it with --force")
+    for name in (*content, HUGGINGFACE):
+        check_target(out / name, force)
     with replace_when_done(out / HUGGINGFACE, force) as partial:
         kept.model_max_length = longest_input(config)
         kept.init_kwargs.pop("auto_map", None)  # names code, which the exported folder must not
@@ -98,18 +96,14 @@ def keep(folder: Path, out: Path, force: bool = False) -> None:
             if path.is_file():
                 shutil.copyfile(path, partial / path.name)
         if modules := _modules(folder):
-            _keep_modules(folder, modules, partial)
+            for module in modules[1:]:
+                for path in folder.joinpath(module["path"]).glob("*"):
+                    (partial / module["path"]).mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, partial / module["path"] / path.name)
+            modules[0]["path"] = ""
+            (partial / MODULES).write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
     for name, text in content.items():
         write_text(out / name, text)
-
-
-def _keep_modules(folder: Path, modules: list[dict[str, Any]], out: Path) -> None:
-    for module in modules[1:]:
-        for path in folder.joinpath(module["path"]).glob("*"):
-            (out / module["path"]).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, out / module["path"] / path.name)
-    modules[0]["path"] = ""
-    (out / MODULES).write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
 
 
 def kept_pooling(data: Path) -> str | None:
@@ -167,12 +161,3 @@ def restore(data: Path, out: Path, longest: int) -> None:
         settings = read_json(path)
         if longest != was and settings.get(LONGEST):
             path.write_text(json.dumps(settings | {LONGEST: longest}, indent=2) + "\n", encoding="utf-8")
-
-
-def kept_tokenizer(data: Path, longest: int) -> PreTrainedTokenizerFast:
-    """The tokenizer in `data`/huggingface for a model of `longest` tokens, which knows no token types."""
-    inputs = ["input_ids", "attention_mask"]
-    folder = data / HUGGINGFACE
-    found = PreTrainedTokenizerFast.from_pretrained(folder, model_max_length=longest, model_input_names=inputs)
-    assert isinstance(found, PreTrainedTokenizerFast)
-    return found

@@ -1,9 +1,9 @@
 """A fast tokenizer for transformers whose ids are those that the model was trained on.
 
-That of a converted model is the one that it came with, and has its own ids (see `hf_vocabulary.py`). The others have
-the ids of fairseq's `--bpe sentencepiece` or `--bpe gpt2` followed by the dictionary, of a text whose white space is
-collapsed as the recipes do it. As in Hugging Face's tokenizers, special symbols in a text, such as `<mask>`, are read
-as symbols, and what follows `<mask>` starts a new word only after a space.
+That of a converted model is the one that it came with (see `hf_vocabulary.py`). The others have the ids of fairseq's
+`--bpe sentencepiece` or `--bpe gpt2` and the dictionary, of a text whose white space is collapsed as by the recipes.
+Special symbols in a text, such as `<mask>`, are read as symbols, and what follows `<mask>` starts a new word only after
+a space.
 
 Ids can differ where two segmentations are equally probable, such as 00+0 and 0+00: sentencepiece chooses by its
 rounding (about one line of tables in 4,000). For models that data_prep did not train, also for rare characters under a
@@ -23,13 +23,13 @@ from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, SENTENCEPIECE
 from data_prep.encoders import SPACE_PIECE as SPACE
 from data_prep.fairseq_dict import MASK, SPECIALS, UNK
 from data_prep.palette import PaletteEncoder
-from linformer_fairseq.checkpoints.hf_kept import kept_tokenizer
 from linformer_fairseq.errors import UsageError
 
 # What str.split() takes for white space: the recipes make one space of any run of it, and none at the ends of a text.
 WHITE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 TOUCHES = "\U0010ffff\U0010fffe"  # two code points that are no characters, which no text has beside each other
 COLLAPSE = normalizers.Replace(Regex(f"[{WHITE}]+"), " ")
+INPUTS = ["input_ids", "attention_mask"]  # there are no token types
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
@@ -41,10 +41,17 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
     """
     encoder = encoders.load(folder)  # refuses files that do not fit together
     if encoder.special is not None:
-        return kept_tokenizer(folder, max_length)
+        kept = PreTrainedTokenizerFast.from_pretrained(
+            folder / encoders.HUGGINGFACE, model_max_length=max_length, model_input_names=INPUTS
+        )
+        assert isinstance(kept, PreTrainedTokenizerFast)
+        return kept
     symbols = encoder.names
     if isinstance(encoder, PaletteEncoder):
-        tokenizer = _palette(symbols)
+        # Colours in hexadecimal, in the order in which the model reads them; any that the palette lacks is <unk>.
+        tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(symbols)}, "<unk>"))
+        tokenizer.normalizer = normalizers.Sequence([COLLAPSE, normalizers.Replace(" ", "")])
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[0-9a-f]{6}"), "isolated")
     elif isinstance(encoder, encoders.SentencePieceEncoder):
         tokenizer = _sentencepiece(folder / SENTENCEPIECE, symbols)
     else:
@@ -65,7 +72,7 @@ def build_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
         # Found in the normalized text, where only white space at the ends of the whole text has been removed.
         mask_token=AddedToken(MASK, special=True, normalized=True, lstrip=True),
         model_max_length=max_length,
-        model_input_names=["input_ids", "attention_mask"],
+        model_input_names=INPUTS,
         padding_side="right",
         clean_up_tokenization_spaces=False,
     )
@@ -83,9 +90,12 @@ def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
     # What encoding never produces gets a name that no text has, since spaces have been replaced.
     names = [name if name in produced or name in (*SPECIALS, MASK) else f" {name}" for name in symbols]
     if trainer.model_type == trainer.BPE:
-        vocabulary = {name: i for i, name in enumerate(names)}
+        # Every way to put a piece together from two others, best piece first.
+        best_first = sorted(scores, key=lambda piece: -scores[piece])
+        cuts = ((piece[:cut], piece[cut:]) for piece in best_first for cut in range(1, len(piece)))
+        merges = [(left, right) for left, right in cuts if left in scores and right in scores]
         options = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": trainer.byte_fallback}
-        model: Any = models.BPE(vocabulary, _merges(scores), **options)
+        model: Any = models.BPE({name: i for i, name in enumerate(names)}, merges, **options)
     elif trainer.model_type == trainer.UNIGRAM:
         # The library takes names of bytes for pieces like others; no text may prefer them to its own pieces.
         never = min(scores.values()) - 1000
@@ -125,21 +135,6 @@ def _sentencepiece(path: Path, symbols: Sequence[str]) -> Tokenizer:
     )
     tokenizer.add_tokens([AddedToken(name, normalized=True) for name in own])
     return tokenizer
-
-
-def _palette(symbols: Sequence[str]) -> Tokenizer:
-    """Colours of the palette in hexadecimal, in the order in which the model reads them; any other is <unk>."""
-    tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(symbols)}, "<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([COLLAPSE, normalizers.Replace(" ", "")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[0-9a-f]{6}"), "isolated")
-    return tokenizer
-
-
-def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
-    """Every way to put a piece together from two others, best piece first."""
-    best_first = sorted(scores, key=lambda piece: -scores[piece])
-    cuts = ((piece[:cut], piece[cut:]) for piece in best_first for cut in range(1, len(piece)))
-    return [(left, right) for left, right in cuts if left in scores and right in scores]
 
 
 def _gpt2(folder: Path, symbols: Sequence[str]) -> Tokenizer:

@@ -6,7 +6,6 @@ Hugging Face has its own ids, tokenizer and pooling there again, see `hf_kept.py
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,12 +27,12 @@ from linformer_fairseq.checkpoints.checkpoint import (
 from linformer_fairseq.checkpoints.describe import describe, model_card
 from linformer_fairseq.checkpoints.files import WEIGHTS, read_json, read_weights, save_tensors
 from linformer_fairseq.checkpoints.hf_code import write_code
-from linformer_fairseq.checkpoints.hf_kept import MODULES, encoder_folder, keep, restore, write_modules
+from linformer_fairseq.checkpoints.hf_kept import MODULES, SETTINGS, encoder_folder, keep, restore, write_modules
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
 from linformer_fairseq.checkpoints.hf_vocabulary import read_tokenizer, special_of, to_our_rows, to_their_rows
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
-from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.io.files import replace_when_done, sync
 from linformer_fairseq.layers.config import option_names
 from linformer_fairseq.models.architectures import MODEL
 
@@ -59,7 +58,7 @@ def to_hf(
     evidence: str | None = None,
     finish: Callable[[Path], object] = lambda folder: None,
 ) -> None:
-    """Write the folder `out`, atomically.
+    """Write the folder `out`, atomically; UsageError if it exists and not `force`, or something does not fit.
 
     Args:
         data: folder with the dict.txt of training and the tokenizer's files beside it.
@@ -67,10 +66,6 @@ def to_hf(
         labels: names of its classes, in the order of their ids; by default those of its fine-tuning.
         evidence: sections of the model card on data, evaluation and limits.
         finish: adds to the folder when all else is in it.
-
-    Raises:
-        UsageError: `out` exists, and not `force`; the checkpoint is of another model; dictionary, head or labels do
-            not fit it.
     """
     if any(key.endswith(".weight_orig") for key in checkpoint.state):
         raise UsageError("the classification head has spectral norm and cannot be exported")
@@ -78,7 +73,7 @@ def to_hf(
     heads = checkpoint.heads
     if head is None and len(heads) > 1:
         raise UsageError(f"the checkpoint has the heads {', '.join(heads)}; choose one with --head")
-    if head is not None and head not in heads:
+    if head not in (None, *heads):
         raise UsageError(f"--head {head}: the checkpoint has {', '.join(heads) or 'no classification head'}")
     head = head or next(iter(heads), None)
     encoder = load_encoder(data)
@@ -97,9 +92,8 @@ def to_hf(
         save_tensors(names.to_hf_names(state, head, config.tie_word_embeddings), folder / WEIGHTS[0], {})
         tokenizer.save_pretrained(folder)
         # The class by the name that every version of transformers knows.
-        settings = folder / "tokenizer_config.json"
-        saved = read_json(settings) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-        settings.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+        settings = read_json(folder / SETTINGS) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         if encoder.special is not None:
             restore(data, folder, longest)
         else:
@@ -114,8 +108,7 @@ def to_hf(
         (folder / "README.md").write_text(card, encoding="utf-8")
         finish(folder)
         for path in filter(Path.is_file, folder.rglob("*")):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
 
 
 def _config(
@@ -127,17 +120,17 @@ def _config(
     own["tie_word_embeddings"] = not settings.untie_weights_roberta
     if head is not None:
         dense, out = (checkpoint.state[f"{names.HEADS}{head}.{part}.weight"] for part in ("dense", "out_proj"))
-        if dense.size(0) != dense.size(1):
-            found = f"{dense.size(0)} inner channels, not {dense.size(1)}"
-            raise UsageError(f"--head {head}: has {found}; it cannot be exported")
-        tuned = next((note for note in reversed(checkpoint.notes) if note.get("conversion") == FINE_TUNED), None)
-        known = tuned["classes"] if tuned and len(tuned["classes"]) == out.size(0) else ()
-        classes = list(labels or known or (f"LABEL_{i}" for i in range(out.size(0))))
-        if len(set(classes)) != out.size(0):
-            raise UsageError(f"--labels {' '.join(classes)}: the head {head} has {out.size(0)} classes; name each once")
+        inner, channels = dense.shape
+        if inner != channels:
+            raise UsageError(f"--head {head}: has {inner} inner channels, not {channels}; it cannot be exported")
+        tuned, count = checkpoint.note(FINE_TUNED), len(out)
+        known = tuned["classes"] if tuned and len(tuned["classes"]) == count else ()
+        classes = list(labels or known or (f"LABEL_{i}" for i in range(count)))
+        if len(set(classes)) != count:
+            raise UsageError(f"--labels {' '.join(classes)}: the head {head} has {count} classes; name each once")
         own["id2label"] = dict(enumerate(classes))
         own["label2id"] = {name: i for i, name in enumerate(classes)}
-        if tuned and tuned.get("several"):
+        if tuned.get("several"):
             own["problem_type"] = "multi_label_classification"
         elif checkpoint.task.get("regression_target") or (tuned and not tuned["classes"]):
             own["problem_type"] = "regression"
@@ -193,7 +186,10 @@ def from_hf(folder: Path) -> Checkpoint:
             note.pop("dictionary", None)
     if left_out:
         checkpoint.notes.append({"conversion": "from-hf", "left out": sorted(left_out)})
-    if classes := _new_classes(config, checkpoint):
+    # What a head has learnt in transformers, unless its classes have no names or are those that are known.
+    classes = [str(name) for name in (config.id2label or {}).values()]
+    known = [note["classes"] for note in checkpoint.notes if note.get("conversion") == FINE_TUNED]
+    if checkpoint.heads and classes not in ([f"LABEL_{i}" for i in range(len(classes))], *known):
         checkpoint.notes.append({"conversion": FINE_TUNED, "classes": classes, "columns": None, "keep": "head"})
     if names.EMBEDDING in state and f"{names.LM_HEAD}dense.weight" not in state:
         state |= new_lm_head(state[names.EMBEDDING], config.tie_word_embeddings)
@@ -211,14 +207,6 @@ def _moved_symbols(folder: Path, rows: int) -> list[int] | None:
         return None
     special = special_of(folder, tokenizer, rows)
     return None if special == [*range(len(SPECIALS)), rows - 1] else special
-
-
-def _new_classes(config: LinformerConfig, checkpoint: Checkpoint) -> list[str]:
-    """Names of the classes that a folder's head has learnt in transformers, if they have names that are not known."""
-    classes = [str(name) for name in (config.id2label or {}).values()]
-    known = any(note.get("conversion") == FINE_TUNED and note["classes"] == classes for note in checkpoint.notes)
-    unnamed = classes == [f"LABEL_{i}" for i in range(len(classes))]
-    return [] if known or unnamed or not checkpoint.heads else classes
 
 
 def write_tokenizer(folder: Path, target: Path, force: bool = False) -> None:

@@ -6,12 +6,9 @@ matrix of its own, and when embedding and output matrix were not tied; what the 
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, completed
 from linformer_fairseq.checkpoints.names import EMBEDDING, ENCODER, OUTPUT, modern_names
@@ -34,7 +31,13 @@ def from_official(source: Checkpoint) -> Checkpoint:
         if key not in state:
             raise UsageError(f"not a whole checkpoint of fairseq's examples/linformer: {key} is missing")
     values = [found.get((index, "v"), key) for index, key in enumerate(keys)]
-    sharing = _sharing(keys, values, bool(source.model.get("shared_layer_kv_compressed")))
+    same = all(torch.equal(keys[0], key) for key in keys)
+    if not all(torch.equal(k, v) for k, v in zip(keys, values, strict=True)):
+        sharing = "headwise"
+    elif same and (len(keys) > 1 or source.model.get("shared_layer_kv_compressed")):  # of one layer, what its flag says
+        sharing = "layerwise"
+    else:
+        sharing = "key-value"
     ours = {key: value for key, value in state.items() if not _DROPPED.search(key)}
     if sharing == "layerwise":
         ours[f"{ENCODER}E.weight"] = keys[0]
@@ -44,25 +47,11 @@ def from_official(source: Checkpoint) -> Checkpoint:
             ours[f"{attention}E.weight"] = e
             if sharing == "headwise":
                 ours[f"{attention}F.weight"] = f
-    model = _settings(source.model, keys[0], sharing)
-    model["untie_weights_roberta"] = not torch.equal(ours[EMBEDDING], ours[OUTPUT])
-    return completed(source.converted({"conversion": "from-official"}, state=ours, model=model))
-
-
-def _sharing(keys: list[Tensor], values: list[Tensor], layerwise: bool) -> str:
-    """Which matrices are the same one; of a single layer, what its flag says."""
-    if not all(torch.equal(k, v) for k, v in zip(keys, values, strict=True)):
-        return "headwise"
-    same = all(torch.equal(keys[0], key) for key in keys)
-    return "layerwise" if same and (layerwise or len(keys) > 1) else "key-value"
-
-
-def _settings(given: Mapping[str, Any], matrix: Tensor, sharing: str) -> dict[str, Any]:
-    """The example's settings by our names; those that we do not have are left out."""
+    # The settings that we do not have are left out.
+    given, (k, n) = source.model, keys[0].shape
     known = {row.name for row in fields(LinformerRobertaConfig)} - set(OLD_FLAGS)
-    k, n = matrix.shape
     large = given.get("_name") == "linformer_roberta_large"
-    return {key: value for key, value in given.items() if key in known and value is not None} | {
+    model = {key: value for key, value in given.items() if key in known and value is not None} | {
         "_name": "linformer_roberta_large" if large else "linformer_roberta",
         "max_positions": n,
         "projected_length": str(k),
@@ -70,4 +59,6 @@ def _settings(given: Mapping[str, Any], matrix: Tensor, sharing: str) -> dict[st
         "projection_sharing": sharing,
         "freeze_projection": bool(given.get("freeze_compress")),
         "attention_dropout": given.get("dropout", 0.1),  # the example has one for both
+        "untie_weights_roberta": not torch.equal(ours[EMBEDDING], ours[OUTPUT]),
     }
+    return completed(source.converted({"conversion": "from-official"}, state=ours, model=model))

@@ -1,12 +1,9 @@
 """A RoBERTa as this project's model with exact attention: equal logits, and E and F are missing (see warm_start.py)."""
 
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
-from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import MAX_SPECIAL, Checkpoint, completed, read
 from linformer_fairseq.checkpoints.names import EMBEDDING, ENCODER, OUTPUT, POSITIONS, modern_names
@@ -47,31 +44,27 @@ def from_roberta(path: Path) -> Checkpoint:
     for key in (EMBEDDING, POSITIONS, OUTPUT):
         if key not in state:
             raise UsageError(f"{path}: has no {key}, so it is not a whole RoBERTa with learned positions")
-    model = _settings(path, source.model, state)
-    return completed(source.converted({"conversion": "from-roberta", "form": "fairseq"}, state=state, model=model))
-
-
-def _settings(path: Path, given: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Our settings: sizes are those of the parameters, the rest as given or from the architecture."""
-    complete = Namespace(**{key: value for key, value in given.items() if value is not None})
-    ARCH_CONFIG_REGISTRY[str(given["_name"])](complete)
+    # Sizes are those of the parameters, other settings as given or from the architecture.
+    complete = Namespace(**{key: value for key, value in source.model.items() if value is not None})
+    ARCH_CONFIG_REGISTRY[name](complete)
     for key, (needed, what) in _OTHER.items():
         if bool(getattr(complete, key)) is not needed:
             raise UsageError(f"{path}: this RoBERTa has {what}, which no Linformer of this project has")
     if complete.activation_fn not in ACTIVATIONS:
         known = " and ".join(ACTIVATIONS)
         raise UsageError(f"{path}: its activation is {complete.activation_fn}; only {known} can be converted")
-    first = state.get(f"{ENCODER}layers.0.fc1.weight")
-    if first is None:
+    layers = [value for key, value in state.items() if key.startswith(f"{ENCODER}layers.") and ".fc1.weight" in key]
+    if not layers:
         raise UsageError(f"{path}: has no layers, so it is not a whole RoBERTa")
-    return {key: getattr(complete, key) for key in _KEPT if hasattr(complete, key)} | {
+    model = {key: getattr(complete, key) for key in _KEPT if hasattr(complete, key)} | {
         "_name": MODEL,
         "attention": "exact",
         "local_conv": 0,
         "activation_fn": str(complete.activation_fn),
         "max_positions": state[POSITIONS].size(0) - MAX_SPECIAL,
-        "encoder_layers": sum(key.startswith(f"{ENCODER}layers.") and key.endswith(".fc1.weight") for key in state),
-        "encoder_embed_dim": first.size(1),
-        "encoder_ffn_embed_dim": first.size(0),
+        "encoder_layers": len(layers),
+        "encoder_embed_dim": layers[0].size(1),
+        "encoder_ffn_embed_dim": layers[0].size(0),
         "untie_weights_roberta": not state[EMBEDDING].equal(state[OUTPUT]),
     }
+    return completed(source.converted({"conversion": "from-roberta", "form": "fairseq"}, state=state, model=model))

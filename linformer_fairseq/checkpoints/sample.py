@@ -18,18 +18,11 @@ from linformer_fairseq.tasks.blocks import TokenFile
 def sample_blocks(
     data: Path, length: int, count: int, vocabulary: int, split: str = "train", masked: float = 0.15, seed: int = 1
 ) -> Tensor:
-    """Random stretches of a data set, as masked-language-model training sees them: <s> first, some tokens masked.
+    """Random stretches of binarised data, as masked-language-model training sees them: <s> first, some tokens masked.
 
-    Args:
-        data: folder made by fairseq-preprocess or `python -m data_prep binarize`.
-        vocabulary: rows of the model's embedding, of which the last is <mask>.
-        masked: share of tokens that are masked.
-
-    Returns:
-        (count, length) ids; fewer blocks where the data has less text. A text shorter than one block is padded.
-
-    Raises:
-        UsageError: no such data, or of another dictionary.
+    `vocabulary` is the number of rows of the model's embedding, of which the last is <mask>, and `masked` the share of
+    tokens. Returns (count, length) ids: fewer blocks of little text, and a text shorter than a block is padded.
+    UsageError for no such data, or of another dictionary.
     """
     path = data / "dict.txt"
     if not path.is_file():

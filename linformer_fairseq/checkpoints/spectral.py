@@ -10,7 +10,8 @@ So U is turned until it is as near to such groups as possible (QR with column pi
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import scipy.linalg
 import torch
@@ -39,19 +40,37 @@ def spectral_matrix(gram: Tensor, k: int) -> Tensor:
     gram = gram.double()
     largest = torch.linalg.eigvalsh(gram)[-1].clamp_min(1e-300)
     vectors = torch.linalg.eigh(gram / largest + PRIOR * blocks.t() @ blocks)[1][:, -k:]
-    members = functional.one_hot(_groups(vectors), k).t().double()
+    pivots = torch.from_numpy(scipy.linalg.qr(vectors.t().numpy(), mode="r", pivoting=True)[1][:k].copy()).long()
+    left, _, right = torch.linalg.svd(vectors[pivots].t())
+    groups = (vectors @ (left @ right)).abs().argmax(1)  # of each position, (n,)
+    groups[pivots] = torch.arange(k)  # none is empty
+    members = functional.one_hot(groups, k).t().double()
     members = members[torch.argsort((members @ torch.arange(n).double()) / members.sum(1))]
     return (members / members.sum(1, keepdim=True)).float()
 
 
-def _groups(vectors: Tensor) -> Tensor:
-    """(n, k) orthonormal columns -> (n,) group of each position; no group is empty."""
-    k = vectors.size(1)
-    pivots = torch.from_numpy(scipy.linalg.qr(vectors.t().numpy(), mode="r", pivoting=True)[1][:k].copy()).long()
-    left, _, right = torch.linalg.svd(vectors[pivots].t())
-    groups: Tensor = (vectors @ (left @ right)).abs().argmax(1)
-    groups[pivots] = torch.arange(k)
-    return groups
+class Seen(NamedTuple):
+    """What an attention sublayer did with a batch."""
+
+    attention: SelfAttention
+    x: Tensor  # its input (B, N, C)
+    keep: Tensor | None  # (B, N), False for a pad
+    output: Tensor  # (B, N, C)
+
+
+def attention_of(exact: Checkpoint, batches: Iterable[Tensor]) -> Iterator[list[Seen]]:
+    """For each batch of ids (B, N), what the attention sublayers did with it, first layer first."""
+    model = build(exact)
+    seen: list[Seen] = []
+    for layer in model.encoder.sentence_encoder.layers:
+        layer.self_attn.register_forward_hook(
+            lambda module, given, out: seen.append(Seen(module, given[0], given[1], out))
+        )
+    for batch in batches:
+        with torch.no_grad():
+            model(batch, features_only=True)
+        yield seen
+        seen.clear()
 
 
 @torch.no_grad()
@@ -64,25 +83,17 @@ def attention_grams(exact: Checkpoint, sample: Iterable[Tensor], config: Encoder
     Returns:
         (E, n, n), one for each E, n the smaller of both lengths; with `none` one per head, (E, H, n, n).
     """
-    model = build(exact)
     n = min(encoder_config(exact).max_positions, config.max_positions)
     matrices = 1 if config.one_for_all_layers else config.num_layers
     grams = torch.zeros(matrices, *([config.num_heads] if config.one_per_head else []), n, n)
-
-    def add(gram: Tensor, attention: SelfAttention, x: Tensor, keep: Tensor | None) -> None:
-        weights = attention_weights(attention, x, keep)
-        sums = torch.einsum("bhqi,bhqj->hij", weights, weights)
-        gram[..., : x.size(1), : x.size(1)] += sums if config.one_per_head else sums.sum(0)
-
-    for index, layer in enumerate(model.encoder.sentence_encoder.layers):
-        gram = grams[index % matrices]
-        layer.self_attn.register_forward_pre_hook(lambda module, given, gram=gram: add(gram, module, *given[:2]))
-    batches = list(sample)
-    if not batches:
+    texts = [text for batch in sample for text in torch.split(batch[:, :n], 4)]  # a text's weights are (H, N, N)
+    if not texts:
         raise UsageError("--sample holds no text")
-    for batch in batches:
-        for text in torch.split(batch[:, :n], 4):  # a batch's weights are (B, H, N, N)
-            model(text, features_only=True)
+    for seen in attention_of(exact, texts):
+        for index, (attention, x, keep, _) in enumerate(seen):
+            weights = attention_weights(attention, x, keep)
+            sums = torch.einsum("bhqi,bhqj->hij", weights, weights)
+            grams[index % matrices, ..., : x.size(1), : x.size(1)] += sums if config.one_per_head else sums.sum(0)
     return grams
 
 

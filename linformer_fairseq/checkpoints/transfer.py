@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config
+from linformer_fairseq.checkpoints.spectral import attention_of
 from linformer_fairseq.checkpoints.warm_start import longer
 from linformer_fairseq.errors import UsageError
 
@@ -21,17 +22,11 @@ LR = 1e-2  # at the first step, falling to zero linearly; E and F move `projecti
 def transfer(
     exact: Checkpoint, linformer: Checkpoint, batches: Iterable[Tensor], steps: int = 200
 ) -> tuple[Checkpoint, list[float]]:
-    """Fit the attention of `linformer`, after its output projection, to that of `exact`, in every layer at once.
+    """Fit the attention of `linformer`, after its output projection, to that of `exact`, from which it was made.
 
-    Args:
-        exact: what `linformer` was made from by `to_linformer`.
-        batches: ids (B, N), one batch a step of Adam; from the first one again when they are used up.
-
-    Returns:
-        The fitted checkpoint, and for each step the squared error relative to the squared output, mean over layers.
-
-    Raises:
-        UsageError: two models that do not belong together, nothing to fit, or no text.
+    Each step of Adam takes one of the `batches` of ids (B, N), in turn. Returns the fitted checkpoint, and for each
+    step the squared error relative to the squared output, mean over layers. UsageError for two models that do not
+    belong together, nothing to fit, or no text.
     """
     config = encoder_config(linformer)
     if not config.learns_projection:
@@ -41,26 +36,23 @@ def transfer(
     kept = list(batches)
     if not kept:
         raise UsageError("--transfer: --sample holds no text")
-    teacher, student = build(longer(exact, config.max_positions)), build(linformer)
+    student = build(linformer)
     student.requires_grad_(False)
     fitted = [parameter for name, parameter in student.named_parameters() if name.endswith((".E.weight", ".F.weight"))]
     for parameter in fitted:
         parameter.requires_grad_()
     optimizer = torch.optim.Adam(fitted, lr=LR)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(1, steps))
-    captured: list[tuple[Tensor, Tensor | None, Tensor]] = []  # of each layer: input (B, N, C), keep, output
-    for layer in teacher.encoder.sentence_encoder.layers:
-        layer.self_attn.register_forward_hook(lambda _, given, output: captured.append((*given[:2], output)))
     encoder = student.encoder.sentence_encoder
     losses: list[float] = []
-    for batch in (bar := tqdm(islice(cycle(kept), steps), "attention transfer", steps, unit=" steps")):
-        with torch.no_grad():
-            teacher(batch, features_only=True)
-        errors = [
-            _relative_error(layer.self_attn(x, keep, encoder.E), target, keep)
-            for layer, (x, keep, target) in zip(encoder.layers, captured, strict=True)
-        ]
-        captured.clear()
+    bar = tqdm(islice(cycle(kept), steps), "attention transfer", steps, unit=" steps")
+    for seen in attention_of(longer(exact, config.max_positions), bar):
+        errors = []
+        for layer, (_, x, keep, target) in zip(encoder.layers, seen, strict=True):
+            output = layer.self_attn(x, keep, encoder.E)
+            if keep is not None:
+                output, target = output[keep], target[keep]
+            errors.append((output - target).square().sum() / target.square().sum().clamp_min(1e-12))
         loss = torch.stack(errors).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -70,10 +62,3 @@ def transfer(
         bar.set_postfix_str(f"error {losses[-1]:.4f}", refresh=False)
     note = {"conversion": "attention transfer", "steps": steps, "lr": LR, "errors": losses[:1] + losses[-1:]}
     return linformer.converted(note, state={key: value.detach() for key, value in student.state_dict().items()}), losses
-
-
-def _relative_error(output: Tensor, target: Tensor, keep: Tensor | None) -> Tensor:
-    """Squared error over real tokens, relative to the squared target."""
-    if keep is not None:
-        output, target = output[keep], target[keep]
-    return (output - target).square().sum() / target.square().sum().clamp_min(1e-12)

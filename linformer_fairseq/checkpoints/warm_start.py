@@ -7,7 +7,7 @@ Initial E and F:
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,8 @@ from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, completed, encoder_config, untrained
 from linformer_fairseq.checkpoints.extend import longer_positions, resize_matrix
-from linformer_fairseq.checkpoints.names import ENCODER
 from linformer_fairseq.checkpoints.spectral import attention_grams, spectral_matrix
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.layers.projection import block_mean_matrix
 
 INITS = ("block-mean", "svd", "random")
@@ -37,12 +35,8 @@ def to_linformer(
 ) -> Checkpoint:
     """The Linformer with all parameters of a model with exact attention.
 
-    Args:
-        projected_length, sharing, kind, window: as for `--projected-length`, `--projection-sharing`, `--projection` and
-            `--local-window`.
-        max_positions: n, by default that of `exact`; positions beyond its own repeat them.
-        init: initial E and F, see above; `random` is the same for every call.
-        sample: batches of ids (B, N) for `svd`, best of the model's whole length (`sample.sample_batches`).
+    The arguments are the flags of `linformer convert from-roberta`. With `random`, every call gives the same; `sample`
+    are batches of ids (B, N) for `svd`, best of the model's whole length (`sample.sample_batches`).
     """
     if init not in INITS:
         raise UsageError(f"--init {init}: must be one of {', '.join(INITS)}")
@@ -51,24 +45,29 @@ def to_linformer(
     if init != "block-mean" and kind not in INITIALISED or init == "svd" and kind != "linear":
         raise UsageError(f"--init {init} is not for --projection {kind}; leave it out")
     source = longer(exact, max_positions)
-    shape: dict[str, Any] = {"projected_length": projected_length, "projection": kind, "projection_sharing": sharing}
-    shape |= {"local_window": window} if window else {}
-    note = {"conversion": "to-linformer", "init": init, **shape, "max_positions": source.model["max_positions"]}
-    shape |= {"attention": "linformer", "projection_init": "normal" if init == "random" else "block-mean"}
-    result = source.converted(note, model=source.model | shape)
+    model: dict[str, Any] = {"projected_length": projected_length, "projection": kind, "projection_sharing": sharing}
+    model |= {"local_window": window} if window else {}
+    note = {"conversion": "to-linformer", "init": init, **model, "max_positions": source.model["max_positions"]}
+    model |= {"attention": "linformer", "projection_init": "normal" if init == "random" else "block-mean"}
+    result = source.converted(note, model=source.model | model)
     config = encoder_config(result)  # refuses what does not fit, before anything is computed
-    grams = attention_grams(exact, sample, config) if init == "svd" and sample is not None else None
-    generator = torch.Generator().manual_seed(1)
-    if config.projection not in INITIALISED:
-        new = untrained(result.model, config.vocab_size).state_dict()
-        result.state |= {name: value for name, value in new.items() if ".E." in name or ".F." in name}
+    grams = iter(attention_grams(exact, sample, config).unbind() if init == "svd" and sample is not None else ())
+    new = untrained(result.model, config.vocab_size).state_dict()
+    projections = {name: value for name, value in new.items() if ".E." in name or ".F." in name}
+    if kind not in INITIALISED:
+        result.state |= projections
         return completed(result)
-    for index, (name, k) in enumerate(projection_names(config)):
-        initial = _initial(config, k, init, generator) if grams is None else _from_gram(grams[index], k, config)
-        result.state[name] = initial
-        if config.separate_e_and_f:
-            twin = name.replace(".E.", ".F.")
-            result.state[twin] = _initial(config, k, init, generator) if init == "random" else initial
+    generator = torch.Generator().manual_seed(1)
+    for name in filter(lambda name: name.endswith(".weight"), projections):
+        shape = projections[name].shape
+        if init != "svd":
+            result.state[name] = _initial(kind, shape, init, generator)
+        elif ".E." in name:
+            gram, (k, n) = next(grams), shape[-2:]
+            method = "interpolate" if n > gram.size(-1) else "keep"  # inputs longer than it stretch it
+            result.state[name] = resize_matrix(spectral_matrix(gram, min(k, gram.size(-1))), k, n, method)
+        else:
+            result.state[name] = result.state[name.replace(".F.", ".E.")]
     return completed(result)
 
 
@@ -83,29 +82,10 @@ def longer(exact: Checkpoint, max_positions: int | None = None) -> Checkpoint:
     return result
 
 
-def projection_names(config: EncoderConfig) -> Iterator[tuple[str, int]]:
-    """Name and k of every E; that of F, where there is one, differs in that letter."""
-    if config.one_for_all_layers:
-        yield f"{ENCODER}E.weight", config.lengths[0]
-    elif config.learns_projection:
-        for index, k in enumerate(config.lengths):
-            yield f"{ENCODER}layers.{index}.self_attn.E.weight", k
-
-
-def _initial(config: EncoderConfig, k: int, init: str, generator: torch.Generator) -> Tensor:
-    """Block means or random values in the shape of the parameter: (k, n), or taps of a convolution; per head or not."""
-    n, heads = config.max_positions, (config.num_heads,) if config.one_per_head else ()
-    if config.projection == "conv":
-        shape = (*heads, config.head_dim if heads else config.embed_dim, n // k)
-        mean, scale = torch.full(shape, k / n), math.sqrt(k / n)
+def _initial(kind: str, shape: Sequence[int], init: str, generator: torch.Generator) -> Tensor:
+    """Block means, or random values, of a matrix (…, k, n) or of S taps of a convolution (…, S)."""
+    if kind == "conv":
+        mean, scale = torch.full(shape, 1 / shape[-1]), math.sqrt(1 / shape[-1])
     else:
-        shape = (*heads, k, n)
-        mean, scale = block_mean_matrix(k, n).expand(shape).clone(), 1 / math.sqrt(k)
+        mean, scale = block_mean_matrix(*shape[-2:]).expand(shape).clone(), 1 / math.sqrt(shape[-2])
     return torch.randn(shape, generator=generator) * scale if init == "random" else mean
-
-
-def _from_gram(gram: Tensor, k: int, config: EncoderConfig) -> Tensor:
-    """E for n positions from the attention over the first ones; longer inputs stretch it."""
-    known = gram.size(-1)
-    method = "interpolate" if config.max_positions > known else "keep"
-    return resize_matrix(spectral_matrix(gram, min(k, known)), k, config.max_positions, method)

@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from linformer_fairseq.commands.arguments import command_parser
 from linformer_fairseq.errors import UsageError
@@ -40,7 +40,7 @@ _OF_LINFORMER = ("projected_length", "projection_sharing", "projection", "local_
 def main(argv: list[str] | None = None) -> int:
     """Run one conversion; returns the exit status."""
     a = parser().parse_args(argv)
-    if hasattr(a, "target"):
+    if a.command != "inspect":
         check_target(a.target, a.force)
     made: Checkpoint | None = a.run(a)
     if made is not None:
@@ -80,69 +80,83 @@ def parser() -> argparse.ArgumentParser:
     add = command("inspect", _inspect, "say what a checkpoint is", target="")
     add("--json", action="store_true", help="for programs")
 
-    command("from-official", _from_official, "a checkpoint of fairseq's examples/linformer becomes one of ours")
+    command("from-official", _change, "a checkpoint of fairseq's examples/linformer becomes one of ours")
 
-    text = "a RoBERTa of fairseq (.pt), or any of the models of from-bert, becomes ours"
-    _add_shape(command("from-roberta", _from_roberta, text), "linear")
-    text = "a BERT, RoBERTa, XLM-R, CamemBERT or MiniLM of Hugging Face or sentence-transformers (folder) becomes ours"
-    _add_shape(command("from-bert", _from_roberta, text), "adaptive")
+    shown = "a BERT, RoBERTa, XLM-R, CamemBERT or MiniLM of Hugging Face or sentence-transformers (folder) becomes ours"
+    for name, projection, text in (
+        ("from-roberta", "linear", "a RoBERTa of fairseq (.pt), or any of the models of from-bert, becomes ours"),
+        ("from-bert", "adaptive", shown),
+    ):
+        add = command(name, _from_roberta, text)
+        add("--projected-length", metavar="K", help="k, as for training (default: 256)")
+        positions = "longest input (default: that of the model); positions beyond its own repeat them"
+        add("--max-positions", type=whole(1, POSITIONS), metavar="N", help=positions)
+        add("--projection-sharing", choices=SHARINGS, help="sharing of E and F (default: layerwise)")
+        add("--projection", choices=PROJECTIONS, help=f"kind of E and F (default: {projection})")
+        window = "W: attend exactly to W neighbours on each side beside the slots (default: 0)"
+        add("--local-window", type=whole(0, POSITIONS), metavar="W", help=window)
+        init = "averages of n/k neighbours, the leading directions of the model's own attention on --sample, or "
+        init = f"initial E and F: {init}N(0, 1/k); exact is --attention exact (default: block-mean)"
+        add("--init", choices=INITS, help=init)
+        attention = "exact keeps the attention of the model, without E and F (default: linformer)"
+        add("--attention", default="linformer", choices=("linformer", "exact"), help=attention)
+        sample = "binarised data: for svd and --transfer, and to print the perplexity before and after"
+        add("--sample", type=Path, metavar="DIR", help=sample)
+        transfer = "N steps of fitting each layer's output to that of exact attention"
+        add("--transfer", type=whole(0, 1_000_000), metavar="N", help=transfer)
 
-    add = command("extend", _extend, "longer inputs, or another projected length")
+    add = command("extend", _change, "longer inputs, or another projected length")
     add("--max-positions", type=whole(1, POSITIONS), metavar="N", help="new longest input in tokens")
     add("--projected-length", metavar="K", help="new k, or one per layer")
     method = "keep what short inputs give (default), or interpolate or tile positions, E and F"
     add("--method", default="keep", choices=METHODS, help=method)
 
-    text = "a folder that transformers loads with trust_remote_code=True"
-    _add_export(command("to-hf", _to_hf, text, "DIR"))
-    text = "such a folder of a checkpoint or a run, with model.onnx, a model card of what is known, and checksums"
-    _add_export(command("release", _release, text, "DIR"))
+    release = "such a folder of a checkpoint or a run, with model.onnx, a model card of what is known, and checksums"
+    for name, text in (
+        ("to-hf", "a folder that transformers loads with trust_remote_code=True"),
+        ("release", release),
+    ):
+        add = command(name, _export, text, "DIR")
+        add("--data", type=Path, metavar="DIR", help="folder of dict.txt and tokenizer (default: that of training)")
+        add("--head", metavar="NAME", help="classification head to export, if there are several")
+        add("--labels", nargs="+", metavar="NAME", help="names of its classes, in the order of their ids")
 
-    command("from-hf", _from_hf, "such a folder becomes a fairseq checkpoint again")
-    command("to-safetensors", _copy, "one file of tensors and text, read by all commands here", "DST")
-    command("from-safetensors", _copy, "such a file becomes a fairseq checkpoint again")
+    command("from-hf", _change, "such a folder becomes a fairseq checkpoint again")
+    command("to-safetensors", _change, "one file of tensors and text, read by all commands here", "DST")
+    command("from-safetensors", _change, "such a file becomes a fairseq checkpoint again")
     return top
-
-
-def _add_export(add: Callable[..., argparse.Action]) -> None:
-    """Add what a folder of Hugging Face needs beside the checkpoint."""
-    add("--data", type=Path, metavar="DIR", help="folder of dict.txt and tokenizer (default: that of training)")
-    add("--head", metavar="NAME", help="classification head to export, if there are several")
-    add("--labels", nargs="+", metavar="NAME", help="names of its classes, in the order of their ids")
-
-
-def _add_shape(add: Callable[..., argparse.Action], projection: str) -> None:
-    """Add what says how exact attention becomes that of a Linformer."""
-    add("--projected-length", metavar="K", help="k, as for training (default: 256)")
-    positions = "longest input (default: that of the model); positions beyond its own repeat them"
-    add("--max-positions", type=whole(1, POSITIONS), metavar="N", help=positions)
-    add("--projection-sharing", choices=SHARINGS, help="sharing of E and F (default: layerwise)")
-    add("--projection", choices=PROJECTIONS, help=f"kind of E and F (default: {projection})")
-    window = "W: attend exactly to W neighbours on each side beside the slots (default: 0)"
-    add("--local-window", type=whole(0, POSITIONS), metavar="W", help=window)
-    init = "averages of n/k neighbours, the leading directions of the model's own attention on --sample, or N(0, 1/k)"
-    init = f"initial E and F: {init}; exact is --attention exact (default: block-mean)"
-    add("--init", choices=INITS, help=init)
-    attention = "exact keeps the attention of the model, without E and F (default: linformer)"
-    add("--attention", default="linformer", choices=("linformer", "exact"), help=attention)
-    sample = "binarised data: for svd and --transfer, and to print the perplexity before and after"
-    add("--sample", type=Path, metavar="DIR", help=sample)
-    transfer = "N steps of fitting each layer's output to that of exact attention"
-    add("--transfer", type=whole(0, 1_000_000), metavar="N", help=transfer)
 
 
 def _inspect(a: argparse.Namespace) -> None:
     from linformer_fairseq.checkpoints.describe import describe
+    from linformer_fairseq.checkpoints.folders import read_any
 
-    about = describe(_read(a), a.source)
+    about = describe(read_any(a.source), a.source)
     lines = (f"{name:32}{value:,}" if isinstance(value, int) else f"{name:32}{value}" for name, value in about.items())
     print(json.dumps(about, indent=1) if a.json else "\n".join(lines))
 
 
-def _from_official(a: argparse.Namespace) -> Checkpoint:
-    from linformer_fairseq.checkpoints.official import from_official
+def _change(a: argparse.Namespace) -> Checkpoint:
+    """The conversions that need nothing but what they read."""
+    from linformer_fairseq.checkpoints.folders import read_any
 
-    return from_official(_read(a))
+    if a.command == "from-hf":
+        from linformer_fairseq.checkpoints.huggingface import from_hf
+
+        return from_hf(a.source)
+    if a.command == "from-official":
+        from linformer_fairseq.checkpoints.official import from_official
+
+        return from_official(read_any(a.source))
+    if a.command == "extend":
+        from linformer_fairseq.checkpoints.extend import extend
+
+        if a.max_positions is None and a.projected_length is None:
+            raise UsageError("nothing to do: give --max-positions, --projected-length or both")
+        return extend(read_any(a.source), a.max_positions, a.projected_length, a.method)
+    if a.command == "to-safetensors" and a.target.suffix != ".safetensors":
+        raise UsageError(f"{a.target}: its name must end with .safetensors, by which all commands recognize it")
+    return read_any(a.source)
 
 
 def _from_roberta(a: argparse.Namespace) -> Checkpoint:
@@ -157,21 +171,23 @@ def _from_roberta(a: argparse.Namespace) -> Checkpoint:
     for name in _OF_LINFORMER if stays_exact else ():
         if getattr(a, name) not in (None, "exact"):
             raise UsageError(f"--{name.replace('_', '-')}: a model with exact attention has none; leave it out")
-    length, sharing, window = a.projected_length or "256", a.projection_sharing or "layerwise", a.local_window or 0
     projection = a.projection or ("adaptive" if a.command == "from-bert" else "linear")
-    init = a.init or "block-mean"
-    needs_text = not stays_exact and (init == "svd" or a.transfer)
+    shape = a.projected_length or "256", a.max_positions, a.projection_sharing or "layerwise", projection
+    needs_text = not stays_exact and (a.init == "svd" or a.transfer)
     if needs_text and a.sample is None:
         raise UsageError("--init svd and --transfer look at the model's attention on text: name it with --sample")
     exact = from_roberta(a.source)
-    shape = (length, a.max_positions, sharing, projection)
     if a.source.is_dir():
-        _say_what_changed(exact.notes[-1])
+        note = exact.notes[-1]
+        if note["left out"]:
+            print(f"left out, since no Linformer has it: {' and '.join(note['left out'])}")
+        if note["new masked-LM head"]:
+            print("the folder has no masked-LM head: a new one, whose output matrix is the embedding, is untrained")
     if stays_exact:
         made = longer(exact, a.max_positions)
     else:
         batches = sample_batches(a.sample, exact, min(a.transfer or 0, 64)) if needs_text else ()
-        made = to_linformer(exact, *shape, init, batches, window)
+        made = to_linformer(exact, *shape, a.init or "block-mean", batches, a.local_window or 0)
         if a.transfer:
             made, losses = transfer(exact, made, batches, a.transfer)
             print(f"attention transfer: relative error {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
@@ -183,57 +199,19 @@ def _from_roberta(a: argparse.Namespace) -> Checkpoint:
     return made
 
 
-def _say_what_changed(note: dict[str, Any]) -> None:
-    if note["left out"]:
-        print(f"left out, since no Linformer has it: {' and '.join(note['left out'])}")
-    if note["new masked-LM head"]:
-        print("the folder has no masked-LM head: a new one, whose output matrix is the embedding, is untrained")
-
-
-def _extend(a: argparse.Namespace) -> Checkpoint:
-    from linformer_fairseq.checkpoints.extend import extend
-
-    if a.max_positions is None and a.projected_length is None:
-        raise UsageError("nothing to do: give --max-positions, --projected-length or both")
-    return extend(_read(a), a.max_positions, a.projected_length, a.method)
-
-
-def _to_hf(a: argparse.Namespace) -> None:
+def _export(a: argparse.Namespace) -> None:
+    from linformer_fairseq.checkpoints.folders import read_any
     from linformer_fairseq.checkpoints.huggingface import to_hf
 
-    _export(a, to_hf)
+    write: Callable[..., None] = to_hf
+    if a.command == "release":
+        from linformer_fairseq.reporting.release import checkpoint_of, release
 
-
-def _release(a: argparse.Namespace) -> None:
-    from linformer_fairseq.reporting.release import checkpoint_of, release
-
-    a.source = checkpoint_of(a.source)
-    _export(a, partial(release, a.source.parent))
-
-
-def _export(a: argparse.Namespace, write: Callable[..., None]) -> None:
-    checkpoint = _read(a)
+        a.source = checkpoint_of(a.source)
+        write = partial(release, a.source.parent)
+    checkpoint = read_any(a.source)
     data = a.data or checkpoint.data
     if not (data / "dict.txt").is_file():
         raise UsageError(f"{data / 'dict.txt'}: no such file; --data names the folder that the model was trained on")
     write(checkpoint, data, a.target, a.force, a.head, a.labels)
     print(f"{a.target}: AutoModel.from_pretrained({str(a.target)!r}, trust_remote_code=True)")
-
-
-def _from_hf(a: argparse.Namespace) -> Checkpoint:
-    from linformer_fairseq.checkpoints.huggingface import from_hf
-
-    return from_hf(a.source)
-
-
-def _copy(a: argparse.Namespace) -> Checkpoint:
-    if a.command == "to-safetensors" and a.target.suffix != ".safetensors":
-        raise UsageError(f"{a.target}: its name must end with .safetensors, by which all commands recognize it")
-    return _read(a)
-
-
-def _read(a: argparse.Namespace) -> Checkpoint:
-    from linformer_fairseq.checkpoints.checkpoint import read
-    from linformer_fairseq.checkpoints.folders import read_folder
-
-    return read_folder(a.source) if a.source.is_dir() else read(a.source)

@@ -64,6 +64,7 @@ class LinformerWithHead(LinformerPreTrainedModel):
         return self.output(loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions)
 
     output: type[Any]
+    classifier: nn.Module  # of the heads whose scores are its
 
     def run(self, inputs: Sequence[Tensor | None], *wanted: bool | None) -> tuple[BaseModelOutput, Tensor]:
         """What the Linformer gives for its first five arguments, and the scores."""
@@ -76,8 +77,8 @@ class LinformerWithHead(LinformerPreTrainedModel):
         raise NotImplementedError
 
     def scores(self, features: Tensor, real: Tensor | None) -> Tensor:
-        """Logits of features (B, N, C), of which pads are not `real` (B, N)."""
-        raise NotImplementedError
+        """Logits of features (B, N, C), of which pads are not `real` (B, N); by default those of a `classifier`."""
+        return self.classifier(features, real)
 
     def loss(self, logits: Tensor, labels: Tensor, count: Any) -> Tensor:
         """The loss: by default that of classes, where a label of -100 does not count."""
@@ -148,9 +149,6 @@ class LinformerForSequenceClassification(LinformerWithHead):
     def add_head(self, config: LinformerConfig) -> None:
         self.classifier = LinformerClassificationHead(config, self.num_labels)
 
-    def scores(self, features: Tensor, real: Tensor | None) -> Tensor:
-        return self.classifier(features, real)
-
     def loss(self, logits: Tensor, labels: Tensor, count: Any) -> Tensor:
         problem = self.config.problem_type
         if problem == "regression" or (problem is None and self.num_labels == 1):
@@ -186,9 +184,6 @@ class LinformerForMultipleChoice(LinformerWithHead):
         out, scores = super().run([None if x is None else x.flatten(0, 1) for x in inputs], *wanted)
         return out, scores.view(-1, choices)
 
-    def scores(self, features: Tensor, real: Tensor | None) -> Tensor:
-        return self.classifier(features, real)
-
 
 class LinformerForQuestionAnswering(LinformerWithHead):
     """Linformer that finds the first and the last token of an answer."""
@@ -223,13 +218,7 @@ class LinformerForQuestionAnswering(LinformerWithHead):
             ]
             loss = (losses[0] + losses[1]) / 2
         starts, stops = (scores.contiguous() for scores in ends)
-        return QuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=starts,
-            end_logits=stops,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-        )
+        return QuestionAnsweringModelOutput(loss, starts, stops, out.hidden_states, out.attentions)
 
     def scores(self, features: Tensor, real: Tensor | None) -> Tensor:
         return self.qa_outputs(features)

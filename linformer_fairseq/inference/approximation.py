@@ -9,7 +9,6 @@ Shapes: B passages, N tokens, H heads, D head dimension, C = H·D channels, R ra
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +19,13 @@ from tqdm import tqdm
 
 from data_prep.encoders import Encoder
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, encoder_config, read
-from linformer_fairseq.checkpoints.folders import read_folder
-from linformer_fairseq.checkpoints.huggingface import write_tokenizer
+from linformer_fairseq.checkpoints.folders import as_file, read_any
 from linformer_fairseq.checkpoints.roberta import from_roberta
-from linformer_fairseq.checkpoints.spectral import attention_weights
+from linformer_fairseq.checkpoints.spectral import Seen, attention_of, attention_weights
 from linformer_fairseq.checkpoints.warm_start import longer
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.sequences import BOS, EOS, tokenizer_of
-from linformer_fairseq.layers import EncoderConfig, SelfAttention
+from linformer_fairseq.layers import EncoderConfig
 from linformer_fairseq.layers.encoder import build_attention
 from linformer_fairseq.models.architectures import ARCHITECTURES
 
@@ -35,25 +33,16 @@ from linformer_fairseq.models.architectures import ARCHITECTURES
 def read_model(path: Path, data: Path | None, max_positions: int | None) -> tuple[Checkpoint, Checkpoint, Encoder]:
     """A model as it is, the same with exact attention for inputs of `max_positions` tokens, and its tokenizer.
 
-    Args:
-        path: a file of ours or of fairseq's roberta, or a folder of to-hf or of a BERT or RoBERTa of Hugging Face.
-        data: folder of the tokenizer; by default that of the folder, or the one that the file was trained with.
+    `path` is a file of ours or of fairseq's roberta, or a folder of to-hf or of a BERT or RoBERTa of Hugging Face;
+    `data` the folder of the tokenizer, by default that of `path`.
     """
-    if path.is_dir():
-        given = read_folder(path)
-    else:
-        given = read(path)
-        given = given if given.model.get("_name") in ARCHITECTURES else from_roberta(path)
+    given = read(as_file(path)) if data is None else read_any(path)
+    given = given if given.model.get("_name") in ARCHITECTURES else from_roberta(path)
     if given.model.get("attention") == "none":
         raise UsageError(f"{path}: has --attention none, and so no attention to look at; give another model")
     state = {key: value for key, value in given.state.items() if ".E." not in key and ".F." not in key}
     model = {**given.model, "attention": "exact", "local_window": 0}
-    exact = longer(given.converted(state=state, model=model), max_positions)
-    with TemporaryDirectory() as folder:
-        if path.is_dir() and data is None:
-            data = Path(folder)
-            write_tokenizer(path, data, force=True)
-        return given, exact, tokenizer_of(given, data)
+    return given, longer(given.converted(state=state, model=model), max_positions), tokenizer_of(given, data)
 
 
 def read_passages(texts: Sequence[Path], encoder: Encoder, length: int, count: int) -> Tensor:
@@ -92,17 +81,10 @@ class Variant(NamedTuple):
         return replace(shape, attention="linformer", local_window=self.window)
 
 
-def attention_of(
-    exact: Checkpoint, passages: Tensor, about: str
-) -> Iterator[tuple[int, SelfAttention, Tensor, Tensor]]:
-    """For each passage and layer: number, attention sublayer, and its input and output, (1, N, C) each."""
-    model, seen = build(exact), []
-    for layer in model.encoder.sentence_encoder.layers:
-        layer.self_attn.register_forward_hook(lambda module, given, output: seen.append((module, given[0], output)))
-    for passage in tqdm(passages, about, unit=" passages"):
-        model(passage.unsqueeze(0), features_only=True)
-        yield from ((index, *found) for index, found in enumerate(seen))
-        seen.clear()
+def _layers(exact: Checkpoint, passages: Tensor, about: str) -> Iterator[tuple[int, Seen]]:
+    """For each passage and layer, the layer's number and what its attention did, with N tokens of one passage."""
+    for seen in attention_of(exact, tqdm(torch.split(passages, 1), about, unit=" passages")):
+        yield from enumerate(seen)
 
 
 @torch.no_grad()
@@ -112,7 +94,7 @@ def errors_of(exact: Checkpoint, passages: Tensor, variants: list[Variant], own:
     made = [build_attention(variant.config(config), 0).eval() for variant in variants]
     trained = None if own is None else build(own).encoder.sentence_encoder
     squares = torch.zeros(len(made) + (trained is not None) + 1, config.num_layers, dtype=torch.float64)
-    for index, attention, x, output in attention_of(exact, passages, "errors"):
+    for index, (attention, x, _, output) in _layers(exact, passages, "errors"):
         for one in made:
             for name in ("q_proj", "k_proj", "v_proj", "out_proj", "local_conv"):
                 setattr(one, name, getattr(attention, name))
@@ -127,14 +109,13 @@ def errors_of(exact: Checkpoint, passages: Tensor, variants: list[Variant], own:
 def spectrum_of(exact: Checkpoint, passages: Tensor, ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Singular values of P (N, N), the attention weights of a head, and what truncating P to each of the ranks loses.
 
-    Returns:
-        Share of the first singular values in the sum of all, (L, H, R), mean over passages; and (2, R, L), the errors
-        of P V and of the sublayer's output. The bias of V, which every row of P passes on as it is, is kept.
+    Returns the share of the first singular values in the sum of all, (L, H, R), mean over passages; and (2, R, L), the
+    errors of P V and of the sublayer's output. The bias of V, which every row of P passes on as it is, is kept.
     """
     config = encoder_config(exact)
     shares = torch.zeros(config.num_layers, config.num_heads, len(ranks), dtype=torch.float64)
     squares = torch.zeros(2, len(ranks) + 1, config.num_layers, dtype=torch.float64)
-    for index, attention, x, output in attention_of(exact, passages, "singular values"):
+    for index, (attention, x, _, output) in _layers(exact, passages, "singular values"):
         left, values, right = torch.linalg.svd(attention_weights(attention, x, None)[0])
         shares[index] += (values.cumsum(-1) / values.sum(-1, keepdim=True))[:, [rank - 1 for rank in ranks]]
         v = functional.linear(x[0], attention.v_proj.weight).view(len(x[0]), config.num_heads, -1).transpose(0, 1)

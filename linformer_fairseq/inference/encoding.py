@@ -5,7 +5,6 @@ folder beside --out; when all are there, one process joins them and removes the 
 """
 
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,16 +28,8 @@ from linformer_fairseq.inference.documents import Documents, cut_windows, texts_
 from linformer_fairseq.inference.engine import Compute, Engine
 from linformer_fairseq.inference.predict import labels_of
 from linformer_fairseq.inference.sequences import Sequences, encode, tokenizer_of
-from linformer_fairseq.io.files import remove, replace_when_done
-from linformer_fairseq.io.records import (
-    WORK,
-    Inputs,
-    StaleOutput,
-    begun,
-    changed_settings,
-    read_record,
-    refuse_other_inputs,
-)
+from linformer_fairseq.io.files import remove, replace_when_done, sync
+from linformer_fairseq.io.records import WORK, Inputs, begun, changed_settings, read_record, refuse_other_inputs
 from linformer_fairseq.io.shards import Done, Shard, record_of, run_shards
 from linformer_fairseq.tables import open_parquet
 
@@ -91,27 +82,28 @@ def _finished_counts(job: EncodingJob, out: Path, settings: Mapping[str, Any], f
     """What `encode_documents` returned for a finished output; None if there is none, or `force` replaces it."""
     if not out.exists():
         return None
+    remedy = "choose another --out, or start over with --force"
     try:
-        about = json.loads((pq.read_schema(out).metadata or {})[KEY])
-        changed = changed_settings(about["settings"], settings)
-    except (pa.ArrowException, OSError, ValueError, KeyError):
-        wrong = "is not an output of `linformer encode`"
-    else:
-        if not changed:
-            try:
-                refuse_other_inputs(out, job.documents.files, about, "result")
-            except StaleOutput:
-                if not force:
-                    raise
-                return None
-            if _whole(out):
-                return dict(about["counts"])
-            print(f"{out} is damaged, and made again")
+        try:
+            about = json.loads((pq.read_schema(out).metadata or {})[KEY])
+            changed = changed_settings(about["settings"], settings)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise UsageError(f"{out} is not an output of `linformer encode`; {remedy}") from error
+        if changed:
+            raise UsageError(f"{out} holds the result of other settings ({', '.join(changed)} changed); {remedy}")
+        refuse_other_inputs(out, job.documents.files, about, "result")
+    except UsageError:
+        if force:
             return None
-        wrong = f"holds the result of other settings ({', '.join(changed)} changed)"
-    if force:
+        raise
+    try:
+        with open_parquet(out) as file:
+            for number in range(file.num_row_groups):
+                file.read_row_group(number)
+    except UsageError:
+        print(f"{out} is damaged, and made again")
         return None
-    raise UsageError(f"{out} {wrong}; choose another --out, or start over with --force")
+    return dict(about["counts"])
 
 
 def _begin(job: EncodingJob, folder: Path, out: Path, settings: Mapping[str, Any], force: bool) -> None:
@@ -163,17 +155,6 @@ def encode_window(job: EncodingJob, folder: Path, window: int, following: int | 
     return Done(dict(zip(COUNTS, counts, strict=True)), [_part(folder, window)])
 
 
-def _whole(out: Path) -> bool:
-    """Whether all pages of an output are what was written."""
-    try:
-        with open_parquet(out) as file:
-            for number in range(file.num_row_groups):
-                file.read_row_group(number)
-    except UsageError:
-        return False
-    return True
-
-
 def join(folder: Path, out: Path, about: Mapping[str, Any]) -> Done:
     """Write the output from its parts."""
     parts = sorted(folder.glob("[0-9]*.parquet"))
@@ -189,8 +170,7 @@ def join(folder: Path, out: Path, about: Mapping[str, Any]) -> Done:
                 if sum(table.num_rows for table in held) >= GROUP_ROWS or part == parts[-1]:
                     writer.write_table(pa.concat_tables(held))
                     held = []
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(partial)
     return Done({})
 
 

@@ -43,8 +43,8 @@ class Engine:
     UsageError if there is no such head, or the device is not available or does not support `compute`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, output: str, compute: Compute | None = None) -> None:
-        self._compute = compute or Compute()
+    def __init__(self, checkpoint: Checkpoint, output: str, compute: Compute = Compute()) -> None:
+        self._compute = compute
         self.device = check_compute(self._compute)
         self.batch_tokens = self._compute.batch_tokens or BATCH_TOKENS.get(self.device.type, 16384)
         if output not in (*POOLINGS, *checkpoint.heads):

@@ -41,14 +41,12 @@ class Labels:
 
 def labels_of(checkpoint: Checkpoint, columns: int | None = None) -> Labels:
     """What a checkpoint predicts; UsageError if it was not fine-tuned, or for another number of texts in a row."""
-    for note in reversed(checkpoint.notes):
-        if note.get("conversion") == FINE_TUNED:
-            if None not in (columns, note["columns"]) and columns != note["columns"]:
-                raise UsageError(f"--text-column: the checkpoint reads {note['columns']} texts a row, not {columns}")
-            return Labels(
-                tuple(note["classes"]), note["columns"] or columns or 1, note["keep"], note.get("several", False)
-            )
-    raise UsageError("--checkpoint was not fine-tuned and predicts nothing; fine-tune it with `linformer finetune`")
+    note = checkpoint.note(FINE_TUNED)
+    if not note:
+        raise UsageError("--checkpoint was not fine-tuned and predicts nothing; fine-tune it with `linformer finetune`")
+    if None not in (columns, note["columns"]) and columns != note["columns"]:
+        raise UsageError(f"--text-column: the checkpoint reads {note['columns']} texts a row, not {columns}")
+    return Labels(tuple(note["classes"]), note["columns"] or columns or 1, note["keep"], note.get("several", False))
 
 
 def predict(

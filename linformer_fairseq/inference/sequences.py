@@ -51,12 +51,11 @@ def dictionary_digest(tokenizer: Path) -> str:
 
 
 def encode(texts: Sequence[tuple[str, ...]], encoder: encoders.Encoder, longest: int, keep: str = "head") -> Sequences:
-    """Tokenise rows, all of one text or all of two; UsageError for chunks of two texts.
+    """Tokenise rows, all of one text or all of two, for a model that reads `longest` tokens.
 
-    Args:
-        longest: number of tokens that the model reads. Of two texts, the longer one is shortened first.
-        keep: what is read of longer rows: `head`; `head-tail`, a quarter from the beginning and the rest from the end
-            (Sun et al. 2019 take 128 and 382 of 510 tokens); or `chunks`, all of it, as sequences of equal length.
+    `keep` is what is read of longer rows: `head`; `head-tail`, a quarter from the beginning and the rest from the end
+    (Sun et al. 2019 take 128 and 382 of 510 tokens); or `chunks`, all of it, as sequences of equal length, which two
+    texts cannot have (UsageError). Of two texts, the longer one is shortened first.
     """
     if keep == "chunks" and texts and len(texts[0]) > 1:
         raise UsageError("--keep chunks is for one text a row; with two, choose head or head-tail")
@@ -107,12 +106,9 @@ def _shorten(ids: Ids, length: int, keep: str) -> Ids:
 def like_length(lengths: Sequence[int], batch_tokens: int, overhead: int = 64) -> list[Ids]:
     """The numbers of the sequences in each of the length-bucketed batches that cost least.
 
-    Much padding costs, and so do many small batches. The batch with most tokens comes first: if it does not fit into
-    memory, it fails at once. The others are in a fixed random order, so that the remaining time can be estimated.
-
-    Args:
-        batch_tokens: tokens in a batch at most, padding included; a longer sequence is a batch of its own.
-        overhead: fixed cost of a batch, in tokens that could be computed meanwhile.
+    A batch has at most `batch_tokens`, padding included, unless one sequence is longer, and costs its tokens and
+    `overhead`. That with most tokens comes first: if it does not fit into memory, it fails at once. The others are in a
+    fixed random order, so that the remaining time can be estimated.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     # A stable sort gives the same batches on every machine, and so the same values to the bit.

@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, 
 
 from linformer_fairseq import cli
 from linformer_fairseq.checkpoints.checkpoint import FINE_TUNED, read
-from linformer_fairseq.checkpoints.folders import as_file, read_folder
+from linformer_fairseq.checkpoints.folders import as_file, read_any
 from linformer_fairseq.checkpoints.hf_code import MODEL, write_code
 from linformer_fairseq.checkpoints.huggingface import from_hf, to_hf
 from linformer_fairseq.inference.engine import Engine
@@ -78,7 +78,7 @@ def test_classes_learnt_in_transformers_come_back(folder: Path, tmp_path: Path) 
 def test_a_head_that_fairseq_has_not_is_left_out_on_the_way_back(folder: Path, tmp_path: Path) -> None:
     model = AutoModelForTokenClassification.from_pretrained(folder, num_labels=3, **TRUST)
     model.save_pretrained(tmp_path)
-    back = read_folder(tmp_path)
+    back = read_any(tmp_path)
     assert back.notes[-2]["left out"] == ["classifier.bias", "classifier.weight"] and back.heads == []
 
 
