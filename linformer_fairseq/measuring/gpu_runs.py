@@ -1,10 +1,10 @@
 """Short runs of the real fairseq-train that show what a GPU makes of each precision; `recipes/measure/gpu_check.py`."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -53,15 +53,15 @@ class Runs:
 
     def training(self) -> dict[str, Any]:
         """Last loss of a tiny model after 200 updates in each precision, with each optimizer and criterion."""
-        kinds = list(product(self._modes(), PAIRS))
-        return self._each({f"{mode}, {pair}": (self._loss, mode, pair) for mode, pair in kinds})
+        kinds = product(self._modes(), PAIRS)
+        return self._each({f"{mode}, {pair}": partial(self._loss, mode, pair) for mode, pair in kinds})
 
     def resuming(self) -> dict[str, Any]:
         """Largest difference of a parameter after a stop and a new start from the run that was not disturbed.
 
         Beside it, the difference of a second undisturbed run: a GPU adds up in no fixed order.
         """
-        return self._each({mode: (self._resumed, mode) for mode in self._modes()})
+        return self._each({mode: partial(self._resumed, mode) for mode in self._modes()})
 
     def overflow(self) -> dict[str, int]:
         """How many updates are skipped when the first scale of the loss is far too large."""
@@ -75,9 +75,8 @@ class Runs:
         if self.cpu:
             return {}
         with_symbols(self.data, 50265, self.folder / "large")
-        modes = [mode for mode in self._modes() if mode != "amp"]
-        kinds = product(modes, ROWS, (False, True))
-        return self._each({f"{m}, n = {n}{', recomputed' * r}": (self._peak, m, n, r) for m, n, r in kinds})
+        kinds = product([mode for mode in PRECISIONS if mode != "amp"], ROWS, (False, True))
+        return self._each({f"{m}, n = {n}{', recomputed' * r}": partial(self._peak, m, n, r) for m, n, r in kinds})
 
     @property
     def updates(self) -> int:
@@ -87,18 +86,10 @@ class Runs:
     def _modes(self) -> list[str]:
         return ["fp32", "bf16"] if self.cpu else list(PRECISIONS)
 
-    def _each(self, work: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+    def _each(self, work: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
         assert self.data.exists()  # made before the runs begin
-
-        def one(call: tuple[Callable[..., Any], Any]) -> Any:
-            function, *arguments = call
-            try:
-                return function(*arguments)
-            except Exception as error:  # the others may still tell something
-                return {"failed": f"{type(error).__name__}: {error}"}
-
         with ThreadPoolExecutor(1 if self.cpu else 8) as pool:
-            return dict(zip(work, pool.map(one, work.values()), strict=True))
+            return dict(zip(work, pool.map(figures_of, work.values()), strict=True))
 
     def _loss(self, mode: str, pair: str) -> float:
         return last(self._tiny(mode, pair, f"{mode} {pair}", self.updates), "loss")
@@ -134,6 +125,14 @@ class Runs:
         run = self.folder / name
         run_logged([*argv, "--save-dir", str(run)], run / LOG)
         return run
+
+
+def figures_of(step: Callable[[], Any]) -> Any:
+    """The result of a step, or why it failed: the others may still tell something."""
+    try:
+        return step()
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
 
 
 def last(run: Path, name: str) -> float:

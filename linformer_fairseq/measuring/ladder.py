@@ -5,7 +5,6 @@ trainings beside each other can be compared. With several seeds, the table has m
 and the picture the first seed.
 """
 
-import argparse
 import math
 import os
 import resource
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, in_a_process, markdown
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, Results, flag, in_a_process, markdown
 from linformer_fairseq.measuring.trainings import TOKENS, schedule, train
 
 Curve = list[dict[str, Any]]
@@ -36,23 +35,17 @@ class Ladder:
 
     def measurement(self, file: str, about: str | None) -> Measurement:
         """The script."""
-        return Measurement(
-            *(file, about, self.flags, self.measure, self.table, {"curves.png": self.plot}),
-            quick={"updates": 20},
-            choices=("variants", "parallel", "seeds"),
-        )
+        names = list(self.variants)
+        flags = [
+            flag("data", Path, "folder made by `python -m data_prep binarize`"),
+            flag("--updates", 4900, "of 4,096 tokens, more of fewer", quick=20),
+            flag("--parallel", 1, "trainings at a time, one thread each", cells=True),
+            flag("--seeds", 1, "trainings of a variant", cells=True),
+            flag("--variants", names, choices=names, cells=True),
+        ]
+        return Measurement(file, about, flags, self.measure, self.table, {"curves.png": self.plot})
 
-    def flags(self, parser: argparse.ArgumentParser) -> None:
-        """The arguments."""
-        names, add = list(self.variants), parser.add_argument
-        add("data", type=Path, help="folder made by `python -m data_prep binarize`")
-        add("--updates", type=int, default=4900, help="of 4,096 tokens, more of fewer (default: %(default)s)")
-        add("--parallel", type=int, default=1, metavar="N", help="trainings at a time, one thread each")
-        add("--seeds", type=int, default=1, metavar="N", help="trainings of a variant (default: 1)")
-        add("--variants", nargs="+", choices=names, default=names, metavar="NAME")
-
-    def measure(self, options: argparse.Namespace, cells: Cells) -> None:
-        """Run the trainings that are not finished."""
+    def measure(self, options: Options, cells: Cells) -> None:
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         work = {}
         for seed in range(1, options.seeds + 1):
@@ -81,22 +74,20 @@ class Ladder:
         """Perplexity at equal tokens, and at the minutes in which the first variant was done."""
         curves = self.validations(results)
         name, [first, *_] = next(iter(curves.items()))
-        seconds = first[-1].get("cpu_seconds")  # none on a GPU that several runs shared
+        timed = "cpu_seconds" in first[-1]  # not on a GPU that several runs shared
         shown = [first[i]["update"] * self.tokens(name) for i in (len(first) // 4, len(first) // 2, len(first) - 1)]
         rows = []
         for variant, seeds in curves.items():
             size = self.tokens(variant)
             nearest = [[min(valid, key=lambda p: abs(p["update"] * size - t)) for valid in seeds] for t in shown]
-            found = [[point["perplexity"] for point in points] for points in nearest]
-            if seconds is None:
-                rows.append([variant, *map(of_seeds, found)])
-                continue
-            found.append([perplexity_at(valid, seconds) for valid in seeds])
-            minutes = median(valid[-1]["cpu_seconds"] / 60 for valid in seeds)
-            rows.append([variant, *map(of_seeds, found), f"{minutes:.0f}"])
-        tokens = [f"{t:.{0 if shown[-1] >= 10 else 1}f} M tokens" for t in shown]
-        minutes = [] if seconds is None else [f"at {seconds / 60:.0f} min", "minutes for all"]
-        return markdown(["", *tokens, *minutes], rows)
+            row = [variant, *(of_seeds([point["perplexity"] for point in points]) for points in nearest)]
+            if timed:
+                row.append(of_seeds([perplexity_at(valid, first[-1]["cpu_seconds"]) for valid in seeds]))
+                row.append(f"{median(valid[-1]['cpu_seconds'] / 60 for valid in seeds):.0f}")
+            rows.append(row)
+        header = ["", *(f"{t:.{0 if shown[-1] >= 10 else 1}f} M tokens" for t in shown)]
+        header += [f"at {first[-1]['cpu_seconds'] / 60:.0f} min", "minutes for all"] if timed else []
+        return markdown(header, rows)
 
     def plot(self, results: Results, path: Path) -> None:
         """Perplexity over tokens, and over minutes."""

@@ -1,9 +1,11 @@
 """Short trainings of the recipe `tiny_n512_k128` by the real fairseq-train, and perplexity by fairseq-validate."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from linformer_fairseq.checkpoints.checkpoint import Checkpoint, encoder_config, read
+from linformer_fairseq.errors import UsageError
 from linformer_fairseq.paths import RECIPES, USER_DIR
 from linformer_fairseq.training.metrics import read_metrics
 from linformer_fairseq.training.progress import parse_line, run_logged
@@ -34,12 +36,14 @@ def longer(tokens: int) -> dict[str, Any]:
 Metrics = list[dict[str, Any]]
 
 
-def train(data: Path, run: Path, settings: Mapping[str, Any], label: str, start: Path | None = None) -> Metrics:
-    """Train with these changes to the recipe, or resume; the lines of RUN/checkpoints/metrics.jsonl.
+def train(
+    data: Path, run: Path, settings: Mapping[str, Any], label: str, start: Path | None = None, recipe: Path = RECIPE
+) -> Metrics:
+    """Train with these changes to a recipe, or resume; the lines of RUN/checkpoints/metrics.jsonl.
 
     The parameters are those of the checkpoint `start`, if there is one. `label` is the text of the progress line.
     """
-    argv = fairseq_train_argv(RECIPE, data, run / "checkpoints", settings)
+    argv = fairseq_train_argv(recipe, data, run / "checkpoints", settings)
     if start is not None and not (run / "checkpoints/checkpoint_last.pt").exists():
         argv += ["--restore-file", str(start)]
     run_logged(argv, run / "train.log", range(settings["optimization.max_update"]), label)
@@ -76,3 +80,15 @@ def with_symbols(data: Path, symbols: int, folder: Path) -> Path:
     lines += [f"madeupword{number:06d} 0" for number in range(symbols - SPECIAL - len(lines))]
     (folder / "dict.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def students(given: Sequence[str], original: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
+    """Names and models of --student NAME=FILE; UsageError for one that reads other ids than `original`."""
+    for word in given:
+        name, _, file = word.partition("=")
+        if not (name and file) or "/" in name:
+            raise UsageError(f"--student {word}: must be NAME=FILE, such as distilled=student.pt")
+        student = read(Path(file))
+        if encoder_config(student).vocab_size != encoder_config(original).vocab_size:
+            raise UsageError(f"--student {word}: has another vocabulary than the original")
+        yield name, student

@@ -7,7 +7,6 @@ the same data, order and masks. Minutes are processor minutes of one core, so th
 compared.
 """
 
-import sys
 from typing import Any
 
 from linformer_fairseq.measuring.ladder import Ladder
@@ -30,4 +29,4 @@ LADDER = Ladder(VARIANTS, lambda name: ":" if "no attention" in name else "-" if
 MEASUREMENT = LADDER.measurement(__file__, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

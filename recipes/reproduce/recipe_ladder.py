@@ -9,7 +9,6 @@ that the same model has a perplexity of 76.8 there and of 80.7 here. Learning ra
 optimizer by itself.
 """
 
-import sys
 from itertools import product
 from typing import Any
 
@@ -52,4 +51,4 @@ LADDER = Ladder(VARIANTS, lambda name: "-" if name.startswith("muon") else "--")
 MEASUREMENT = LADDER.measurement(__file__, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

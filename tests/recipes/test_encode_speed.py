@@ -25,7 +25,7 @@ def test_all_ways_are_measured_and_reported(tmp_path: Path, monkeypatch: pytest.
     words = ["--quick", "--threads", "1", "--device", "cpu", "--out", str(tmp_path)]
     assert encode_speed.MEASUREMENT.main(words) == 0
     cells = json.loads((tmp_path / "results.json").read_text())["cells"]
-    names = ("adaptive, k = 16, W = 4", EXACT, ROBERTA)
+    names = ("adaptive, k = 16, W = 0", "adaptive, k = 16, W = 4", EXACT, ROBERTA)
     how = ["PyTorch, float32", "ONNX Runtime, float32", "PyTorch, bfloat16", "PyTorch, int8", "ONNX Runtime, int8"]
     assert [*cells] == [f"{name}, {way}, threads 1, round 0" for way in how for name in names]
     for name, found in cells.items():
