@@ -58,12 +58,10 @@ class Ladder:
 
     def validations(self, results: Results) -> dict[str, list[Curve]]:
         """The points of validation by variant, a curve for each seed."""
-        found = {}
-        for variant in self.variants:
-            names = sorted(name for name in results["cells"] if name.partition(", seed ")[0] == variant)
-            if names:
-                found[variant] = [[p for p in results["cells"][name] if p["split"] == "valid"] for name in names]
-        return found
+        found: dict[str, list[Curve]] = {variant: [] for variant in self.variants}
+        for name, points in sorted(results["cells"].items()):
+            found[name.partition(", seed ")[0]].append([p for p in points if p["split"] == "valid"])
+        return {variant: curves for variant, curves in found.items() if curves}
 
     def tokens(self, variant: str) -> float:
         """Of an update, in millions."""
@@ -91,12 +89,14 @@ class Ladder:
 
     def plot(self, results: Results, path: Path) -> None:
         """Perplexity over tokens, and over minutes."""
-        curves = [(name, seeds[0]) for name, seeds in self.validations(results).items()]
-        by_tokens = {n: [(p["update"] * self.tokens(n), p["perplexity"]) for p in valid] for n, valid in curves}
-        panels = [Panel("million tokens", by_tokens)]
-        if all("cpu_seconds" in p for _, valid in curves for p in valid):
-            by_minutes = {n: [(p["cpu_seconds"] / 60, p["perplexity"]) for p in valid] for n, valid in curves}
-            panels.append(Panel("minutes of one processor core", by_minutes))
+        curves = {name: seeds[0] for name, seeds in self.validations(results).items()}
+
+        def panel(label: str, at: Callable[[str, dict[str, Any]], float]) -> Panel:
+            return Panel(label, {n: [(at(n, p), p["perplexity"]) for p in valid] for n, valid in curves.items()})
+
+        panels = [panel("million tokens", lambda name, p: p["update"] * self.tokens(name))]
+        if all("cpu_seconds" in p for valid in curves.values() for p in valid):
+            panels.append(panel("minutes of one processor core", lambda _, p: p["cpu_seconds"] / 60))
         plot_lines(path, "validation perplexity", panels, self.style)
 
 

@@ -71,7 +71,7 @@ class Cells:
                 list(pool.map(one, left) if parallel > 1 else map(one, left))
 
     def turns(self, contestants: Mapping[str, Work], rounds: int) -> None:
-        """Run the contestants in turns, so that a busy machine is busy for all of them; see `rounds_of`."""
+        """Run the contestants in turns, so that a busy machine is busy for all; see `rounds_of`."""
         self.run({f"{name}, round {number}": work for number in range(rounds) for name, work in contestants.items()})
 
     def finished(self) -> dict[str, dict[str, Any]]:
@@ -118,19 +118,25 @@ def flag(
     several = isinstance(default, list)
     one = (default or [""])[0] if several else default
     kind = one if isinstance(one, type) else type(one)
-    given: dict[str, Any] = {"action": "store_true"} if kind is bool else {"nargs": "+"} if several else {}
+    if kind is bool:
+        return Flag(name, quick, cells, {"action": "store_true", "help": about})
+    given: dict[str, Any] = {"nargs": "+"} if several else {}
     if kind in (int, float, Path):
         given["type"] = {int: whole(least), float: real(0, 1e15), Path: Path}[kind]
-    if name.startswith("--") and kind is not bool:
-        given |= {"metavar": {int: "N", float: "X", Path: "PATH"}.get(kind, "NAME")}
-    if "choices" in more:
-        about += f" of {', '.join(more['choices'])}"
+    if name.startswith("--"):
+        metavar = {int: "N", float: "X", Path: "PATH"}.get(kind, "NAME")
+        given |= {"metavar": metavar, "required": isinstance(one, type)}
     if not isinstance(one, type):
         given["default"] = default
         about += f" (default: {' '.join(map(str, default)) if several else default})" if default else ""
-    elif name.startswith("--"):
-        given["required"] = True
+    if "choices" in more:
+        about += f": {', '.join(more['choices'])}"
     return Flag(name, quick, cells, given | {"help": about.strip()} | more)
+
+
+def numbers(**named: tuple[Any, Any]) -> list[Flag]:
+    """Arguments that their names explain: the default of each, and its default with --quick."""
+    return [flag(f"--{name.replace('_', '-')}", default, quick=quick) for name, (default, quick) in named.items()]
 
 
 @dataclass(frozen=True)
@@ -210,9 +216,8 @@ class Measurement:
 
 def as_typed(file: str, words: Sequence[str]) -> str:
     """A command as a report names it: without --out and --report, and with DATA for an absolute path."""
-    left = iter(words)
+    left, script = iter(words), "/".join(Path(file).resolve().parts[-3:])
     shown = [word for word in left if not (word in ("--out", "--report") and next(left, None))]
-    script = "/".join(Path(file).resolve().parts[-3:])
     return shlex.join(["python", script, *(re.sub("(^|=)/.*", r"\1DATA", word) for word in shown)])
 
 

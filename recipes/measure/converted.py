@@ -40,29 +40,25 @@ Texts = list[list[Ids]]  # lists of ids with <s> and </s>, each the first of all
 
 def measure(options: Options, cells: Cells) -> None:
     torch.set_num_threads(1)
-    original = read(options.original)
+    original, lengths, windows = read(options.original), options.projected_length, options.local_window
     if (kind := encoder_config(original).attention) != "exact":
         raise UsageError(f"{options.original} has --attention {kind}; convert its model with --attention exact")
-    work, (texts, scores) = models(options, original), gather(options, original)
-    exact = cache(partial(vectors_of, original, texts))
-    cells.run({name: partial(kept, make, texts, scores, exact) for name, make in work.items()})
-
-
-def models(options: Options, original: Checkpoint) -> dict[str, Make]:
-    """What makes the model of each row, by its name."""
-    lengths, windows = options.projected_length, options.local_window
-    found: dict[str, Make] = {"original": original.converted}
-    found[f"fixed blocks, k = {max(lengths)}"] = partial(to_linformer, original, str(max(lengths)))
+    makes: dict[str, Make] = {"original": original.converted}
+    makes[f"fixed blocks, k = {max(lengths)}"] = partial(to_linformer, original, str(max(lengths)))
     for k, w in product(lengths, windows):
-        found[f"adaptive, k = {k}, W = {w}"] = partial(to_linformer, original, str(k), kind="adaptive", window=w)
-    found |= {f"window alone, W = {w}": partial(without_slots, original, w) for w in windows if w}
+        makes[f"adaptive, k = {k}, W = {w}"] = partial(to_linformer, original, str(k), kind="adaptive", window=w)
+    makes |= {f"window alone, W = {w}": partial(without_slots, original, w) for w in windows if w}
     for name, student in students(options.student, original):
-        found[f"student, {name}"] = student.converted
+        makes[f"student, {name}"] = student.converted
         config = encoder_config(student)
         if config.local_window and config.attention == "linformer":
-            found[f"student, {name}, slots off"] = partial(without_slots, student, config.local_window)
-            found[f"student, {name}, window off"] = partial(student.converted, student.model | {"local_window": 0})
-    return found
+            makes[f"student, {name}, slots off"] = partial(without_slots, student, config.local_window)
+            makes[f"student, {name}, window off"] = partial(
+                student.converted, model=student.model | {"local_window": 0}
+            )
+    texts, scores = gather(options, original)
+    exact = cache(partial(vectors_of, original, texts))
+    cells.run({name: partial(kept, make, texts, scores, exact) for name, make in makes.items()})
 
 
 def without_slots(model: Checkpoint, window: int) -> Checkpoint:

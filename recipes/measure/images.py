@@ -40,7 +40,7 @@ from data_prep.run import run
 from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.commands import encode, finetune
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
-from linformer_fairseq.measuring.study import Cells, Measurement, Options, comparison, flag, seconds
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, comparison, flag, numbers, seconds
 from linformer_fairseq.measuring.trainings import curve, schedule, train
 from linformer_fairseq.paths import RECIPES
 from linformer_fairseq.tables import read_table
@@ -246,12 +246,9 @@ FLAGS = [
     flag("--pixels", 16, "a side of a glyph", quick=4),
     flag("--labelled", 1000, "images of each set with a label", quick=150),
     flag("--test", 500, "images of each set to test on", quick=20),
-    flag("--updates", 200, "of pretraining, of 4,096 tokens", quick=1),
     flag("--epochs", 6, "of learning labels, twice as many of digits", quick=1),
-    flag("--k", 64, "projected length, at most", quick=4),
     flag("--side", 64, "pixels of the images whose speed is measured", quick=4),
-    flag("--rounds", 3, "of the speeds", quick=1),
-    flag("--threads", 1, "of PyTorch"),
+    *numbers(updates=(200, 1), k=(64, 4), rounds=(3, 1), threads=(1, None)),
 ]
 MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, comparison("Images as sequences", " ".join(ABOUT.split())))
 

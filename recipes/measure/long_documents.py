@@ -15,7 +15,7 @@ from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from linformer_fairseq.inference.engine import Compute, Engine
 from linformer_fairseq.inference.sequences import Ids, arrange, tokenizer_of
 from linformer_fairseq.io.files import replace_when_done
 from linformer_fairseq.measuring import study
-from linformer_fairseq.measuring.study import Cells, Options, Results, flag, markdown, rounds_of
+from linformer_fairseq.measuring.study import Cells, Options, Results, Work, flag, markdown, rounds_of
 from linformer_fairseq.measuring.trainings import students
 from linformer_fairseq.tables import read_table
 
@@ -52,26 +52,32 @@ Values = np.ndarray[Any, Any]
 Reader = Callable[[Sequence[Ids]], tuple[Values, float]]  # documents to vectors (documents, C) of length 1; seconds
 
 
-class Collection(NamedTuple):
-    """Documents of one kind, and what their vectors are tried on."""
-
-    documents: list[Ids]  # without special symbols
-    scores: Callable[[Values, int], dict[str, float]]  # of the vectors and the seed of a split: percent, by task
+# Documents of one kind, without special symbols, and their scores by vectors and the seed of a split: percent by task.
+Collection = tuple[list[Ids], Callable[[Values, int], dict[str, float]]]
 
 
 def measure(options: Options, cells: Cells) -> None:
     torch.set_num_threads(1)
-    source = read(options.checkpoint)
-    known = readers(options, source)
-    for title, collection in collect(options, tokenizer_of(source, None)).items():
-        size = -(-len(collection.documents) // options.rounds)
+    if options.books is None and options.imdb is None:
+        raise UsageError("nothing to read: name a folder of books with --books, one with IMDB with --imdb, or both")
+    source, collections = read(options.checkpoint), dict[str, Collection]()
+    known, tokenizer = readers(options, source), tokenizer_of(source, None)
+    if options.books is not None:
+        books = read_books(options, tokenizer)
+        for n in sorted(options.lengths):
+            collections[f"Book passages of {n:,} tokens"] = passages(books, n, options)
+    if options.imdb is not None:
+        collections[f"IMDB reviews of more than {WORDS} words"] = reviews(options, tokenizer)
+    for title, collection in collections.items():
+        size, work = -(-len(collection[0]) // options.rounds), dict[str, Work]()
         files: dict[str, list[Path]] = {name: [] for name in known}
         for i, (name, reader) in product(range(options.rounds), known.items()):
             files[name].append(options.out / "vectors" / f"{title}, {name}, {i}.npy")
-            documents = collection.documents[i * size : (i + 1) * size]
-            cells.run({f"{title}, {name}, round {i}": partial(read_some, documents, reader, files[name][i])})
-        scored = {name: partial(score, title, name, collection, reader, files[name]) for name, reader in known.items()}
-        cells.run({f"{title}, {name}": work for name, work in scored.items()})
+            documents = collection[0][i * size : (i + 1) * size]
+            work[f"{title}, {name}, round {i}"] = partial(read_some, documents, reader, files[name][i])
+        for name, reader in known.items():
+            work[f"{title}, {name}"] = partial(score, title, name, collection, reader, files[name])
+        cells.run(work)
 
 
 def read_some(documents: list[Ids], reader: Reader, file: Path) -> dict[str, float]:
@@ -84,26 +90,13 @@ def read_some(documents: list[Ids], reader: Reader, file: Path) -> dict[str, flo
 
 def score(title: str, name: str, collection: Collection, reader: Reader, files: list[Path]) -> dict[str, Any]:
     """Scores of the vectors in the files, for each task a list over the seeds."""
-    documents = collection.documents
+    documents, scores_of = collection
     # The frequencies of TF-IDF are those of all documents.
     vectors = tf_idf(documents)[0] if reader is tf_idf else np.concatenate([np.load(file) for file in files])
-    found = [collection.scores(vectors, seed) for seed in SEEDS]
+    found = [scores_of(vectors, seed) for seed in SEEDS]
     tokens = sum(map(len, documents)) / len(documents) + SPECIAL
     scores = {task: [each[task] for each in found] for task in found[0]}
     return {"set": title, "reader": name, "documents": len(documents), "tokens": tokens, "scores": scores}
-
-
-def collect(options: Options, encoder: Encoder) -> dict[str, Collection]:
-    """What the folders hold, by title; UsageError if none is given, or one has too little."""
-    found: dict[str, Collection] = {}
-    if options.books is None and options.imdb is None:
-        raise UsageError("nothing to read: name a folder of books with --books, one with IMDB with --imdb, or both")
-    if options.books is not None:
-        books = read_books(options, encoder)
-        found |= {f"Book passages of {n:,} tokens": passages(books, n, options) for n in sorted(options.lengths)}
-    if options.imdb is not None:
-        found[f"IMDB reviews of more than {WORDS} words"] = reviews(options, encoder)
-    return found
 
 
 def read_books(options: Options, encoder: Encoder) -> list[tuple[str, Ids]]:
@@ -147,7 +140,7 @@ def passages(books: list[tuple[str, Ids]], length: int, options: Options) -> Col
             found["author of another book"] = accuracy(vectors, authors[book], rest, held)
         return found
 
-    return Collection(documents, scores)
+    return documents, scores
 
 
 def reviews(options: Options, encoder: Encoder) -> Collection:
@@ -169,7 +162,7 @@ def reviews(options: Options, encoder: Encoder) -> Collection:
         drawn = np.random.default_rng(seed).random(len(rows)) < 0.75
         return {"label": accuracy(vectors, label, drawn & ~test, drawn & test)}
 
-    return Collection(documents, scores)
+    return documents, scores
 
 
 def accuracy(vectors: Values, labels: Values, train: Values, test: Values) -> float:

@@ -251,7 +251,7 @@ KINDS = {
 }
 INPUT = "a MediaWiki XML dump (plain, .bz2, .gz, .xz), or SOURCE=PATH of `data_prep extract`"
 FLAGS = [
-    flag("what", str, "what is measured:", choices=list(KINDS)),
+    flag("what", str, "what is measured", choices=list(KINDS)),
     flag("input", [str], INPUT, nargs="*", action=Inputs),
     flag("--rounds", 5, "of each way", quick=1),
     flag("--pages", 200, "articles to extract", quick=2),

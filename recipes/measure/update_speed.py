@@ -17,7 +17,7 @@ import fairseq
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring import study
-from linformer_fairseq.measuring.study import Cells, Options, Results, flag
+from linformer_fairseq.measuring.study import Cells, Options, Results, flag, numbers
 from linformer_fairseq.measuring.trainings import with_symbols
 from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.training.progress import parse_line, run_logged
@@ -105,17 +105,10 @@ def table(results: Results) -> str:
 FLAGS = [
     flag("data", Path, "folder of binarised text"),
     flag("--n", [512, 4096], "tokens of a row", quick=[32], cells=True),
-    flag("--rounds", 3, "trainings of each contestant", quick=1),
     flag("--tokens", 4096, "of an update", quick=128),
-    flag("--updates", 8, "of each training", quick=3),
     flag("--warm-up", 3, "updates at the start that do not count", quick=1, least=0),
-    flag("--threads", len(os.sched_getaffinity(0)), "of each training"),
-    flag("--k", 256, "projected length", quick=8),
-    flag("--symbols", 50265, "of the dictionary", quick=100),
-    flag("--layers", 12, quick=1),
-    flag("--embed-dim", 768, quick=32),
-    flag("--ffn-dim", 3072, quick=64),
-    flag("--heads", 12, quick=2),
+    *numbers(rounds=(3, 1), updates=(8, 3), threads=(len(os.sched_getaffinity(0)), None), k=(256, 8)),
+    *numbers(symbols=(50265, 100), layers=(12, 1), embed_dim=(768, 32), ffn_dim=(3072, 64), heads=(12, 2)),
 ]
 MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, measure, table)
 

@@ -22,21 +22,10 @@ from torch import Tensor, nn
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring import contestants as by
+from linformer_fairseq.measuring import study
 from linformer_fairseq.measuring.layers import give_back_memory, growth
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import (
-    Cells,
-    Measurement,
-    Options,
-    Results,
-    flag,
-    heading,
-    in_a_process,
-    markdown,
-    rounds_of,
-    seconds,
-    spread,
-)
+from linformer_fairseq.measuring.study import Cells, Options, Results, flag, markdown, numbers, spread
 from linformer_fairseq.ranges import real
 
 KEYS = 8  # no more than a block of BigBird, whose first one attends to all tokens
@@ -58,10 +47,10 @@ def measure(options: Options, cells: Cells) -> None:
     if gone := [name for name in by.EFFICIENT if name not in task]:
         print(f"this version of transformers has no {', '.join(gone)}: left out", file=sys.stderr)
     sizes = {n: models(options, n, options.channels) for n in options.lengths}
-    work = {f"{name}, n = {n}": in_a_process(cost, make, n) for n in sizes for name, make in sizes[n].items()}
+    work = {f"{name}, n = {n}": study.in_a_process(cost, make, n) for n in sizes for name, make in sizes[n].items()}
     cells.turns(work, options.rounds)
     rates = [(f"{name}, lr {rate:g}", make, rate) for rate in options.lr for name, make in task.items()]
-    cells.run({name: in_a_process(learn, options, make, rate) for name, make, rate in rates})
+    cells.run({name: study.in_a_process(learn, options, make, rate) for name, make, rate in rates})
 
 
 def models(options: Options, n: int, channels: int) -> dict[str, by.Make]:
@@ -90,7 +79,7 @@ def cost(make: by.Make, n: int) -> dict[str, float]:
     steps = {"reading": read, "training": train}
     for name, step in steps.items():
         step()
-        found[f"{name}, tokens/s"] = n / seconds(step, time.process_time)
+        found[f"{name}, tokens/s"] = n / study.seconds(step, time.process_time)
     for name, step in steps.items():
         give_back_memory()
         found[f"{name}, MB"] = growth(step) / 1e6
@@ -186,13 +175,13 @@ Guesses are right in {chance:g} %. The right ones in all are the mean of those b
 def table(results: Results) -> str:
     """Time and memory by length, and the scores of the task."""
     cells, settings = results["cells"], results["settings"]
-    text = heading("The other efficient encoders beside ours", results, ABOUT.format(**settings))
+    text = study.heading("The other efficient encoders beside ours", results, ABOUT.format(**settings))
     costs = [(*name.rsplit(", ", 2)[:2], cell) for name, cell in cells.items() if ", n = " in name]
     encoders, lengths = (list(dict.fromkeys(names)) for names in zip(*(names for *names, _ in costs), strict=True))
     for figure in dict.fromkeys(key for *_, cell in costs for key in cell):
         rows = []
         for encoder in encoders:
-            rounds = ([one[figure] for one in rounds_of(cells, f"{encoder}, {n}")] for n in lengths)
+            rounds = ([one[figure] for one in study.rounds_of(cells, f"{encoder}, {n}")] for n in lengths)
             rows.append([encoder, *(spread(found if len(set(found)) > 1 else found[:1]) for found in rounds)])
         title = f"{figure[0].upper()}{figure[1:]}, {settings['channels']} channels"
         text += f"\n## {title}\n\n{markdown(['', *lengths], rows)}"
@@ -212,20 +201,15 @@ def plot(results: Results, path: Path) -> None:
 
 FLAGS = [
     flag("--lengths", [1024, 4096, 16384], quick=[64], cells=True),
-    flag("--rounds", 1, "of time and memory"),
-    flag("--layers", 2, quick=1),
-    flag("--channels", 256, "of the encoders whose time is taken", quick=16),
-    flag("--heads", 4, quick=2),
-    flag("--k", 256, "projected length of ours", quick=16),
+    *numbers(rounds=(1, 1), layers=(2, 1), channels=(256, 16), heads=(4, 2), k=(256, 16)),
     flag("--local-window", 64, "neighbours on each side", quick=4, least=0),
     flag("--n", 1024, "tokens of the task's texts", quick=256),
     flag("--repeats", [1, 8, 64], "how often texts tell a value", quick=[1, 2]),
-    flag("--task-channels", 64, quick=16),
-    flag("--batch-size", 4, "texts"),
+    *numbers(task_channels=(64, 16), batch_size=(4, 4)),
     flag("--lr", [1e-3, 3e-3], "the best counts", quick=[1e-3], cells=True),
     flag("--seconds", 60.0, "of a training, of one processor core", quick=0.1, type=real(0.01, 1e6)),
 ]
-MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, table, {"task.png": plot})
+MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, measure, table, {"task.png": plot})
 
 if __name__ == "__main__":
     raise SystemExit(MEASUREMENT.main())

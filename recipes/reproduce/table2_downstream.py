@@ -34,7 +34,6 @@ GLUE = ("SST-2", "MRPC", "CoLA", "STS-B", "RTE")
 QNLI, IMDB = "QNLI (its dev set, split)", "IMDB"
 TASKS = (*GLUE, QNLI, IMDB)
 EPOCHS = {"SST-2": 1, IMDB: 2}  # others: 3
-LR = 1e-3
 
 
 def measure(options: Options, cells: Cells) -> None:
@@ -64,16 +63,16 @@ def finetuned(options: Options, model: str, task: str) -> list[dict[str, Any]]:
     source, start = MODELS[model]
     out = options.out / "finetune" / "".join(c if c.isalnum() else "-" for c in model) / task.split()[0]
     words = ["--checkpoint", options.out / "pretrain" / source / "checkpoints/checkpoint_best.pt", "--out", out]
-    words += ["--lr", LR, "--epochs", EPOCHS.get(task, 3), "--seeds", options.seeds]
+    words += ["--lr", 1e-3, "--epochs", EPOCHS.get(task, 3), "--seeds", options.seeds]
     words += [] if start else ["--from-scratch"]
     if task in GLUE:
         words += ["--glue-dir", options.glue_dir, "--tasks", task]
     elif task == QNLI:
-        columns = ["--text-column", "question", "sentence"]
-        words += ["--train", options.glue_dir / "QNLI/dev.tsv", *columns, "--dev-share", 0.2, "--name", task]
+        words += ["--train", options.glue_dir / "QNLI/dev.tsv", "--text-column", "question", "sentence"]
+        words += ["--dev-share", 0.2, "--name", task]
     else:
-        words += ["--train", options.imdb_dir / "train.tsv", "--test", options.imdb_dir / "test.tsv", "--name", task]
-        words += ["--text-column", "sentence", "--keep", "head-tail"]
+        words += ["--train", options.imdb_dir / "train.tsv", "--test", options.imdb_dir / "test.tsv"]
+        words += ["--text-column", "sentence", "--keep", "head-tail", "--name", task]
     typed = [str(word) for word in words]
     if glue.main(typed) if task in GLUE else finetune.main(["train", *typed]):
         raise UsageError(f"{model} on {task} failed; the reason is above")
@@ -85,13 +84,13 @@ def grids(results: Results) -> dict[str, list[Row]]:
     """The rows of all tasks by model."""
     cells = results["cells"]
     found = {model: [Row(**row) for task in TASKS for row in cells.get(f"{model}, {task}", [])] for model in MODELS}
+    if not any(found.values()):
+        raise UsageError("no fine-tuning is finished yet; give more --models and --tasks")
     return {model: rows for model, rows in found.items() if rows}
 
 
 def markdown(results: Results) -> str:
-    if not (found := grids(results)):
-        raise UsageError("no fine-tuning is finished yet; give more --models and --tasks")
-    return table(found)
+    return table(grids(results))
 
 
 def write_more(results: Results, path: Path) -> None:

@@ -24,7 +24,16 @@ import torch
 from linformer_fairseq.measuring import study
 from linformer_fairseq.measuring.layers import CONTESTANTS, EXACT, Entry, cost, missing
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import Cells, Measurement, Options, Results, flag, in_a_process, rounds_of
+from linformer_fairseq.measuring.study import (
+    Cells,
+    Measurement,
+    Options,
+    Results,
+    flag,
+    in_a_process,
+    numbers,
+    rounds_of,
+)
 from linformer_fairseq.training.hardware import low_precision
 
 # Table 3 of the paper (Wang et al. 2020, arXiv 2006.04768), against n x n softmax on a V100 of 16 GB, inference:
@@ -87,17 +96,13 @@ def grid(o: Options) -> dict[str, Entry]:
     for mode, dtype in product(o.modes, o.dtypes):
         about = (mode, dtype, o.embed_dim, o.heads, o.ffn_dim, o.dropout)
         for n, k, names in sizes:
+            tokens = max(o.tokens, n) // n * n  # at least one input
             memory = [c for c in names if not o.quick or c != "exact" or n <= 16384]
-            found += [Entry("time", c, n, k, step(o.tokens, n), *about) for c in names]
-            found += [Entry("memory", c, n, 0 if c in EXACT else k, step(o.tokens, n), *about) for c in memory]
+            found += [Entry("time", c, n, k, tokens, *about) for c in names]
+            found += [Entry("memory", c, n, 0 if c in EXACT else k, tokens, *about) for c in memory]
     chosen = [e for e in found if e.kind in o.kinds and missing(e.contestant) is None]
     name = "{kind}, {contestant}, n = {n}, k = {k}, {tokens} tokens, {dtype}, {mode}"
     return {name.format(**vars(entry)): entry for entry in chosen}
-
-
-def step(tokens: int, n: int) -> int:
-    """Tokens of a step with inputs of n tokens: at least one of them."""
-    return max(tokens, n) // n * n
 
 
 def table(results: Results) -> str:
@@ -112,16 +117,17 @@ def table(results: Results) -> str:
 
 def by_title(results: Results) -> Mapping[str, Found]:
     """Entries by the title of their table: training first, fp32 first."""
-    title = "{}: {}, {}".format
-    keys = [title(KINDS[kind], MODES[mode], dtype) for mode, dtype, kind in product(MODES, DTYPES, KINDS)]
-    titles: dict[str, dict[tuple[str, int, int], dict[str, Any]]] = {key: {} for key in keys}
+    entries = []
     for name in dict.fromkeys(name.rpartition(", round ")[0] for name in results["cells"]):
         rounds = rounds_of(results["cells"], name)
         amounts = [one[unit] for one in rounds for unit in ("seconds", "bytes") if unit in one]
-        e = rounds[0]
-        found = titles[title(KINDS[e["kind"]], MODES[e["mode"]], e["dtype"])]
-        found[e["contestant"], e["n"], e["k"]] = {**e, "amounts": amounts}
-    return {title: found for title, found in titles.items() if found}
+        entries.append({**rounds[0], "amounts": amounts})
+    titles = {}
+    for mode, dtype, kind in product(MODES, DTYPES, KINDS):
+        own = [e for e in entries if (e["mode"], e["dtype"], e["kind"]) == (mode, dtype, kind)]
+        if own:
+            titles[f"{KINDS[kind]}: {MODES[mode]}, {dtype}"] = {(e["contestant"], e["n"], e["k"]): e for e in own}
+    return titles
 
 
 def grid_table(found: Found) -> str:
@@ -171,10 +177,11 @@ def plot(results: Results, path: Path) -> None:
         name, _, conditions = title.partition(": ")
         if name == KINDS["time"]:
             k = min((at for _, _, at in found), key=lambda at: (at != 256, at))
-            of = {c: sorted(n for name, n, at in found if (name, at) == (c, k)) for c in CONTESTANTS}
-            entries = {c: [found[c, n, k] for n in ns] for c, ns in of.items()}
-            lines = {c: [(e["n"], figure(e)) for e in line if e["amounts"]] for c, line in entries.items()}
-            panels.append(Panel("n", {c: line for c, line in lines.items() if line}, f"{conditions}, k = {k}", "log"))
+            lines: dict[str, list[tuple[float, float]]] = {}
+            for c, n in sorted((c, n) for c, n, at in found if at == k and found[c, n, k]["amounts"]):
+                lines.setdefault(c, []).append((n, figure(found[c, n, k])))
+            lines = {c: lines[c] for c in CONTESTANTS if c in lines}
+            panels.append(Panel("n", lines, f"{conditions}, k = {k}", "log"))
     if panels:
         plot_lines(path, "tokens per second", panels, lambda name: "o-")
 
@@ -185,7 +192,7 @@ FLAGS = [
     flag("--lengths", list(PAPER), "by default the paper's", cells=True),
     flag("--k", list(KS), "by default the paper's, below n", cells=True),
     flag("--contestants", list(CONTESTANTS), choices=list(CONTESTANTS), cells=True),
-    flag("--dtypes", ["fp32", HALF], "16 bit is autocast:", choices=DTYPES, cells=True),
+    flag("--dtypes", ["fp32", HALF], "16 bit is autocast", choices=DTYPES, cells=True),
     flag("--modes", list(MODES), quick=["train"], choices=list(MODES), cells=True),
     flag("--kinds", list(KINDS), choices=list(KINDS), cells=True),
     flag("--dropout", 0.1),
@@ -193,11 +200,10 @@ FLAGS = [
     flag("--budget", 60.0, "seconds of a contestant in a cell, then it drops out", quick=20.0, cells=True),
     flag("--tokens", 65536 if GPU else 4096, "of a step, at least"),
     flag("--device", "cuda" if GPU else "cpu", choices=["cpu", "cuda"]),
-    flag("--threads", len(os.sched_getaffinity(0))),
     flag("--again", False, "measure finished cells, too", cells=True),
-    flag("--embed-dim", 768),
-    flag("--heads", 12),
-    flag("--ffn-dim", 3072),
+    *numbers(
+        threads=(len(os.sched_getaffinity(0)), None), embed_dim=(768, None), heads=(12, None), ffn_dim=(3072, None)
+    ),
 ]
 MEASUREMENT = Measurement(__file__, __doc__, FLAGS, run, table, {"speed.png": plot})
 

@@ -19,7 +19,7 @@ from recipes.measure.encode_speed import mixed
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_all_ways_are_measured_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode_speed, "in_a_process", partial)
+    monkeypatch.setattr("linformer_fairseq.measuring.study.in_a_process", partial)
     monkeypatch.setattr(contestants, "SCORES", 4 * 100**2)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     words = ["--quick", "--threads", "1", "--device", "cpu", "--out", str(tmp_path)]
