@@ -19,7 +19,7 @@ from linformer_fairseq.hf import modeling_linformer
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 from linformer_fairseq.inference.quantize import quantize
 from linformer_fairseq.io.files import replace_when_done
-from linformer_fairseq.measuring.study import flag
+from linformer_fairseq.measuring.study import Options, flag
 
 EXACT, ROBERTA = "exact attention", "RoBERTa (SDPA)"
 EFFICIENT = {name: name for name in ("Longformer", "BigBird", "Nystromformer", "Reformer")} | {
@@ -49,6 +49,11 @@ class Sizes:
     heads: int
     k: int  # projected length of ours
     kind: str = "Model"  # Model for features (B, N, C), or CLASSIFIER
+
+    @classmethod
+    def of(cls, options: Options, longest: int, kind: str = "Model") -> "Sizes":
+        """Those that `FLAGS` ask for."""
+        return cls(longest, options.layers, options.channels, options.channels // 64, options.k, kind)
 
     def ours(self, **options: Any) -> nn.Module:
         """This project's encoder, with options of `LinformerConfig`."""

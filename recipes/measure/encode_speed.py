@@ -36,15 +36,10 @@ def measure(options: Options, cells: Cells) -> None:
     for threads, precision, runtime in product(options.threads, options.precisions, options.runtimes):
         on_cpu, onnx = options.device == "cpu", runtime == by.ONNX
         if (on_cpu or not onnx and precision != "int8") and not (onnx and precision == "bfloat16"):
-            for name in by.usual(sizes_of(options), options.local_window):
+            for name in by.usual(by.Sizes.of(options, max(options.n, *options.lengths)), options.local_window):
                 how = name, runtime, precision, threads
                 ways["{}, {}, {}, threads {}".format(*how)] = study.in_a_process(encode, options, *how)
     cells.turns(ways, options.rounds)
-
-
-def sizes_of(options: Options) -> by.Sizes:
-    longest, channels = max(options.n, *options.lengths), options.channels
-    return by.Sizes(longest, options.layers, channels, channels // 64, options.k)
 
 
 class Encoding(Engine):
@@ -62,7 +57,7 @@ def encode(options: Options, name: str, runtime: str, precision: str, threads: i
 
     Vectors of a model are nearly parallel: it is their differences from the mean that tell the documents apart.
     """
-    sizes = sizes_of(options)
+    sizes = by.Sizes.of(options, max(options.n, *options.lengths))
     make, graph = by.usual(sizes, options.local_window)[name], options.out / f"{name}.onnx"
 
     def engine(runtime: str, precision: str) -> Encoding:

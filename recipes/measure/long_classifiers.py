@@ -22,26 +22,22 @@ RUNTIMES = list(product((by.PYTORCH, by.ONNX), ("float32", "int8")))
 
 def measure(options: Options, cells: Cells) -> None:
     work = {}
-    for (runtime, precision), name in product(RUNTIMES, models(sizes_of(options), options)):
+    for (runtime, precision), name in product(RUNTIMES, models(options)[1]):
         if name != LONGFORMER or runtime != by.ONNX:  # whose export is left out
             work[f"{name}, {runtime}, {precision}"] = study.in_a_process(classify, options, name, runtime, precision)
     cells.turns(work, options.rounds)
 
 
-def sizes_of(options: Options) -> by.Sizes:
-    longest, channels = max(options.lengths), options.channels
-    return by.Sizes(longest, options.layers, channels, channels // 64, options.k, by.CLASSIFIER)
-
-
-def models(sizes: by.Sizes, options: Options) -> dict[str, by.Make]:
+def models(options: Options) -> tuple[by.Sizes, dict[str, by.Make]]:
     """What makes each contestant."""
-    return by.usual(sizes, options.local_window) | {LONGFORMER: by.efficient(sizes, 256)["Longformer"]}
+    sizes = by.Sizes.of(options, max(options.lengths), by.CLASSIFIER)
+    return sizes, by.usual(sizes, options.local_window) | {LONGFORMER: by.efficient(sizes, 256)["Longformer"]}
 
 
 def classify(options: Options, name: str, runtime: str, precision: str) -> dict[str, float]:
     """Milliseconds and MB of one classification of each length."""
-    sizes, graph = sizes_of(options), options.out / f"{name}.onnx"
-    run = by.runner(models(sizes, options)[name], runtime, precision == "int8", options.threads, graph)
+    (sizes, makes), graph = models(options), options.out / f"{name}.onnx"
+    run = by.runner(makes[name], runtime, precision == "int8", options.threads, graph)
     found, chance = dict[str, float](), torch.Generator().manual_seed(1)
     run(torch.full((1, 64), 5))
     before = study.status("VmRSS")

@@ -12,7 +12,7 @@ optimizer by itself.
 from itertools import product
 from typing import Any
 
-from linformer_fairseq.measuring.ladder import BATCH, ROWS, Ladder
+from linformer_fairseq.measuring.trainings import BATCH, ROWS, Ladder
 
 MASKS = {"task.mask_prob": 0.4}
 VECTORS = {"optimizer.muon_vector_lr_scale": 3.0}
