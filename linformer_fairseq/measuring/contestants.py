@@ -19,7 +19,7 @@ from linformer_fairseq.hf import modeling_linformer
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 from linformer_fairseq.inference.quantize import quantize
 from linformer_fairseq.io.files import replace_when_done
-from linformer_fairseq.measuring.study import Options, flag
+from linformer_fairseq.measuring.study import Options, flag, plain
 
 EXACT, ROBERTA = "exact attention", "RoBERTa (SDPA)"
 EFFICIENT = {name: name for name in ("Longformer", "BigBird", "Nystromformer", "Reformer")} | {
@@ -31,9 +31,8 @@ VOCABULARY = 1000  # the embedding takes no time
 SCORES = 2e9  # bytes of n x n scores, which ONNX Runtime holds
 CLASSIFIER = "ForSequenceClassification"
 FLAGS = [
-    flag("--layers", 6, quick=1),
+    *plain(layers=(6, 1), k=(256, 16)),
     flag("--channels", 384, "in heads of 64", quick=64),
-    flag("--k", 256, "projected length", quick=16),
     flag("--local-window", [0, 64], "neighbours on each side", quick=[0, 4], least=0),
 ]
 Make = Callable[[], nn.Module]

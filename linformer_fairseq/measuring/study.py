@@ -134,9 +134,10 @@ def flag(
     return Flag(name, quick, cells, given | {"help": about.strip()} | more)
 
 
-def numbers(**named: tuple[Any, Any]) -> list[Flag]:
-    """Arguments that their names explain: the default of each, and its default with --quick."""
-    return [flag(f"--{name.replace('_', '-')}", default, quick=quick) for name, (default, quick) in named.items()]
+def plain(**named: Any) -> list[Flag]:
+    """Arguments that their names explain: the default of each, or a tuple of it and the default with --quick."""
+    pairs = {name: given if isinstance(given, tuple) else (given, None) for name, given in named.items()}
+    return [flag(f"--{name.replace('_', '-')}", default, quick=quick) for name, (default, quick) in pairs.items()]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from linformer_fairseq.checkpoints.sample import sample_blocks
 from linformer_fairseq.checkpoints.transfer import transfer
 from linformer_fairseq.checkpoints.warm_start import to_linformer
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import Cells, Measurement, Options, Results, flag, markdown, numbers
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, Results, flag, markdown, plain
 from linformer_fairseq.measuring.trainings import curve, longer, perplexity, schedule, train
 from linformer_fairseq.models.config import LinformerRobertaConfig
 from linformer_fairseq.plugin import register
@@ -129,13 +129,12 @@ FLAGS = [
     flag("data", Path, "binarised data, such as the checkpoint was trained on"),
     flag("checkpoint", Path, "a trained RoBERTa"),
     flag("--ways", list(STARTS), choices=list(STARTS), cells=True),
-    flag("--projected-length", "128"),
-    flag("--projection-sharing", "layerwise"),
+    *plain(projected_length="128", projection_sharing="layerwise"),
     flag("--updates", None, "after conversion (default: 30 %% of the checkpoint's)", quick=2, type=whole()),
     flag("--scratch-updates", None, "from scratch (default: the checkpoint's)", quick=3, type=whole()),
     flag("--transfer-steps", 200, quick=3, least=0),
     flag("--sample", 256, "training texts for SVD and transfer", quick=16),
-    *numbers(validations=(15, 2), lr=(5e-4, None), scratch_lr=(2e-3, None)),
+    *plain(validations=(15, 2), lr=5e-4, scratch_lr=2e-3),
 ]
 MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, table, {"curves.png": plot})
 

@@ -40,7 +40,7 @@ from data_prep.run import run
 from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.commands import encode, finetune
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
-from linformer_fairseq.measuring.study import Cells, Measurement, Options, comparison, flag, numbers, seconds
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, comparison, flag, plain, seconds
 from linformer_fairseq.measuring.trainings import curve, schedule, train
 from linformer_fairseq.paths import RECIPES
 from linformer_fairseq.tables import read_table
@@ -248,7 +248,7 @@ FLAGS = [
     flag("--test", 500, "images of each set to test on", quick=20),
     flag("--epochs", 6, "of learning labels, twice as many of digits", quick=1),
     flag("--side", 64, "pixels of the images whose speed is measured", quick=4),
-    *numbers(updates=(200, 1), k=(64, 4), rounds=(3, 1), threads=(1, None)),
+    *plain(updates=(200, 1), k=(64, 4), rounds=(3, 1), threads=1),
 ]
 MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, comparison("Images as sequences", " ".join(ABOUT.split())))
 

@@ -25,7 +25,7 @@ from linformer_fairseq.finetuning.heads import Feature, Steps, predict
 from linformer_fairseq.finetuning.train import Run
 from linformer_fairseq.hf.modeling_linformer import LinformerForSequenceClassification
 from linformer_fairseq.inference.predict import Labels
-from linformer_fairseq.measuring.study import Cells, Measurement, Options, comparison, flag, numbers
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, comparison, flag, plain
 from linformer_fairseq.scores import score_logits
 from linformer_fairseq.tables import Table
 
@@ -89,7 +89,7 @@ FLAGS = [
     flag("--rows", 3000, "of train.tsv, drawn once", quick=300),
     flag("--held-out", 600, "of these, to choose rates", quick=100),
     flag("--rank", 8, "of LoRA, with alpha twice as large"),
-    *numbers(epochs=(2, 1), batch_size=(32, None), rounds=(3, 1), threads=(1, None)),
+    *plain(epochs=(2, 1), batch_size=32, rounds=(3, 1), threads=1),
 ]
 MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, comparison("LoRA on SST-2", ABOUT))
 

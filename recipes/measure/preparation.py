@@ -39,7 +39,7 @@ from data_prep.text.minhash import NearDuplicates
 from data_prep.text.rules import CleanConfig
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring import study
-from linformer_fairseq.measuring.study import Cells, Options, Results, Work, flag, markdown
+from linformer_fairseq.measuring.study import Cells, Options, Results, Work, flag, markdown, plain
 
 OURS, OTHER = "data_prep (prose)", "mwparserfromhell (parse, strip_code)"
 SPLITS = ("train", "valid")
@@ -253,13 +253,10 @@ INPUT = "a MediaWiki XML dump (plain, .bz2, .gz, .xz), or SOURCE=PATH of `data_p
 FLAGS = [
     flag("what", str, "what is measured", choices=list(KINDS)),
     flag("input", [str], INPUT, nargs="*", action=Inputs),
-    flag("--rounds", 5, "of each way", quick=1),
-    flag("--pages", 200, "articles to extract", quick=2),
-    flag("--vocab-size", 32000, "of the tokenizer", quick=512),
     flag("--documents", [75_000, 300_000], "of 400 characters, of cost", quick=[100]),
     flag("--mb", [100, 400], "of documents of 4,000 characters", quick=[1]),
     flag("--files", [500, 1000], "of 40 documents of 400 characters", quick=[2, 4]),
-    flag("--workers", 2, "processes or threads of a way"),
+    *plain(rounds=(5, 1), pages=(200, 2), vocab_size=(32000, 512), workers=2),
 ]
 MEASUREMENT = study.Measurement(
     *(__file__, __doc__, FLAGS),

@@ -18,7 +18,7 @@ import numpy as np
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
 from linformer_fairseq.measuring import study
-from linformer_fairseq.measuring.study import Cells, Options, flag
+from linformer_fairseq.measuring.study import Cells, Options, flag, plain
 from linformer_fairseq.plugin import register
 
 SENTENCE = 500  # tokens
@@ -91,8 +91,7 @@ private what of it is no file's at the end. Seconds count from the end of the im
 FLAGS = [
     flag("--tokens", 1e10, "of the large corpus", quick=4e5),
     flag("--fairseq-tokens", 1e9, "of fairseq's corpus", quick=1e5),
-    flag("--tokens-per-sample", 512, quick=64),
-    flag("--batch-size", 16, quick=4),
+    *plain(tokens_per_sample=(512, 64), batch_size=(16, 4)),
     flag("--seconds", 5.0, "that each process iterates", quick=0.1),
 ]
 TABLE = study.comparison("The task streaming_masked_lm on a large corpus", ABOUT)

@@ -17,7 +17,7 @@ import fairseq
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring import study
-from linformer_fairseq.measuring.study import Cells, Options, Results, flag, numbers
+from linformer_fairseq.measuring.study import Cells, Options, Results, flag, plain
 from linformer_fairseq.measuring.trainings import with_symbols
 from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.training.progress import parse_line, run_logged
@@ -107,8 +107,8 @@ FLAGS = [
     flag("--n", [512, 4096], "tokens of a row", quick=[32], cells=True),
     flag("--tokens", 4096, "of an update", quick=128),
     flag("--warm-up", 3, "updates at the start that do not count", quick=1, least=0),
-    *numbers(rounds=(3, 1), updates=(8, 3), threads=(len(os.sched_getaffinity(0)), None), k=(256, 8)),
-    *numbers(symbols=(50265, 100), layers=(12, 1), embed_dim=(768, 32), ffn_dim=(3072, 64), heads=(12, 2)),
+    *plain(rounds=(3, 1), updates=(8, 3), threads=len(os.sched_getaffinity(0)), k=(256, 8)),
+    *plain(symbols=(50265, 100), layers=(12, 1), embed_dim=(768, 32), ffn_dim=(3072, 64), heads=(12, 2)),
 ]
 MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, measure, table)
 

@@ -25,7 +25,7 @@ from linformer_fairseq.measuring import contestants as by
 from linformer_fairseq.measuring import study
 from linformer_fairseq.measuring.layers import give_back_memory, growth
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import Cells, Options, Results, flag, markdown, numbers, spread
+from linformer_fairseq.measuring.study import Cells, Options, Results, flag, markdown, plain, spread
 from linformer_fairseq.ranges import real
 
 KEYS = 8  # no more than a block of BigBird, whose first one attends to all tokens
@@ -201,11 +201,11 @@ def plot(results: Results, path: Path) -> None:
 
 FLAGS = [
     flag("--lengths", [1024, 4096, 16384], quick=[64], cells=True),
-    *numbers(rounds=(1, 1), layers=(2, 1), channels=(256, 16), heads=(4, 2), k=(256, 16)),
+    *plain(rounds=1, layers=(2, 1), channels=(256, 16), heads=(4, 2), k=(256, 16)),
     flag("--local-window", 64, "neighbours on each side", quick=4, least=0),
     flag("--n", 1024, "tokens of the task's texts", quick=256),
     flag("--repeats", [1, 8, 64], "how often texts tell a value", quick=[1, 2]),
-    *numbers(task_channels=(64, 16), batch_size=(4, 4)),
+    *plain(task_channels=(64, 16), batch_size=4),
     flag("--lr", [1e-3, 3e-3], "the best counts", quick=[1e-3], cells=True),
     flag("--seconds", 60.0, "of a training, of one processor core", quick=0.1, type=real(0.01, 1e6)),
 ]

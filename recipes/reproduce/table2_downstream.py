@@ -20,7 +20,7 @@ from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
 from linformer_fairseq.commands import finetune, glue
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.report import Row, table, write_table
-from linformer_fairseq.measuring.study import Cells, Measurement, Options, Results, flag
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, Results, flag, plain
 from linformer_fairseq.measuring.trainings import TOKENS, curve, schedule, train
 from linformer_fairseq.plugin import register
 
@@ -106,8 +106,7 @@ FLAGS = [
     flag("--imdb-dir", Path, "train.tsv, test.tsv"),
     flag("--models", list(MODELS), choices=list(MODELS), cells=True),
     flag("--tasks", list(TASKS), choices=TASKS, cells=True),
-    flag("--seeds", 3, quick=1),
-    flag("--updates", 4900, "of the pretraining", quick=2),
+    *plain(seeds=(3, 1), updates=(4900, 2)),
 ]
 MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, markdown, {"results.png": write_more})
 

@@ -24,16 +24,7 @@ import torch
 from linformer_fairseq.measuring import study
 from linformer_fairseq.measuring.layers import CONTESTANTS, EXACT, Entry, cost, missing
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import (
-    Cells,
-    Measurement,
-    Options,
-    Results,
-    flag,
-    in_a_process,
-    numbers,
-    rounds_of,
-)
+from linformer_fairseq.measuring.study import Cells, Options, Results, flag, in_a_process, plain, rounds_of
 from linformer_fairseq.training.hardware import low_precision
 
 # Table 3 of the paper (Wang et al. 2020, arXiv 2006.04768), against n x n softmax on a V100 of 16 GB, inference:
@@ -201,11 +192,9 @@ FLAGS = [
     flag("--tokens", 65536 if GPU else 4096, "of a step, at least"),
     flag("--device", "cuda" if GPU else "cpu", choices=["cpu", "cuda"]),
     flag("--again", False, "measure finished cells, too", cells=True),
-    *numbers(
-        threads=(len(os.sched_getaffinity(0)), None), embed_dim=(768, None), heads=(12, None), ffn_dim=(3072, None)
-    ),
+    *plain(threads=len(os.sched_getaffinity(0)), embed_dim=768, heads=12, ffn_dim=3072),
 ]
-MEASUREMENT = Measurement(__file__, __doc__, FLAGS, run, table, {"speed.png": plot})
+MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, run, table, {"speed.png": plot})
 
 if __name__ == "__main__":
     raise SystemExit(MEASUREMENT.main())
