@@ -61,16 +61,16 @@ def measure(options: Options, cells: Cells) -> None:
     sizes = f"{options.side} x {options.side}"
     cells.turns({f"{sizes}, {title}": partial(speed, options, at) for title, at in ATTENTIONS.items()}, options.rounds)
     for name in options.sets:
-        of = Of(options, options.out / name, *((8, 2) if name == "digits" else (options.pixels, 1)))
-        prepare(of, *SETS[name])
+        its = ImageSet(options, options.out / name, *((8, 2) if name == "digits" else (options.pixels, 1)))
+        prepare(its, *SETS[name])
         work: dict[str, Callable[[], Mapping[str, float]]] = {}
         for title, attention in ATTENTIONS.items():
-            work[f"{name}, {title}, pretraining"] = partial(pretrain, of, attention)
-            work[f"{name}, {title}, pretrained"] = partial(tune, of, attention)
-            work[f"{name}, {title}, from scratch"] = partial(tune, of, attention, "--from-scratch")
-            work[f"{name}, {title}, frozen"] = partial(probe, of, attention)
-        work[f"{name}, linear model of pixels"] = partial(linear, of)
-        work[f"{name}, convolutional net"] = partial(convolutional, of)
+            work[f"{name}, {title}, pretraining"] = partial(pretrain, its, attention)
+            work[f"{name}, {title}, pretrained"] = partial(tune, its, attention)
+            work[f"{name}, {title}, from scratch"] = partial(tune, its, attention, "--from-scratch")
+            work[f"{name}, {title}, frozen"] = partial(probe, its, attention)
+        work[f"{name}, linear model of pixels"] = partial(linear, its)
+        work[f"{name}, convolutional net"] = partial(convolutional, its)
         cells.run({cell: partial(with_seconds, one) for cell, one in work.items()})
 
 
@@ -105,7 +105,7 @@ def glyphs(options: Options) -> tuple[Images, npt.NDArray[Any]]:
 SETS = {"digits": (digits, "tokenizer.grey_levels=17"), "glyphs": (glyphs, "tokenizer.colours=64")}
 
 
-class Of(NamedTuple):
+class ImageSet(NamedTuple):
     """A set of images."""
 
     options: Options
@@ -117,9 +117,9 @@ class Of(NamedTuple):
         return self.folder / attention / "checkpoints/checkpoint_last.pt"
 
 
-def prepare(of: Of, make: Callable[[Options], tuple[Images, npt.NDArray[Any]]], palette: str) -> None:
+def prepare(its: ImageSet, make: Callable[[Options], tuple[Images, npt.NDArray[Any]]], palette: str) -> None:
     """Make the folder, once: `run`, of all images but the test's, and the corpora `labelled` and `test`."""
-    folder, options = of.folder, of.options
+    folder, options = its.folder, its.options
     if (folder / "run/report.md").exists():
         return
     images, labels = make(options)
@@ -133,39 +133,39 @@ def prepare(of: Of, make: Callable[[Options], tuple[Images, npt.NDArray[Any]]], 
             content.append({"image": {"bytes": png.getvalue(), "path": None}, "label": str(labels[i])})
         pq.write_table(pa.Table.from_pylist(content), folder / f"{part}.parquet")
         if part != "all":
-            source = SourceConfig("images", [str(folder / f"{part}.parquet")], size=of.side)
+            source = SourceConfig("images", [str(folder / f"{part}.parquet")], size=its.side)
             extract(source, folder / part, ReadingConfig())
-    changes = [f"input={folder / 'all.parquet'}", f"sources.0.size={of.side}", "split.valid=0.05"]
+    changes = [f"input={folder / 'all.parquet'}", f"sources.0.size={its.side}", "split.valid=0.05"]
     run("images", [*changes, "tokenizer.colours=0", palette], folder / "run")
 
 
-def pretrain(of: Of, attention: str) -> dict[str, float]:
+def pretrain(its: ImageSet, attention: str) -> dict[str, float]:
     """Train on masked pixels."""
-    tokens, options, folder = of.side**2 + 3, of.options, of.folder / attention
+    tokens, options, folder = its.side**2 + 3, its.options, its.folder / attention
     settings = schedule(options.updates, 4) | {"task.tokens_per_sample": tokens, "model.max_positions": tokens}
-    settings |= {"dataset.batch_size": max(1, 4096 // tokens), "model.position_grid": of.side}
+    settings |= {"dataset.batch_size": max(1, 4096 // tokens), "model.position_grid": its.side}
     settings |= {"model.projected_length": str(min(options.k, tokens)), "model.attention": attention}
-    metrics = train(of.folder / "run/data", folder, settings, f"{of.folder.name}, {attention}", recipe=RECIPE)
-    size = sum(value.numel() for value in read(of.checkpoint(attention)).state.values())
+    metrics = train(its.folder / "run/data", folder, settings, f"{its.folder.name}, {attention}", recipe=RECIPE)
+    size = sum(value.numel() for value in read(its.checkpoint(attention)).state.values())
     return {"perplexity": curve(metrics)[-1][1], "parameters": size}
 
 
-def tune(of: Of, attention: str, *more: str) -> dict[str, float]:
+def tune(its: ImageSet, attention: str, *more: str) -> dict[str, float]:
     """Accuracy of fine-tuning; a tenth of the labelled images chooses the epoch."""
-    out, epochs = of.folder / attention / f"tuned{''.join(more)}", of.options.epochs * of.times
-    words = ["train", "--checkpoint", str(of.checkpoint(attention)), "--label-column", "title", "--epochs", f"{epochs}"]
-    words += ["--train", f"{of.folder}/labelled", "--test", f"{of.folder}/test"]
+    out, epochs = its.folder / attention / f"tuned{''.join(more)}", its.options.epochs * its.times
+    words = ["train", "--checkpoint", str(its.checkpoint(attention)), "--label-column", "title"]
+    words += ["--train", f"{its.folder}/labelled", "--test", f"{its.folder}/test", "--epochs", f"{epochs}"]
     finetune.main([*words, "--lr", "1e-3", "--batch-size", "16", "--out", str(out), *more])
     return {ACCURACY: json.loads((out / "result.json").read_text(encoding="utf-8"))["scores"]["test"]["accuracy"]}
 
 
-def probe(of: Of, attention: str) -> dict[str, float]:
+def probe(its: ImageSet, attention: str) -> dict[str, float]:
     """Accuracy of a logistic regression of the mean of the last layer."""
     vectors, labels = {}, {}
     for part in PARTS:
-        out = of.folder / attention / f"{part}.parquet"
-        words = ["--input", f"{of.folder / part}", "--keep-columns", "title", "--threads", f"{of.options.threads}"]
-        encode.main(["--checkpoint", str(of.checkpoint(attention)), *words, "--out", str(out)])
+        out = its.folder / attention / f"{part}.parquet"
+        words = ["--input", f"{its.folder / part}", "--keep-columns", "title", "--threads", f"{its.options.threads}"]
+        encode.main(["--checkpoint", str(its.checkpoint(attention)), *words, "--out", str(out)])
         found = pq.read_table(out)
         vectors[part], labels[part] = np.stack(found["vector"].to_numpy()), found["title"].to_pylist()
     return regression(vectors, labels)
@@ -177,24 +177,24 @@ def regression(features: Mapping[str, npt.NDArray[Any]], labels: Mapping[str, An
     return {ACCURACY: 100 * float(model.score(features["test"], labels["test"]))}
 
 
-def pixels_and_labels(of: Of) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, list[str]]]:
+def pixels_and_labels(its: ImageSet) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, list[str]]]:
     """Pixels between 0 and 1 (R, side², 3) and labels, of the corpora `labelled` and `test`."""
-    tables = {part: read_table(of.folder / part, ["text"], "title") for part in PARTS}
-    pixels = {part: pixels_of([text for (text,) in table.texts], of.side) for part, table in tables.items()}
+    tables = {part: read_table(its.folder / part, ["text"], "title") for part in PARTS}
+    pixels = {part: pixels_of([text for (text,) in table.texts], its.side) for part, table in tables.items()}
     found = {part: (values / 255).astype(np.float32) for part, values in pixels.items()}
     return found, {part: table.labels or [] for part, table in tables.items()}
 
 
-def linear(of: Of) -> dict[str, float]:
-    pixels, labels = pixels_and_labels(of)
+def linear(its: ImageSet) -> dict[str, float]:
+    pixels, labels = pixels_and_labels(its)
     return regression({part: x.reshape(len(x), -1) for part, x in pixels.items()}, labels)
 
 
-def convolutional(of: Of) -> dict[str, float]:
+def convolutional(its: ImageSet) -> dict[str, float]:
     """Accuracy of three convolutions with batch norms and a mean over the image."""
     torch.manual_seed(0)
-    pixels, labels = pixels_and_labels(of)
-    shape = -1, of.side, of.side, 3
+    pixels, labels = pixels_and_labels(its)
+    shape = -1, its.side, its.side, 3
     x = {part: torch.from_numpy(v).view(shape).permute(0, 3, 1, 2) - 0.5 for part, v in pixels.items()}
     classes = sorted(set(labels["labelled"]))
     y = torch.tensor([classes.index(label) for label in labels["labelled"]])
@@ -204,7 +204,7 @@ def convolutional(of: Of) -> dict[str, float]:
         layers += [nn.MaxPool2d(2)] if width < widths[-1] else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     net = nn.Sequential(*layers, nn.Linear(widths[-1], len(classes)))
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
-    for _ in range(4 * of.options.epochs * of.times):
+    for _ in range(4 * its.options.epochs * its.times):
         for rows in torch.split(torch.randperm(len(y)), 32):
             optimizer.zero_grad()
             loss: Any = functional.cross_entropy(net(x["labelled"][rows]), y[rows])
