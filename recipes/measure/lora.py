@@ -68,8 +68,9 @@ def tune(options: Options, data: Data, way: str, lr: float, seed: int = 0) -> di
     if way == LORA:
         adapters = peft.LoraConfig("SEQ_CLS", r=options.rank, lora_alpha=2 * options.rank, target_modules=LAYERS)
         model = peft.get_peft_model(model, adapters)
-    about: Any = "SST-2", Path(way), options.model, None, {}, {}, Labels(("0", "1"), 1), ("accuracy",)
-    steps = Steps(model, rows, Run(*about, seed, lr, options.batch_size, options.epochs))
+    about = "SST-2", Path(way), options.model, None
+    run = Run(*about, {}, {}, Labels(("0", "1"), 1), ("accuracy",), seed, lr, options.batch_size, options.epochs)
+    steps = Steps(model, rows, run)
     start = time.process_time()
     for epoch in range(options.epochs):
         steps.epoch(epoch)
