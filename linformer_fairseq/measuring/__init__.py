@@ -2,7 +2,7 @@
 
 study.py             flags, cells that are kept, machine and versions, results.json, Markdown
 plots.py             lines over updates, tokens or lengths
-trainings.py         short trainings of the tiny recipe, and their perplexity
+trainings.py         short trainings of the tiny recipe, their perplexity, and studies of its variants
 official_example.py  fairseq's own Linformer
 layers.py            what one layer costs, ours and others, for table3_efficiency.py
 contestants.py       whole encoders, ours and those of transformers, in PyTorch and ONNX Runtime

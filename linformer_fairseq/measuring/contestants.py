@@ -19,6 +19,7 @@ from linformer_fairseq.hf import modeling_linformer
 from linformer_fairseq.hf.configuration_linformer import LinformerConfig
 from linformer_fairseq.inference.quantize import quantize
 from linformer_fairseq.io.files import replace_when_done
+from linformer_fairseq.measuring.study import Options, flag, plain
 
 EXACT, ROBERTA = "exact attention", "RoBERTa (SDPA)"
 EFFICIENT = {name: name for name in ("Longformer", "BigBird", "Nystromformer", "Reformer")} | {
@@ -29,6 +30,11 @@ PYTORCH, ONNX = "PyTorch", "ONNX Runtime"
 VOCABULARY = 1000  # the embedding takes no time
 SCORES = 2e9  # bytes of n x n scores, which ONNX Runtime holds
 CLASSIFIER = "ForSequenceClassification"
+FLAGS = [
+    *plain(layers=(6, 1), k=(256, 16)),
+    flag("--channels", 384, "in heads of 64", quick=64),
+    flag("--local-window", [0, 64], "neighbours on each side", quick=[0, 4], least=0),
+]
 Make = Callable[[], nn.Module]
 
 
@@ -41,39 +47,43 @@ class Sizes:
     channels: int
     heads: int
     k: int  # projected length of ours
-    vocabulary: int = VOCABULARY
     kind: str = "Model"  # Model for features (B, N, C), or CLASSIFIER
+
+    @classmethod
+    def of(cls, options: Options, longest: int, kind: str = "Model") -> "Sizes":
+        """Those that `FLAGS` ask for."""
+        return cls(longest, options.layers, options.channels, options.channels // 64, options.k, kind)
 
     def ours(self, **options: Any) -> nn.Module:
         """This project's encoder, with options of `LinformerConfig`."""
-        config = LinformerConfig(max_position_embeddings=self.longest, projected_length=self.k, **self._same(options))
-        return seeded(partial(getattr(modeling_linformer, f"Linformer{self.kind}"), config))
+        sizes = {"max_position_embeddings": self.longest, "projected_length": self.k}
+        return self._made(LinformerConfig, modeling_linformer, "Linformer", sizes | options)
 
     def other(self, name: str, **options: Any) -> nn.Module:
         """One of transformers, with options of its configuration."""
         positions = {"max_position_embeddings": self.longest + 2, "pad_token_id": 1}
-        config = getattr(transformers, f"{name}Config")(**positions | self._same(options))
-        return seeded(partial(getattr(transformers, f"{name}{self.kind}"), config))
+        return self._made(getattr(transformers, f"{name}Config"), transformers, name, positions | options)
 
-    def _same(self, options: dict[str, Any]) -> dict[str, Any]:
-        same = {"vocab_size": self.vocabulary, "hidden_size": self.channels, "num_hidden_layers": self.layers}
+    def _made(self, config: Any, module: Any, name: str, options: dict[str, Any]) -> nn.Module:
+        """With the same random weights each time."""
+        same: dict[str, Any] = {
+            "vocab_size": VOCABULARY,
+            "hidden_size": self.channels,
+            "num_hidden_layers": self.layers,
+        }
         same |= {"num_attention_heads": self.heads, "intermediate_size": 4 * self.channels}
-        return same | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | options
-
-
-def seeded(make: Make) -> nn.Module:
-    """A module with the same random weights each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make()
+        same |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model: nn.Module = getattr(module, name + self.kind)(config(**same | options))
+            return model
 
 
 def usual(sizes: Sizes, windows: Sequence[int]) -> dict[str, Make]:
     """What makes ours with adaptive blocks, for each local window, and exact attention, ours and RoBERTa's."""
-    adaptive: dict[str, Any] = {"projection": "adaptive", "projection_sharing": "key-value"}
-    found: dict[str, Make] = {EXACT: partial(sizes.ours, attention="exact"), ROBERTA: partial(sizes.other, "Roberta")}
-    ours = ((f"adaptive, k = {sizes.k}, W = {w}", partial(sizes.ours, local_window=w, **adaptive)) for w in windows)
-    return {**dict(ours), **found}
+    adaptive = partial(sizes.ours, projection="adaptive", projection_sharing="key-value")
+    ours: dict[str, Make] = {f"adaptive, k = {sizes.k}, W = {w}": partial(adaptive, local_window=w) for w in windows}
+    return ours | {EXACT: partial(sizes.ours, attention="exact"), ROBERTA: partial(sizes.other, "Roberta")}
 
 
 def efficient(sizes: Sizes, window: int) -> dict[str, Make]:
@@ -82,15 +92,19 @@ def efficient(sizes: Sizes, window: int) -> dict[str, Make]:
     `window` is the number of neighbours on each side where they have some. The rest is as their configurations have it,
     but for the feed-forward sublayer of ModernBERT: gated, it is made as large as that of the others.
     """
-    layers = [("local", "lsh")[i % 2] for i in range(sizes.layers)]
-    reformer = {"attn_layers": layers, "axial_pos_embds": False, "feed_forward_size": 4 * sizes.channels}
-    reformer |= {f"{kind}_attention_probs_dropout_prob": 0.0 for kind in ("local", "lsh")}
     options: dict[str, dict[str, Any]] = {
         "Longformer": {"attention_window": [2 * window] * sizes.layers},
         "BigBird": {},
         "Nystromformer": {"segment_means_seq_len": sizes.longest},
         "ModernBert": {"intermediate_size": 8 * sizes.channels // 3, "local_attention": 2 * window},
-        "Reformer": reformer | {"attention_head_size": sizes.channels // sizes.heads},
+        "Reformer": {
+            "attn_layers": [("local", "lsh")[i % 2] for i in range(sizes.layers)],
+            "axial_pos_embds": False,
+            "feed_forward_size": 4 * sizes.channels,
+            "attention_head_size": sizes.channels // sizes.heads,
+            "local_attention_probs_dropout_prob": 0.0,
+            "lsh_attention_probs_dropout_prob": 0.0,
+        },
     }
     there = {name: kind for name, kind in EFFICIENT.items() if hasattr(transformers, f"{kind}Config")}
     return {name: partial(sizes.other, kind, **options[kind]) for name, kind in there.items()}

@@ -1,10 +1,10 @@
 """Short runs of the real fairseq-train that show what a GPU makes of each precision; `recipes/measure/gpu_check.py`."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -46,22 +46,21 @@ class Runs:
             starts = rng.choices(range(WORDS), k=count)
             lines = (" ".join(words[(start + i) % WORDS] for i in range(60)) for start in starts)
             (self.folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
-        flags = ("--only-source", "--destdir", "data", "--trainpref", "train.txt", "--validpref", "valid.txt")
-        places = (word if word[0] == "-" else str(self.folder / word) for word in flags)
-        run_logged(["fairseq-preprocess", *places], self.folder / "preprocess.log")
+        flags = [f"--trainpref={self.folder}/train.txt", f"--validpref={self.folder}/valid.txt", "--only-source"]
+        run_logged(["fairseq-preprocess", *flags, f"--destdir={self.folder}/data"], self.folder / "preprocess.log")
         return self.folder / "data"
 
     def training(self) -> dict[str, Any]:
         """Last loss of a tiny model after 200 updates in each precision, with each optimizer and criterion."""
-        kinds = list(product(self._modes(), PAIRS))
-        return self._each({f"{mode}, {pair}": (self._loss, mode, pair) for mode, pair in kinds})
+        kinds = product(self.modes, PAIRS)
+        return self._each({f"{mode}, {pair}": partial(self._loss, mode, pair) for mode, pair in kinds})
 
     def resuming(self) -> dict[str, Any]:
         """Largest difference of a parameter after a stop and a new start from the run that was not disturbed.
 
         Beside it, the difference of a second undisturbed run: a GPU adds up in no fixed order.
         """
-        return self._each({mode: (self._resumed, mode) for mode in self._modes()})
+        return self._each({mode: partial(self._resumed, mode) for mode in self.modes})
 
     def overflow(self) -> dict[str, int]:
         """How many updates are skipped when the first scale of the loss is far too large."""
@@ -75,30 +74,17 @@ class Runs:
         if self.cpu:
             return {}
         with_symbols(self.data, 50265, self.folder / "large")
-        modes = [mode for mode in self._modes() if mode != "amp"]
-        kinds = product(modes, ROWS, (False, True))
-        return self._each({f"{m}, n = {n}{', recomputed' * r}": (self._peak, m, n, r) for m, n, r in kinds})
+        kinds = product([mode for mode in PRECISIONS if mode != "amp"], ROWS, (False, True))
+        return self._each({f"{m}, n = {n}{', recomputed' * r}": partial(self._peak, m, n, r) for m, n, r in kinds})
 
-    @property
-    def updates(self) -> int:
-        """Of a run of the tiny model."""
-        return 10 if self.cpu else 200
+    def __post_init__(self) -> None:
+        self.updates = 10 if self.cpu else 200  # of a run of the tiny model
+        self.modes = ["fp32", "bf16"] if self.cpu else list(PRECISIONS)
 
-    def _modes(self) -> list[str]:
-        return ["fp32", "bf16"] if self.cpu else list(PRECISIONS)
-
-    def _each(self, work: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+    def _each(self, work: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
         assert self.data.exists()  # made before the runs begin
-
-        def one(call: tuple[Callable[..., Any], Any]) -> Any:
-            function, *arguments = call
-            try:
-                return function(*arguments)
-            except Exception as error:  # the others may still tell something
-                return {"failed": f"{type(error).__name__}: {error}"}
-
         with ThreadPoolExecutor(1 if self.cpu else 8) as pool:
-            return dict(zip(work, pool.map(one, work.values()), strict=True))
+            return dict(zip(work, pool.map(figures_of, work.values()), strict=True))
 
     def _loss(self, mode: str, pair: str) -> float:
         return last(self._tiny(mode, pair, f"{mode} {pair}", self.updates), "loss")
@@ -111,29 +97,33 @@ class Runs:
 
     def _tiny(self, mode: str, pair: str, name: str, updates: int, more: str = "") -> Path:
         sizes = "--arch linformer_roberta_tiny --lr 1e-3 --tokens-per-sample 64 --batch-size 16 --clip-norm 1"
-        return self._train(self._argv(self.data, f"{sizes} {PAIRS[pair]} --max-update {updates} {more}", mode), name)
+        return self._train(self.data, f"{sizes} {PAIRS[pair]} --max-update {updates} {more}", mode, name)[0]
 
     def _peak(self, mode: str, n: int, recomputed: bool) -> dict[str, float]:
         flags = f"""--arch linformer_roberta_base {PAIRS["fused"]} --lr 1e-5 --tokens-per-sample {n} --max-positions {n}
             --projected-length 256 --sample-break-mode none --batch-size {ROWS[n]} --max-update 3
             {"--checkpoint-activations" * recomputed}"""
-        argv = self._argv(self.folder / "large", flags, mode)
-        run = self._train(argv, f"peak {mode} {n} {recomputed}")
+        run, argv = self._train(self.folder / "large", flags, mode, f"peak {mode} {n} {recomputed}")
         for checkpoint in run.glob("*.pt"):
             checkpoint.unlink()  # of 2 GB
         plan = plan_of(argv, "h100", gpus=1)
         computed = training_bytes(plan.cfg, plan.rows, mode)
         return {"GB": last(run, "memory_bytes") / 1e9, "computed": (sum(computed.values()) - computed["other"]) / 1e9}
 
-    def _argv(self, data: Path, flags: str, mode: str) -> list[str]:
-        words = f"{SAME} {flags} {PRECISIONS[mode]} {'--cpu' * self.cpu}".split()
-        return ["fairseq-train", str(data), "--user-dir", str(USER_DIR), *words]
-
-    def _train(self, argv: list[str], name: str) -> Path:
-        """The folder of the run, with its log."""
-        run = self.folder / name
+    def _train(self, data: Path, flags: str, mode: str, name: str) -> tuple[Path, list[str]]:
+        """The folder of a run with its log, and its command."""
+        run, words = self.folder / name, f"{SAME} {flags} {PRECISIONS[mode]} {'--cpu' * self.cpu}".split()
+        argv = ["fairseq-train", str(data), "--user-dir", str(USER_DIR), *words]
         run_logged([*argv, "--save-dir", str(run)], run / LOG)
-        return run
+        return run, argv
+
+
+def figures_of(step: Callable[[], Any]) -> Any:
+    """The result of a step, or why it failed: the others may still tell something."""
+    try:
+        return step()
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
 
 
 def last(run: Path, name: str) -> float:

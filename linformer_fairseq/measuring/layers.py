@@ -87,33 +87,31 @@ class ExactAttention(nn.Module):
         return out
 
 
-class WithArguments(nn.Module):
+class WithArguments(nn.ModuleList):
     """A layer that takes a mask, here None, and perhaps the encoder's one E, which is trained with it."""
 
-    def __init__(self, layer: nn.Module, *shared: nn.Module) -> None:
-        super().__init__()
-        self.layer, self.shared = layer, nn.ModuleList(shared)
-
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layer(x, None, *self.shared)
+        layer, *shared = self
+        out: Tensor = layer(x, None, *shared)
         return out
 
 
 def ours(s: Entry, **options: Any) -> nn.Module:
     """This project's layer with layerwise sharing and these options of `EncoderConfig`."""
-    same: Any = {"embed_dim": s.embed_dim, "ffn_dim": s.ffn_dim, "num_heads": s.heads, "dropout": s.dropout}
     # The start of E has no part in the speed, and this one is built without the memory of block means.
-    same |= {"attention_dropout": 0.0, "projection_init": "normal"}
-    cfg = EncoderConfig(max_positions=s.n, projected_length=s.k, num_layers=1, **same, **options)
-    return WithArguments(LinformerEncoderLayer(cfg, 0), build_projection(cfg, s.k))
+    same: Any = {"dropout": s.dropout, "attention_dropout": 0.0, "num_layers": 1, "projection_init": "normal"}
+    same |= {"embed_dim": s.embed_dim, "ffn_dim": s.ffn_dim, "num_heads": s.heads}
+    cfg = EncoderConfig(max_positions=s.n, projected_length=s.k, **same, **options)
+    return WithArguments([LinformerEncoderLayer(cfg, 0), build_projection(cfg, s.k)])
 
 
 def official(s: Entry) -> nn.Module:
     """The layer of fairseq's example."""
-    sizes = {"embed_dim": s.embed_dim, "ffn_embed_dim": s.ffn_dim, "attention_heads": s.heads, "layers": 1}
-    named = {f"encoder_{name}": value for name, value in sizes.items()}
-    encoder: Any = build_official_encoder(Dictionary(), "headwise", s.n, s.k, dropout=s.dropout, **named)
-    return WithArguments(encoder.layers[0])
+    sizes = {"encoder_embed_dim": s.embed_dim, "encoder_ffn_embed_dim": s.ffn_dim, "encoder_attention_heads": s.heads}
+    encoder: Any = build_official_encoder(
+        Dictionary(), "headwise", s.n, s.k, dropout=s.dropout, encoder_layers=1, **sizes
+    )
+    return WithArguments([encoder.layers[0]])
 
 
 def lucidrains(sizes: Entry) -> nn.Module:
@@ -183,18 +181,7 @@ class Runner:
             self.step()
             self.x.grad = None
             self.layer.zero_grad(set_to_none=True)
-        took: float = timer() - start
-        return took / steps
-
-    def growth(self) -> int:
-        """Bytes at the peak of a step beyond what was there before it."""
-        gc.collect()
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            self.step()
-            return torch.cuda.max_memory_allocated() - before
-        return growth(self.step)
+        return float(timer() - start) / steps
 
 
 def give_back_memory() -> None:
@@ -205,8 +192,14 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def growth(step: Callable[[], object]) -> int:
-    """Bytes of the resident set at the peak of a step beyond what was there before it."""
+def growth(step: Callable[[], object], device: str = "cpu") -> int:
+    """Bytes at the peak of a step beyond what was there before it: resident, or on a GPU given out by its allocator."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
     forget_peak()
     before = status("VmRSS")
     step()
@@ -232,7 +225,7 @@ def cost(entry: Entry, device: str, threads: int, budget: float) -> dict[str, An
         runner = Runner(entry, device)
         runner.step(small=True)
         if entry.kind == "memory":
-            return found | {"bytes": runner.growth()}
+            return found | {"bytes": growth(runner.step, device)}
         first = runner.seconds()
         if first > budget / 2:
             return found | {"seconds": first}

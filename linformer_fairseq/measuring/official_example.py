@@ -34,14 +34,8 @@ def build_official_encoder(
         sys.modules[package.__name__] = package
     module = import_module("official_linformer.modules.linformer_sentence_encoder")
     shared_kv, shared_layer = SHARING[sharing]
-    args = Namespace(
-        max_positions=max_positions,
-        compressed=max_positions // projected_length,
-        shared_kv_compressed=shared_kv,
-        shared_layer_kv_compressed=shared_layer,
-        freeze_compress=0,
-        **sizes,
-    )
+    args = Namespace(max_positions=max_positions, compressed=max_positions // projected_length, freeze_compress=0)
+    vars(args).update(shared_kv_compressed=shared_kv, shared_layer_kv_compressed=shared_layer, **sizes)
     roberta_base_architecture(args)
     embedding = nn.Embedding(len(dictionary), args.encoder_embed_dim, dictionary.pad())
     encoder: nn.Module = module.LinformerTransformerEncoder(args, dictionary, embedding)

@@ -12,6 +12,7 @@ import platform
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -28,13 +29,13 @@ from linformer_fairseq.errors import UsageError, exit_status
 from linformer_fairseq.io.files import write_json, write_text
 from linformer_fairseq.io.pool import executor
 from linformer_fairseq.io.records import begun
-from linformer_fairseq.ranges import Range
+from linformer_fairseq.ranges import real, whole
 
+Options = argparse.Namespace
 Work = Callable[[], Any]
 Results = dict[str, Any]
 """Content of results.json: commands, machine, settings, cells by name, and perhaps a note that was added to it."""
 
-MAY_BE_ZERO = {"local_window", "windows", "warm_up", "transfer_steps"}
 FRAME = {"out", "report", "results", "quick", "rounds"}
 
 
@@ -70,7 +71,7 @@ class Cells:
                 list(pool.map(one, left) if parallel > 1 else map(one, left))
 
     def turns(self, contestants: Mapping[str, Work], rounds: int) -> None:
-        """Run the contestants in turns, so that a busy machine is busy for all of them; see `rounds_of`."""
+        """Run the contestants in turns, so that a busy machine is busy for all; see `rounds_of`."""
         self.run({f"{name}, round {number}": work for number in range(rounds) for name, work in contestants.items()})
 
     def finished(self) -> dict[str, dict[str, Any]]:
@@ -98,18 +99,57 @@ def in_a_process(function: Callable[..., Any], *arguments: Any) -> Work:
     return work
 
 
+class Flag(NamedTuple):
+    """An argument of a script, made by `flag`."""
+
+    name: str
+    quick: Any  # its default with --quick
+    cells: bool  # it chooses cells and changes none of them
+    given: dict[str, Any]  # to `add_argument`
+
+
+def flag(
+    name: str, default: Any = None, about: str = "", quick: Any = None, cells: bool = False, least: int = 1, **more: Any
+) -> Flag:
+    """An argument with the type of its default, or a list of such values; with a type for a default, it must be given.
+
+    `least` is that of whole numbers, and `more` goes to `add_argument`.
+    """
+    several = isinstance(default, list)
+    one = (default or [""])[0] if several else default
+    kind = one if isinstance(one, type) else type(one)
+    if kind is bool:
+        return Flag(name, quick, cells, {"action": "store_true", "help": about})
+    given: dict[str, Any] = {"nargs": "+"} if several else {}
+    if kind in (int, float, Path):
+        given["type"] = {int: whole(least), float: real(0, 1e15), Path: Path}[kind]
+    if name.startswith("--"):
+        metavar = {int: "N", float: "X", Path: "PATH"}.get(kind, "NAME")
+        given |= {"metavar": metavar, "required": isinstance(one, type)}
+    if not isinstance(one, type):
+        given["default"] = default
+        about += f" (default: {' '.join(map(str, default)) if several else default})" if default else ""
+    if "choices" in more:
+        about += f": {', '.join(more['choices'])}"
+    return Flag(name, quick, cells, given | {"help": about.strip()} | more)
+
+
+def plain(**named: Any) -> list[Flag]:
+    """Arguments that their names explain: the default of each, or a tuple of it and the default with --quick."""
+    pairs = {name: given if isinstance(given, tuple) else (given, None) for name, given in named.items()}
+    return [flag(f"--{name.replace('_', '-')}", default, quick=quick) for name, (default, quick) in pairs.items()]
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One script."""
 
     file: str  # its `__file__`
     about: str | None  # its docstring, the text of --help
-    flags: Callable[[argparse.ArgumentParser], None]  # adds its arguments to the parser
-    measure: Callable[[argparse.Namespace, Cells], None]  # runs the cells that the options ask for
+    arguments: Sequence[Flag]
+    measure: Callable[[Options, Cells], None]  # runs the cells that the options ask for
     table: Callable[[Results], str]  # Markdown of the results
     pictures: Mapping[str, Callable[[Results, Path], None]] = field(default_factory=dict)  # by name of the PNG file
-    quick: Mapping[str, Any] = field(default_factory=dict)  # defaults of --quick
-    choices: Sequence[str] = ()  # options that choose cells and change none of them
 
     def main(self, words: Sequence[str] | None = None) -> int:
         """The command line; returns the exit status."""
@@ -117,12 +157,17 @@ class Measurement:
         logging.basicConfig(level=logging.WARNING, force=True)  # importing fairseq has set it to tell everything
         return exit_status(as_typed(self.file, []), lambda: self._run(words))
 
+    def flags(self, parser: argparse.ArgumentParser, quick: bool = False) -> None:
+        """Add the arguments of this script alone."""
+        for name, small, _, given in self.arguments:
+            parser.add_argument(name, **given | ({"default": small} if quick and small is not None else {}))
+
     def _run(self, words: Sequence[str]) -> int:
         frame = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         frame.add_argument("--out", type=Path, metavar="DIR", help="folder of the finished cells (required)")
         frame.add_argument("--report", type=Path, metavar="PATH", help="folder or .md file to report to (default: OUT)")
         frame.add_argument("--results", type=Path, metavar="JSON", help="measure nothing: report on this results.json")
-        quick = ", ".join(f"{name} = {value}" for name, value in self.quick.items())
+        quick = ", ".join(f"{one.name} {one.quick}" for one in self.arguments if one.quick is not None)
         frame.add_argument("--quick", action="store_true", help=f"try it in little time: {quick}")
         known, _ = frame.parse_known_args(words)
         if known.results is not None:
@@ -131,20 +176,13 @@ class Measurement:
             self._report(json.loads(known.results.read_text(encoding="utf-8")), known.report)
             return 0
         raw = argparse.RawDescriptionHelpFormatter
-        parser = argparse.ArgumentParser(
-            as_typed(self.file, []), None, self.about, parents=[frame], formatter_class=raw
-        )
-        self.flags(parser)
-        parser.set_defaults(**self.quick if known.quick else {})
+        parser = argparse.ArgumentParser(as_typed(self.file, []), None, self.about, None, [frame], raw)
+        self.flags(parser, known.quick)
         options = parser.parse_args(words)
         if options.out is None:
             parser.error("--out DIR is required, except with --results")
-        for name, given in vars(options).items():
-            for value in given if isinstance(given, list) else [given]:
-                allowed = Range(0, 1e15) if isinstance(value, float) else Range(0 if name in MAY_BE_ZERO else 1)
-                if isinstance(value, int | float) and not isinstance(value, bool) and allowed.refusal(value):
-                    parser.error(f"--{name.replace('_', '-')} {value}: {allowed.refusal(value)}")
-        own = {name: value for name, value in vars(options).items() if name not in {*FRAME, *self.choices}}
+        left = FRAME | {one.name.lstrip("-").replace("-", "_") for one in self.arguments if one.cells}
+        own = {name: value for name, value in vars(options).items() if name not in left}
         settings = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in own.items()}
         here = machine(getattr(options, "device", None))
         begun(options.out / "cells.json", settings | {"machine": here})
@@ -179,9 +217,8 @@ class Measurement:
 
 def as_typed(file: str, words: Sequence[str]) -> str:
     """A command as a report names it: without --out and --report, and with DATA for an absolute path."""
-    left = iter(words)
+    left, script = iter(words), "/".join(Path(file).resolve().parts[-3:])
     shown = [word for word in left if not (word in ("--out", "--report") and next(left, None))]
-    script = "/".join(Path(file).resolve().parts[-3:])
     return shlex.join(["python", script, *(re.sub("(^|=)/.*", r"\1DATA", word) for word in shown)])
 
 
@@ -242,6 +279,13 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]], left: int 
     lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *rows]
     fields = (" | ".join("" if value is None else str(value) for value in line) for line in lines)
     return "".join(f"| {line} |\n" for line in fields)
+
+
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """What a call takes by a clock."""
+    start = clock()
+    work()
+    return clock() - start
 
 
 def status(key: str, file: str = "self/status") -> int:

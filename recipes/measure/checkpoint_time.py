@@ -6,8 +6,6 @@ The checkpoint is that of a base model with Adam's state, saved as `checkpoint_1
 fairseq does at --save-interval-updates. It is written to OUT: give a folder on the disk that is to be measured.
 """
 
-import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 from fairseq import checkpoint_utils, file_io
 
 from linformer_fairseq.checkpoints.checkpoint import untrained
-from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, comparison, flag, in_a_process
 from linformer_fairseq.training import files
 from linformer_fairseq.training.saving import snapshot
 
@@ -33,12 +31,7 @@ the one from the GPU, which fairseq makes too (CUDA: not yet run). Writing in th
 training."""
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", default="linformer_roberta_base", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="of each way (default: %(default)s)")
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
+def measure(options: Options, cells: Cells) -> None:
     cells.turns({way: in_a_process(save, way, options.arch, options.out) for way in WAYS}, options.rounds)
 
 
@@ -46,8 +39,7 @@ def save(way: str, arch: str, out: Path) -> dict[str, float]:
     """Seconds of the pause and until all is written, while nothing else is computed, and the size."""
     model = untrained({"_name": arch, "max_positions": 512}, VOCABULARY)
     adam = [{name: torch.rand_like(p) for name in ("exp_avg", "exp_avg_sq")} for p in model.parameters()]
-    optimizer = {"state": dict(enumerate(adam))}
-    state = {"model": model.state_dict(), "last_optimizer_state": optimizer, "extra_state": {}}
+    state = {"model": model.state_dict(), "last_optimizer_state": {"state": dict(enumerate(adam))}, "extra_state": {}}
     with tempfile.TemporaryDirectory(dir=out) as folder:
         first, last = Path(folder, "checkpoint_1_1.pt"), Path(folder, "checkpoint_last.pt")
         start = time.perf_counter()
@@ -66,10 +58,9 @@ def save(way: str, arch: str, out: Path) -> dict[str, float]:
     return {PAUSE: pause if way == BACKGROUND else written, "until all is written (s)": written, "GB": size}
 
 
+FLAGS = [flag("--arch", "linformer_roberta_base", quick="linformer_roberta_tiny"), flag("--rounds", 5, quick=1)]
 TABLE = comparison("Time to write a checkpoint", NOTE, relative=PAUSE)
-MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, TABLE), quick={"arch": "linformer_roberta_tiny", "rounds": 1}
-)
+MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, TABLE)
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

@@ -8,8 +8,6 @@ Every start of E and F of a Linformer from a RoBERTa, which is one of ours with 
 `tiny_n512_k128`, beside the same model from scratch. The report is of all ways that are finished.
 """
 
-import argparse
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -24,10 +22,11 @@ from linformer_fairseq.checkpoints.sample import sample_blocks
 from linformer_fairseq.checkpoints.transfer import transfer
 from linformer_fairseq.checkpoints.warm_start import to_linformer
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, markdown
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, Results, flag, markdown, plain
 from linformer_fairseq.measuring.trainings import curve, longer, perplexity, schedule, train
 from linformer_fairseq.models.config import LinformerRobertaConfig
 from linformer_fairseq.plugin import register
+from linformer_fairseq.ranges import whole
 
 ORIGINAL, SCRATCH = "original", "from scratch"
 # Way -> start of E and F, and whether attention transfer follows.
@@ -43,23 +42,7 @@ BATCH = 8  # texts of a step of attention transfer
 NEAR = 1.02  # within 2 % of the original's perplexity
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("data", type=Path, help="binarised data, such as the checkpoint was trained on")
-    add("checkpoint", type=Path, help="a trained RoBERTa")
-    add("--ways", nargs="+", choices=list(STARTS), default=list(STARTS), metavar="WAY", help=", ".join(STARTS))
-    add("--projected-length", default="128", metavar="K", help="default: %(default)s")
-    add("--projection-sharing", default="layerwise", help="default: %(default)s")
-    add("--updates", type=int, help="of 4,096 tokens after conversion (default: 30 %% of the checkpoint's)")
-    add("--scratch-updates", type=int, help="from scratch (default: as many as the checkpoint had)")
-    add("--validations", type=int, default=15, help="in each training (default: %(default)s)")
-    add("--lr", type=float, default=5e-4, help="after conversion (default: %(default)s)")
-    add("--scratch-lr", type=float, default=2e-3, help="default: %(default)s")
-    add("--transfer-steps", type=int, default=200, help="default: %(default)s")
-    add("--sample", type=int, default=256, help="training texts for SVD and transfer (default: %(default)s)")
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
+def measure(options: Options, cells: Cells) -> None:
     register()
     source = from_roberta(options.checkpoint)
     options.updates = options.updates or max(1, source.updates * 3 // 10)
@@ -75,20 +58,7 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
     cells.run({ORIGINAL: original} | ways)
 
 
-def linformer(options: argparse.Namespace, way: str, exact: Checkpoint) -> Checkpoint:
-    """A RoBERTa as a Linformer, in one way."""
-    init, fitted = STARTS[way]
-    texts = None
-    if init == "svd" or fitted:
-        length, vocabulary = encoder_config(exact).max_positions, exact.state[EMBEDDING].size(0)
-        blocks = sample_blocks(options.data, length, options.sample, vocabulary)
-        texts = torch.split(blocks, BATCH)
-    k, sharing = options.projected_length, options.projection_sharing
-    found = to_linformer(exact, k, None, sharing, "linear", init, texts)
-    return transfer(exact, found, texts, options.transfer_steps)[0] if fitted and texts else found
-
-
-def measure_way(options: argparse.Namespace, way: str, source: Checkpoint) -> dict[str, Any]:
+def measure_way(options: Options, way: str, source: Checkpoint) -> dict[str, Any]:
     """Converts, validates and trains one way, or what is left of that.
 
     Returns:
@@ -97,11 +67,16 @@ def measure_way(options: argparse.Namespace, way: str, source: Checkpoint) -> di
     """
     folder = options.out / way.replace(", ", "-").replace(" ", "-").lower()
     start, scratch = folder / "start.pt", way == SCRATCH
-    begun = time.perf_counter()
-    converted = linformer(options, way, source)
+    (init, fitted), begun, n = STARTS[way], time.perf_counter(), encoder_config(source).max_positions
+    texts = None
+    if init == "svd" or fitted:
+        texts = torch.split(sample_blocks(options.data, n, options.sample, source.state[EMBEDDING].size(0)), BATCH)
+    k, sharing = options.projected_length, options.projection_sharing
+    converted = to_linformer(source, k, None, sharing, "linear", init, texts)
+    if fitted and texts:
+        converted, _ = transfer(source, converted, texts, options.transfer_steps)
     found = {"seconds": round(time.perf_counter() - begun, 1), "errors": converted.notes[-1].get("errors", [])}
     write(converted, start, force=True)
-    n = encoder_config(converted).max_positions
     found["start"] = None if scratch else perplexity(options.data, start, n, folder / "start.log")
     settings = schedule(options.scratch_updates if scratch else options.updates, options.validations) | longer(n)
     settings["optimization.lr"] = [options.scratch_lr if scratch else options.lr]
@@ -150,10 +125,18 @@ def plot(results: Results, path: Path) -> None:
     plot_lines(path, "validation perplexity", [panel], lambda name: ":" if name == limit else "o-")
 
 
-QUICK = {"updates": 2, "scratch_updates": 3, "validations": 2, "transfer_steps": 3, "sample": 16}
-MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table, {"curves.png": plot}), quick=QUICK, choices=("ways",)
-)
+FLAGS = [
+    flag("data", Path, "binarised data, such as the checkpoint was trained on"),
+    flag("checkpoint", Path, "a trained RoBERTa"),
+    flag("--ways", list(STARTS), choices=list(STARTS), cells=True),
+    *plain(projected_length="128", projection_sharing="layerwise"),
+    flag("--updates", None, "after conversion (default: 30 %% of the checkpoint's)", quick=2, type=whole()),
+    flag("--scratch-updates", None, "from scratch (default: the checkpoint's)", quick=3, type=whole()),
+    flag("--transfer-steps", 200, quick=3, least=0),
+    flag("--sample", 256, "training texts for SVD and transfer", quick=16),
+    *plain(validations=(15, 2), lr=5e-4, scratch_lr=2e-3),
+]
+MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, table, {"curves.png": plot})
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

@@ -7,8 +7,6 @@ STS-B is GLUE's folder with dev.tsv, BOOKS holds a .txt file for each book. A ve
 text, as sentence-transformers has it, scaled to length 1. A student is a converted model that was trained further.
 """
 
-import argparse
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 from itertools import chain, product
@@ -26,7 +24,8 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.glue import find_task
 from linformer_fairseq.inference.engine import Compute, Engine
 from linformer_fairseq.inference.sequences import BOS, EOS, Ids, encode, tokenizer_of
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, markdown
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, Results, flag, heading, markdown
+from linformer_fairseq.measuring.trainings import students
 from linformer_fairseq.scores import score
 from linformer_fairseq.tables import read_table
 
@@ -39,48 +38,27 @@ Make = Callable[[], Checkpoint]
 Texts = list[list[Ids]]  # lists of ids with <s> and </s>, each the first of all pairs and then the second of all pairs
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("original", type=Path, help="from `linformer convert from-bert ... --attention exact`")
-    add("--stsb", type=Path, required=True, metavar="DIR", help="folder of GLUE's STS-B, with dev.tsv")
-    add("--texts", type=Path, required=True, metavar="DIR", help="folder of .txt files, one for each book")
-    add("--student", nargs="+", default=[], metavar="NAME=FILE", help="converted models that were trained further")
-    add("--projected-length", type=int, nargs="+", default=[128, 64, 16], metavar="K", help="default: 128 64 16")
-    add("--local-window", type=int, nargs="+", default=[0, 16, 64], metavar="W", help="default: 0 16 64")
-    add("--tokens", type=int, default=512, metavar="N", help="of a half of a passage (default: %(default)s)")
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
+def measure(options: Options, cells: Cells) -> None:
     torch.set_num_threads(1)
-    original = read(options.original)
+    original, lengths, windows = read(options.original), options.projected_length, options.local_window
     if (kind := encoder_config(original).attention) != "exact":
         raise UsageError(f"{options.original} has --attention {kind}; convert its model with --attention exact")
-    work, (texts, scores) = models(options, original), gather(options, original)
-    exact = cache(partial(vectors_of, original, texts))
-    cells.run({name: partial(kept, make, texts, scores, exact) for name, make in work.items()})
-
-
-def models(options: argparse.Namespace, original: Checkpoint) -> dict[str, Make]:
-    """What makes the model of each row, by its name."""
-    lengths, windows = options.projected_length, options.local_window
-    found: dict[str, Make] = {"original": original.converted}
-    found[f"fixed blocks, k = {max(lengths)}"] = partial(to_linformer, original, str(max(lengths)))
+    makes: dict[str, Make] = {"original": original.converted}
+    makes[f"fixed blocks, k = {max(lengths)}"] = partial(to_linformer, original, str(max(lengths)))
     for k, w in product(lengths, windows):
-        found[f"adaptive, k = {k}, W = {w}"] = partial(to_linformer, original, str(k), kind="adaptive", window=w)
-    found |= {f"window alone, W = {w}": partial(without_slots, original, w) for w in windows if w}
-    for given in options.student:
-        name, _, file = f"student, {given}".partition("=")
-        if not file:
-            raise UsageError(f"--student {given}: must be NAME=FILE, such as w16=student.pt")
-        student = read(Path(file))
+        makes[f"adaptive, k = {k}, W = {w}"] = partial(to_linformer, original, str(k), kind="adaptive", window=w)
+    makes |= {f"window alone, W = {w}": partial(without_slots, original, w) for w in windows if w}
+    for name, student in students(options.student, original):
+        makes[f"student, {name}"] = student.converted
         config = encoder_config(student)
-        if config.vocab_size != encoder_config(original).vocab_size:
-            raise UsageError(f"--student {given}: has another vocabulary than {options.original}")
-        found[name] = student.converted
         if config.local_window and config.attention == "linformer":
-            found[f"{name}, slots off"] = partial(without_slots, student, config.local_window)
-            found[f"{name}, window off"] = partial(student.converted, model=student.model | {"local_window": 0})
-    return found
+            makes[f"student, {name}, slots off"] = partial(without_slots, student, config.local_window)
+            makes[f"student, {name}, window off"] = partial(
+                student.converted, model=student.model | {"local_window": 0}
+            )
+    texts, scores = gather(options, original)
+    exact = cache(partial(vectors_of, original, texts))
+    cells.run({name: partial(kept, make, texts, scores, exact) for name, make in makes.items()})
 
 
 def without_slots(model: Checkpoint, window: int) -> Checkpoint:
@@ -89,7 +67,7 @@ def without_slots(model: Checkpoint, window: int) -> Checkpoint:
     return model.converted(model=model.model | {"attention": "local", "local_window": window}, state=state)
 
 
-def gather(options: argparse.Namespace, original: Checkpoint) -> tuple[Texts, list[float]]:
+def gather(options: Options, original: Checkpoint) -> tuple[Texts, list[float]]:
     """Sentences of STS-B, halves of passages, and halves of the first halves; people's scores of the sentences."""
     tokenizer, n, task = tokenizer_of(original, None), encoder_config(original).max_positions, find_task("STS-B")
     if not 6 <= options.tokens <= n:
@@ -162,10 +140,16 @@ ABOUT = """STS-B dev: Spearman correlation x 100 of cosines with people's scores
 these sentences' vectors from the original's; without slots, of all sentences. Cosine: to the original's vector, mean
 over passages of books. Halves: the first half of a passage finds its second half among those of all passages. Fixed
 blocks: linear projection, block means. Only students are trained after conversion, and not again with a part off."""
-QUICK = {"projected_length": [16], "local_window": [0], "tokens": 64}
-MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, table), quick=QUICK, choices=("student", "projected_length", "local_window")
-)
+FLAGS = [
+    flag("original", Path, "from `linformer convert from-bert ... --attention exact`"),
+    flag("--stsb", Path, "folder of GLUE's STS-B, with dev.tsv"),
+    flag("--texts", Path, "folder of .txt files, one for each book"),
+    flag("--student", [], "NAME=FILE: converted models that were trained further", cells=True),
+    flag("--projected-length", [128, 64, 16], quick=[16], cells=True),
+    flag("--local-window", [0, 16, 64], quick=[0], cells=True, least=0),
+    flag("--tokens", 512, "of a half of a passage", quick=64),
+]
+MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, table)
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

@@ -10,14 +10,15 @@ table3_efficiency.py measures layers. CUDA: run on one H100 (docs/benchmarks/gpu
 import argparse
 import json
 import re
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ from linformer_fairseq.environment import environment_report
 from linformer_fairseq.io.files import write_json
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
 from linformer_fairseq.layers.config import PROJECTIONS, SHARINGS
-from linformer_fairseq.measuring.gpu_runs import Runs
+from linformer_fairseq.measuring.gpu_runs import Runs, figures_of
+from linformer_fairseq.measuring.study import seconds
 from linformer_fairseq.optim.fused_adamw import FusedAdamW, FusedAdamWConfig
 from linformer_fairseq.planning.memory import MASKED, training_bytes
 from linformer_fairseq.planning.plan import plan_of
@@ -37,7 +39,7 @@ from linformer_fairseq.training.hardware import peak_flops
 from linformer_fairseq.training.recipe import fairseq_train_argv, find_recipe
 
 SIZES: dict[str, Any] = {"embed_dim": 64, "ffn_dim": 128, "num_heads": 4, "num_layers": 2, "vocab_size": 500}
-SIZES["max_positions"] = 128
+SIZES |= {"max_positions": 128, "projected_length": 32}
 STEPS = "versions types kernels host_waits speed saving compiling training resuming overflow memory".split()
 
 
@@ -51,11 +53,10 @@ class Check:
 
     def versions(self) -> dict[str, Any]:
         """Versions, GPUs, and what to repair: a build of torch without code for the GPU, among others."""
-        built_for = [] if self.cpu else torch.cuda.get_arch_list()
         found = environment_report()
         del found["user_dir"]  # the figures are to be published, without folders of the machine
         found["python"] = found["python"].split(" (")[0]
-        return {**found, "torch": torch.__version__, "built for": built_for}
+        return {**found, "torch": torch.__version__, "built for": [] if self.cpu else torch.cuda.get_arch_list()}
 
     def types(self) -> dict[str, float]:
         """Largest error of loss and gradients in 16 bit against float32, relative to the largest value."""
@@ -63,7 +64,7 @@ class Check:
         kinds = [*((kind, 0) for kind in PROJECTIONS), ("adaptive", 16)]
         for sharing, (kind, window) in product(SHARINGS, kinds):
             options: dict[str, Any] = {"sharing": sharing, "projection": kind, "local_window": window, "dropout": 0.0}
-            cfg = EncoderConfig(**SIZES, projected_length=32, **options)
+            cfg = EncoderConfig(**SIZES, **options)
             full = self._gradients(cfg, torch.float32)
             for dtype in (torch.float16, torch.bfloat16):
                 low = self._gradients(cfg, dtype)
@@ -83,8 +84,7 @@ class Check:
         """Names of the kernels that attention runs, by type and dropout."""
         found = {}
         for dtype, p in product((torch.float32, torch.float16, torch.bfloat16), (0.0, 0.1)):
-            cfg = replace(EncoderConfig(**SIZES, projected_length=32), attention_dropout=p)
-            model = LinformerEncoder(cfg).to(self.device, dtype)
+            model = LinformerEncoder(EncoderConfig(**SIZES, attention_dropout=p)).to(self.device, dtype)
             with torch.profiler.profile() as profile:
                 one_step(model, 2)
             names = {event.key for event in profile.key_averages()}
@@ -95,7 +95,7 @@ class Check:
         """How often the host waits for the device in a forward and backward pass."""
         if self.cpu:
             return {"skipped": "no device to wait for"}
-        model = LinformerEncoder(EncoderConfig(**SIZES, projected_length=32)).to(self.device, self.low)
+        model = LinformerEncoder(EncoderConfig(**SIZES)).to(self.device, self.low)
         one_step(model, 4)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -106,64 +106,62 @@ class Check:
 
     def speed(self) -> dict[str, Any]:
         """Updates of the base models: tokens/s, share of the peak, memory, optimizer, each beside what is computed."""
-        return {name: self._speed_of(*self._base(name)) for name in ("base_n512_k128", "base_n4096_k256")}
+        found = {}
+        for name in ("base_n512_k128", "base_n4096_k256"):
+            cfg, batch = self._base(name)
+            n = cfg.max_positions
+            model = LinformerEncoder(cfg).to(self.device, self.low)
+            masters = [torch.nn.Parameter(p.detach().float()) for p in model.parameters()]
+            optimizer = FusedAdamW(FusedAdamWConfig(lr=[1e-4]), masters)
+            for master in masters:
+                master.grad = torch.zeros_like(master)
+            if not self.cpu:
+                torch.cuda.reset_peak_memory_stats()
+            update = self._seconds(optimizer.step)  # first, so that the moments are there in the step
+            step = self._seconds(partial(one_step, model, batch))
+            operations = encoder_flops(cfg, batch, n, MASKED * n) + head_flops(cfg, MASKED * n * batch)
+            peak = peak_flops(self.device, "bf16" if self.cpu else "fp16")
+            computed = training_bytes(cfg, batch)
+            found[name] = {
+                "tokens/s": batch * n / step,
+                "ms": 1000 * step,
+                "ms at the peak": None if peak is None else 1000 * operations / peak,
+                "share of the peak": None if peak is None else operations / step / peak,
+                "optimizer ms": 1000 * update,
+                "GB": None if self.cpu else torch.cuda.max_memory_allocated() / 1e9,
+                "GB computed": (sum(computed.values()) - computed["other"]) / 1e9,
+            }
+        return found
 
     def _base(self, name: str) -> tuple[EncoderConfig, int]:
-        argv = fairseq_train_argv(find_recipe(name), "DATA", Path("RUN"))
-        plan = plan_of(argv, "v100-16gb", gpus=1, symbols=50265)
-        cfg, batch = plan.cfg, plan.rows
-        return (replace(cfg, embed_dim=96, ffn_dim=96, num_layers=1, vocab_size=500), 1) if self.cpu else (cfg, batch)
-
-    def _speed_of(self, cfg: EncoderConfig, batch: int) -> dict[str, Any]:
-        model = LinformerEncoder(cfg).to(self.device, self.low)
-        masters = [torch.nn.Parameter(p.detach().float()) for p in model.parameters()]
-        optimizer = FusedAdamW(FusedAdamWConfig(lr=[1e-4]), masters)
-        for master in masters:
-            master.grad = torch.zeros_like(master)
-        if not self.cpu:
-            torch.cuda.reset_peak_memory_stats()
-        update = self._seconds(optimizer.step)  # first, so that the moments are there in the step
-        step = self._seconds(lambda: one_step(model, batch))
-        n = cfg.max_positions
-        operations = encoder_flops(cfg, batch, n, MASKED * n) + head_flops(cfg, MASKED * n * batch)
-        peak = peak_flops(self.device, "bf16" if self.cpu else "fp16")
-        computed = training_bytes(cfg, batch)
-        return {
-            "tokens/s": batch * n / step,
-            "ms": 1000 * step,
-            "ms at the peak": None if peak is None else 1000 * operations / peak,
-            "share of the peak": None if peak is None else operations / step / peak,
-            "optimizer ms": 1000 * update,
-            "GB": None if self.cpu else torch.cuda.max_memory_allocated() / 1e9,
-            "GB computed": (sum(computed.values()) - computed["other"]) / 1e9,
-        }
+        plan = plan_of(fairseq_train_argv(find_recipe(name), "DATA", Path("RUN")), "v100-16gb", gpus=1, symbols=50265)
+        small: dict[str, Any] = {"embed_dim": 96, "ffn_dim": 96, "num_layers": 1, "vocab_size": 500}
+        return (replace(plan.cfg, **small), 1) if self.cpu else (plan.cfg, plan.rows)
 
     def saving(self) -> dict[str, float]:
         """Seconds for which a base model waits until its state is copied, to be written in the background."""
-        cfg, _ = self._base("base_n512_k128")
-        state = {"model": LinformerEncoder(cfg).to(self.device, self.low).state_dict()}
-        return {"seconds": self._seconds(lambda: saving.snapshot(state))}
+        model = LinformerEncoder(self._base("base_n512_k128")[0]).to(self.device, self.low)
+        return {"seconds": self._seconds(partial(saving.snapshot, {"model": model.state_dict()}))}
 
     def compiling(self) -> dict[str, Any]:
         """Graphs and speed of compiled layers at three lengths, with a local convolution."""
-        model = LinformerEncoder(EncoderConfig(**SIZES, projected_length=32, local_conv=5)).to(self.device, self.low)
-        eager = self._seconds(lambda: one_step(model, 4, 128))
+        model = LinformerEncoder(EncoderConfig(**SIZES, local_conv=5)).to(self.device, self.low)
+        eager = self._seconds(partial(one_step, model, 4, 128))
         model.compile_layers(**({"backend": "aot_eager"} if self.cpu else {}))
         for length in (128, 100, 64):
             one_step(model, 4, length)
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        return {"graphs": graphs, "speed": eager / self._seconds(lambda: one_step(model, 4, 128))}
+        return {"graphs": graphs, "speed": eager / self._seconds(partial(one_step, model, 4, 128))}
 
     def _seconds(self, work: Callable[[], object]) -> float:
-        """Of one call, the median of five after two."""
-        times = []
-        for _ in range(3 if self.cpu else 7):
-            start = time.perf_counter()
+        """Of one call, the median of five after two; on a CPU, of three."""
+
+        def finished() -> None:
             work()
             if not self.cpu:
                 torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        return sorted(times[-5:])[len(times[-5:]) // 2]
+
+        return median([seconds(finished) for _ in range(3 if self.cpu else 7)][-5:])
 
 
 def one_loss(model: LinformerEncoder, batch: int, length: int | None = None) -> torch.Tensor:
@@ -196,15 +194,11 @@ def main() -> int:
         steps = {n: getattr(one, n) for one in (check, runs) for n in vars(type(one)) if n in STEPS}
         for name in options.only or STEPS:
             start = time.perf_counter()
-            try:
-                figures = steps[name]()
-            except Exception as error:  # the others may still tell something
-                figures = {"failed": f"{type(error).__name__}: {error}"}
-            results[name] = figures
-            print(f"{name}: {time.perf_counter() - start:.1f} s, {str(figures)[:200]}", flush=True)
+            results[name] = figures_of(steps[name])
+            print(f"{name}: {time.perf_counter() - start:.1f} s, {str(results[name])[:200]}", flush=True)
             write_json(options.out, {"device": str(check.device), **results})
     return int('"failed"' in json.dumps(results))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

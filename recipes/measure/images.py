@@ -9,17 +9,15 @@ whole, or frozen under a logistic regression. The convolutional net has about as
 weights.
 """
 
-import argparse
 import json
 import os
 import string
-import sys
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -42,13 +40,10 @@ from data_prep.run import run
 from linformer_fairseq.checkpoints.checkpoint import read
 from linformer_fairseq.commands import encode, finetune
 from linformer_fairseq.layers import EncoderConfig, LinformerEncoder
-from linformer_fairseq.measuring.study import Cells, Measurement, comparison
-from linformer_fairseq.measuring.trainings import curve, schedule
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, comparison, flag, plain, seconds
+from linformer_fairseq.measuring.trainings import curve, schedule, train
 from linformer_fairseq.paths import RECIPES
 from linformer_fairseq.tables import read_table
-from linformer_fairseq.training.metrics import read_metrics
-from linformer_fairseq.training.progress import run_logged
-from linformer_fairseq.training.recipe import fairseq_train_argv
 
 RECIPE = RECIPES / "pretrain/tiny_n1027_k128_images.yaml"
 ATTENTIONS = {"Linformer": "linformer", "exact attention": "exact"}
@@ -57,42 +52,25 @@ FONTS = (
     "DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSansMono DejaVuSerif DejaVuSerif-Bold STIXGeneral cmr10 cmtt10"
 )
 INK, PAPER = (0, 120), (140, 256)
-ACCURACY = "accuracy, %"
+ACCURACY, PARTS = "accuracy, %", ("labelled", "test")
 Images = npt.NDArray[np.uint8]
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--sets", nargs="+", choices=SETS, default=[*SETS], help="default: %(default)s")
-    add("--glyphs", type=int, default=3000, help="to pretrain on (default: %(default)s)")
-    add("--pixels", type=int, default=16, help="a side of a glyph (default: %(default)s)")
-    add("--labelled", type=int, default=1000, help="images of each set with a label (default: %(default)s)")
-    add("--test", type=int, default=500, help="images of each set to test on (default: %(default)s)")
-    add("--updates", type=int, default=200, help="of pretraining, of 4,096 tokens (default: %(default)s)")
-    add("--epochs", type=int, default=6, help="of learning labels, twice as many of digits (default: %(default)s)")
-    add("--k", type=int, default=64, help="projected length, at most (default: %(default)s)")
-    add("--side", type=int, default=64, help="pixels of the images whose speed is measured (default: %(default)s)")
-    add("--rounds", type=int, default=3, help="of the speeds (default: %(default)s)")
-    add("--threads", type=int, default=1, help="of PyTorch (default: %(default)s)")
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
+def measure(options: Options, cells: Cells) -> None:
     torch.set_num_threads(options.threads)
     sizes = f"{options.side} x {options.side}"
-    work: dict[str, Callable[[], Any]]
-    work = {f"{sizes}, {title}": partial(speed, options, attention) for title, attention in ATTENTIONS.items()}
-    cells.turns(work, options.rounds)
+    cells.turns({f"{sizes}, {title}": partial(speed, options, at) for title, at in ATTENTIONS.items()}, options.rounds)
     for name in options.sets:
-        prepare(options, name)
-        work = {}
+        its = ImageSet(options, options.out / name, *((8, 2) if name == "digits" else (options.pixels, 1)))
+        prepare(its, *SETS[name])
+        work: dict[str, Callable[[], Mapping[str, float]]] = {}
         for title, attention in ATTENTIONS.items():
-            here = options, name, attention
-            work[f"{name}, {title}, pretraining"] = partial(pretrain, *here)
-            work[f"{name}, {title}, pretrained"] = partial(tune, *here)
-            work[f"{name}, {title}, from scratch"] = partial(tune, *here, "--from-scratch")
-            work[f"{name}, {title}, frozen"] = partial(probe, *here)
-        work[f"{name}, linear model of pixels"] = partial(linear, options, name)
-        work[f"{name}, convolutional net"] = partial(convolutional, options, name)
+            work[f"{name}, {title}, pretraining"] = partial(pretrain, its, attention)
+            work[f"{name}, {title}, pretrained"] = partial(tune, its, attention)
+            work[f"{name}, {title}, from scratch"] = partial(tune, its, attention, "--from-scratch")
+            work[f"{name}, {title}, frozen"] = partial(probe, its, attention)
+        work[f"{name}, linear model of pixels"] = partial(linear, its)
+        work[f"{name}, convolutional net"] = partial(convolutional, its)
         cells.run({cell: partial(with_seconds, one) for cell, one in work.items()})
 
 
@@ -101,13 +79,13 @@ def with_seconds(work: Callable[[], Mapping[str, float]]) -> dict[str, float]:
     return {**work(), "processor seconds": sum(os.times()[:4]) - before}
 
 
-def digits(options: argparse.Namespace) -> tuple[Images, npt.NDArray[Any]]:
+def digits(options: Options) -> tuple[Images, npt.NDArray[Any]]:
     """(R, 8, 8, 3) and (R,)"""
     found = load_digits()
     return np.rint(found.images * 255 / 16).astype(np.uint8)[..., None].repeat(3, -1), found.target
 
 
-def glyphs(options: argparse.Namespace) -> tuple[Images, npt.NDArray[Any]]:
+def glyphs(options: Options) -> tuple[Images, npt.NDArray[Any]]:
     """(R, side, side, 3) and (R,): dark letters and figures on light paper."""
     chance, side = np.random.default_rng(0), options.pixels
     folder, shape = Path(matplotlib.get_data_path(), "fonts/ttf"), (side, side)
@@ -127,19 +105,21 @@ def glyphs(options: argparse.Namespace) -> tuple[Images, npt.NDArray[Any]]:
 SETS = {"digits": (digits, "tokenizer.grey_levels=17"), "glyphs": (glyphs, "tokenizer.colours=64")}
 
 
-def side_of(options: argparse.Namespace, name: str) -> int:
-    return 8 if name == "digits" else int(options.pixels)
+class ImageSet(NamedTuple):
+    """A set of images."""
+
+    options: Options
+    folder: Path
+    side: int  # pixels
+    times: int  # the epochs of --epochs
+
+    def checkpoint(self, attention: str) -> Path:
+        return self.folder / attention / "checkpoints/checkpoint_last.pt"
 
 
-def epochs_of(options: argparse.Namespace, name: str) -> int:
-    return int(options.epochs) * (2 if name == "digits" else 1)
-
-
-def prepare(options: argparse.Namespace, name: str) -> None:
-    """Make OUT/NAME, once: `run`, of all images but the test's, and the corpora `labelled` and `test`."""
-    folder: Path = options.out / name
-    make, palette = SETS[name]
-    side = side_of(options, name)
+def prepare(its: ImageSet, make: Callable[[Options], tuple[Images, npt.NDArray[Any]]], palette: str) -> None:
+    """Make the folder, once: `run`, of all images but the test's, and the corpora `labelled` and `test`."""
+    folder, options = its.folder, its.options
     if (folder / "run/report.md").exists():
         return
     images, labels = make(options)
@@ -147,95 +127,84 @@ def prepare(options: argparse.Namespace, name: str) -> None:
     test, rest = order[: options.test], order[options.test :]
     folder.mkdir(parents=True, exist_ok=True)
     for part, rows in (("test", test), ("labelled", rest[: options.labelled]), ("all", rest)):
-        content = [{"image": {"bytes": _png(images[i]), "path": None}, "label": str(labels[i])} for i in rows]
+        content = []
+        for i in rows:
+            Image.fromarray(images[i]).save(png := BytesIO(), "PNG")
+            content.append({"image": {"bytes": png.getvalue(), "path": None}, "label": str(labels[i])})
         pq.write_table(pa.Table.from_pylist(content), folder / f"{part}.parquet")
         if part != "all":
-            source = SourceConfig("images", [str(folder / f"{part}.parquet")], size=side)
+            source = SourceConfig("images", [str(folder / f"{part}.parquet")], size=its.side)
             extract(source, folder / part, ReadingConfig())
-    changes = [f"input={folder / 'all.parquet'}", f"sources.0.size={side}", "split.valid=0.05"]
+    changes = [f"input={folder / 'all.parquet'}", f"sources.0.size={its.side}", "split.valid=0.05"]
     run("images", [*changes, "tokenizer.colours=0", palette], folder / "run")
 
 
-def _png(image: Images) -> bytes:
-    content = BytesIO()
-    Image.fromarray(image).save(content, "PNG")
-    return content.getvalue()
-
-
-def pretrain(options: argparse.Namespace, name: str, attention: str) -> dict[str, float]:
+def pretrain(its: ImageSet, attention: str) -> dict[str, float]:
     """Train on masked pixels."""
-    folder, side = options.out / name, side_of(options, name)
-    tokens = side**2 + 3
+    tokens, options, folder = its.side**2 + 3, its.options, its.folder / attention
     settings = schedule(options.updates, 4) | {"task.tokens_per_sample": tokens, "model.max_positions": tokens}
-    settings |= {"dataset.batch_size": max(1, 4096 // tokens), "model.position_grid": side}
+    settings |= {"dataset.batch_size": max(1, 4096 // tokens), "model.position_grid": its.side}
     settings |= {"model.projected_length": str(min(options.k, tokens)), "model.attention": attention}
-    argv = fairseq_train_argv(RECIPE, folder / "run/data", folder / attention / "checkpoints", settings)
-    run_logged(argv, folder / attention / "train.log", range(options.updates), f"{name}, {attention}")
-    size = sum(value.numel() for value in read(_checkpoint(options, name, attention)).state.values())
-    return {"perplexity": curve(read_metrics(folder / attention / "checkpoints"))[-1][1], "parameters": size}
+    metrics = train(its.folder / "run/data", folder, settings, f"{its.folder.name}, {attention}", recipe=RECIPE)
+    size = sum(value.numel() for value in read(its.checkpoint(attention)).state.values())
+    return {"perplexity": curve(metrics)[-1][1], "parameters": size}
 
 
-def _checkpoint(options: argparse.Namespace, name: str, attention: str) -> Path:
-    return Path(options.out, name, attention, "checkpoints/checkpoint_last.pt")
-
-
-def tune(options: argparse.Namespace, name: str, attention: str, *more: str) -> dict[str, float]:
+def tune(its: ImageSet, attention: str, *more: str) -> dict[str, float]:
     """Accuracy of fine-tuning; a tenth of the labelled images chooses the epoch."""
-    folder = options.out / name
-    out = folder / attention / f"tuned{''.join(more)}"
-    words = ["train", "--checkpoint", str(_checkpoint(options, name, attention)), "--label-column", "title"]
-    words += ["--train", f"{folder}/labelled", "--test", f"{folder}/test", "--epochs", f"{epochs_of(options, name)}"]
+    out, epochs = its.folder / attention / f"tuned{''.join(more)}", its.options.epochs * its.times
+    words = ["train", "--checkpoint", str(its.checkpoint(attention)), "--label-column", "title"]
+    words += ["--train", f"{its.folder}/labelled", "--test", f"{its.folder}/test", "--epochs", f"{epochs}"]
     finetune.main([*words, "--lr", "1e-3", "--batch-size", "16", "--out", str(out), *more])
     return {ACCURACY: json.loads((out / "result.json").read_text(encoding="utf-8"))["scores"]["test"]["accuracy"]}
 
 
-def probe(options: argparse.Namespace, name: str, attention: str) -> dict[str, float]:
+def probe(its: ImageSet, attention: str) -> dict[str, float]:
     """Accuracy of a logistic regression of the mean of the last layer."""
     vectors, labels = {}, {}
-    for part in ("labelled", "test"):
-        out = options.out / name / attention / f"{part}.parquet"
-        words = ["--input", f"{options.out / name / part}", "--keep-columns", "title"]
-        words += ["--threads", f"{options.threads}"]
-        encode.main(["--checkpoint", str(_checkpoint(options, name, attention)), *words, "--out", str(out)])
+    for part in PARTS:
+        out = its.folder / attention / f"{part}.parquet"
+        words = ["--input", f"{its.folder / part}", "--keep-columns", "title", "--threads", f"{its.options.threads}"]
+        encode.main(["--checkpoint", str(its.checkpoint(attention)), *words, "--out", str(out)])
         found = pq.read_table(out)
         vectors[part], labels[part] = np.stack(found["vector"].to_numpy()), found["title"].to_pylist()
-    return {ACCURACY: _regression(vectors, labels)}
+    return regression(vectors, labels)
 
 
-def _regression(features: Mapping[str, npt.NDArray[Any]], labels: Mapping[str, Any]) -> float:
+def regression(features: Mapping[str, npt.NDArray[Any]], labels: Mapping[str, Any]) -> dict[str, float]:
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     model.fit(features["labelled"], labels["labelled"])
-    return 100 * float(model.score(features["test"], labels["test"]))
+    return {ACCURACY: 100 * float(model.score(features["test"], labels["test"]))}
 
 
-def pixels_and_labels(folder: Path, side: int) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, list[str]]]:
+def pixels_and_labels(its: ImageSet) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, list[str]]]:
     """Pixels between 0 and 1 (R, side², 3) and labels, of the corpora `labelled` and `test`."""
-    tables = {part: read_table(folder / part, ["text"], "title") for part in ("labelled", "test")}
-    pixels = {part: pixels_of([text for (text,) in table.texts], side) for part, table in tables.items()}
+    tables = {part: read_table(its.folder / part, ["text"], "title") for part in PARTS}
+    pixels = {part: pixels_of([text for (text,) in table.texts], its.side) for part, table in tables.items()}
     found = {part: (values / 255).astype(np.float32) for part, values in pixels.items()}
     return found, {part: table.labels or [] for part, table in tables.items()}
 
 
-def linear(options: argparse.Namespace, name: str) -> dict[str, float]:
-    pixels, labels = pixels_and_labels(options.out / name, side_of(options, name))
-    return {ACCURACY: _regression({part: x.reshape(len(x), -1) for part, x in pixels.items()}, labels)}
+def linear(its: ImageSet) -> dict[str, float]:
+    pixels, labels = pixels_and_labels(its)
+    return regression({part: x.reshape(len(x), -1) for part, x in pixels.items()}, labels)
 
 
-def convolutional(options: argparse.Namespace, name: str) -> dict[str, float]:
+def convolutional(its: ImageSet) -> dict[str, float]:
     """Accuracy of three convolutions with batch norms and a mean over the image."""
     torch.manual_seed(0)
-    side = side_of(options, name)
-    pixels, labels = pixels_and_labels(options.out / name, side)
+    pixels, labels = pixels_and_labels(its)
+    shape = -1, its.side, its.side, 3
+    x = {part: torch.from_numpy(v).view(shape).permute(0, 3, 1, 2) - 0.5 for part, v in pixels.items()}
     classes = sorted(set(labels["labelled"]))
-    x = {part: torch.from_numpy(v).view(-1, side, side, 3).permute(0, 3, 1, 2) - 0.5 for part, v in pixels.items()}
     y = torch.tensor([classes.index(label) for label in labels["labelled"]])
     widths, layers = (3, 64, 128, 256), list[nn.Module]()
-    for before, width in zip(widths, widths[1:], strict=False):
+    for before, width in pairwise(widths):
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
         layers += [nn.MaxPool2d(2)] if width < widths[-1] else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     net = nn.Sequential(*layers, nn.Linear(widths[-1], len(classes)))
-    optimizer, epochs = torch.optim.AdamW(net.parameters(), 1e-3), 4 * epochs_of(options, name)
-    for _ in range(epochs):
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+    for _ in range(4 * its.options.epochs * its.times):
         for rows in torch.split(torch.randperm(len(y)), 32):
             optimizer.zero_grad()
             loss: Any = functional.cross_entropy(net(x["labelled"][rows]), y[rows])
@@ -248,24 +217,20 @@ def convolutional(options: argparse.Namespace, name: str) -> dict[str, float]:
     return {ACCURACY: 100 * float(np.mean(right)), "parameters": sum(p.numel() for p in net.parameters())}
 
 
-def speed(options: argparse.Namespace, attention: str) -> dict[str, float]:
+def speed(options: Options, attention: str) -> dict[str, float]:
     """Images per second of the encoder alone, of which a batch of four is encoded, and trained on."""
     torch.manual_seed(0)
     n = options.side**2 + 3
-    shape = {"embed_dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 2, "position_grid": options.side}
-    config = EncoderConfig(
-        vocab_size=576, max_positions=n, attention=attention, projected_length=min(256, n // 4), **shape
-    )
-    model, ids = LinformerEncoder(config), torch.randint(4, 576, (4, n))
+    shape: Any = {"embed_dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 2, "position_grid": options.side}
+    shape |= {"vocab_size": 576, "max_positions": n, "projected_length": min(256, n // 4)}
+    model, ids = LinformerEncoder(EncoderConfig(attention=attention, **shape)), torch.randint(4, 576, (4, n))
 
     def encoded() -> Any:
         return model(ids)[0].square().mean()
 
     def rate(step: Callable[[], object]) -> float:
         step()
-        start = time.perf_counter()
-        step()
-        return len(ids) / (time.perf_counter() - start)
+        return len(ids) / seconds(step)
 
     trained = rate(lambda: encoded().backward())
     model.eval()
@@ -275,11 +240,17 @@ def speed(options: argparse.Namespace, attention: str) -> dict[str, float]:
 ABOUT = """One seed. Models: 2 layers of 128 channels, positions of rows and columns, and a convolution over 9 tokens
 beside attention. Perplexity is of 15 % masked pixels of validation images; accuracy of images that no training has
 seen. Images/s: of the encoder alone, k = 256, without the convolution."""
-QUICK = {"glyphs": 40, "pixels": 4, "labelled": 150, "test": 20, "updates": 1, "epochs": 1, "k": 4, "side": 4}
-TABLE = comparison("Images as sequences", " ".join(ABOUT.split()))
-MEASUREMENT = Measurement(
-    __file__, __doc__, flags, measure, TABLE, quick=QUICK | {"sets": ["digits"], "rounds": 1}, choices=("sets",)
-)
+FLAGS = [
+    flag("--sets", [*SETS], choices=[*SETS], quick=["digits"], cells=True),
+    flag("--glyphs", 3000, "to pretrain on", quick=40),
+    flag("--pixels", 16, "a side of a glyph", quick=4),
+    flag("--labelled", 1000, "images of each set with a label", quick=150),
+    flag("--test", 500, "images of each set to test on", quick=20),
+    flag("--epochs", 6, "of learning labels, twice as many of digits", quick=1),
+    flag("--side", 64, "pixels of the images whose speed is measured", quick=4),
+    *plain(updates=(200, 1), k=(64, 4), rounds=(3, 1), threads=1),
+]
+MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, comparison("Images as sequences", " ".join(ABOUT.split())))
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

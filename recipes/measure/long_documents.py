@@ -8,14 +8,11 @@ columns sentence and label. Each reader makes a vector of each document. The vec
 regression is trained on them, and the neighbour of a passage is searched by cosine. Readers take turns.
 """
 
-import argparse
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +31,9 @@ from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Compute, Engine
 from linformer_fairseq.inference.sequences import Ids, arrange, tokenizer_of
 from linformer_fairseq.io.files import replace_when_done
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, Work, heading, markdown, rounds_of, spread
+from linformer_fairseq.measuring import study
+from linformer_fairseq.measuring.study import Cells, Options, Results, Work, flag, markdown, rounds_of
+from linformer_fairseq.measuring.trainings import students
 from linformer_fairseq.tables import read_table
 
 SPECIAL = 2  # <s> and </s> around what is read
@@ -44,6 +43,8 @@ WORDS = 600  # shorter reviews are left out
 MARGIN = 0.05  # of a book at each end, where title, author and licence stand
 # How the names of readers begin.
 TRUNCATED, CHUNKS, EXACT, WHOLE = "first", "mean of chunks", "exact attention", ("converted", "student")
+ORIGINAL = [(f"{TRUNCATED} {n} tokens", n, "head") for n in (256, 512)]
+ORIGINAL += [(f"{CHUNKS} of {n}", n + SPECIAL, "chunks") for n in (256, 510)]
 STRETCHES = {"tile": "repeated", "interpolate": "interpolated"}
 ADAPTIVE = {"attention": "linformer", "projection": "adaptive", "projection_sharing": "key-value"}
 
@@ -51,43 +52,29 @@ Values = np.ndarray[Any, Any]
 Reader = Callable[[Sequence[Ids]], tuple[Values, float]]  # documents to vectors (documents, C) of length 1; seconds
 
 
-@dataclass(frozen=True)
-class Collection:
-    """Documents of one kind, and what their vectors are tried on."""
-
-    documents: list[Ids]  # without special symbols
-    scores: Callable[[Values, int], dict[str, float]]  # of the vectors and the seed of a split: percent, by task
+# Documents of one kind, without special symbols, and their scores by vectors and the seed of a split: percent by task.
+Collection = tuple[list[Ids], Callable[[Values, int], dict[str, float]]]
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("checkpoint", type=Path, help="the original, from `linformer convert from-bert ... --attention exact`")
-    add("--books", type=Path, metavar="DIR", help="folder of .txt files, one for each book")
-    add("--imdb", type=Path, metavar="DIR", help="folder of train.tsv and test.tsv")
-    add("--student", nargs="+", default=[], metavar="NAME=FILE", help="distilled checkpoints")
-    add("--max-positions", type=int, default=4096, metavar="N", help="most tokens read (default: %(default)s)")
-    add("--lengths", type=int, nargs="+", default=[512, 2048, 4096], help="of passages (default: 512 2048 4096)")
-    add("--projected-length", type=int, nargs="+", default=[128, 256], metavar="K", help="default: 128 256")
-    add("--local-window", type=int, nargs="+", default=[0, 64], metavar="W", help="default: 0 64")
-    add("--positions", nargs="+", choices=STRETCHES, default=[*STRETCHES], help="of exact attention (default: both)")
-    add("--max-books", type=int, default=40, help="those of authors with several come first (default: %(default)s)")
-    add("--parts", type=int, default=3, help="of a book, each with two passages (default: %(default)s)")
-    add("--reviews", type=int, default=300, help="at most of each file (default: %(default)s)")
-    add("--rounds", type=int, default=3, help="turns in which the documents are read (default: %(default)s)")
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
+def measure(options: Options, cells: Cells) -> None:
     torch.set_num_threads(1)
-    source = read(options.checkpoint)
-    known, rounds = readers(options, source), range(options.rounds)
-    for title, collection in collect(options, tokenizer_of(source, None)).items():
-        size = -(-len(collection.documents) // options.rounds)
-        files = {name: [options.out / "vectors" / f"{title}, {name}, {i}.npy" for i in rounds] for name in known}
-        work: dict[str, Work] = {}
-        for i in rounds:
-            for name, reader in known.items():
-                documents = collection.documents[i * size : (i + 1) * size]
-                work[f"{title}, {name}, round {i}"] = partial(read_some, documents, reader, files[name][i])
+    if options.books is None and options.imdb is None:
+        raise UsageError("nothing to read: name a folder of books with --books, one with IMDB with --imdb, or both")
+    source, collections = read(options.checkpoint), dict[str, Collection]()
+    known, tokenizer = readers(options, source), tokenizer_of(source, None)
+    if options.books is not None:
+        books = read_books(options, tokenizer)
+        for n in sorted(options.lengths):
+            collections[f"Book passages of {n:,} tokens"] = passages(books, n, options)
+    if options.imdb is not None:
+        collections[f"IMDB reviews of more than {WORDS} words"] = reviews(options, tokenizer)
+    for title, collection in collections.items():
+        size, work = -(-len(collection[0]) // options.rounds), dict[str, Work]()
+        files: dict[str, list[Path]] = {name: [] for name in known}
+        for i, (name, reader) in product(range(options.rounds), known.items()):
+            files[name].append(options.out / "vectors" / f"{title}, {name}, {i}.npy")
+            documents = collection[0][i * size : (i + 1) * size]
+            work[f"{title}, {name}, round {i}"] = partial(read_some, documents, reader, files[name][i])
         for name, reader in known.items():
             work[f"{title}, {name}"] = partial(score, title, name, collection, reader, files[name])
         cells.run(work)
@@ -103,29 +90,16 @@ def read_some(documents: list[Ids], reader: Reader, file: Path) -> dict[str, flo
 
 def score(title: str, name: str, collection: Collection, reader: Reader, files: list[Path]) -> dict[str, Any]:
     """Scores of the vectors in the files, for each task a list over the seeds."""
-    documents = collection.documents
+    documents, scores_of = collection
     # The frequencies of TF-IDF are those of all documents.
     vectors = tf_idf(documents)[0] if reader is tf_idf else np.concatenate([np.load(file) for file in files])
-    found = [collection.scores(vectors, seed) for seed in SEEDS]
+    found = [scores_of(vectors, seed) for seed in SEEDS]
     tokens = sum(map(len, documents)) / len(documents) + SPECIAL
     scores = {task: [each[task] for each in found] for task in found[0]}
     return {"set": title, "reader": name, "documents": len(documents), "tokens": tokens, "scores": scores}
 
 
-def collect(options: argparse.Namespace, encoder: Encoder) -> dict[str, Collection]:
-    """What the folders hold, by title; UsageError if none is given, or one has too little."""
-    found: dict[str, Collection] = {}
-    if options.books is None and options.imdb is None:
-        raise UsageError("nothing to read: name a folder of books with --books, one with IMDB with --imdb, or both")
-    if options.books is not None:
-        books = read_books(options, encoder)
-        found |= {f"Book passages of {n:,} tokens": passages(books, n, options) for n in sorted(options.lengths)}
-    if options.imdb is not None:
-        found[f"IMDB reviews of more than {WORDS} words"] = reviews(options, encoder)
-    return found
-
-
-def read_books(options: argparse.Namespace, encoder: Encoder) -> list[tuple[str, Ids]]:
+def read_books(options: Options, encoder: Encoder) -> list[tuple[str, Ids]]:
     """Author and tokens, without the ends, of each book that is long enough."""
     n, needed = options.max_positions, 2 * options.parts * options.max_positions
     if options.parts < 2:
@@ -146,7 +120,7 @@ def read_books(options: argparse.Namespace, encoder: Encoder) -> list[tuple[str,
     return books
 
 
-def passages(books: list[tuple[str, Ids]], length: int, options: argparse.Namespace) -> Collection:
+def passages(books: list[tuple[str, Ids]], length: int, options: Options) -> Collection:
     """Pairs of neighbouring passages of `length` tokens, from parts of each book that are far apart."""
     room, documents = length - SPECIAL, list[Ids]()
     for _, tokens in books:
@@ -166,10 +140,10 @@ def passages(books: list[tuple[str, Ids]], length: int, options: argparse.Namesp
             found["author of another book"] = accuracy(vectors, authors[book], rest, held)
         return found
 
-    return Collection(documents, scores)
+    return documents, scores
 
 
-def reviews(options: argparse.Namespace, encoder: Encoder) -> Collection:
+def reviews(options: Options, encoder: Encoder) -> Collection:
     """Long reviews of both files; the probe is trained on those of the first and tested on those of the second."""
     rows: list[tuple[Ids, str, bool]] = []
     for name in ("train.tsv", "test.tsv"):
@@ -188,7 +162,7 @@ def reviews(options: argparse.Namespace, encoder: Encoder) -> Collection:
         drawn = np.random.default_rng(seed).random(len(rows)) < 0.75
         return {"label": accuracy(vectors, label, drawn & ~test, drawn & test)}
 
-    return Collection(documents, scores)
+    return documents, scores
 
 
 def accuracy(vectors: Values, labels: Values, train: Values, test: Values) -> float:
@@ -204,14 +178,12 @@ def halves_found(vectors: Values, half: Values, test: Values) -> float:
     return 100 * float(np.mean([near.argmax(side)[asked] == asked for side in (0, 1)]))
 
 
-def readers(options: argparse.Namespace, source: Checkpoint) -> dict[str, Reader]:
+def readers(options: Options, source: Checkpoint) -> dict[str, Reader]:
     """All readers by name."""
     n, longest = options.max_positions, encoder_config(source).max_positions
     found: dict[str, Reader] = {"TF-IDF": tf_idf}
-    for tokens in (256, 512):
-        found[f"{TRUNCATED} {tokens} tokens"] = partial(vectors_of, source, min(tokens, longest), "head")
-    for tokens in (256, 510):
-        found[f"{CHUNKS} of {tokens}"] = partial(vectors_of, source, min(tokens + SPECIAL, longest), "chunks")
+    for name, tokens, keep in ORIGINAL:
+        found[name] = partial(vectors_of, source, min(tokens, longest), keep)
 
     def add(name: str, model: Checkpoint, method: str = "tile", **settings: Any) -> None:
         found[name] = partial(vectors_of, longer(model, n, method, **settings), n, "head")
@@ -223,13 +195,7 @@ def readers(options: argparse.Namespace, source: Checkpoint) -> dict[str, Reader
             add(f"converted, k = {k}, W = {window}", source, projected_length=str(k), local_window=window, **ADAPTIVE)
         if window:
             add(f"window alone, W = {window}", source, attention="local", local_window=window)
-    for given in options.student:
-        name, _, file = given.partition("=")
-        if not (name and file) or "/" in name:
-            raise UsageError(f"--student {given}: must be NAME=FILE, such as distilled=student.pt")
-        student = read(Path(file))
-        if encoder_config(student).vocab_size != encoder_config(source).vocab_size:
-            raise UsageError(f"--student {given}: has another vocabulary than {options.checkpoint}")
+    for name, student in students(options.student, source):
         add(f"student, {name}", student)
     return found
 
@@ -265,14 +231,14 @@ def tf_idf(documents: Sequence[Ids]) -> tuple[Values, float]:
 
 def table(results: Results) -> str:
     """A table for each collection, and below it what wins."""
-    cells, text = results["cells"], heading("Long documents", results, ABOUT)
+    cells, text = results["cells"], study.heading("Long documents", results, ABOUT)
     for title in dict.fromkeys(result["set"] for result in cells.values() if "set" in result):
         own = {name: result for name, result in cells.items() if result.get("set") == title}
         speed = {name: median(run["documents/s"] for run in rounds_of(cells, name)) for name in own}
         exact = next(speed[name] for name in own if EXACT in name)
         rows = []
         for name, result in own.items():
-            scores = map(spread, result["scores"].values())
+            scores = map(study.spread, result["scores"].values())
             rows.append([result["reader"], *scores, f"{speed[name]:.2f}", f"{speed[name] / exact:.2f}"])
         text += f"## {title}\n\n{result['documents']} documents, {result['tokens']:,.0f} tokens on average.\n\n"
         text += markdown(["", *(f"{task}, %" for task in result["scores"]), "documents/s", "times exact"], rows) + "\n"
@@ -298,9 +264,22 @@ is from, trained on other parts of it. Other half: the passage beside it is the 
 trained on the author's other books. TF-IDF is of the same tokens. Converted: adaptive projection, positions repeated,
 not trained. Speed: one thread, processor time, without the tokenizer; times exact: beside the first exact row. Below
 each table, the best reader of a kind beside the best converted one: a draw is within the wider of their ranges."""
-QUICK = {"max_positions": 512, "lengths": [256], "max_books": 4, "parts": 2, "reviews": 20, "rounds": 1}
-CHOICES = ("student", "lengths", "projected_length", "local_window", "positions", "books", "imdb")
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK, choices=CHOICES)
+FLAGS = [
+    flag("checkpoint", Path, "the original, from `linformer convert from-bert ... --attention exact`"),
+    flag("--books", about="folder of .txt files, one for each book", cells=True, type=Path),
+    flag("--imdb", about="folder of train.tsv and test.tsv", cells=True, type=Path),
+    flag("--student", [], "NAME=FILE: distilled checkpoints", cells=True),
+    flag("--max-positions", 4096, "most tokens read", quick=512),
+    flag("--lengths", [512, 2048, 4096], "of passages", quick=[256], cells=True),
+    flag("--projected-length", [128, 256], cells=True),
+    flag("--local-window", [0, 64], cells=True, least=0),
+    flag("--positions", [*STRETCHES], "of exact attention", choices=[*STRETCHES], cells=True),
+    flag("--max-books", 40, "those of authors with several come first", quick=4),
+    flag("--parts", 3, "of a book, each with two passages", quick=2),
+    flag("--reviews", 300, "at most of each file", quick=20),
+    flag("--rounds", 3, "turns in which the documents are read", quick=1),
+]
+MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, measure, table)
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

@@ -9,8 +9,6 @@ A rate is chosen on a part of these rows that is held out, with one seed; then e
 scored on dev.tsv, which serves for nothing else.
 """
 
-import argparse
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,7 @@ from linformer_fairseq.finetuning.heads import Feature, Steps, predict
 from linformer_fairseq.finetuning.train import Run
 from linformer_fairseq.hf.modeling_linformer import LinformerForSequenceClassification
 from linformer_fairseq.inference.predict import Labels
-from linformer_fairseq.measuring.study import Cells, Measurement, comparison
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, comparison, flag, plain
 from linformer_fairseq.scores import score_logits
 from linformer_fairseq.tables import Table
 
@@ -38,20 +36,7 @@ HELD_OUT, DEV = "accuracy, held out", "accuracy, dev"
 Data = tuple[str, list[Feature], list[Feature]]  # name of the score; rows to train on, and to score
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("model", type=Path, metavar="FOLDER", help="written by `linformer convert to-hf`")
-    add("--glue-dir", type=Path, required=True, metavar="DIR", help="with SST-2/train.tsv and dev.tsv")
-    add("--rows", type=int, default=3000, help="of train.tsv, drawn once (default: %(default)s)")
-    add("--held-out", type=int, default=600, metavar="N", help="of these, to choose rates (default: %(default)s)")
-    add("--epochs", type=int, default=2, help="default: %(default)s")
-    add("--batch-size", type=int, default=32, help="default: %(default)s")
-    add("--rank", type=int, default=8, metavar="R", help="of LoRA, with alpha = 2 R (default: %(default)s)")
-    add("--rounds", type=int, default=3, help="seeds (default: %(default)s)")
-    add("--threads", type=int, default=1, help="of PyTorch (default: %(default)s)")
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
+def measure(options: Options, cells: Cells) -> None:
     torch.set_num_threads(options.threads)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.model)
     tables = read_labelled(options.glue_dir, find_task("SST-2"))
@@ -75,7 +60,7 @@ def features(table: Table, tokenizer: Any) -> list[Feature]:
     return [{"input_ids": ids, "labels": int(label)} for ids, label in zip(texts, table.labels or (), strict=True)]
 
 
-def tune(options: argparse.Namespace, data: Data, way: str, lr: float, seed: int = 0) -> dict[str, float]:
+def tune(options: Options, data: Data, way: str, lr: float, seed: int = 0) -> dict[str, float]:
     """Train and score; `seed` draws the head, the adapters, dropout and the order of the rows."""
     name, rows, scored = data
     torch.manual_seed(seed)
@@ -83,25 +68,31 @@ def tune(options: argparse.Namespace, data: Data, way: str, lr: float, seed: int
     if way == LORA:
         adapters = peft.LoraConfig("SEQ_CLS", r=options.rank, lora_alpha=2 * options.rank, target_modules=LAYERS)
         model = peft.get_peft_model(model, adapters)
-    run = Run(
-        *("SST-2", Path(way), options.model, None, {}, {}, Labels(("0", "1"), 1), ("accuracy",)),
-        *(seed, lr, options.batch_size, options.epochs),
-    )
-    steps, start = Steps(model, rows, run), time.process_time()
+    about = "SST-2", Path(way), options.model, None
+    run = Run(*about, {}, {}, Labels(("0", "1"), 1), ("accuracy",), seed, lr, options.batch_size, options.epochs)
+    steps = Steps(model, rows, run)
+    start = time.process_time()
     for epoch in range(options.epochs):
         steps.epoch(epoch)
-    seconds = time.process_time() - start
+    took = time.process_time() - start
     logits = np.array(predict(model, scored))
     accuracy = score_logits("accuracy", np.array([row["labels"] for row in scored]), logits)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return {name: accuracy, "learning rate": lr, "trained parameters": trained, "processor seconds": seconds}
+    return {name: accuracy, "learning rate": lr, "trained parameters": trained, "processor seconds": took}
 
 
 ABOUT = """AdamW, betas 0.9 and 0.98, weight decay 0.1, linear warm-up of 6 % and decay. LoRA is in the four layers of
 attention and both of the feed-forward part, without dropout; the head is trained whole in both. Rows with a learning
 rate in their name: one seed, trained on the rows that are not held out. The others: medians over seeds (range)."""
-QUICK = {"rows": 300, "held_out": 100, "epochs": 1, "rounds": 1}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, comparison("LoRA on SST-2", ABOUT), quick=QUICK)
+FLAGS = [
+    flag("model", Path, "folder written by `linformer convert to-hf`"),
+    flag("--glue-dir", Path, "with SST-2/train.tsv and dev.tsv"),
+    flag("--rows", 3000, "of train.tsv, drawn once", quick=300),
+    flag("--held-out", 600, "of these, to choose rates", quick=100),
+    flag("--rank", 8, "of LoRA, with alpha twice as large"),
+    *plain(epochs=(2, 1), batch_size=32, rounds=(3, 1), threads=1),
+]
+MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, comparison("LoRA on SST-2", ABOUT))
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

@@ -38,65 +38,26 @@ from data_prep.sources.wikitext import Page, prose
 from data_prep.text.minhash import NearDuplicates
 from data_prep.text.rules import CleanConfig
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.measuring.study import (
-    Cells,
-    Measurement,
-    Results,
-    Work,
-    comparison,
-    heading,
-    in_a_process,
-    markdown,
-    rounds_of,
-    spread,
-)
+from linformer_fairseq.measuring import study
+from linformer_fairseq.measuring.study import Cells, Options, Results, Work, flag, markdown, plain
 
 OURS, OTHER = "data_prep (prose)", "mwparserfromhell (parse, strip_code)"
 SPLITS = ("train", "valid")
-UNDIVIDED = """Minutes are core-hours divided by the cores. Less divided are parts of dedup: one process copies all
-signatures, 512 bytes a document, and the comparison has 16 tasks, one a band, at an estimated 50 bytes a document."""
 STAGES = ("extract", "clean", "dedup", "split", "tokenizer", "binarize")
-FILE_CHARACTERS = 8_000_000
 NODES, CORES = 100, 1600
 COST = """Processor time of one process, not time by the clock: the machine was busy with other work. Made-up text, of
 which one document in ten nearly repeats another; `clean` takes longer for text with faults. Training the tokenizer is
 left out: it takes a minute at most, for any size."""
+UNDIVIDED = """Minutes are core-hours divided by the cores. Less divided are parts of dedup: one process copies all
+signatures, 512 bytes a document, and the comparison has 16 tasks, one a band, at an estimated 50 bytes a document."""
 
 
-class Inputs(argparse.Action):
-    """What is measured on, refused before anything is written."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None) -> None:
-        if not values and namespace.what != "cost":
-            parser.error(f"{namespace.what} needs an input: a MediaWiki XML dump, or SOURCE=PATH")
-        namespace.input = values
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("what", choices=list(KINDS), help="what is measured")
-    add(
-        "input",
-        nargs="*",
-        action=Inputs,
-        help="a MediaWiki XML dump (plain, .bz2, .gz, .xz), or SOURCE=PATH of `data_prep extract`",
-    )
-    add("--rounds", type=int, default=5, help="of each way (default: %(default)s)")
-    add("--pages", type=int, default=200, help="articles to extract (default: %(default)s)")
-    add("--vocab-size", type=int, default=32000, help="of the tokenizer (default: %(default)s)")
-    add("--documents", type=int, nargs="+", default=[75_000, 300_000], help="of 400 characters, of cost (%(default)s)")
-    add("--mb", type=int, nargs="+", default=[100, 400], help="of documents of 4,000 characters (%(default)s)")
-    add("--files", type=int, nargs="+", default=[500, 1000], help="of 40 documents of 400 characters (%(default)s)")
-    add("--workers", type=int, default=2, help="processes or threads of a way (default: %(default)s)")
-
-
-def extraction(options: argparse.Namespace, cells: Cells) -> None:
+def extraction(options: Options, cells: Cells) -> None:
     path = Path(options.input[0])
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a MediaWiki XML dump")
-    cells.turns(
-        {name: in_a_process(extract_pages, name, path, options.pages) for name in (OTHER, OURS)}, options.rounds
-    )
+    work = {name: study.in_a_process(extract_pages, name, path, options.pages) for name in (OTHER, OURS)}
+    cells.turns(work, options.rounds)
 
 
 def extract_pages(name: str, path: Path, pages: int) -> dict[str, float]:
@@ -107,43 +68,49 @@ def extract_pages(name: str, path: Path, pages: int) -> dict[str, float]:
     articles = [page.text for page in islice((p for p in found if not p.namespace and not p.redirect), pages)]
     if not articles:
         raise UsageError(f"{path}: no articles in it")
-    start = time.perf_counter()
-    for text in articles:
-        if name == OURS:
-            prose(text, context)
-        else:
-            mwparserfromhell.parse(text).strip_code()
-    seconds = time.perf_counter() - start
+    one: Callable[[str], object]
+    one = (
+        (lambda text: prose(text, context)) if name == OURS else lambda text: mwparserfromhell.parse(text).strip_code()
+    )
+    seconds = study.seconds(lambda: [one(text) for text in articles])
     megabytes = sum(len(text.encode()) for text in articles) / 1e6
     return {"articles": len(articles), "pages/s": len(articles) / seconds, "MB/s": megabytes / seconds}
 
 
-def binarizing(options: argparse.Namespace, cells: Cells) -> None:
+def binarizing(options: Options, cells: Cells) -> None:
     out, workers = options.out, options.workers
-    split, tokenizer, data, preprocessed = (out / name for name in ("split", "tokenizer", "data", "preprocessed"))
-    corpus = out / "given"
+    prep = sys.executable, "-m", "data_prep"
     for number, word in enumerate(options.input):
         source, _, path = word.rpartition("=")
-        data_prep("extract", "--source", source or "text", path, "--name", f"input{number}", "--out", corpus)
-    data_prep("split", corpus, "--out", split, "--workers", workers)
-    data_prep("tokenizer", split / "train", "--out", tokenizer, "--vocab-size", options.vocab_size)
+        run(*prep, "extract", "--source", source or "text", path, "--name", f"input{number}", "--out", out / "given")
+    run(*prep, "split", out / "given", "--out", out / "split", "--workers", workers)
+    run(*prep, "tokenizer", out / "split/train", "--out", out / "tokenizer", "--vocab-size", options.vocab_size)
 
-    def binarize(processes: int) -> dict[str, float]:
-        shutil.rmtree(data, ignore_errors=True)
-        flags = ("--tokenizer", tokenizer, "--out", data, "--workers", processes)
-        return {"seconds": data_prep("binarize", split, *flags)}
+    def ours(processes: int) -> dict[str, float]:
+        shutil.rmtree(out / "data", ignore_errors=True)
+        flags = ("--tokenizer", out / "tokenizer", "--out", out / "data", "--workers", processes)
+        return {"seconds": run(*prep, "binarize", out / "split", *flags)}
 
     def pipeline() -> dict[str, float]:
-        pieces = in_a_process(encode, out, workers, True)()
-        shutil.rmtree(preprocessed, ignore_errors=True)
-        flags = ("--srcdict", tokenizer / "dict.txt", "--destdir", preprocessed, "--workers", workers)
+        pieces = study.in_a_process(encode, out, workers, True)()
+        shutil.rmtree(out / "preprocessed", ignore_errors=True)
+        flags = ("--srcdict", out / "tokenizer/dict.txt", "--destdir", out / "preprocessed", "--workers", workers)
         prefs = (f"--{name}pref={out / name}.pieces" for name in SPLITS)
         program = Path(sys.executable).with_name("fairseq-preprocess")
         return {"seconds": pieces["s with files"] + run(program, "--only-source", *prefs, *flags)}
 
-    ways: dict[str, Work] = {"sentencepiece alone, encode only": in_a_process(encode, out, workers, False)}
-    ways |= {"data_prep binarize": partial(binarize, workers), "data_prep binarize, 1 worker": partial(binarize, 1)}
+    ways: dict[str, Work] = {"sentencepiece alone, encode only": study.in_a_process(encode, out, workers, False)}
+    ways |= {"data_prep binarize": partial(ours, workers), "data_prep binarize, 1 worker": partial(ours, 1)}
     cells.turns(ways | {"sentencepiece to pieces, then fairseq-preprocess": pipeline}, options.rounds)
+
+
+def run(*command: object) -> float:
+    """Seconds of a command, whose output is shown only if it fails."""
+    start = time.perf_counter()
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        raise UsageError(f"{' '.join(map(str, command[:4]))} failed:\n{done.stderr[-2000:]}")
+    return time.perf_counter() - start
 
 
 def encode(out: Path, threads: int, write: bool) -> dict[str, float]:
@@ -155,11 +122,11 @@ def encode(out: Path, threads: int, write: bool) -> dict[str, float]:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(out / "tokenizer/sentencepiece.model"))
     tokens, size, seconds = 0, 0, 0.0
     for name in SPLITS:
+        documents = (document for part in corpus_files(out / "split" / name) for document in read_file(part))
+        text = "".join(f"{document.text}\n\n" for document in documents)
+        lines = text.split("\n")
+        size += len(text.encode())
         with (out / f"{name}.pieces").open("w", encoding="utf-8") as file:
-            documents = (document for part in corpus_files(out / "split" / name) for document in read_file(part))
-            text = "".join(f"{document.text}\n\n" for document in documents)
-            lines = text.split("\n")
-            size += len(text.encode())
             for begin in range(0, len(lines), 10_000):
                 start = time.perf_counter()
                 kind = str if write else int
@@ -172,19 +139,19 @@ def encode(out: Path, threads: int, write: bool) -> dict[str, float]:
     return {"seconds": seconds, "M tokens": tokens / 1e6, "MB of text": size / 1e6, "s with files": whole}
 
 
-def cost(options: argparse.Namespace, cells: Cells) -> None:
+def cost(options: Options, cells: Cells) -> None:
     """Every stage over each corpus, which are made of the same words."""
     corpora = [(f"{n:,} documents", n, 400) for n in options.documents]
     corpora += [(f"{n:,} MB", n * 250, 4000) for n in options.mb]
     for name, documents, characters in corpora:
         folder = options.out / name.replace(" ", "-")
-        make = in_a_process(texts, folder / "texts.jsonl", documents, characters)
-        arguments = (folder, FILE_CHARACTERS, options.vocab_size)
-        stages = {stage: in_a_process(stage_cost, stage, *arguments) for stage in STAGES}
-        cells.run({f"{name}, {stage}": work for stage, work in {"texts": make, **stages}.items()})
+        work = {f"{name}, texts": study.in_a_process(texts, folder / "texts.jsonl", documents, characters)}
+        for stage in STAGES:
+            work[f"{name}, {stage}"] = study.in_a_process(stage_cost, stage, folder, 8_000_000, options.vocab_size)
+        cells.run(work)
         shutil.rmtree(folder, ignore_errors=True)  # its figures are kept
     arguments = (options.files, options.out / "files", min(options.vocab_size, 4096))  # little text, small vocabulary
-    cells.turns({"files": in_a_process(files_cost, *arguments)}, options.rounds)
+    cells.turns({"files": study.in_a_process(files_cost, *arguments)}, options.rounds)
 
 
 def files_cost(files: list[int], folder: Path, vocab_size: int) -> dict[str, list[float]]:
@@ -220,92 +187,82 @@ def texts(path: Path, documents: int, characters: int) -> dict[str, int]:
 
 def stage_cost(stage: str, folder: Path, file_characters: int, vocab_size: int) -> dict[str, float]:
     """Processor time of a stage in this process, and the bytes and files that it leaves."""
-    settings = PipelineConfig()
-    reading = ReadingConfig(file_characters=file_characters)
+    settings, reading = PipelineConfig(), ReadingConfig(file_characters=file_characters)
     source = SourceConfig("jsonl", [str(folder / "texts.jsonl")])
-    at = {name: folder / name for name in STAGES}
+    before = {name: folder / earlier for earlier, name in zip(STAGES, STAGES[1:], strict=False)}.get(stage, folder)
+    out, tokens = folder / stage, TokenizerConfig(vocab_size)
     work: dict[str, Callable[[], object]] = {
-        "extract": lambda: extract.extract(source, at["extract"], reading, 0),
-        "clean": lambda: clean.clean(at["extract"], at["clean"], CleanConfig(), 0),
-        "dedup": lambda: dedup.dedup(at["clean"], at["dedup"], NearDuplicates(), 0),
-        "split": lambda: split.split(at["dedup"], at["split"], settings.split, 0),
-        "tokenizer": lambda: tokenizer.make_tokenizer(
-            at["split"] / "train", at["tokenizer"], TokenizerConfig(vocab_size), 0
-        ),
-        "binarize": lambda: binarize.binarize(at["split"], at["tokenizer"], at["binarize"], settings.binarize, 0),
+        "extract": lambda: extract.extract(source, out, reading, 0),
+        "clean": lambda: clean.clean(before, out, CleanConfig(), 0),
+        "dedup": lambda: dedup.dedup(before, out, NearDuplicates(), 0),
+        "split": lambda: split.split(before, out, settings.split, 0),
+        "tokenizer": lambda: tokenizer.make_tokenizer(before / "train", out, tokens, 0),
+        "binarize": lambda: binarize.binarize(folder / "split", before, out, settings.binarize, 0),
     }
-    start = time.process_time()
-    work[stage]()
-    seconds = time.process_time() - start
-    made = [path for path in at[stage].rglob("*") if path.is_file()]
-    return {"seconds": seconds, "bytes": sum(path.stat().st_size for path in made), "files": len(made)}
+    seconds = study.seconds(work[stage], time.process_time)
+    made = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
+    return {"seconds": seconds, "bytes": sum(made), "files": len(made)}
 
 
 def cost_table(results: Results) -> str:
     """The cost of each stage: per document, per byte, by number of files, and of 1 TB."""
     cells, settings = results["cells"], results["settings"]
-    text = heading("Cost of data preparation", results, COST)
-    for unit, key, scale, what in (("documents", "documents", 1e6, "µs a document"), ("MB", "mb", 1e3, "s per GB")):
-        sizes = settings[key]
+    text = study.heading("Cost of data preparation", results, COST)
+    for unit, one, sizes, scale, what in (
+        ("documents", "document", settings["documents"], 1e6, "µs a document"),
+        ("MB", "byte", settings["mb"], 1e3, "s per GB"),
+    ):
         rows = []
         for stage in STAGES:
             found = [cells[f"{size:,} {unit}, {stage}"] for size in sizes]
             each = [f"{cell['seconds'] / size * scale:,.0f}" for size, cell in zip(sizes, found, strict=True)]
-            made = cells[f"{sizes[-1]:,} {unit}, texts"]["bytes"] if unit == "MB" else sizes[-1]
-            bytes_ = f"{found[-1]['bytes'] / made:,.2f}" if unit == "MB" else f"{found[-1]['bytes'] / made:,.0f}"
+            of = found[-1]["bytes"] / cells[f"{sizes[-1]:,} {unit}, texts"]["bytes" if unit == "MB" else "documents"]
             fitted = np.polyfit(np.log(sizes), np.log([cell["seconds"] for cell in found]), 1)[0] if sizes[1:] else 1
-            rows.append([stage, *each, bytes_, f"{fitted:.2f}"])
-        header = [
-            "stage",
-            *(f"{what}, {size:,} {unit}" for size in sizes),
-            f"bytes a {'byte' * (unit == 'MB') or unit[:-1]}",
-        ]
-        text += markdown([*header, "exponent"], rows) + "\n"
-    files = settings["files"]
+            rows.append([stage, *each, f"{of:,.2f}" if unit == "MB" else f"{of:,.0f}", f"{fitted:.2f}"])
+        columns = [f"{what}, {size:,} {unit}" for size in sizes]
+        text += markdown(["stage", *columns, f"bytes a {one}", "exponent"], rows) + "\n"
     rows = []
     for stage in STAGES:
-        by_size = list(zip(*(one[stage] for one in rounds_of(cells, "files")), strict=True))
-        ratios = [last / first for first, last in zip(by_size[0], by_size[-1], strict=True)]
-        rows.append([stage, *map(spread, by_size), spread(ratios)])
-    text += markdown(["stage", *(f"s, {n:,} files" for n in files), "ratio"], rows) + "\n"
-    largest = max(settings["mb"])
-    hours = {s: cells[f"{largest:,} MB, {s}"]["seconds"] / largest * 1e6 / 3600 for s in STAGES if s != "tokenizer"}
-    rows = [
-        [s, f"{found:,.0f}", f"{found / CORES * 60:,.1f}"]
-        for s, found in [*hours.items(), ("all", sum(hours.values()))]
-    ]
-    return (
-        text
-        + f"1 TB by these figures, on {NODES} nodes of {CORES // NODES} cores. {UNDIVIDED}\n\n"
-        + markdown(["stage", "core-hours", "minutes"], rows)
-    )
+        rounds = [one[stage] for one in study.rounds_of(cells, "files")]
+        ratios = [found[-1] / found[0] for found in rounds]
+        rows.append([stage, *map(study.spread, zip(*rounds, strict=True)), study.spread(ratios)])
+    text += markdown(["stage", *(f"s, {n:,} files" for n in settings["files"]), "ratio"], rows) + "\n"
+    most = max(settings["mb"])
+    hours = {s: cells[f"{most:,} MB, {s}"]["seconds"] / most * 1e6 / 3600 for s in STAGES if s != "tokenizer"}
+    rows = [[s, f"{h:,.0f}", f"{h / CORES * 60:,.1f}"] for s, h in (hours | {"all": sum(hours.values())}).items()]
+    text += f"1 TB by these figures, on {NODES} nodes of {CORES // NODES} cores. {UNDIVIDED}\n\n"
+    return text + markdown(["stage", "core-hours", "minutes"], rows)
 
 
-def data_prep(*arguments: object) -> float:
-    return run(sys.executable, "-m", "data_prep", *arguments)
+class Inputs(argparse.Action):
+    """What is measured on, refused before anything is written."""
 
-
-def run(*command: object) -> float:
-    """Seconds of a command, whose output is shown only if it fails."""
-    start = time.perf_counter()
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    if done.returncode:
-        raise UsageError(f"{' '.join(map(str, command[:4]))} failed:\n{done.stderr[-2000:]}")
-    return time.perf_counter() - start
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None) -> None:
+        if not values and namespace.what != "cost":
+            parser.error(f"{namespace.what} needs an input: a MediaWiki XML dump, or SOURCE=PATH")
+        namespace.input = values
 
 
 # What is measured -> how, and the table of the results.
 KINDS = {
-    "extraction": (extraction, comparison("Extraction of wikitext on one core", relative="MB/s")),
+    "extraction": (extraction, study.comparison("Extraction of wikitext on one core", relative="MB/s")),
     "cost": (cost, cost_table),
-    "binarizing": (binarizing, comparison("Speed of binarizing", "Seconds are of whole processes.", "seconds")),
+    "binarizing": (binarizing, study.comparison("Speed of binarizing", "Seconds are of whole processes.", "seconds")),
 }
-MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags),
+INPUT = "a MediaWiki XML dump (plain, .bz2, .gz, .xz), or SOURCE=PATH of `data_prep extract`"
+FLAGS = [
+    flag("what", str, "what is measured", choices=list(KINDS)),
+    flag("input", [str], INPUT, nargs="*", action=Inputs),
+    flag("--documents", [75_000, 300_000], "of 400 characters, of cost", quick=[100]),
+    flag("--mb", [100, 400], "of documents of 4,000 characters", quick=[1]),
+    flag("--files", [500, 1000], "of 40 documents of 400 characters", quick=[2, 4]),
+    *plain(rounds=(5, 1), pages=(200, 2), vocab_size=(32000, 512), workers=2),
+]
+MEASUREMENT = study.Measurement(
+    *(__file__, __doc__, FLAGS),
     measure=lambda options, cells: KINDS[options.what][0](options, cells),
     table=lambda results: KINDS[results["settings"]["what"]][1](results),
-    quick={"rounds": 1, "pages": 2, "vocab_size": 512, "documents": [100], "mb": [1], "files": [2, 4]},
 )
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

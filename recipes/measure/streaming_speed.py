@@ -8,10 +8,8 @@ one process without workers, and its figures count from when Python has imported
 `masked_lm`, with a smaller corpus, because its arrays and its reading of the whole file grow with it.
 """
 
-import argparse
 import shutil
 import struct
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import numpy as np
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
 from linformer_fairseq.measuring import study
-from linformer_fairseq.measuring.study import Cells, Measurement, comparison, in_a_process
+from linformer_fairseq.measuring.study import Cells, Options, flag, plain
 from linformer_fairseq.plugin import register
 
 SENTENCE = 500  # tokens
@@ -28,25 +26,17 @@ SYMBOLS = 32_000
 STREAMING, THEIRS = "streaming_masked_lm", "masked_lm"
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tokens", type=float, default=1e10, help="of the large corpus (default: 1e10)")
-    parser.add_argument("--fairseq-tokens", type=float, default=1e9, help="of fairseq's corpus (default: 1e9)")
-    parser.add_argument("--tokens-per-sample", type=int, default=512, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=5, help="that each process iterates (default: %(default)s)")
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
+def measure(options: Options, cells: Cells) -> None:
     sizes = {"large": options.tokens, "middle": options.fairseq_tokens, "random": min(options.tokens, 2e7)}
     corpora = {name: options.out / "corpora" / name for name in sizes}
     names = {name: f"{many:,.0f} tokens{'' if name == 'random' else ', sparse'}" for name, many in sizes.items()}
     lines = [("large", STREAMING, "none"), ("large", STREAMING, "complete")]
     lines += [(name, task, "none") for name in ("middle", "random") for task in (STREAMING, THEIRS)]
     lines += [("random", task, "complete") for task in (STREAMING, THEIRS)]
-    work = {
-        f"{names[name]}, {task}, {blocks}": in_a_process(iterate, task, corpora[name], blocks, options)
-        for name, task, blocks in lines
-    }
+    work = {}
+    for name, task, blocks in lines:
+        at = corpora[name]
+        work[f"{names[name]}, {task}, {blocks}"] = study.in_a_process(iterate, task, at, blocks, options)
     shutil.rmtree(options.out / "corpora", ignore_errors=True)
     try:
         for name, many in sizes.items():
@@ -73,13 +63,18 @@ def make_corpus(folder: Path, tokens: int, sparse: bool) -> None:
         (np.arange(sentences, dtype="<i8") * SENTENCE * 2).tofile(index)
 
 
-def iterate(name: str, data: Path, blocks: str, options: argparse.Namespace) -> dict[str, float]:
+def iterate(name: str, data: Path, blocks: str, options: Options) -> dict[str, float]:
     """Starts a task in this process and iterates for some seconds; memory beyond imports is what is added to them."""
     register()
     before = study.status("VmRSS")
     study.forget_peak()
     start = time.perf_counter()
-    batches = iterator_of(name, data, blocks, options).next_epoch_itr()
+    # The training iterator of the task as fairseq's trainer asks for it.
+    settings = {"tokens_per_sample": options.tokens_per_sample, "sample_break_mode": blocks, "seed": 1}
+    task = TASK_REGISTRY[name].setup_task(TASK_DATACLASS_REGISTRY[name](data=str(data), **settings))
+    task.load_dataset("train")
+    rows: Any = {"max_sentences": options.batch_size, "max_positions": 10**9}
+    batches = task.get_batch_iterator(task.dataset("train"), epoch=1, **rows).next_epoch_itr()
     next(batches)
     first = time.perf_counter() - start
     tokens, start = 0, time.perf_counter()
@@ -91,20 +86,16 @@ def iterate(name: str, data: Path, blocks: str, options: argparse.Namespace) -> 
     return {"first batch, s": first, **{name: value / 1e6 for name, value in memory.items()}, "tokens/s": speed}
 
 
-def iterator_of(name: str, data: Path, blocks: str, options: argparse.Namespace) -> Any:
-    """The training iterator of a task as fairseq's trainer asks for it."""
-    settings = {"tokens_per_sample": options.tokens_per_sample, "sample_break_mode": blocks, "seed": 1}
-    task = TASK_REGISTRY[name].setup_task(TASK_DATACLASS_REGISTRY[name](data=str(data), **settings))
-    task.load_dataset("train")
-    many = options.batch_size
-    return task.get_batch_iterator(task.dataset("train"), max_sentences=many, max_positions=10**9, epoch=1)
-
-
 ABOUT = f"""Sentences of {SENTENCE} tokens. Memory is the resident memory of the process, pages of files included, and
 private what of it is no file's at the end. Seconds count from the end of the imports."""
-TABLE = comparison("The task streaming_masked_lm on a large corpus", ABOUT)
-QUICK = {"tokens": 4e5, "fairseq_tokens": 1e5, "tokens_per_sample": 64, "batch_size": 4, "seconds": 0.1}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, TABLE, quick=QUICK)
+FLAGS = [
+    flag("--tokens", 1e10, "of the large corpus", quick=4e5),
+    flag("--fairseq-tokens", 1e9, "of fairseq's corpus", quick=1e5),
+    *plain(tokens_per_sample=(512, 64), batch_size=(16, 4)),
+    flag("--seconds", 5.0, "that each process iterates", quick=0.1),
+]
+TABLE = study.comparison("The task streaming_masked_lm on a large corpus", ABOUT)
+MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, measure, TABLE)
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

@@ -6,11 +6,9 @@ DATA is a folder of binarised text. Every measurement is a real training in a pr
 fairseq's own Linformer is measured without this project.
 """
 
-import argparse
 import os
 import re
 import resource
-import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +16,8 @@ from typing import Any
 import fairseq
 
 from linformer_fairseq.errors import UsageError
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
+from linformer_fairseq.measuring import study
+from linformer_fairseq.measuring.study import Cells, Options, Results, flag, plain
 from linformer_fairseq.measuring.trainings import with_symbols
 from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.training.progress import parse_line, run_logged
@@ -30,27 +29,11 @@ ABOUT = """{threads} threads. {layers} layers, d = {embed_dim}, k = {k}, layerwi
 `fused_adamw` and the task `masked_lm`. Every figure is of a process of its own. The time of an update is that between
 the ends of two, data and logs included; of {updates} updates the first {warm_up} do not count. Medians over the rounds
 in which the contestants take turns; ratios are within a round."""
-# Of the models, and processes that load data; --quick has smaller ones.
-SIZES = {"symbols": 50265, "layers": 12, "embed_dim": 768, "ffn_dim": 3072, "heads": 12, "workers": 1}
 # The first is what the others are compared with.
 THEIRS, _, BF16 = CONTESTANTS = ("fairseq's example, fp32", "ours, fp32", "ours, bf16")
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    threads, add = len(os.sched_getaffinity(0)), parser.add_argument
-    add("data", type=Path, help="folder of binarised text")
-    add("--n", type=int, nargs="+", default=[512, 4096], help="tokens of a row (default: 512 4096)")
-    add("--rounds", type=int, default=3, help="trainings of each contestant (default: %(default)s)")
-    add("--tokens", type=int, default=4096, help="of an update (default: %(default)s)")
-    add("--updates", type=int, default=8, help="of each training (default: %(default)s)")
-    add("--warm-up", type=int, default=3, help="updates at the start that do not count (default: %(default)s)")
-    add("--threads", type=int, default=threads, help="of each training (default: %(default)s)")
-    add("--k", type=int, default=256, help="projected length (default: %(default)s)")
-    parser.set_defaults(**SIZES)
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
-    o = options
+def measure(o: Options, cells: Cells) -> None:
     for n in o.n:
         if n < o.k or o.tokens % n:
             raise UsageError(f"--n {n}: rows are at least --k {o.k} long, and --tokens {o.tokens} a multiple")
@@ -58,10 +41,10 @@ def measure(options: argparse.Namespace, cells: Cells) -> None:
         raise UsageError(f"--warm-up must be at least 1 and below --updates {o.updates}")
     data = with_symbols(o.data, o.symbols, o.out / "data")
     pairs = [(n, name) for n in o.n for name in CONTESTANTS]
-    cells.turns({f"n = {n}, {name}": in_a_process(updates_of, o, data, n, name) for n, name in pairs}, o.rounds)
+    cells.turns({f"n = {n}, {name}": study.in_a_process(updates_of, o, data, n, name) for n, name in pairs}, o.rounds)
 
 
-def updates_of(o: argparse.Namespace, data: Path, n: int, name: str) -> dict[str, Any]:
+def updates_of(o: Options, data: Path, n: int, name: str) -> dict[str, Any]:
     """Trains one contestant from this process, which starts nothing else.
 
     Returns:
@@ -77,7 +60,7 @@ def updates_of(o: argparse.Namespace, data: Path, n: int, name: str) -> dict[str
     same = f"""--arch=linformer_roberta_base --encoder-layers={o.layers} --encoder-embed-dim={o.embed_dim}
         --encoder-ffn-embed-dim={o.ffn_dim} --encoder-attention-heads={o.heads} --dropout=0.1
         --attention-dropout=0.1 --task=masked_lm --tokens-per-sample={n} --max-positions={n} --sample-break-mode=none
-        --mask-prob=0.15 --batch-size={o.tokens // n} --required-batch-size-multiple=1 --num-workers={o.workers}
+        --mask-prob=0.15 --batch-size={o.tokens // n} --required-batch-size-multiple=1 --num-workers=1
         --clip-norm=1.0 --adam-betas=(0.9,0.98) --adam-eps=1e-6 --weight-decay=0.01 --lr-scheduler=fixed --lr=1e-4
         --max-update={o.updates} --seed=1 --no-save --disable-validation --log-format=json --log-interval=1"""
     folder = o.out / "trainings"
@@ -104,7 +87,7 @@ def table(results: Results) -> str:
     lengths = sorted({int(name.split(",")[0].removeprefix("n = ")) for name in cells})
     rows = []
     for n in lengths:
-        runs = {name: rounds_of(cells, f"n = {n}, {name}") for name in CONTESTANTS}
+        runs = {name: study.rounds_of(cells, f"n = {n}, {name}") for name in CONTESTANTS}
         counted = slice(max(0, s["warm_up"] - 1), None)  # the very first update has no time of its own
         medians = {name: [median(run["seconds"][counted]) for run in found] for name, found in runs.items()}
         for name, took in medians.items():
@@ -115,13 +98,19 @@ def table(results: Results) -> str:
             size = runs[name][0]["parameters"] / 1e6
             rows.append([n, name, *figures, f"{min(ratios):.2f}-{max(ratios):.2f}", f"{peak:.1f}", f"{size:.1f}"])
     header = ["n", "", "s/update", "tokens/s", "speed", "lowest and highest", "peak memory (GB)", "M parameters"]
-    head = heading("Whole updates of fairseq-train", results, ABOUT.format(**s))
-    return head + markdown(header, rows, left=2)
+    head = study.heading("Whole updates of fairseq-train", results, ABOUT.format(**s))
+    return head + study.markdown(header, rows, left=2)
 
 
-QUICK = {"n": [32], "k": 8, "tokens": 128, "updates": 3, "warm_up": 1, "rounds": 1, "symbols": 100}
-QUICK |= {"layers": 1, "embed_dim": 32, "ffn_dim": 64, "heads": 2}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, quick=QUICK, choices=("n",))
+FLAGS = [
+    flag("data", Path, "folder of binarised text"),
+    flag("--n", [512, 4096], "tokens of a row", quick=[32], cells=True),
+    flag("--tokens", 4096, "of an update", quick=128),
+    flag("--warm-up", 3, "updates at the start that do not count", quick=1, least=0),
+    *plain(rounds=(3, 1), updates=(8, 3), threads=len(os.sched_getaffinity(0)), k=(256, 8)),
+    *plain(symbols=(50265, 100), layers=(12, 1), embed_dim=(768, 32), ffn_dim=(3072, 64), heads=(12, 2)),
+]
+MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, measure, table)
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

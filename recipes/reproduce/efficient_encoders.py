@@ -10,7 +10,6 @@ to sum up. The questions are tokens that attend to all others in Longformer and 
 the same processor time with each learning rate.
 """
 
-import argparse
 import math
 import sys
 import time
@@ -23,18 +22,10 @@ from torch import Tensor, nn
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.measuring import contestants as by
+from linformer_fairseq.measuring import study
 from linformer_fairseq.measuring.layers import give_back_memory, growth
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import (
-    Cells,
-    Measurement,
-    Results,
-    heading,
-    in_a_process,
-    markdown,
-    rounds_of,
-    spread,
-)
+from linformer_fairseq.measuring.study import Cells, Options, Results, flag, markdown, plain, spread
 from linformer_fairseq.ranges import real
 
 KEYS = 8  # no more than a block of BigBird, whose first one attends to all tokens
@@ -45,60 +36,30 @@ HELD_OUT = 32  # texts of each kind to choose the learning rate by, and as many 
 WARM_UP = 0.05  # share of the time
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--lengths", type=int, nargs="+", default=[1024, 4096, 16384], metavar="N", help="default: 1024 4096 16384")
-    add("--rounds", type=int, default=1, help="of time and memory (default: %(default)s)")
-    add("--layers", type=int, default=2, help="default: %(default)s")
-    add("--channels", type=int, default=256, help="of the encoders whose time is taken (default: %(default)s)")
-    add("--heads", type=int, default=4, help="default: %(default)s")
-    add("--k", type=int, default=256, help="projected length of ours (default: %(default)s)")
-    add("--local-window", type=int, default=64, metavar="W", help="neighbours on each side (default: %(default)s)")
-    add("--n", type=int, default=1024, help="tokens of the task's texts (default: %(default)s)")
-    add("--repeats", type=int, nargs="+", default=[1, 8, 64], help="how often texts tell a value (default: 1 8 64)")
-    add("--task-channels", type=int, default=64, help="default: %(default)s")
-    add("--batch-size", type=int, default=4, help="texts (default: %(default)s)")
-    add("--lr", type=float, nargs="+", default=[1e-3, 3e-3], help="the best counts (default: 0.001 0.003)")
-    add(
-        "--seconds",
-        type=real(0.01, 1e6),
-        default=60.0,
-        help="of a training, of one processor core (default: %(default)s)",
-    )
-
-
-def check(options: argparse.Namespace) -> None:
-    """UsageError for sizes that do not go together."""
+def measure(options: Options, cells: Cells) -> None:
     if any(n % 64 for n in (options.n, *options.lengths)):
         raise UsageError("--n and --lengths: must be multiples of 64 tokens, as Nystromformer and Reformer need them")
     if any(channels % options.heads for channels in (options.channels, options.task_channels)):
         raise UsageError(f"--heads {options.heads}: --channels and --task-channels must be multiples of it")
     if max(options.repeats) > (most := options.n // KEYS - 1):
         raise UsageError(f"--repeats {max(options.repeats)}: --n {options.n} has room for {most}; ask for fewer")
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
-    check(options)
-    gone = [name for name in by.EFFICIENT if name not in models(options, options.n, options.channels)]
-    if gone:
+    task = models(options, options.n, options.task_channels)
+    if gone := [name for name in by.EFFICIENT if name not in task]:
         print(f"this version of transformers has no {', '.join(gone)}: left out", file=sys.stderr)
     sizes = {n: models(options, n, options.channels) for n in options.lengths}
-    work = {f"{name}, n = {n}": in_a_process(cost, make, n) for n in sizes for name, make in sizes[n].items()}
+    work = {f"{name}, n = {n}": study.in_a_process(cost, make, n) for n in sizes for name, make in sizes[n].items()}
     cells.turns(work, options.rounds)
-    task = models(options, options.n, options.task_channels)
     rates = [(f"{name}, lr {rate:g}", make, rate) for rate in options.lr for name, make in task.items()]
-    cells.run({name: in_a_process(learn, options, make, rate) for name, make, rate in rates})
+    cells.run({name: study.in_a_process(learn, options, make, rate) for name, make, rate in rates})
 
 
-def models(options: argparse.Namespace, n: int, channels: int) -> dict[str, by.Make]:
+def models(options: Options, n: int, channels: int) -> dict[str, by.Make]:
     """What makes each contestant, of texts of n tokens; the reference first."""
     sizes = by.Sizes(n, options.layers, channels, options.heads, min(options.k, n))
     usual = by.usual(sizes, sorted({0, options.local_window}))
-    reference = {by.ROBERTA: usual.pop(by.ROBERTA)}
-    usual.pop(by.EXACT)
-    return (
-        reference | {f"linear, k = {sizes.k}": sizes.ours} | usual | by.efficient(sizes, max(1, options.local_window))
-    )
+    first: dict[str, by.Make] = {by.ROBERTA: usual.pop(by.ROBERTA), f"linear, k = {sizes.k}": sizes.ours}
+    del usual[by.EXACT]
+    return first | usual | by.efficient(sizes, max(1, options.local_window))
 
 
 def cost(make: by.Make, n: int) -> dict[str, float]:
@@ -118,9 +79,7 @@ def cost(make: by.Make, n: int) -> dict[str, float]:
     steps = {"reading": read, "training": train}
     for name, step in steps.items():
         step()
-        start = time.process_time()
-        step()
-        found[f"{name}, tokens/s"] = n / (time.process_time() - start)
+        found[f"{name}, tokens/s"] = n / study.seconds(step, time.process_time)
     for name, step in steps.items():
         give_back_memory()
         found[f"{name}, MB"] = growth(step) / 1e6
@@ -161,7 +120,7 @@ def texts(count: int, n: int, repeats: int, chance: torch.Generator) -> tuple[Te
     return ids.scatter(1, places, (FIRST + KEYS + keys * VALUES + values).repeat(1, repeats)), values
 
 
-def learn(options: argparse.Namespace, make: by.Make, rate: float) -> dict[str, float]:
+def learn(options: Options, make: by.Make, rate: float) -> dict[str, float]:
     """Train for the processor time given; right answers in per cent, texts trained on, documents read per second."""
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -188,24 +147,21 @@ def learn(options: argparse.Namespace, make: by.Make, rate: float) -> dict[str, 
     start = time.process_time()
     with torch.inference_mode():
         given = [[model.eval()(one).argmax(-1) for one in torch.split(ids, options.batch_size)] for ids, _ in held_out]
-    seconds = time.process_time() - start
+    took = time.process_time() - start
     right = [(torch.cat(own) == values).float().mean(1) for own, (_, values) in zip(given, held_out, strict=True)]
     found = {
         f"told {n} times, %": 100 * float(r[HELD_OUT:].mean()) for n, r in zip(options.repeats, right, strict=True)
     }
     tuning, score = (100 * float(part.mean()) for part in torch.split(torch.stack(right), HELD_OUT, dim=1))
-    found |= {"tuning, %": tuning, "right, %": score, "documents/s": 2 * HELD_OUT * len(right) / seconds}
+    found |= {"tuning, %": tuning, "right, %": score, "documents/s": 2 * HELD_OUT * len(right) / took}
     return found | {"texts trained on": seen, "lr": rate, "parameters": parameters(model.encoder)}
 
 
 def best(results: Results) -> dict[str, dict[str, float]]:
     """Of each encoder, the training with the learning rate that is best on the texts to choose it by."""
-    found: dict[str, dict[str, float]] = {}
-    for name, cell in results["cells"].items():
-        encoder, _, rate = name.partition(", lr ")
-        if rate and cell["tuning, %"] > found.get(encoder, {"tuning, %": -1})["tuning, %"]:
-            found[encoder] = cell
-    return found
+    trained = [(*name.split(", lr "), cell) for name, cell in results["cells"].items() if ", lr " in name]
+    ranked = sorted(trained, key=lambda one: -one[-1]["tuning, %"])
+    return {encoder: next(cell for name, _, cell in ranked if name == encoder) for encoder, *_ in trained}
 
 
 ABOUT = """{layers} layers, {heads} heads, one thread. linear and adaptive: ours, with k slots, and W neighbours on each
@@ -219,13 +175,13 @@ Guesses are right in {chance:g} %. The right ones in all are the mean of those b
 def table(results: Results) -> str:
     """Time and memory by length, and the scores of the task."""
     cells, settings = results["cells"], results["settings"]
-    encoders = list(dict.fromkeys(name.partition(", n = ")[0] for name in cells if ", n = " in name))
-    text = heading("The other efficient encoders beside ours", results, ABOUT.format(**settings))
-    lengths = list(dict.fromkeys(name.split(", ")[-2] for name in cells if ", n = " in name))
-    for figure in dict.fromkeys(key for name in cells if ", n = " in name for key in cells[name]):
+    text = study.heading("The other efficient encoders beside ours", results, ABOUT.format(**settings))
+    costs = [(*name.rsplit(", ", 2)[:2], cell) for name, cell in cells.items() if ", n = " in name]
+    encoders, lengths = (list(dict.fromkeys(names)) for names in zip(*(names for *names, _ in costs), strict=True))
+    for figure in dict.fromkeys(key for *_, cell in costs for key in cell):
         rows = []
         for encoder in encoders:
-            rounds = ([one[figure] for one in rounds_of(cells, f"{encoder}, {n}")] for n in lengths)
+            rounds = ([one[figure] for one in study.rounds_of(cells, f"{encoder}, {n}")] for n in lengths)
             rows.append([encoder, *(spread(found if len(set(found)) > 1 else found[:1]) for found in rounds)])
         title = f"{figure[0].upper()}{figure[1:]}, {settings['channels']} channels"
         text += f"\n## {title}\n\n{markdown(['', *lengths], rows)}"
@@ -243,11 +199,17 @@ def plot(results: Results, path: Path) -> None:
     plot_lines(path, "right answers, %", [Panel("documents per second", points, scale="log")], lambda _: "o", "linear")
 
 
-QUICK = {"lengths": [64], "rounds": 1, "layers": 1, "channels": 16, "heads": 2, "k": 16, "local_window": 4, "n": 256}
-QUICK |= {"repeats": [1, 2], "task_channels": 16, "lr": [1e-3], "seconds": 0.1}
-MEASUREMENT = Measurement(
-    __file__, __doc__, flags, measure, table, {"task.png": plot}, quick=QUICK, choices=("lengths", "lr")
-)
+FLAGS = [
+    flag("--lengths", [1024, 4096, 16384], quick=[64], cells=True),
+    *plain(rounds=1, layers=(2, 1), channels=(256, 16), heads=(4, 2), k=(256, 16)),
+    flag("--local-window", 64, "neighbours on each side", quick=4, least=0),
+    flag("--n", 1024, "tokens of the task's texts", quick=256),
+    flag("--repeats", [1, 8, 64], "how often texts tell a value", quick=[1, 2]),
+    *plain(task_channels=(64, 16), batch_size=4),
+    flag("--lr", [1e-3, 3e-3], "the best counts", quick=[1e-3], cells=True),
+    flag("--seconds", 60.0, "of a training, of one processor core", quick=0.1, type=real(0.01, 1e6)),
+]
+MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, measure, table, {"task.png": plot})
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

@@ -6,8 +6,6 @@ MODEL is a BERT or RoBERTa of Hugging Face, a RoBERTa of fairseq, or a checkpoin
 matrix of attention weights of a head. Nothing is trained, and each layer gets the input that it has in the exact model.
 """
 
-import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
@@ -18,25 +16,18 @@ from typing import Any
 from linformer_fairseq.checkpoints.checkpoint import encoder_config
 from linformer_fairseq.inference import approximation as by
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, markdown
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, Results, flag, heading, markdown
+from linformer_fairseq.ranges import whole
 
 CONTEXT = "rank k, P·V"
+Pick = Callable[..., float]
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="checkpoint or folder")
-    parser.add_argument("text", type=Path, help="text file, or folder of .txt files")
-    parser.add_argument("--data", type=Path, help="folder of the tokenizer (default: that of the model)")
-    parser.add_argument("--max-positions", type=int, metavar="N", help="of a passage (default: the longest input)")
-    parser.add_argument("--passages", type=int, default=16, help="default: %(default)s")
-    parser.add_argument("--windows", type=int, nargs="+", default=[16, 64], metavar="W", help="default: 16 64")
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
+def measure(options: Options, cells: Cells) -> None:
     cells.run({"attention": partial(attention, options)})
 
 
-def attention(options: argparse.Namespace) -> dict[str, Any]:
+def attention(options: Options) -> dict[str, Any]:
     """Shares by layer, head and rank, as `spectrum_of`, and rows of kind, k and the error of each layer."""
     given, exact, tokenizer = by.read_model(options.model, options.data, options.max_positions)
     n, own = encoder_config(exact).max_positions, encoder_config(given)
@@ -75,7 +66,7 @@ def table(results: Results) -> str:
 
 def plot_spectrum(results: Results, path: Path) -> None:
     cell, panels = results["cells"]["attention"], []
-    picks: dict[str, Callable[..., float]] = {"mean of the heads": mean, "longest tail": min, "shortest tail": max}
+    picks: dict[str, Pick] = {"mean of the heads": mean, "longest tail": min, "shortest tail": max}
     for title, pick in picks.items():
         curves = [map(pick, zip(*layer, strict=True)) for layer in cell["shares"]]
         lines = {f"layer {i + 1}": [*zip(cell["ranks"], curve, strict=True)] for i, curve in enumerate(curves)}
@@ -86,8 +77,7 @@ def plot_spectrum(results: Results, path: Path) -> None:
 def plot_errors(results: Results, path: Path) -> None:
     """Mean of the layers; the first and the last one. The window alone is a level line."""
     cell, panels = results["cells"]["attention"], []
-    picks: dict[str, Callable[..., float]] = {"mean of the layers": mean}
-    picks |= {"first layer": itemgetter(0), "last layer": itemgetter(-1)}
+    picks: dict[str, Pick] = {"mean of the layers": mean, "first layer": itemgetter(0), "last layer": itemgetter(-1)}
     for title, pick in picks.items():
         lines: dict[str, list[tuple[float, float]]] = {}
         for kind, k, found in cell["rows"]:
@@ -97,7 +87,15 @@ def plot_errors(results: Results, path: Path) -> None:
 
 
 PICTURES = {"spectrum.png": plot_spectrum, "errors.png": plot_errors}
-MEASUREMENT = Measurement(__file__, __doc__, flags, measure, table, PICTURES, quick={"passages": 1})
+FLAGS = [
+    flag("model", Path, "checkpoint or folder"),
+    flag("text", Path, "text file, or folder of .txt files"),
+    flag("--data", about="folder of the tokenizer (default: that of the model)", type=Path),
+    flag("--max-positions", about="of a passage (default: the longest input)", type=whole()),
+    flag("--passages", 16, quick=1),
+    flag("--windows", [16, 64], least=0),
+]
+MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, table, PICTURES)
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

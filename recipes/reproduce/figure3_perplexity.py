@@ -3,14 +3,12 @@
     python recipes/reproduce/figure3_perplexity.py DATA --out RUN --parallel 2 --report docs/benchmarks/figure3
 
 Every variant is the recipe `tiny_n512_k128` with one change, trained by the real fairseq-train on one CPU thread with
-the same data, order and masks. Minutes are processor minutes of one core, so that trainings beside each other can be
-compared.
+the same data, order and masks. Minutes are processor minutes of one core.
 """
 
-import sys
 from typing import Any
 
-from linformer_fairseq.measuring.ladder import Ladder
+from linformer_fairseq.measuring.trainings import Ladder
 
 ROBERTA = {"_name": "roberta", "encoder_layers": 2, "encoder_embed_dim": 128, "encoder_ffn_embed_dim": 512}
 ROBERTA |= {"encoder_attention_heads": 4, "max_positions": 512, "dropout": 0.0, "attention_dropout": 0.0}
@@ -30,4 +28,4 @@ LADDER = Ladder(VARIANTS, lambda name: ":" if "no attention" in name else "-" if
 MEASUREMENT = LADDER.measurement(__file__, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

@@ -9,11 +9,10 @@ that the same model has a perplexity of 76.8 there and of 80.7 here. Learning ra
 optimizer by itself.
 """
 
-import sys
 from itertools import product
 from typing import Any
 
-from linformer_fairseq.measuring.ladder import BATCH, ROWS, Ladder
+from linformer_fairseq.measuring.trainings import BATCH, ROWS, Ladder
 
 MASKS = {"task.mask_prob": 0.4}
 VECTORS = {"optimizer.muon_vector_lr_scale": 3.0}
@@ -52,4 +51,4 @@ LADDER = Ladder(VARIANTS, lambda name: "-" if name.startswith("muon") else "--")
 MEASUREMENT = LADDER.measurement(__file__, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

@@ -11,9 +11,7 @@ by a model that learns from the rest; of IMDB a tenth of the train set chooses t
 The report is of all trainings that are finished.
 """
 
-import argparse
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from linformer_fairseq.checkpoints.checkpoint import encoder_config, read
 from linformer_fairseq.commands import finetune, glue
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.finetuning.report import Row, table, write_table
-from linformer_fairseq.measuring.study import Cells, Measurement, Results
+from linformer_fairseq.measuring.study import Cells, Measurement, Options, Results, flag, plain
 from linformer_fairseq.measuring.trainings import TOKENS, curve, schedule, train
 from linformer_fairseq.plugin import register
 
@@ -36,26 +34,15 @@ GLUE = ("SST-2", "MRPC", "CoLA", "STS-B", "RTE")
 QNLI, IMDB = "QNLI (its dev set, split)", "IMDB"
 TASKS = (*GLUE, QNLI, IMDB)
 EPOCHS = {"SST-2": 1, IMDB: 2}  # others: 3
-LR = 1e-3
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, help="folder made by `python -m data_prep run`")
-    parser.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="a folder a task")
-    parser.add_argument("--imdb-dir", type=Path, required=True, metavar="DIR", help="train.tsv, test.tsv")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="NAME")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
-    parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--updates", type=int, default=4900, help="of the pretraining (default: %(default)s)")
-
-
-def measure(options: argparse.Namespace, cells: Cells) -> None:
+def measure(options: Options, cells: Cells) -> None:
     register()
     cells.run({f"pretraining, {name}": partial(pretrain, options, name) for name in ("linformer", "exact")})
     cells.run({f"{m}, {t}": partial(finetuned, options, m, t) for m in options.models for t in options.tasks})
 
 
-def pretrain(options: argparse.Namespace, attention: str) -> dict[str, Any]:
+def pretrain(options: Options, attention: str) -> dict[str, Any]:
     """Pretrains, or what is left of it, and says what it took."""
     run, updates = options.out / "pretrain" / attention, options.updates
     changes = {"common.log_interval": max(1, min(10, updates // 10)), "model.attention": attention}
@@ -71,21 +58,21 @@ def pretrain(options: argparse.Namespace, attention: str) -> dict[str, Any]:
     }
 
 
-def finetuned(options: argparse.Namespace, model: str, task: str) -> list[dict[str, Any]]:
+def finetuned(options: Options, model: str, task: str) -> list[dict[str, Any]]:
     """Rows of results.json of one model on one task, all seeds."""
     source, start = MODELS[model]
     out = options.out / "finetune" / "".join(c if c.isalnum() else "-" for c in model) / task.split()[0]
     words = ["--checkpoint", options.out / "pretrain" / source / "checkpoints/checkpoint_best.pt", "--out", out]
-    words += ["--lr", LR, "--epochs", EPOCHS.get(task, 3), "--seeds", options.seeds]
+    words += ["--lr", 1e-3, "--epochs", EPOCHS.get(task, 3), "--seeds", options.seeds]
     words += [] if start else ["--from-scratch"]
     if task in GLUE:
         words += ["--glue-dir", options.glue_dir, "--tasks", task]
     elif task == QNLI:
-        columns = ["--text-column", "question", "sentence"]
-        words += ["--train", options.glue_dir / "QNLI/dev.tsv", *columns, "--dev-share", 0.2, "--name", task]
+        words += ["--train", options.glue_dir / "QNLI/dev.tsv", "--text-column", "question", "sentence"]
+        words += ["--dev-share", 0.2, "--name", task]
     else:
-        words += ["--train", options.imdb_dir / "train.tsv", "--test", options.imdb_dir / "test.tsv", "--name", task]
-        words += ["--text-column", "sentence", "--keep", "head-tail"]
+        words += ["--train", options.imdb_dir / "train.tsv", "--test", options.imdb_dir / "test.tsv"]
+        words += ["--text-column", "sentence", "--keep", "head-tail", "--name", task]
     typed = [str(word) for word in words]
     if glue.main(typed) if task in GLUE else finetune.main(["train", *typed]):
         raise UsageError(f"{model} on {task} failed; the reason is above")
@@ -97,13 +84,13 @@ def grids(results: Results) -> dict[str, list[Row]]:
     """The rows of all tasks by model."""
     cells = results["cells"]
     found = {model: [Row(**row) for task in TASKS for row in cells.get(f"{model}, {task}", [])] for model in MODELS}
+    if not any(found.values()):
+        raise UsageError("no fine-tuning is finished yet; give more --models and --tasks")
     return {model: rows for model, rows in found.items() if rows}
 
 
 def markdown(results: Results) -> str:
-    if not (found := grids(results)):
-        raise UsageError("no fine-tuning is finished yet; give more --models and --tasks")
-    return table(found)
+    return table(grids(results))
 
 
 def write_more(results: Results, path: Path) -> None:
@@ -113,11 +100,15 @@ def write_more(results: Results, path: Path) -> None:
     write_table(found.pop(first), path.parent, first, found)
 
 
-MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, measure, markdown, {"results.png": write_more}),
-    quick={"updates": 2, "seeds": 1},
-    choices=("models", "tasks"),
-)
+FLAGS = [
+    flag("data", Path, "folder made by `python -m data_prep run`"),
+    flag("--glue-dir", Path, "a folder a task"),
+    flag("--imdb-dir", Path, "train.tsv, test.tsv"),
+    flag("--models", list(MODELS), choices=list(MODELS), cells=True),
+    flag("--tasks", list(TASKS), choices=TASKS, cells=True),
+    *plain(seeds=(3, 1), updates=(4900, 2)),
+]
+MEASUREMENT = Measurement(__file__, __doc__, FLAGS, measure, markdown, {"results.png": write_more})
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

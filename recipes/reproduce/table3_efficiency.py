@@ -10,7 +10,6 @@ Every figure is of a process of its own, and contestants take turns: name those 
 report is of all cells that are finished.
 """
 
-import argparse
 import math
 import os
 import sys
@@ -22,9 +21,10 @@ from typing import Any
 
 import torch
 
+from linformer_fairseq.measuring import study
 from linformer_fairseq.measuring.layers import CONTESTANTS, EXACT, Entry, cost, missing
 from linformer_fairseq.measuring.plots import Panel, plot_lines
-from linformer_fairseq.measuring.study import Cells, Measurement, Results, heading, in_a_process, markdown, rounds_of
+from linformer_fairseq.measuring.study import Cells, Options, Results, flag, in_a_process, plain, rounds_of
 from linformer_fairseq.training.hardware import low_precision
 
 # Table 3 of the paper (Wang et al. 2020, arXiv 2006.04768), against n x n softmax on a V100 of 16 GB, inference:
@@ -65,43 +65,13 @@ Found = Mapping[tuple[str, int, int], Mapping[str, Any]]
 """By contestant, n, and k (0 for who knows none): an entry with the `amounts` of its rounds, seconds or bytes."""
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--lengths", type=int, nargs="+", default=list(PAPER), metavar="N", help="default: the paper's")
-    add("--k", type=int, nargs="+", default=list(KS), metavar="K", help="default: the paper's, below n")
-    names = ", ".join(CONTESTANTS)
-    add("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS), metavar="NAME", help=names)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    usual = ["fp32", "fp16" if low_precision(device) == torch.float16 else "bf16"]
-    add(
-        "--dtypes",
-        nargs="+",
-        choices=DTYPES,
-        default=usual,
-        help="16 bit is autocast (default: fp32, and what the device has of 16 bit)",
-    )
-    add("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="default: both")
-    add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="default: both")
-    add("--dropout", type=float, default=0.1, help="default: %(default)s")
-    add("--rounds", type=int, default=5, help="after one for warming up (default: %(default)s)")
-    add("--budget", type=float, default=60.0, metavar="SECONDS", help="of a contestant in a cell, then it drops out")
-    gpu = torch.cuda.is_available()
-    add("--tokens", type=int, default=65536 if gpu else 4096, help="of a step, at least (default: %(default)s)")
-    add("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu", help="default: %(default)s")
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: %(default)s")
-    add("--again", action="store_true", help="measure finished cells, too")
-    for flag, default in (("--embed-dim", 768), ("--heads", 12), ("--ffn-dim", 3072)):
-        add(flag, type=int, default=default, help="default: %(default)s")
-
-
-def run(o: argparse.Namespace, cells: Cells) -> None:
+def run(o: Options, cells: Cells) -> None:
     for name in o.contestants:
         if (reason := missing(name)) is not None:
             print(f"{name}: {reason}; its column stays empty", file=sys.stderr)
     entries = grid(o)
     for number in range(o.rounds):
-        results = {name: content["result"] for name, content in cells.finished().items()}
-        left = {}
+        results, left = {name: content["result"] for name, content in cells.finished().items()}, {}
         for name, entry in entries.items():
             earlier = rounds_of(results, name)[:number]
             spent = sum(found.get("seconds", math.inf) for found in earlier)  # memory is measured once
@@ -110,31 +80,27 @@ def run(o: argparse.Namespace, cells: Cells) -> None:
         cells.run(left, again=o.again)
 
 
-def grid(o: argparse.Namespace) -> dict[str, Entry]:
+def grid(o: Options) -> dict[str, Entry]:
     """The entries that the options ask for, by their names; k < n as in the paper."""
     sizes = QUICK if o.quick else [(n, k, tuple(o.contestants)) for n in o.lengths for k in o.k if k < n]
     found = []
     for mode, dtype in product(o.modes, o.dtypes):
         about = (mode, dtype, o.embed_dim, o.heads, o.ffn_dim, o.dropout)
         for n, k, names in sizes:
+            tokens = max(o.tokens, n) // n * n  # at least one input
             memory = [c for c in names if not o.quick or c != "exact" or n <= 16384]
-            found += [Entry("time", c, n, k, step(o.tokens, n), *about) for c in names]
-            found += [Entry("memory", c, n, 0 if c in EXACT else k, step(o.tokens, n), *about) for c in memory]
+            found += [Entry("time", c, n, k, tokens, *about) for c in names]
+            found += [Entry("memory", c, n, 0 if c in EXACT else k, tokens, *about) for c in memory]
     chosen = [e for e in found if e.kind in o.kinds and missing(e.contestant) is None]
     name = "{kind}, {contestant}, n = {n}, k = {k}, {tokens} tokens, {dtype}, {mode}"
     return {name.format(**vars(entry)): entry for entry in chosen}
-
-
-def step(tokens: int, n: int) -> int:
-    """Tokens of a step with inputs of n tokens: at least one of them."""
-    return max(tokens, n) // n * n
 
 
 def table(results: Results) -> str:
     """Time and memory for each mode and dtype."""
     there = {cell["contestant"] for cell in results["cells"].values()}
     lines = [f"- {name}: {about}" for name, (about, _) in CONTESTANTS.items() if name in there]
-    head = heading("One encoder layer: time and memory", results, ABOUT.format(**results["settings"]))
+    head = study.heading("One encoder layer: time and memory", results, ABOUT.format(**results["settings"]))
     parts = [head, "\n".join([*lines, "", NOTES, ""])]
     parts += [f"\n## {title}\n\n{grid_table(found)}" for title, found in by_title(results).items()]
     return "".join(parts)
@@ -142,16 +108,17 @@ def table(results: Results) -> str:
 
 def by_title(results: Results) -> Mapping[str, Found]:
     """Entries by the title of their table: training first, fp32 first."""
-    title = "{}: {}, {}".format
-    keys = [title(KINDS[kind], MODES[mode], dtype) for mode, dtype, kind in product(MODES, DTYPES, KINDS)]
-    titles: dict[str, dict[tuple[str, int, int], dict[str, Any]]] = {key: {} for key in keys}
+    entries = []
     for name in dict.fromkeys(name.rpartition(", round ")[0] for name in results["cells"]):
         rounds = rounds_of(results["cells"], name)
         amounts = [one[unit] for one in rounds for unit in ("seconds", "bytes") if unit in one]
-        e = rounds[0]
-        found = titles[title(KINDS[e["kind"]], MODES[e["mode"]], e["dtype"])]
-        found[e["contestant"], e["n"], e["k"]] = {**e, "amounts": amounts}
-    return {title: found for title, found in titles.items() if found}
+        entries.append({**rounds[0], "amounts": amounts})
+    titles = {}
+    for mode, dtype, kind in product(MODES, DTYPES, KINDS):
+        own = [e for e in entries if (e["mode"], e["dtype"], e["kind"]) == (mode, dtype, kind)]
+        if own:
+            titles[f"{KINDS[kind]}: {MODES[mode]}, {dtype}"] = {(e["contestant"], e["n"], e["k"]): e for e in own}
+    return titles
 
 
 def grid_table(found: Found) -> str:
@@ -179,7 +146,7 @@ def grid_table(found: Found) -> str:
     if kind == "memory":
         header = ["n", "k", "ours, MiB", "KiB a token", *(f"{name}, MiB" for name in others)]
     reasons = {f"{name} at n = {n:,}: {e['skipped']}." for (name, n, _), e in found.items() if "skipped" in e}
-    return markdown(header, rows, left=0) + (f"\n{' '.join(sorted(reasons))}\n" if reasons else "")
+    return study.markdown(header, rows, left=0) + (f"\n{' '.join(sorted(reasons))}\n" if reasons else "")
 
 
 def figure(entry: Mapping[str, Any]) -> float:
@@ -201,20 +168,33 @@ def plot(results: Results, path: Path) -> None:
         name, _, conditions = title.partition(": ")
         if name == KINDS["time"]:
             k = min((at for _, _, at in found), key=lambda at: (at != 256, at))
-            of = {c: sorted(n for name, n, at in found if (name, at) == (c, k)) for c in CONTESTANTS}
-            entries = {c: [found[c, n, k] for n in ns] for c, ns in of.items()}
-            lines = {c: [(e["n"], figure(e)) for e in line if e["amounts"]] for c, line in entries.items()}
-            panels.append(Panel("n", {c: line for c, line in lines.items() if line}, f"{conditions}, k = {k}", "log"))
+            lines: dict[str, list[tuple[float, float]]] = {}
+            for c, n in sorted((c, n) for c, n, at in found if at == k and found[c, n, k]["amounts"]):
+                lines.setdefault(c, []).append((n, figure(found[c, n, k])))
+            lines = {c: lines[c] for c in CONTESTANTS if c in lines}
+            panels.append(Panel("n", lines, f"{conditions}, k = {k}", "log"))
     if panels:
         plot_lines(path, "tokens per second", panels, lambda name: "o-")
 
 
-MEASUREMENT = Measurement(
-    *(__file__, __doc__, flags, run, table),
-    pictures={"speed.png": plot},
-    quick={"rounds": 3, "budget": 20.0, "modes": ["train"]},
-    choices="lengths k contestants dtypes modes kinds budget again".split(),
-)
+GPU = torch.cuda.is_available()
+HALF = "fp16" if low_precision(torch.device("cuda" if GPU else "cpu")) == torch.float16 else "bf16"
+FLAGS = [
+    flag("--lengths", list(PAPER), "by default the paper's", cells=True),
+    flag("--k", list(KS), "by default the paper's, below n", cells=True),
+    flag("--contestants", list(CONTESTANTS), choices=list(CONTESTANTS), cells=True),
+    flag("--dtypes", ["fp32", HALF], "16 bit is autocast", choices=DTYPES, cells=True),
+    flag("--modes", list(MODES), quick=["train"], choices=list(MODES), cells=True),
+    flag("--kinds", list(KINDS), choices=list(KINDS), cells=True),
+    flag("--dropout", 0.1),
+    flag("--rounds", 5, "after one for warming up", quick=3),
+    flag("--budget", 60.0, "seconds of a contestant in a cell, then it drops out", quick=20.0, cells=True),
+    flag("--tokens", 65536 if GPU else 4096, "of a step, at least"),
+    flag("--device", "cuda" if GPU else "cpu", choices=["cpu", "cuda"]),
+    flag("--again", False, "measure finished cells, too", cells=True),
+    *plain(threads=len(os.sched_getaffinity(0)), embed_dim=768, heads=12, ffn_dim=3072),
+]
+MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, run, table, {"speed.png": plot})
 
 if __name__ == "__main__":
-    sys.exit(MEASUREMENT.main())
+    raise SystemExit(MEASUREMENT.main())

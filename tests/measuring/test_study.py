@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from concurrent.futures.process import BrokenProcessPool
@@ -13,9 +12,11 @@ import pytest
 from linformer_fairseq.measuring.study import (
     Cells,
     Measurement,
+    Options,
     Results,
     as_typed,
     comparison,
+    flag,
     in_a_process,
     markdown,
     rounds_of,
@@ -24,14 +25,17 @@ from linformer_fairseq.measuring.study import (
 CALLS: list[str] = []
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--size", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--names", nargs="+", default=["a", "b"])
+FLAGS = [
+    flag("data", Path),
+    flag("--size", 3, quick=1),
+    flag("--rounds", 2, quick=1),
+    flag("--names", ["a", "b"], cells=True),
+    flag("--share", 0.5),
+    flag("--warm-up", 0, least=0),
+]
 
 
-def measure(options: argparse.Namespace, cells: Cells) -> None:
+def measure(options: Options, cells: Cells) -> None:
     def one(name: str) -> int:
         CALLS.append(name)
         if name == "broken":
@@ -45,7 +49,7 @@ def table(results: Results) -> str:
     return markdown(["", "value"], [[name, value] for name, value in results["cells"].items()])
 
 
-MEASUREMENT = Measurement(__file__, "About.", flags, measure, table, quick={"size": 1, "rounds": 1}, choices=("names",))
+MEASUREMENT = Measurement(__file__, "About.", FLAGS, measure, table)
 
 
 @pytest.fixture(autouse=True)
@@ -97,10 +101,21 @@ def test_a_killed_cell_stops_no_other_and_is_run_again(tmp_path: Path, capsys: p
     assert CALLS[2:] == ["broken"]
 
 
-@pytest.mark.parametrize("words", [["DATA"], ["DATA", "--out", "x", "--rounds", "0"]])
-def test_a_command_that_lacks_something_is_refused(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--out DIR is required"),
+        (["--out", "x", "--rounds", "0"], "--rounds: 0: must be at least 1"),
+        (["--out", "x", "--warm-up", "-1"], "--warm-up: -1: must be at least 0"),
+        (["--out", "x", "--share", "nan"], "--share: nan: must be at least 0"),
+    ],
+)
+def test_a_command_that_lacks_something_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        MEASUREMENT.main(words)
+        MEASUREMENT.main(["DATA", *words])
+    assert said in capsys.readouterr().err
 
 
 def test_a_cell_runs_in_a_process_of_its_own() -> None:

@@ -16,7 +16,7 @@ from recipes.reproduce.efficient_encoders import FIRST, KEYS, OTHERS, VALUES, te
 
 
 def test_all_encoders_are_measured_and_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efficient_encoders, "in_a_process", partial)
+    monkeypatch.setattr("linformer_fairseq.measuring.study.in_a_process", partial)
     monkeypatch.setattr(efficient_encoders, "give_back_memory", lambda: None)  # of this process
     monkeypatch.setattr(efficient_encoders, "HELD_OUT", 4)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)

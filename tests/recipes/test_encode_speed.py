@@ -19,13 +19,13 @@ from recipes.measure.encode_speed import mixed
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_all_ways_are_measured_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode_speed, "in_a_process", partial)
+    monkeypatch.setattr("linformer_fairseq.measuring.study.in_a_process", partial)
     monkeypatch.setattr(contestants, "SCORES", 4 * 100**2)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     words = ["--quick", "--threads", "1", "--device", "cpu", "--out", str(tmp_path)]
     assert encode_speed.MEASUREMENT.main(words) == 0
     cells = json.loads((tmp_path / "results.json").read_text())["cells"]
-    names = ("adaptive, k = 16, W = 4", EXACT, ROBERTA)
+    names = ("adaptive, k = 16, W = 0", "adaptive, k = 16, W = 4", EXACT, ROBERTA)
     how = ["PyTorch, float32", "ONNX Runtime, float32", "PyTorch, bfloat16", "PyTorch, int8", "ONNX Runtime, int8"]
     assert [*cells] == [f"{name}, {way}, threads 1, round 0" for way in how for name in names]
     for name, found in cells.items():

@@ -18,7 +18,7 @@ def test_every_contestant_has_an_accuracy(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(images, "ATTENTIONS", {"Linformer": "linformer"})  # the other one differs in one setting
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     tune = images.tune
-    monkeypatch.setattr(images, "tune", lambda *here: {images.ACCURACY: 50.0} if here[3:] else tune(*here))  # once
+    monkeypatch.setattr(images, "tune", lambda *here: {images.ACCURACY: 50.0} if here[2:] else tune(*here))  # once
     assert images.MEASUREMENT.main(["--quick", "--out", str(tmp_path / "run")]) == 0
     cells = json.loads((tmp_path / "run/results.json").read_text())["cells"]
     ours = [f"digits, Linformer, {way}" for way in ("pretraining", "pretrained", "from scratch", "frozen")]

@@ -17,7 +17,7 @@ from recipes.measure.long_classifiers import LONGFORMER, RUNTIMES
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_all_contestants_classify_all_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_classifiers, "in_a_process", partial)
+    monkeypatch.setattr("linformer_fairseq.measuring.study.in_a_process", partial)
     monkeypatch.setattr(contestants, "SCORES", 4 * 100**2)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     assert long_classifiers.MEASUREMENT.main(["--quick", "--out", str(tmp_path)]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_a_contestant_may_come_later(measured: tuple[Path, dict[str, Any]]) -> N
 def options(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    table3.flags(parser)
+    table3.MEASUREMENT.flags(parser, "--quick" in words)
     return parser.parse_args(words)
 
 
@@ -82,7 +83,7 @@ def test_a_gpu_is_measured_in_the_16_bit_that_it_has(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert options().dtypes == ["fp32", dtype]
+    assert runpy.run_path(table3.__file__)["HALF"] == dtype
 
 
 def test_the_grid_is_the_papers() -> None:

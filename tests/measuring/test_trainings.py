@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from linformer_fairseq.measuring import ladder
-from linformer_fairseq.measuring.ladder import Ladder, cell, perplexity_at
+from linformer_fairseq.measuring import trainings
+from linformer_fairseq.measuring.trainings import Ladder, cell, perplexity_at
 
-LADDER = Ladder({"Linformer": {}, "exact attention": {}, "small batch": {ladder.BATCH: 2}}, lambda name: "-")
+LADDER = Ladder({"Linformer": {}, "exact attention": {}, "small batch": {trainings.BATCH: 2}}, lambda name: "-")
 
 
 def point(update: int, perplexity: float, seconds: float, split: str = "valid") -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_smaller_batches_make_more_updates_of_as_many_tokens(monkeypatch: pytest
         found.update(settings)
         return [point(400, 8.0, 1) | {"seconds": 1.0}]
 
-    monkeypatch.setattr(ladder, "train", train)
-    ladder.train_variant("small batch", LADDER.variants["small batch"], tmp_path, tmp_path, updates=100)
+    monkeypatch.setattr(trainings, "train", train)
+    trainings.train_variant("small batch", LADDER.variants["small batch"], tmp_path, tmp_path, updates=100)
     assert found["optimization.max_update"] == found["lr_scheduler.total_num_update"] == 400
     assert 400 * LADDER.tokens("small batch") == pytest.approx(100 * LADDER.tokens("Linformer"))
