@@ -30,6 +30,7 @@ def upload(folder: Path, address: str) -> None:
     files.sort(key=lambda path: path.suffix == ".json")
     try:
         storage, top = url_to_fs(address)
+        storage.auto_mkdir = True  # of file://: as elsewhere, folders need not be there
         sizes = {name: found["size"] for name, found in storage.find(top, detail=True).items()}
         copied = 0
         with tqdm(total=sum(path.stat().st_size for path in files), desc="upload", unit="B", unit_scale=True) as bar:

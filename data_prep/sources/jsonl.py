@@ -46,10 +46,9 @@ def documents(
             try:
                 yield _document(value, text_column or "text", f"{stem(name)}:{place}")
             except ValueError as error:
-                if by_line:
-                    lines.report(str(error))
-                else:
-                    problems.report(f"{lines.where}: object {place}", str(error))
+                lines.report(str(error), "" if by_line else f"object {place}")
+        if not by_line:
+            lines.report_others("objects")
 
 
 def _of_lines(lines: Lines) -> Iterator[tuple[int, Any]]:

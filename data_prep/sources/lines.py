@@ -76,13 +76,18 @@ class Lines:
         if self.encoding:
             self.file = cast(BinaryIO, AsUtf8(self.file, self.encoding))
 
-    def report(self, what: str) -> None:
-        """Report the current line as one that cannot be read."""
+    def report(self, what: str, place: str = "") -> None:
+        """Report the current line, or another `place` in the file, as one that cannot be read."""
         self._reports += 1
         if self._reports <= MOST_REPORTS:
             counted = f" after byte {self.start}" if self.start else ""
             byte = "" if self.encoding else f" (byte {self.offset})"
-            self.problems.report(f"{self.where}: line {self.number}{counted}{byte}", what)
+            self.problems.report(f"{self.where}: {place or f'line {self.number}{counted}{byte}'}", what)
+
+    def report_others(self, what: str) -> None:
+        """At the end of the file, report the number of those that were left out above."""
+        if self._reports > MOST_REPORTS:
+            self.problems.report(self.where, f"{self._reports - MOST_REPORTS} more {what} could not be read")
 
     def __iter__(self) -> Iterator[str]:
         for raw, length in self._raw_lines():
@@ -102,8 +107,7 @@ class Lines:
                 break
         if not self.next_offset and not self._damaged:
             self.problems.left_out["empty files"] += 1
-        if self._reports > MOST_REPORTS:
-            self.problems.report(self.where, f"{self._reports - MOST_REPORTS} more lines could not be read")
+        self.report_others("lines")
 
     def _other_encoding(self) -> str:
         """Which setting reads the text, if that can be told."""

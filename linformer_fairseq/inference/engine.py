@@ -23,7 +23,6 @@ BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
 # Fixed cost of a batch (starting kernels, reading the parameters), in tokens that could be computed meanwhile.
 OVERHEAD = {"cpu": 64, "cuda": 2048}
 Values = npt.NDArray[np.float32]
-Batching = Callable[[Sequence[int], int, int], list[Ids]]
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,7 @@ class Engine:
             self._encoder.compile_layers()
 
     @torch.inference_mode()
-    def run(
-        self, ids: Sequence[Ids], tick: Callable[[int], object] = lambda tokens: None, batching: Batching = like_length
-    ) -> Values:
+    def run(self, ids: Sequence[Ids], tick: Callable[[int], object] = lambda tokens: None) -> Values:
         """(sequences, C) vectors or (sequences, classes) logits, which do not depend on the batches.
 
         `tick` is called after each batch with the number of its tokens, without padding.
@@ -72,7 +69,7 @@ class Engine:
         # Around all batches: one autocast converts the parameters once.
         low = self._compute.dtype == "bfloat16"
         with torch.autocast(self.device.type, low_precision(self.device)) if low else nullcontext():
-            for batch in batching(lengths, self.batch_tokens, OVERHEAD.get(self.device.type, 64)):
+            for batch in like_length(lengths, self.batch_tokens, OVERHEAD.get(self.device.type, 64)):
                 tokens = pad_sequence([torch.from_numpy(ids[i]) for i in batch], True, PAD).to(self.device)
                 found[batch] = self._values(tokens).float().cpu().numpy()
                 tick(sum(lengths[i] for i in batch))

@@ -128,14 +128,3 @@ def like_length(lengths: Sequence[int], batch_tokens: int, overhead: int = 64) -
     mixed = np.random.default_rng(0).permutation(len(batches))
     largest = max(range(len(batches)), key=lambda i: len(batches[i]) * int(sizes[batches[i]].max()), default=0)
     return [batches[i] for i in sorted(mixed, key=lambda i: i != largest)]
-
-
-def as_they_come(lengths: Sequence[int], batch_tokens: int, overhead: int = 0) -> list[Ids]:
-    """Batches within the same limit, in the order of the sequences; for comparison."""
-    batches, start, longest = [], 0, 0
-    for position, size in enumerate(lengths):
-        longest = max(longest, size)
-        if position > start and (position - start + 1) * longest > batch_tokens:
-            batches.append(np.arange(start, position))
-            start, longest = position, size
-    return [*batches, np.arange(start, len(lengths))] if len(lengths) else []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.sources import ReadErrors, jsonl
+from data_prep.sources import ReadErrors, jsonl, lines
 from linformer_fairseq.errors import UsageError
 
 
@@ -104,6 +104,15 @@ def test_a_broken_array_is_named(tmp_path: Path, end: str) -> None:
     assert len(problems.skipped) == 1 and f"{path}: object 2: " in problems.skipped[0]
     with pytest.raises(UsageError, match=rf"^{path}: object 2: .*; repair or remove it, or skip"):
         read(path, ReadErrors())
+
+
+def test_an_array_of_another_kind_does_not_fill_the_list(tmp_path: Path) -> None:
+    path, problems = tmp_path / "a.json", ReadErrors(skip=True)
+    path.write_text(json.dumps([{"body": "x"}] * 1000))
+    assert read(path, problems) == []
+    assert len(problems.skipped) == lines.MOST_REPORTS + 1
+    assert problems.skipped[0].startswith(f"{path}: object 1: has no 'text'")
+    assert problems.skipped[-1] == f"{path}: {1000 - lines.MOST_REPORTS} more objects could not be read"
 
 
 def test_an_array_longer_than_a_block_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

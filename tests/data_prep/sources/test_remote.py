@@ -138,6 +138,13 @@ def test_the_records_are_uploaded_last(tmp_path: Path, monkeypatch: pytest.Monke
     assert order == ["/bucket/train/a.parquet", "/bucket/split.json"]
 
 
+def test_folders_of_a_file_system_are_made(tmp_path: Path) -> None:
+    (tmp_path / "made/train").mkdir(parents=True)
+    (tmp_path / "made/train/a.parquet").write_text("text")
+    upload(tmp_path / "made", f"file://{tmp_path}/copy")
+    assert (tmp_path / "copy/train/a.parquet").read_text() == "text"
+
+
 def test_what_cannot_be_uploaded_is_one_sentence(tmp_path: Path) -> None:
     for address, message in (("bucket/a", "no address"), ("memory://bucket", "no files to upload")):
         with pytest.raises(UsageError, match=message):
