@@ -56,10 +56,12 @@ def split_bias(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def at(x: Tensor, positions: Tensor | None) -> Tensor:
-    """x (B, …, N, C) at the positions (B, M) of each sample, (B, …, M, C); all of x for None."""
+    """x (B, N, C) or (B, H, N, D) at the positions (B, M) of each sample, (B, M, C) or (B, H, M, D); all for None."""
     if positions is None:
         return x
-    return x.gather(-2, positions.view(len(x), *[1] * (x.dim() - 3), -1, 1).expand(*x.shape[:-2], -1, x.size(-1)))
+    if x.dim() == 3:
+        return x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.size(2)))
+    return x.gather(2, positions[:, None, :, None].expand(-1, x.size(1), -1, x.size(3)))
 
 
 def fuses(x: Tensor) -> bool:

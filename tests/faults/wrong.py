@@ -159,6 +159,7 @@ def try_all(only: str, every: int, temporary: Path) -> tuple[dict[str, Counter[s
             status, output = forked(valid, place)
             if status:
                 broken.append(f"the valid command ends with {status}: {' '.join(valid)}\n    {output[-1000:]}")
+                print(broken[-1], flush=True)
         for wrong in islice(invocations(command, parser_of(command.words, run), folder), 0, None, every):
             found, output = attempt(wrong, folder, place)
             counts[found] += 1
