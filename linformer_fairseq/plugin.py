@@ -11,6 +11,6 @@ def register() -> None:
     skips a user-dir whose package has been imported.
     """
     from linformer_fairseq import compat, criterions, models, optim, tasks  # noqa: F401  (they register themselves)
-    from linformer_fairseq.training import hooks  # noqa: F401  (notes what it replaces)
+    from linformer_fairseq.training import hooks
 
-    compat.apply()
+    compat.apply(hooks.around)

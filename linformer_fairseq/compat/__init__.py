@@ -15,46 +15,34 @@ Each is a function, with its reason in its docstring, and changes nothing where 
 
 import atexit
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 Function = Callable[..., Any]
 
-
-def around(fairseq: Function, function: Function) -> Function:
-    """The function, with fairseq's own as its first argument."""
-
-    @wraps(fairseq)
-    def replacement(*arguments: Any, **named: Any) -> Any:
-        return function(fairseq, *arguments, **named)
-
-    return replacement
+replacements: list[tuple[Any, str, Function]] = []
+"""Whose function, its name, and what is called in its place, with fairseq's own as the first argument."""
 
 
-replacements: list[tuple[Any, str, Function, Function]] = []
-"""Whose function, its name, what is called in its place, and what makes it so."""
-
-
-def replaces(owner: Any, name: str, around: Function = around) -> Callable[[Function], Function]:
+def replaces(owner: Any, name: str) -> Callable[[Function], Function]:
     """Have `apply` put the function below in the place of `owner.name`."""
 
     def note(function: Function) -> Function:
-        replacements.append((owner, name, function, around))
+        replacements.append((owner, name, function))
         return function
 
     return note
 
 
-def apply() -> None:
-    """Apply the repairs, and replace all functions noted so far; `plugin.register` calls this once per process."""
+def apply(around: Callable[[Function, Function], Function]) -> None:
+    """Apply the repairs, and replace all functions noted by `around`; `plugin.register` calls this once per process."""
     from linformer_fairseq.compat import checkpoints, launch, process
 
     checkpoints.read_safely()
-    launch.catch_up_in_hydra()
+    launch.catch_up_in_hydra(around)
     launch.wrap_models()
     process.restore_removed_numpy_names()
     process.silence_known_warnings()
     process.quiet_root_logger()
     atexit.register(process.stop_loading)
-    for owner, name, function, wrapper in replacements:
-        setattr(owner, name, wrapper(getattr(owner, name), function))
+    for owner, name, function in replacements:
+        setattr(owner, name, around(getattr(owner, name), function))

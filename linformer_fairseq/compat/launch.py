@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from linformer_fairseq.compat import Function, around, precision, replaces
+from linformer_fairseq.compat import Function, precision, replaces
 from linformer_fairseq.compat.peers import Peers, find_peers
 from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.plugin import register
@@ -85,7 +86,7 @@ def _write(peers: Peers, cfg: DictConfig) -> None:
             training.distributed_backend = "gloo"
 
 
-def catch_up_in_hydra() -> None:
+def catch_up_in_hydra(around: Callable[[Function, Function], Function]) -> None:
     """Do for `fairseq-hydra-train` what can still be done when it imports the user-dir.
 
     Without this project's Hydra plugin, that happens inside `fairseq_cli.train.main`, after fairseq's own `call_main`.

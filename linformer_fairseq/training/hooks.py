@@ -26,8 +26,7 @@ from fairseq.optim import FairseqOptimizer
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
-from linformer_fairseq import compat
-from linformer_fairseq.compat import Function, launch, precision
+from linformer_fairseq.compat import Function, launch, precision, replaces
 from linformer_fairseq.errors import as_one_sentence
 from linformer_fairseq.io.processes import end_with_parent
 from linformer_fairseq.models.linformer_roberta import LinformerRobertaEncoder, count_on_host
@@ -52,16 +51,13 @@ _latest: list[Any] = []  # a weak reference to the trainer of this process
 
 
 def around(fairseq: Function, hook: Function) -> Function:
-    """As `compat.around`, here, so that who follows an update opens one file less."""
+    """The hook, with fairseq's own function as its first argument; of the repairs in `compat` too."""
 
     @wraps(fairseq)
     def replacement(*arguments: Any, **named: Any) -> Any:
         return hook(fairseq, *arguments, **named)
 
     return replacement
-
-
-replaces = partial(compat.replaces, around=around)
 
 
 # Starting.

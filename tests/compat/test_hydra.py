@@ -17,6 +17,7 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 
 from linformer_fairseq.compat import launch
+from linformer_fairseq.training import hooks
 
 USER_DIR = Path(__file__).resolve().parents[2] / "linformer_fairseq"
 
@@ -141,7 +142,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[DictConfig], None]:
     monkeypatch.setattr(fairseq_cli.train, "add_defaults", lambda cfg: None)
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
-    launch.catch_up_in_hydra()
+    launch.catch_up_in_hydra(hooks.around)
     add_defaults: Callable[[DictConfig], None] = fairseq_cli.train.add_defaults
     return add_defaults
 

@@ -28,8 +28,9 @@ from tests.faults.commands import COMMANDS
 from tests.faults.in_process import alone, run
 from tests.faults.invocations import Invocation, invocations, parser_of
 
-SECONDS = 10  # of computing
-WAITING = 90  # s, in which a busy machine should give a process so many seconds
+SECONDS = 10  # of computing, until a wrong invocation is refused
+VALID_SECONDS = 60  # of computing, of each process of a valid one, which may train
+WAITING = 90  # s, in which a busy machine should give a process `SECONDS`
 MEMORY = 8 << 30
 HELD = "held"
 ABOUT = """\
@@ -39,8 +40,8 @@ that exclude each other. Held is what ends in one sentence that names the flag o
 10 s of computing, with nothing written."""
 
 
-def forked(argv: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Exit status and all output of a command in a fork of this process."""
+def forked(argv: Sequence[str], folder: Path, seconds: int = SECONDS) -> tuple[int, str]:
+    """Exit status and all output of a command in a fork of this process, whose computing is limited."""
     output, child_output = os.pipe()
     child = os.fork()
     if child == 0:
@@ -50,7 +51,7 @@ def forked(argv: Sequence[str], folder: Path) -> tuple[int, str]:
             os.dup2(child_output, number)
         sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
         os.chdir(folder)
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         try:
@@ -67,7 +68,7 @@ def forked(argv: Sequence[str], folder: Path) -> tuple[int, str]:
         os._exit(status)
     os.close(child_output)
     read = b""
-    end = time.monotonic() + WAITING
+    end = time.monotonic() + WAITING * seconds / SECONDS
     while (left := end - time.monotonic()) > 0 and select.select([output], [], [], left)[0]:
         block = os.read(output, 65536)
         if not block:
@@ -156,7 +157,7 @@ def try_all(only: str, every: int, temporary: Path) -> tuple[dict[str, Counter[s
         if command.runs:  # else the wrong ones could fail for another reason
             place.mkdir(exist_ok=True)
             valid = (*command.words.split(), *command.valid.replace("{w}", str(folder)).split())
-            status, output = forked(valid, place)
+            status, output = forked(valid, place, VALID_SECONDS)
             if status:
                 broken.append(f"the valid command ends with {status}: {' '.join(valid)}\n    {output[-1000:]}")
                 print(broken[-1], flush=True)
