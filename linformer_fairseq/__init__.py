@@ -20,7 +20,9 @@ for _folder in Path(sys.argv[0] if sys.argv else "").resolve().parents:
         if (_beside / "paths.py").is_file() and _beside != _here:
             raise SystemExit(f"error: {sys.argv[0]} would run the code in {_here}: pip install -e {_beside.parent}")
 
-# fairseq asks everybody, when it is imported, to install a package that only speech needs.
-logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+# fairseq, when it is imported, asks everybody to install a package that only speech needs, and sets the root logger to
+# DEBUG, at which matplotlib tells its folders.
+for _name in ("fairseq.tasks.text_to_speech", "matplotlib"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 __all__ = ["__version__"]

@@ -21,7 +21,7 @@ from hypothesis import settings
 
 from linformer_fairseq.training import progress
 from linformer_fairseq.training.progress import parse_line
-from tests.forked import READ_BY_IMPORTS, Command, Server
+from tests.forked import READ_BY_IMPORTS, SET_BY_COMPILING, Command, Server
 
 # A busy machine is no failure.
 settings.register_profile("without a clock", deadline=None)
@@ -108,7 +108,7 @@ def start_fairseq(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Com
         *argv: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> Command | subprocess.Popen[str]:
         command, environment, folder = fairseq_command(*argv), fairseq_environment(env), cwd or empty_folder
-        changed = {name for name, _ in usual.items() ^ environment.items()}
+        changed = {name for name, _ in usual.items() ^ environment.items()} - SET_BY_COMPILING
         if not any(name.startswith(READ_BY_IMPORTS) for name in changed):
             return server().start(command, environment, folder)
         return subprocess.Popen(

@@ -23,6 +23,7 @@ from typing import Self
 
 # What fairseq and PyTorch read while they are imported; a command with another value needs imports of its own.
 READ_BY_IMPORTS = ("PYTHON", "OMP_", "MKL_", "TORCH", "CUDA", "LOGLEVEL", "HYDRA", "LD_", "CXX")
+SET_BY_COMPILING = {"TORCHINDUCTOR_CACHE_DIR"}  # by PyTorch itself, in a process that has compiled
 
 
 class Server:

@@ -78,7 +78,7 @@ class Runs:
         return self._each({f"{m}, n = {n}{', recomputed' * r}": partial(self._peak, m, n, r) for m, n, r in kinds})
 
     def __post_init__(self) -> None:
-        self.updates = 10 if self.cpu else 200  # of a run of the tiny model
+        self.updates, self.rows = (10, 2) if self.cpu else (200, 16)  # of a run of the tiny model
         self.modes = ["fp32", "bf16"] if self.cpu else list(PRECISIONS)
 
     def _each(self, work: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Runs:
         return {"resumed": difference(whole, parts), "repeated": difference(whole, again)}
 
     def _tiny(self, mode: str, pair: str, name: str, updates: int, more: str = "") -> Path:
-        sizes = "--arch linformer_roberta_tiny --lr 1e-3 --tokens-per-sample 64 --batch-size 16 --clip-norm 1"
+        sizes = f"--arch linformer_roberta_tiny --lr 1e-3 --tokens-per-sample 64 --batch-size {self.rows} --clip-norm 1"
         return self._train(self.data, f"{sizes} {PAIRS[pair]} --max-update {updates} {more}", mode, name)[0]
 
     def _peak(self, mode: str, n: int, recomputed: bool) -> dict[str, float]:

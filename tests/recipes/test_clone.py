@@ -41,6 +41,11 @@ def test_another_script_of_a_clone_says_what_it_would_run(installed: Path) -> No
     assert ran.stderr.strip().endswith(f"would run the code in {installed}/linformer_fairseq: pip install -e {ROOT}")
 
 
+def test_a_script_that_imports_fairseq_and_matplotlib_prints_its_help_alone() -> None:
+    ran = run(ROOT / "recipes/measure/long_documents.py", "--help", path=ROOT)
+    assert ran.returncode == 0 and ran.stdout.startswith("usage: ") and not ran.stderr
+
+
 def test_a_user_dir_of_another_name_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "other").symlink_to(ROOT / "linformer_fairseq")
     script = tmp_path / "script.py"
