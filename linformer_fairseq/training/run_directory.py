@@ -105,6 +105,7 @@ def plain_settings(cfg: Any) -> Any:
 
 def _environment() -> dict[str, Any]:
     report = environment_report()
+    installed = (found.metadata for found in distributions())  # read once; `found.name` would read it anew
     return {
         "command": without_secrets(sys.argv),
         "folder": os.getcwd(),
@@ -117,7 +118,7 @@ def _environment() -> dict[str, Any]:
         "apex": report["apex"]["state"],
         **git_state(USER_DIR),
         "variables": variables(os.environ),
-        "packages": dict(sorted((found.name, found.version) for found in distributions() if found.name)),
+        "packages": dict(sorted((one["Name"], one["Version"]) for one in installed if one["Name"])),
     }
 
 
