@@ -109,7 +109,7 @@ def pretrain(out: Path, until: int, total: int) -> None:
     settings = schedule(total) | often | {"optimization.max_update": until}
     argv = fairseq_train_argv(RECIPE, out / "data", out / "checkpoints", settings)
     print("$", shlex.join(argv), flush=True)
-    run_logged(argv, log, range(done, until), "pretraining")
+    run_logged(argv, log, until, "pretraining")
 
 
 def last_update(log: Path, event: str) -> int:

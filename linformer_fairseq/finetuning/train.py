@@ -193,4 +193,4 @@ def run_training(run: Run, source: Checkpoint, recipe: Path, rows: int, override
         write(Checkpoint(source.state, source.model, source.task), start, force=True)
         argv += ["--restore-file", str(start)]
     # Processes of a pool leave the terminal to their parent.
-    run_logged(argv, run.out / "train.log", range(updates) if parent_process() is None else range(0), run.out.name)
+    run_logged(argv, run.out / "train.log", updates if parent_process() is None else 0, run.out.name)

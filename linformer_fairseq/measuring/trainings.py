@@ -55,7 +55,7 @@ def train(
     argv = fairseq_train_argv(recipe, data, run / "checkpoints", settings)
     if start is not None and not (run / "checkpoints/checkpoint_last.pt").exists():
         argv += ["--restore-file", str(start)]
-    run_logged(argv, run / "train.log", range(settings["optimization.max_update"]), label)
+    run_logged(argv, run / "train.log", settings["optimization.max_update"], label)
     return read_metrics(run / "checkpoints")
 
 

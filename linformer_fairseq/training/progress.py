@@ -39,10 +39,10 @@ def program(argv: Sequence[str]) -> list[str]:
     raise UsageError(f"{path}: missing; run this with the Python of the environment that has fairseq")
 
 
-def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label: str = "") -> None:
+def run_logged(argv: Sequence[str], log: Path, updates: int = 0, label: str = "") -> None:
     """Run a fairseq command that has `--log-format json`, and append what it prints to `log`.
 
-    `updates`, those of this run, are for a progress line with the remaining time and `label`; none for no such line.
+    `updates`, of the whole run, are for a progress line with the remaining time and `label`; without them there is none.
     UsageError if the program failed, and KeyboardInterrupt at Ctrl-C, after a training run has saved.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label:
     with (
         log.open("a", encoding="utf-8") as file,
         subprocess.Popen(program(argv), env=child_environment(), **output) as process,
-        tqdm(initial=updates.start, total=updates.stop, desc=label, unit=" updates", disable=not updates) as bar,
+        tqdm(total=updates, desc=label, unit=" updates", disable=not updates) as bar,
     ):
         assert process.stdout is not None
         try:
@@ -61,7 +61,10 @@ def run_logged(argv: Sequence[str], log: Path, updates: range = range(0), label:
                 if updates and figures is not None and figures["split"] == "train":
                     name = next((name for name in _SHOWN if name in figures), "loss")
                     bar.set_postfix_str(f"{_SHOWN.get(name, name)} {figures.get(name, math.nan):.1f}", refresh=False)
-                    bar.update(int(figures["num_updates"]) - bar.n)
+                    reached = int(figures["num_updates"])
+                    if not bar.n:  # what a run that resumes had done before says nothing about its speed
+                        bar.initial = bar.last_print_n = reached
+                    bar.update(reached - bar.n)
         except KeyboardInterrupt:
             # A training run saves and ends, whether or not the terminal has told it too; its output must be read.
             process.send_signal(signal.SIGINT)

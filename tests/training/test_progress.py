@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import subprocess
 import sys
@@ -90,11 +91,21 @@ def test_output_goes_to_the_log_and_progress_to_the_screen(fake: Path, capfd: py
     log = fake / "logs" / "train.log"
     write_program(fake, "train", f"print({TRAIN % (8, 256, 15)!r}, end='')\nprint({TRAIN % (7, 128, 20)!r}, end='')")
     for _ in range(2):
-        run_logged(["train"], log, range(10, 20), "pretraining")
+        run_logged(["train"], log, 20, "pretraining")
     assert log.read_text() == 2 * (TRAIN % (8, 256, 15) + TRAIN % (7, 128, 20))
     out, err = capfd.readouterr()
     assert not out
     assert "pretraining: 100%" in err and "20/20" in err and "perplexity 128.0" in err
+
+
+def test_what_a_resumed_run_had_done_says_nothing_about_its_speed(
+    fake: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = [TRAIN % (8, 256, reached) for reached in (1000, 1010)]
+    write_program(fake, "train", f"import time\nfor line in {lines!r}: print(line, end='', flush=True); time.sleep(1)")
+    run_logged(["train"], fake / "train.log", 2000, "pretraining")
+    shown = re.findall(r"1010/2000 .*?([\d.]+) updates/s", capfd.readouterr().err)
+    assert shown and all(float(speed) <= 10 for speed in shown)
 
 
 def test_without_updates_there_is_no_progress_line(fake: Path, capfd: pytest.CaptureFixture[str]) -> None:
