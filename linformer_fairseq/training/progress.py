@@ -42,7 +42,7 @@ def program(argv: Sequence[str]) -> list[str]:
 def run_logged(argv: Sequence[str], log: Path, updates: int = 0, label: str = "") -> None:
     """Run a fairseq command that has `--log-format json`, and append what it prints to `log`.
 
-    `updates`, of the whole run, are for a progress line with the remaining time and `label`; without them there is none.
+    `updates`, of the whole run, are for a progress line with the remaining time and `label`; without, there is none.
     UsageError if the program failed, and KeyboardInterrupt at Ctrl-C, after a training run has saved.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
