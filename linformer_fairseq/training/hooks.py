@@ -112,6 +112,8 @@ def create_trainer(
     """Everything is built, and nothing has been loaded yet."""
     if isinstance(cfg, Namespace):
         cfg = convert_namespace_to_omegaconf(cfg)
+    with as_one_sentence():
+        preflight.refuse_too_long(cfg, task, model)
     signals.listen()  # in a spawned process too
     for train in resuming.train_modules():
         if not hasattr(train.validate_and_save, "__wrapped__"):

@@ -13,6 +13,8 @@ from typing import Any
 from fairseq import models, registry, tasks
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.logging import progress_bar
+from fairseq.tasks.fairseq_task import FairseqTask
+from fairseq.utils import resolve_max_positions
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -105,6 +107,21 @@ def refuse_unfitting(cfg: DictConfig) -> None:
             raise UsageError(f"--criterion {criterion.get('_name')} needs {flag}, a checkpoint")
         if file and "://" not in str(file):
             _check_checkpoint(flag, Path(str(file)))
+
+
+def refuse_too_long(cfg: DictConfig, task: FairseqTask, model: Any) -> None:
+    """UsageError for sentences to validate on that the model cannot take: fairseq ends at the first validation."""
+    if cfg.task._name != "masked_lm" or cfg.dataset.skip_invalid_size_inputs_valid_test:
+        return
+    most = resolve_max_positions(task.max_positions(), model.max_positions())
+    for split, dataset in task.datasets.items():  # fairseq has loaded these only
+        longest = max(int(sizes.max(initial=0)) for sizes in dataset.sizes)
+        if longest > most:
+            raise UsageError(
+                f"DATA has a sentence of {longest} tokens to validate on ({split}), and the model takes {most}: use "
+                "--task streaming_masked_lm, which cuts it, a larger --max-positions, or "
+                "--skip-invalid-size-inputs-valid-test, which leaves it out"
+            )
 
 
 def _check_checkpoint(flag: str, path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from fairseq.dataclass.configs import FairseqConfig
@@ -12,6 +14,7 @@ from omegaconf import OmegaConf
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import write_json
+from linformer_fairseq.paths import USER_DIR
 from linformer_fairseq.training.preflight import _check_images, refuse_unfitting, refuse_useless
 
 
@@ -46,6 +49,32 @@ def test_a_run_ends_in_one_sentence(
     output = finish(train_command(tmp_path / "run", "--max-update", 1, *flags), status=1)
     assert output.strip().splitlines()[-1].startswith(f"error: {why}") and "Traceback" not in output
     assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_sentence_too_long_to_validate_on_is_refused_before_the_first_update(
+    run_fairseq: Callable[..., CompletedProcess[str]], tiny_data: Path, tmp_path: Path
+) -> None:
+    command = [
+        "fairseq-train",
+        tiny_data,
+        "--user-dir",
+        USER_DIR,
+        "--arch",
+        "linformer_roberta_tiny",
+        "--task",
+        "masked_lm",
+    ]
+    command += ["--criterion", "masked_lm", "--sample-break-mode", "complete", "--tokens-per-sample", 16]
+    command += ["--projected-length", 4, "--optimizer", "adam", "--batch-size", 4, "--max-update", 1]
+    command += ["--save-dir", tmp_path, "--no-epoch-checkpoints"]
+    refused = run_fairseq(*command, check=False)
+    assert refused.returncode and "| train_inner |" not in refused.stdout
+    said = refused.stdout.splitlines()[-1]
+    assert re.search(
+        r"error: DATA has a sentence of \d\d tokens to validate on \(valid\), and the model takes 16: ", said
+    )
+    assert not (tmp_path / "checkpoint_last.pt").exists()
+    run_fairseq(*command, "--skip-invalid-size-inputs-valid-test")  # as it says
 
 
 def test_buffers_of_pairs_are_not_broadcast() -> None:
