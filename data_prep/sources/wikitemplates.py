@@ -72,10 +72,10 @@ def _by_name(groups: Sequence[tuple[str, T]]) -> dict[str, T]:
 _FIRST = """nowrap, nobr, nobreak, small, smaller, big, larger, em, strong, abbr, tooltip, sc, smallcaps, vanchor,
 visible anchor, linktext, sic, not a typo, ill, interlanguage link, lien, flag, flagcountry, nobold, mvar, var,
 keypress, sup, sub, overline, underline, formatnum, nts, plainlist, quote, blockquote, cquote, quotation, cita,
-citation, zitat, samp, mono, nombre, varserif, frs, ens, angbr, date-, script/hebrew, readings, ruby, lang-, math, unicode,
-iast, polytonic, citation needed span, fact span, citation bloc, citazione, citat, citát, citaat, citação, цитата, num, число,
-нобр, аббр, юникод, флагификация, référence nécessaire, refnec, référence souhaitée, refsou, guil, petites capitales,
-versalita, versalitas, إنج, نص عربي, به انگلیسی"""
+citation, zitat, samp, mono, nombre, varserif, frs, ens, angbr, date-, script/hebrew, readings, ruby, lang-, math,
+unicode, iast, polytonic, citation needed span, fact span, citation bloc, citazione, citat, citát, citaat, citação,
+цитата, num, число, нобр, аббр, юникод, флагификация, référence nécessaire, refnec, référence souhaitée, refsou,
+guil, petites capitales, versalita, versalitas, إنج, نص عربي, به انگلیسی"""
 _LAST = """lang, langue, transl, transliteration, script, resize, wikt-lang, font color, color, colour, columns-list,
 columnslist, div col content, tlit, cizojazyčně, vjazyce2, språk, мова, dil"""
 _RULES: dict[str, Rule] = _by_name([
@@ -129,5 +129,6 @@ _SYMBOLS = _by_name([
     ("ndash, en dash, –", "–"), ("snd, spnd, spaced ndash", " – "), ("mdash, em dash, mdashb, —", "—"), ("okina", "ʻ"),
     ("'", "'"), ("’", "’"), ("'s", "'s"), ("·, dot", " · "), ("•, bull", " • "), ("nbsp, space, spaces, thinsp", " "),
     ("!, pipe", "|"), ("=", "="), ("colon", ":"), ("times", "×"), ("1er", "1er"), ("n°", "n°"),
-    ("m.", "M."), ("mme", "Mme"), ("mlle", "Mlle"), ("av jc", "av. J.-C."), ("apr jc", "apr. J.-C."), ("тире", " — "), ("1re", "1re"), ("ier", "er"),
+    ("m.", "M."), ("mme", "Mme"), ("mlle", "Mlle"), ("av jc", "av. J.-C."), ("apr jc", "apr. J.-C."), ("тире", " — "),
+    ("1re", "1re"), ("ier", "er"),
 ])  # fmt: skip
