@@ -16,12 +16,15 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.text.scripts import HAN_MARKS, IDEOGRAPHS, UNSPACED_LETTERS
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import replace_when_done
 
 Counts = Counter[str]  # of `documents` and `characters`
 Text = TypeVar("Text", bound=Sized)
 
+_UNSPACED = "".join(f"{chr(a)}-{chr(b)}" for a, b in (*IDEOGRAPHS, *UNSPACED_LETTERS, *HAN_MARKS))
+_UNSPACED_END = re.compile(rf"(?<=[{_UNSPACED}])\s*\n\s*(?=[{_UNSPACED}])")
 _PARAGRAPH_END = re.compile("\r\n?|[\n\u2029]")
 
 COLUMNS = ("id", "source", "title", "text", "sha256")
@@ -66,8 +69,9 @@ def paragraphs(text: str) -> list[str]:
 
 
 def join_wrapped(lines: Iterable[str]) -> Iterator[str]:
-    """Join hard-wrapped lines: a paragraph ends at an empty line."""
-    return (" ".join(group) for has_text, group in groupby(lines, lambda line: bool(line.strip())) if has_text)
+    """Join hard-wrapped lines, in scripts without spaces without one: a paragraph ends at an empty line."""
+    groups = ("\n".join(group) for has_text, group in groupby(lines, lambda line: bool(line.strip())) if has_text)
+    return (_UNSPACED_END.sub("", group).replace("\n", " ") for group in groups)
 
 
 def write_file(documents: Iterable[Document], path: Path) -> Counts:

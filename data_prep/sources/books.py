@@ -37,7 +37,7 @@ _PARAGRAPHS = frozenset(
     "address article aside blockquote body br caption center dd div dl dt figcaption figure footer h1 h2 h3 h4 h5 h6 "
     "header hr li main ol p pre section table tbody tfoot thead tr ul".split()
 )
-_NO_TEXT = {"head", "script", "style", "svg", "rt", "rp"}  # rt: how the characters before it are pronounced
+_NO_TEXT = {"head", "script", "style", "svg", "rt", "rp", "rtc"}  # rt: how the characters before it are pronounced
 _OPEN_MARKUP = 1000  # characters at the end of a chapter that may belong to a tag or comment that does not end
 
 
@@ -129,8 +129,11 @@ def _spine(package: ElementTree.Element, folder: str) -> Iterator[str]:
     items = {e.get("id"): e for e in package.iterfind(".//{*}item")}
     for reference in package.iterfind(".//{*}itemref"):
         item = items.get(reference.get("idref"))
-        if item is not None and item.get("media-type") in _XHTML and "nav" not in item.get("properties", "").split():
-            yield posixpath.normpath(posixpath.join(folder, unquote(item.attrib["href"])))
+        if item is None or "nav" in item.get("properties", "").split():
+            continue
+        name = unquote(item.attrib["href"].partition("#")[0])
+        if item.get("media-type") in _XHTML or name.lower().endswith((".xhtml", ".html", ".htm")):  # some books err
+            yield posixpath.normpath(posixpath.join(folder, name))
 
 
 def _paragraphs(content: bytes) -> list[str]:

@@ -114,11 +114,14 @@ def _names(row: dict[str, Any]) -> Iterator[str]:
 
 
 def value_at(row: Any, keys: Sequence[str]) -> Any:
-    """The value under keys in keys, of each item of a list; raises KeyError where there is none."""
-    if isinstance(row, list):
-        return [value_at(item, keys) for item in row] if keys else row
+    """The value under keys in keys, of each item of a list that has it; raises KeyError where there is none."""
     if not keys or row is None:
         return row
+    if isinstance(row, list):
+        having = [item for item in row if not isinstance(item, dict) or keys[0] in item]
+        if row and not having:
+            raise KeyError(keys[0])
+        return [value_at(item, keys) for item in having]
     if not isinstance(row, dict):
         raise KeyError(keys[0])
     return value_at(row[keys[0]], keys[1:])

@@ -22,7 +22,9 @@ _TEMPLATES = """disambig|disambiguation|disambiguation page|disamb|dab|(?:disamb
     begriffsklärung|homonymie|desambiguación|desambiguação|desambiguació|disambigua|doorverwijspagina|ujednoznacznienie|
     неоднозначность|багатозначність|пояснение|вишезначна одредница|förgrening|förgreningssida|flertydig|peker|aimai|
     曖昧さ回避|消歧义|消歧義|동음이의|توضيح|ابهام‌زدایی|rozcestník|rozlišovacia stránka|anlam ayrımı|täsmennyssivu|
-    egyért|egyértelműsítő lap|פירושונים|dezambiguizare|định hướng|αποσαφήνιση|discretiva|apartigilo|razdvojba"""
+    egyért|egyértelműsítő lap|פירושונים|dezambiguizare|định hướng|αποσαφήνιση|discretiva|apartigilo|razdvojba|
+    disambiguasi|แก้ความกำกวม|बहुविकल्पी|দ্ব্যর্থতা নিরসন|trang định hướng|täpsustuslehekülg|argipen|
+    მრავალმნიშვნელოვანი|երկիմաստություն|dəqiqləşdirmə|višeznačnost"""
 _BY_LANGUAGE = {"nl": "|dp", "sv": "|gren"}  # too short to mean the same elsewhere
 _TITLE_END = re.compile(
     r" \((?:disambiguation|Begriffsklärung|homonymie|desambiguación|desambiguação|disambigua|doorverwijspagina|"

@@ -19,13 +19,13 @@ DEPTH = 40  # of nested markup, as in MediaWiki; deeper markup loses its marks a
 
 # Content and all. <table> is HTML's; a wiki's own tables are {| … |}.
 _FORMULAS = ["math", "chem", "ce"]
-_DROPPED = """ref references gallery timeline syntaxhighlight source score graph mapframe maplink imagemap
-hiero templatedata inputbox categorytree pre includeonly style script table templatestyles indicator""".split()
+_DROPPED = """ref references gallery timeline syntaxhighlight source score graph mapframe maplink imagemap hiero
+templatedata inputbox categorytree pre includeonly style script table templatestyles indicator rt rp rtc""".split()
 _RAW = re.compile(rf"<!--|<(nowiki|{'|'.join([*_FORMULAS, *_DROPPED])})\b([^<>]*)>", re.I)
 _BLOCK_TAG = re.compile(r"</?(?:p|div|li|ul|ol|dl|dd|dt|hr|center|blockquote|poem|h[1-6]|section)\b[^<>]*>", re.I)
 _TAG = re.compile(
     rf"<br\b[^<>]*>|</?(?:nowiki|noinclude|onlyinclude|span|font|small|big|sub|sup|b|i|u|s|em|strong|strike|del|ins|tt|"
-    rf"code|kbd|samp|var|cite|q|abbr|bdi|bdo|mark|ruby|rb|rt|rp|rtc|time|data|dfn|wbr|tr|td|th|tbody|caption|thead|"
+    rf"code|kbd|samp|var|cite|q|abbr|bdi|bdo|mark|ruby|rb|time|data|dfn|wbr|tr|td|th|tbody|caption|thead|"
     rf"tfoot|col|colgroup|a|img|languages|translate|tvar|section|{'|'.join([*_FORMULAS, *_DROPPED])})\b[^<>]*>"
     r"|</?ref\b[^<>]*",
     re.I,
@@ -39,9 +39,12 @@ _FILE_NAME = re.compile(
     r"[^\n]+\.(?:jpe?g|png|svg|gif|tiff?|webp|xcf|pdf|djvu|og[gva]|webm|mp[34]|wav|flac|midi?|stl)", re.I
 )
 _VARIANT = re.compile(r"-\{(?:([^{}|]*)\|)?([^{}]*)\}-")
-_VARIANT_CODE = re.compile(r"\s*[a-z]{2,3}(?:-[a-z]+)*\s*:")
+# The text of the first variant; the name of the next one begins like its own.
+_FIRST_VARIANT = re.compile(r"\s*([a-z]{2,3})(?:-[a-z]+)*\s*:(.*?)(?:;\s*(?:\1(?:-[a-z]+)*\s*:|\Z)|\Z)", re.S)
 _SWITCH = re.compile(r"(?<!_)__([^\s_]\S{0,60}?)__(?!_)")
-_EXTERNAL = re.compile(r"\[(?:https?:|ftps?:|mailto:|news:|irc:|//)[^\s\[\]<>\"]*[ \t]*([^\[\]]*)\]", re.I)
+_EXTERNAL = re.compile(
+    r"\[(?:https?:|ftps?:|mailto:|news:|irc:|//)[^\s\[\]<>\"]*+[ \t]*+((?:[^\[\]]|\[[^\[\]]*+\])*+)\]", re.I
+)
 # Repetitions are bounded, so that a line of nothing but commas takes no longer than others.
 _EMPTY_BRACKETS = re.compile(r"\s?(?:\([\s,;:–—-]{0,16}\)|（[\s，、；：,;]{0,16}）|\[\s?\])")
 _AFTER_OPEN = re.compile(r"([(（])\s?(?:[,;:，、；：](?:\s|$)\s?){0,8}")
@@ -72,6 +75,8 @@ def prose(wikitext: str, page: Page | None = None) -> str:
     """
     page = page or Page(wiki())
     text = _nested(_without_raw(wikitext, page.math), page)
+    for _ in range(4 if "}-" in text else 0):  # a variant may span lines, and hold others
+        text = _VARIANT.sub(_variant, text)
     headings: list[tuple[int, str]] = []  # titles of sections in which nothing was found so far
     lines: list[str] = []
     for line in _BLOCK_TAG.sub("\n", text).split("\n"):
@@ -157,6 +162,8 @@ def _nested(text: str, page: Page) -> str:
         if mark == "{|" and not starts_line:
             parts.append(mark)
         elif mark[0] in "{[":
+            if len(mark) % 2 and text.endswith("-", 0, found.start()):  # "-{" and a template
+                parts.append("{")
             stack += [(mark[:2], []) for _ in range(min(len(mark) // 2, DEPTH + 1 - len(stack)))]
         elif mark[0] == "]":
             bracket = "]" * (len(mark) % 2)
@@ -171,6 +178,8 @@ def _nested(text: str, page: Page) -> str:
             parts.append(mark)
         else:
             close("{{", mark.count("}") // 2)
+            if len(mark) % 2 and text.startswith("-", position):
+                stack[-1][1].append("}")
     stack[-1][1].append(text[position:])
     while len(stack) > 1:
         pop(_unclosed)
@@ -246,8 +255,8 @@ def _variant(found: re.Match[str]) -> str:
     flags, rule = (found[1] or "").upper().split(";"), found[2]
     if {"H", "T", "-"} & {flag.strip() for flag in flags}:
         return ""
-    code = None if "R" in flags else _VARIANT_CODE.match(rule)
-    return rule[code.end() :].partition(";")[0].strip() if code else rule
+    first = None if "R" in flags else _FIRST_VARIANT.match(rule)
+    return first[2].strip() if first else rule
 
 
 def _switch(found: re.Match[str]) -> str:
@@ -260,7 +269,6 @@ _INLINE: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("<", partial(_TAG.sub, lambda tag: " " if tag[0][:3].lower() == "<br" else "")),
     ("''", _without_quotes),
     ("[", partial(_EXTERNAL.sub, r"\1")),
-    ("-{", partial(_VARIANT.sub, _variant)),
     ("__", partial(_SWITCH.sub, _switch)),
     ("&", html.unescape),
 )

@@ -88,9 +88,12 @@ def _records(path: Path) -> Iterator[object]:
 
 
 def _strings(value: object) -> Iterator[str]:
-    """Every string in a value, however deep (questions come with lists of answers)."""
+    """Every string in a value, however deep (questions come with lists of answers), and a list of words as a text."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
+        inside = [*value.values()] if isinstance(value, dict) else value
+        if len(inside) >= SHORTEST and all(isinstance(word, str) and " " not in word for word in inside):
+            yield " ".join(inside)
+        for inner in inside:
             yield from _strings(inner)

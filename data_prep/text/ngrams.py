@@ -1,11 +1,12 @@
 """An index of the n-grams of benchmark examples, and the search for them in documents.
 
 A document is contaminated where it shares a run of 13 words with an example (Brown et al. 2020, GPT-3, app. C), or
-holds the whole of an example of 8 to 12 words. Letters and digits count, case and punctuation do not. A character of
-Han or Kana is a word; of other scripts without spaces, six characters are (`scripts.Size.unit`). Hashes find the
-candidates; a match counts only if the words themselves agree.
+holds the whole of an example of 8 to 12 words. Letters and digits count; case, accents, vowel points, widths, format
+characters and punctuation do not. A character of Han or Kana is a word; of other scripts without spaces, six characters
+are (`scripts.Size.unit`). Hashes find the candidates; a match counts only if the words themselves agree.
 """
 
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -50,7 +51,7 @@ class NgramIndex:
         hashes = {n: [np.zeros(0, np.uint64)] for n, _ in _SIZES}
         examples = {n: [np.zeros(0, np.uint32)] for n, _ in _SIZES}
         for text in texts:
-            found, unit = words(text).hashes, _unit(text)
+            found, unit = words(_folded(text)).hashes, _unit(text)
             if len(found) >= SHORTEST * unit:
                 n = (LONGEST if len(found) >= LONGEST * unit else SHORTEST) * unit
                 grams = np.unique(ngram_hashes(found if len(found) >= LONGEST * unit else found[:n], n))
@@ -69,12 +70,12 @@ class NgramIndex:
 
     def matches(self, text: str) -> list[Match]:
         """The runs of words that a document shares with examples, the long examples before the short ones."""
-        found = words(text)
-        places = list(accumulate((len(c.casefold()) for c in text), initial=0)) if len(found.text) != len(text) else []
-        example_words = cache(lambda number: words(self._example(number)))
+        found = words(_folded(text))
+        places = cache(lambda: list(accumulate((len(_FOLDED[ord(c)]) for c in text), initial=0)))
+        example_words = cache(lambda number: words(_folded(self._example(number))))
 
         def place(folded: int) -> int:
-            return int(np.searchsorted(places, folded)) if places else folded
+            return folded if text.isascii() else int(np.searchsorted(places(), folded))
 
         matches = []
         for n, unit, table in self._tables:
@@ -130,6 +131,28 @@ class _Table:
         for place, start, end in zip(maybe.tolist(), *bounds, strict=True):
             if start < end:
                 yield place, self._examples[start:end].tolist()
+
+
+class _Folded(dict[int, str]):
+    """What a character is compared as: benchmarks and documents need not be in the same form of Unicode."""
+
+    def __missing__(self, point: int) -> str:
+        parts = unicodedata.normalize("NFKD", chr(point).casefold()).casefold().replace("ı", "i")
+        self[point] = "".join(part for part in parts if not _is_ignored(part))
+        return self[point]
+
+
+_FOLDED = _Folded()
+
+
+def _is_ignored(character: str) -> bool:
+    """Whether it is a format character, or a mark that is left out at will; a vowel of Thai or of India is none."""
+    mark = unicodedata.combining(character)
+    return mark == 8 or 10 <= mark <= 36 or mark >= 200 or unicodedata.category(character) == "Cf" or character == "ـ"
+
+
+def _folded(text: str) -> str:
+    return text if text.isascii() else text.translate(_FOLDED)
 
 
 def _unit(text: str) -> int:

@@ -16,13 +16,16 @@ _MOJIBAKE = re.compile("[\u00c2-\u00f4][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š
 
 # Characters without a shape: controls, soft hyphens, byte order marks, zero width and direction marks, tags, private
 # use, lone surrogates, non-characters. Zero-width (non-)joiners stay where they change how a word is written: after
-# letters of Arabic, Mongolian and the scripts of India and of South-East Asia, and in emoji. So does the space of no
-# width where it is all that separates words: in Thai, Lao, Tibetan, Myanmar, Khmer and their neighbours.
+# letters of Arabic, Mongolian and the scripts of India and of South-East Asia, and in emoji. So do
+# Mongolian's vowel separator, the tags of a flag, and the space of no width where it is all that separates words: in
+# Thai, Lao, Tibetan, Myanmar, Khmer and their neighbours.
 _INVISIBLE = re.compile(
-    "[\u0000-\u0008\u000e-\u001b\u001f\u007f-\u009f\u00ad\u061c\u180e\u200e\u200f\u202a-\u202e\u2060-\u206f"
-    "\ufeff\ufff0-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\ue000-\uf8ff\U000e0000-\U0010ffff]"
+    "[\u0000-\u0008\u000e-\u001b\u001f\u007f-\u009f\u00ad\u061c\u200e\u200f\u202a-\u202e\u2060-\u206f"
+    "\ufeff\ufff0-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\ue000-\uf8ff"
+    "\U000e0000-\U000e001f\U000e0080-\U000e00ff\U000e01f0-\U0010ffff]"
     "|(?<![\u0600-\u109f\u1780-\u1cff\ua800-\uabff\U00010a00-\U00011fff\u2600-\u27bf\ufe0f\U0001f000-\U0001faff])"
-    "[\u200c\u200d]|(?<![\u0e00-\u109f\u1780-\u17ff\u1950-\u1aaf\u1b00-\u1b7f\ua980-\uaadf])\u200b"
+    "[\u200c\u200d]|(?<![\u1820-\u18aa])\u180e|(?<![\U0001f3f4\U000e0020-\U000e007e])[\U000e0020-\U000e007f]+"
+    "|(?<![\u0e00-\u109f\u1780-\u17ff\u1950-\u1aaf\u1b00-\u1b7f\ua980-\uaadf])\u200b"
 )
 
 # Each line that matches one of these is removed.

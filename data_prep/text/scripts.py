@@ -46,11 +46,11 @@ UNSPACED_LETTERS: Ranges = (
 )
 # Words have spaces, and a character is a syllable: Ethiopic, Cherokee, Canadian syllabics, Hangul.
 _SYLLABLES: Ranges = ((0x1200, 0x167F), (0x2D80, 0x2DDF), (0xAB00, 0xAB2F), (0xAC00, 0xD7A3))
-# Besides white space: the Tibetan tsheg, the Ethiopic word space and marks, the space of no width, and Han's marks.
-_SEPARATORS: Ranges = (
-    *((0x0F0B, 0x0F14), (0x1360, 0x1368), (0x200B, 0x200B), (0x3001, 0x3004), (0x3008, 0x3020)),
-    *((0xFF01, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40), (0xFF5B, 0xFF65)),
+HAN_MARKS: Ranges = (
+    *((0x3001, 0x3004), (0x3008, 0x3020), (0xFF01, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40), (0xFF5B, 0xFF65)),
 )
+# Besides white space: the Tibetan tsheg, the Ethiopic word space and marks, the space of no width.
+_SEPARATORS: Ranges = ((0x0F0B, 0x0F14), (0x1360, 0x1368), (0x200B, 0x200B), *HAN_MARKS)
 _KANA: Ranges = ((0x3041, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F))  # also ideographs here
 _SPACED, _SYLLABLE, _SEPARATOR, _HAN, _KANA_KIND, _UNSPACED = range(6)
 
@@ -84,7 +84,7 @@ def measure(text: str) -> Size:
     few = characters > ideographs + unspaced
     return Size(
         len(text) + counts[_SYLLABLE] + 2 * ideographs,
-        max(spaced, (characters + spaced) // 8) + ideographs + unspaced // 4,
+        max(spaced, (characters + counts[_SYLLABLE] + spaced) // 8) + ideographs + unspaced // 4,
         characters / spaced if few and spaced else 0.0,
         1 if few else 6 if unspaced > ideographs else 3 if counts[_KANA_KIND] > ideographs // 4 else 2,
     )

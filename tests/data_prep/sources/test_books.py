@@ -31,7 +31,7 @@ PACKAGE = """<?xml version="1.0"?>
 FIRST = """<?xml version="1.0" encoding="utf-8"?><!DOCTYPE html>
 <html xmlns="http://www.w3.org/1999/xhtml"><head><title/><style>p {}</style></head>
 <body><h1>Chapter&nbsp;1</h1><p>It was a <i>dark</i>
-night &amp; <ruby>\u6f22<rt>kan</rt></ruby>.<script src="x"/></p><p>One<br/>two.</p></body></html>"""
+night &amp; <ruby>\u6f22<rt>kan</rt><rtc>Han</rtc></ruby>.<script src="x"/></p><p>One<br/>two.</p></body></html>"""
 SECOND = "<html><body>The<p>end.<td>Cell<td>cell</body></html>"
 FILES = {
     "mimetype": "application/epub+zip",
@@ -68,6 +68,12 @@ def test_wrapped_lines_are_joined(tmp_path: Path) -> None:
     assert read(packed, ReadErrors()) == expected
 
 
+def test_lines_in_scripts_without_spaces_are_joined_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("第一行文字，\r\n　它在這裡\n繼續 PC\n上。\n\nกรุงเทพ\nมหานคร\n\n한국어는\n띄어 쓴다.", "utf-8")
+    assert read(path, ReadErrors())[0][2] == "第一行文字，它在這裡繼續 PC 上。\nกรุงเทพมหานคร\n한국어는 띄어 쓴다."
+
+
 def test_lines_that_are_whole_paragraphs_are_not(tmp_path: Path) -> None:
     path = tmp_path / "a.md"
     lines = ["Short.", "word " * 50 + "end", "Short again."]
@@ -78,6 +84,9 @@ def test_lines_that_are_whole_paragraphs_are_not(tmp_path: Path) -> None:
 def test_epub_in_reading_order(tmp_path: Path) -> None:
     expected = [("a", "The Title", TEXT)]
     (tmp_path / "a.epub").write_bytes(make_epub())
+    assert read(tmp_path / "a.epub", ReadErrors()) == expected
+    careless = PACKAGE.replace('a.xhtml" media-type="application/xhtml+xml"', 'a.xhtml#top" media-type="text/xml"')
+    (tmp_path / "a.epub").write_bytes(make_epub({"OPS/package.opf": careless}))
     assert read(tmp_path / "a.epub", ReadErrors()) == expected
     (tmp_path / "a.epub.gz").write_bytes(gzip.compress(make_epub()))
     assert read(tmp_path / "a.epub.gz", ReadErrors()) == expected

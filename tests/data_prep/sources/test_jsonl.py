@@ -73,13 +73,15 @@ def test_a_bad_line_is_named_and_the_others_kept(tmp_path: Path, line: str, mess
 
 
 def test_nested_keys_and_lists(tmp_path: Path) -> None:
-    row = {"a": {"b": "One.\u2028Two.\x85Three.\x0c"}, "c": [{"d": ["x", None]}, {"d": "y"}], "e.f": "z"}
+    row = {"a": {"b": "One.\u2028Two.\x85Three.\x0c"}, "c": [{"d": ["x", None]}, {"g": 1}, {"d": "y"}], "e.f": "z"}
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(row, ensure_ascii=False))
     found = {name: read(path, ReadErrors(), name)[0][2] for name in ("a.b", "c.d", "e.f")}
     assert found == {"a.b": "One. Two. Three.", "c.d": "x\ny", "e.f": "z"}
     with pytest.raises(UsageError, match="has no 'a.x', only 'a.b', 'c', 'e.f'"):
         read(path, ReadErrors(), "a.x")
+    with pytest.raises(UsageError, match="has no 'c.x'"):
+        read(path, ReadErrors(), "c.x")
 
 
 @pytest.mark.parametrize("indent", [None, 1])

@@ -43,6 +43,10 @@ MARKERS = ("{{", "}}", "[[", "]]", "<ref", "|-", "{|")
         ("-{zh-hans:中国;zh-hant:中國}-", "中国"),
         ("x-{H|zh-hans:软件;zh-hant:軟體}--{T|zh:名}-", "x"),
         ("-{zh-hans;zh-hant|简体}- -{R|a:b}- -{原}-", "简体 a:b 原"),
+        ("-{H|zh-cn:甲;\nzh-tw:乙;}-\n-{zh-cn:外-{zh-hans:内;zh-hant:內}-面;zh-tw:外}-", "外内面"),
+        ("-{zh-hans:甲;zh-hant:{{lang|ja|乙}}}- -{{{lang|ja|丙}}}- -{zh-cn:A&nbsp;B;\n zh-tw:C}-", "甲 丙 A B"),
+        ("<ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp></ruby>字", "漢字"),
+        ("x [https://a.b see [1] there] y, {{math|''n'' > 0}}", "x see [1] there y, n > 0"),
         ("x __БЕЗ_ОГЛАВЛЕНИЯ__ __目次非表示__ __لافهرس__ __some_name__", "x __some_name__"),
         ("costs {{USD|100}} or {{€|5}}, {{val|3|ul=m/s}}, {{hlist|a|b}}", "costs US$100 or €5, 3 m/s, a, b"),
         ("[[Мультимедиа:x.ogg|x]] [[Unknown:A b.JPG|thumb|a]] y", "y"),
@@ -78,6 +82,13 @@ def test_a_formula_is_a_placeholder_its_source_or_nothing() -> None:
         ("de", "{{s|XIX}} {{w|a|b}} x", "x"),
         ("", "{{s|XIX}} {{w|a|b}} x", "x"),
         ("zh", "{{le|城市|City}} {{PAGENAME}}", "城市 T"),
+        ("zh", "{{tsl|en|City|城市}} {{link-it|甲|A}} {{le|甲|A|乙}}", "城市 甲 乙"),
+        ("de", '{{LaS|urbs}} {{"|Wort}}', "urbs Wort"),
+        ("fr", "{{XIXe siècle}} 2{{e}} {{M.}} X {{refnec|a}} {{LaS|urbs}}", "XIXe siècle 2e M. X a"),
+        ("es", "{{Siglo|XV||s}} {{versalita|Roma}}", "siglo XV Roma"),
+        ("it", "{{M|5|ul=km}} {{citazione necessaria|testo|data=x}}", "5 km testo"),
+        ("ru", "{{нобр|а б}} {{num|1000}}", "а б 1000"),
+        ("ja", "{{JIS2004フォント|葛}}飾区", "葛飾区"),
         ("pl", "{{NAZWASTRONY}} {{FORMATNUM:1234}}", "T 1234"),
     ],
 )
@@ -123,6 +134,8 @@ HOSTILE = {
     "brackets": "(," * 50_000,
     "switches": "_" * 200_000 + "x",
     "variants": "-{a|" * 50_000,
+    "variants in variants": "-{zh:a;" * 50_000 + "}-" * 50_000,
+    "address": "[http://" + "a" * 200_000,
 }
 
 

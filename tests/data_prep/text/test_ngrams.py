@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,30 @@ def test_scripts_without_spaces_have_words_too(document: str, expected: str | No
     assert [m.example for m in NgramIndex.build([CHINESE, THAI]).matches(document)][:1] == [expected][: bool(expected)]
 
 
+FORMS = [  # the same text as two people write it
+    unicodedata.normalize("NFD", "Câu nào sau đây giải thích đúng nhất về quá trình quang hợp của thực vật"),
+    unicodedata.normalize("NFD", "다음 중 광합성에 대한 설명으로 옳은 것을 모두 골라 번호를 쓰시오"),
+    "مَا هِيَ الْعَاصِمَةُ الَّتِي تَقَعُ عَلَى ضِفَافِ النَّهْرِ \u200fفِي الْعَالَمِ",
+    "Aşağıdakilerden hangisi ışık ve ısı kaynağı olarak kullandığı şeylerden biridir",
+    "なつのあさ、かわのほとりでパンとガムをたべながらほんをよんだ。",
+    "The ﬁrst co\u00adoperative in the naïve village was founded by “weavers”",
+]
+OTHER = [
+    unicodedata.normalize("NFC", FORMS[0]),
+    unicodedata.normalize("NFC", FORMS[1]),
+    "ما هي العاصمة التي تقع على ضفاف النهـر في العالم",
+    FORMS[3].upper(),
+    "なつのあさ、かわのほとりでﾊﾟﾝとｶﾞﾑをたべながらほんをよんだ。",
+    "THE FIRST COOPERATIVE IN THE NAIVE VILLAGE WAS FOUNDED BY 'WEAVERS'",
+]
+
+
+@pytest.mark.parametrize(("example", "other"), [*zip(FORMS, OTHER, strict=True), *zip(OTHER, FORMS, strict=True)])
+def test_forms_of_unicode_and_marks_do_not_hide_an_example(example: str, other: str) -> None:
+    (match,) = NgramIndex.build([example]).matches(f"İ\u00ad ﬃ. {other}")[:1]
+    assert f"İ\u00ad ﬃ. {other}"[match.start :].startswith(other[:3])
+
+
 def test_places_are_those_of_the_text_as_it_is_written(index: NgramIndex) -> None:
     document = f"Straße ﬁn ŉ. {SHORT} Ende"  # casefolding makes these longer
     match = index.matches(document)[0]
@@ -114,7 +139,7 @@ def test_examples_of_a_folder(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(quirks, encoding="utf-8")
     (tmp_path / "dev-0.csv").write_text(f'text,label\n"{seven}, c\n",1\n', encoding="utf-8")
-    rows = [{"text": f"{seven} d", "answers": [{"text": f"{seven} e"}], "label": 1}]
+    rows = [{"text": f"{seven} d", "answers": [{"text": f"{seven} e"}], "tokens": [*seven.split(), "t"]}]
     (tmp_path / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     pq.write_table(pa.table({"text": [f"{seven} f"], "n": [3]}), tmp_path / "test-00000-of-00001.parquet")
     squad = {"data": [{"paragraphs": [{"context": f"{seven} g", "qas": [{"question": f"{seven} h", "id": "1"}]}]}]}
@@ -130,11 +155,13 @@ def test_examples_of_a_folder(tmp_path: Path) -> None:
         f"{seven} h",
         f"{seven} d",
         f"{seven} e",
+        f"{seven} t",
         f"{seven} i",
         CHINESE,
         f"{seven} f",
         f"{seven} d",
         f"{seven} e",
+        f"{seven} t",
     ]
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from data_prep.corpus import tidy
 from data_prep.text.normalize import normalize
 
+FLAG = "葛\U000e0100飾 \U0001f3f4\U000e0067\U000e0062\U000e007f"  # after a Han character in one of its shapes
+
 
 @pytest.mark.parametrize(
     ("broken", "good"),
@@ -23,11 +25,13 @@ from data_prep.text.normalize import normalize
         ("private \ue000 bell \x07 gone", "private bell gone"),
         ("a\u2028b\x0cc\r\nd", "a\nb\nc\nd"),
         ("no\u00a0break\t\u3000space  \n\n end ", "no break space\nend"),
-        ("a\u200cb", "ab"),
+        ("a\u200cb\u180e \U000e0067\U000e0062", "ab"),
         # These are right as they are.
         ("“Quotes” – ‘kept’ … ﬁne", "“Quotes” – ‘kept’ … ﬁne"),
         ("می\u200cخواهم", "می\u200cخواهم"),
         ("👩\u200d🔬 works", "👩\u200d🔬 works"),
+        ("ᠰᠠᠷ\u180eᠠ", "ᠰᠠᠷ\u180eᠠ"),
+        (f"\u00ad{FLAG}", FLAG),
         ("Ânesse À Ñandú", "Ânesse À Ñandú"),
         ("", ""),
     ],

@@ -19,6 +19,7 @@ from data_prep.text.scripts import Size, ends_sentence, graphemes, measure, sent
         ("ሰው፡ልጅ ሁሉ", Size(14, 3, 2.0, 1)),
         ("བོད་ཡིག", Size(7, 2, 3.0, 1)),
         ("모든 인간", Size(9, 2, 2.0, 1)),
+        ("ᐊᑐᖅᑕᐅᕙᒃᑐᖅ", Size(18, 2, 9.0, 1)),
         ("a" * 80, Size(80, 10, 80.0, 1)),
     ],
 )
