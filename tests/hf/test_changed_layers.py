@@ -120,3 +120,19 @@ def test_prompts_are_learnt(make_config: MakeConfig, batch: Batch, settings: dic
     learnt = [name for name, p in adapted.named_parameters() if p.grad is not None and p.grad.any()]
     assert any("prompt_encoder" in name for name in learnt)
     assert all("prompt_encoder" in name or "classifier" in name for name in learnt)
+
+
+@each_kind
+def test_gradients_of_each_text_by_torch_func(make_config: MakeConfig, batch: Batch, settings: dict[str, Any]) -> None:
+    model = model_of(make_config(**settings, num_labels=3), LinformerForSequenceClassification)
+    parameters = dict(model.named_parameters())
+
+    def score(parameters: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.func.functional_call(model, parameters, (ids[None], mask[None])).logits.square().sum()
+
+    found = torch.func.vmap(torch.func.grad(score), in_dims=(None, 0, 0))(parameters, *batch.values())
+    for i in range(2):
+        model.zero_grad()
+        score(parameters, batch["input_ids"][i], batch["attention_mask"][i]).backward()
+        for name, parameter in parameters.items():
+            torch.testing.assert_close(found[name][i], parameter.grad, atol=1e-4, rtol=1e-3)
