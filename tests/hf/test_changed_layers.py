@@ -89,6 +89,17 @@ def test_offloaded_to_cpu_and_to_disk(
                 torch.testing.assert_close(features(each, batch), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_the_one_projection_of_all_layers_is_offloaded(make_config: MakeConfig, batch: Batch, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="the extra dev has accelerate")
+    model = model_of(make_config())
+    model.save_pretrained(tmp_path / "model")
+    places = {f"encoder.{name}": "cpu" for name, _ in model.encoder.named_children()} | {"encoder.E": "disk"}
+    folders = {"pretrained_model_name_or_path": tmp_path / "model", "offload_folder": tmp_path / "offloaded"}
+    offloaded = LinformerModel.from_pretrained(**folders, device_map=places)
+    assert offloaded.encoder.E.weight.is_meta
+    torch.testing.assert_close(features(offloaded, batch), features(model, batch))
+
+
 @each_kind
 def test_quantized_dynamically(make_config: MakeConfig, batch: Batch, settings: dict[str, Any]) -> None:
     model = model_of(make_config(**settings, num_labels=3), LinformerForSequenceClassification)
