@@ -52,6 +52,10 @@ class LinformerPreTrainedModel(PreTrainedModel):
     # A folder made from a fairseq checkpoint has all of its heads, and any of them may be wanted.
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^classifier\.", r"^classification_heads\.", r"^qa_outputs\."]
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # "eager" is asked for before `config.output_attentions`, which any of ours can serve
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Starts the parameters of a module that no file had, as fairseq does for RoBERTa."""
@@ -82,7 +86,9 @@ class LinformerPreTrainedModel(PreTrainedModel):
 class LinformerModel(LinformerPreTrainedModel):
     """Token ids to features."""
 
-    def __init__(self, config: LinformerConfig) -> None:
+    def __init__(self, config: LinformerConfig, add_pooling_layer: bool = False) -> None:
+        if add_pooling_layer:
+            raise ValueError("add_pooling_layer is True; a Linformer has no pooling layer")
         super().__init__(config)
         self.encoder = LinformerEncoder(config.encoder())
         for module in self.encoder.modules():
@@ -103,8 +109,7 @@ class LinformerModel(LinformerPreTrainedModel):
         return self.encoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        assert isinstance(value, nn.Embedding)
-        self.encoder.embed_tokens = value
+        setattr(self.encoder, "embed_tokens", value)  # noqa: B010  # may be a module around an embedding
 
     @or_tuple
     def forward(
@@ -179,7 +184,8 @@ def moved(x: Tensor | None, places: Tensor) -> Tensor | None:
     if x is None:
         return None
     where = places if x.dim() == 2 else places.unsqueeze(-1).expand_as(x)
-    return torch.zeros_like(x).scatter(1, where, x.expand(where.shape))
+    x = x.expand(where.shape)  # positions may be given once for all texts
+    return torch.zeros_like(x).scatter(1, where, x)
 
 
 def _moved_back(of_slots: Tensor, of_tokens: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:

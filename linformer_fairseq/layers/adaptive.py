@@ -20,7 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .fused import exporting
+from .fused import exporting, transforming
 
 
 def pools(n: int, k: int) -> bool:
@@ -30,7 +30,7 @@ def pools(n: int, k: int) -> bool:
 
 def slot_means(x: Tensor, weight: Tensor, k: int, keep: Tensor | None) -> Tensor:
     """Means of the slots of x (B, N, H, D), weighted by the softmax of w · x in a slot, w (H, D): (B, K, H, D)."""
-    if exporting():
+    if exporting() or transforming():
         return _scatter(x, weight, k, keep)
     if not torch.is_grad_enabled():  # which an autograd function does not see
         x, weight = x.detach(), weight.detach()

@@ -136,7 +136,8 @@ class LinformerEncoder(nn.Module):
         if tokens.size(1) > self.cfg.max_positions:
             raise ValueError(
                 f"the input has {tokens.size(1)} tokens and this model reads at most --max-positions "
-                f"{self.cfg.max_positions}; shorten it (--tokens-per-sample, --truncate-sequence) or use a longer model"
+                f"{self.cfg.max_positions}; shorten it (--tokens-per-sample, --truncate-sequence, or truncation=True "
+                "of a tokenizer of Hugging Face) or use a longer model"
             )
         if real is None:
             real = tokens.ne(self.cfg.pad_index)

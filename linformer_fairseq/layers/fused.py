@@ -32,8 +32,13 @@ def _tracing() -> bool:
 
 
 def compiling() -> bool:
-    """Whether torch.compile, torch.export or torch.jit.trace makes a graph, which cannot branch on values."""
-    return torch.compiler.is_compiling() or _tracing()
+    """Whether torch.compile, torch.export, torch.jit.trace or torch.func is at work, which cannot branch on values."""
+    return torch.compiler.is_compiling() or _tracing() or transforming()
+
+
+def transforming() -> bool:
+    """Whether a function of torch.func is at work, such as `grad` or `vmap`, which takes only plain operations."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def exporting() -> bool:

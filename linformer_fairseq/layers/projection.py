@@ -57,6 +57,10 @@ class LearnedProjection(nn.Module):
         self.lr_scale = torch.tensor(self._lr_scale, dtype=torch.float32, device=self.lr_scale.device)
         return self
 
+    def to(self, *args: Any, **kwargs: Any) -> "LearnedProjection":
+        """As nn.Module's; one that accelerate has offloaded stays, as its matrix is brought when it is called."""
+        return self if self.weight.is_meta else super().to(*args, **kwargs)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         weight, saved = state_dict.get(prefix + "weight"), state_dict.get(prefix + "lr_scale", torch.ones(()))
         if weight is not None and self.converts_loaded:

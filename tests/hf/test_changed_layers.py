@@ -89,6 +89,17 @@ def test_offloaded_to_cpu_and_to_disk(
                 torch.testing.assert_close(features(each, batch), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_the_one_projection_of_all_layers_is_offloaded(make_config: MakeConfig, batch: Batch, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="the extra dev has accelerate")
+    model = model_of(make_config())
+    model.save_pretrained(tmp_path / "model")
+    places = {f"encoder.{name}": "cpu" for name, _ in model.encoder.named_children()} | {"encoder.E": "disk"}
+    folders = {"pretrained_model_name_or_path": tmp_path / "model", "offload_folder": tmp_path / "offloaded"}
+    offloaded = LinformerModel.from_pretrained(**folders, device_map=places)
+    assert offloaded.encoder.E.weight.is_meta
+    torch.testing.assert_close(features(offloaded, batch), features(model, batch))
+
+
 @each_kind
 def test_quantized_dynamically(make_config: MakeConfig, batch: Batch, settings: dict[str, Any]) -> None:
     model = model_of(make_config(**settings, num_labels=3), LinformerForSequenceClassification)
@@ -120,3 +131,19 @@ def test_prompts_are_learnt(make_config: MakeConfig, batch: Batch, settings: dic
     learnt = [name for name, p in adapted.named_parameters() if p.grad is not None and p.grad.any()]
     assert any("prompt_encoder" in name for name in learnt)
     assert all("prompt_encoder" in name or "classifier" in name for name in learnt)
+
+
+@each_kind
+def test_gradients_of_each_text_by_torch_func(make_config: MakeConfig, batch: Batch, settings: dict[str, Any]) -> None:
+    model = model_of(make_config(**settings, num_labels=3), LinformerForSequenceClassification)
+    parameters = dict(model.named_parameters())
+
+    def score(parameters: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.func.functional_call(model, parameters, (ids[None], mask[None])).logits.square().sum()
+
+    found = torch.func.vmap(torch.func.grad(score), in_dims=(None, 0, 0))(parameters, *batch.values())
+    for i in range(2):
+        model.zero_grad()
+        score(parameters, batch["input_ids"][i], batch["attention_mask"][i]).backward()
+        for name, parameter in parameters.items():
+            torch.testing.assert_close(found[name][i], parameter.grad, atol=1e-4, rtol=1e-3)

@@ -189,6 +189,10 @@ def test_pads_may_stand_anywhere(make_config: MakeConfig, settings: dict[str, An
         moved[1, mask[1].bool()] = real
         for given in ({"input_ids": moved}, {"inputs_embeds": model.get_input_embeddings()(moved)}):
             found = model(**given, attention_mask=mask, **wanted)
+            positions = torch.arange(n)[None] + 5
+            once = model(**given, attention_mask=mask, position_ids=positions).last_hidden_state
+            each = model(**given, attention_mask=mask, position_ids=positions.repeat(2, 1)).last_hidden_state
+            assert torch.equal(once, each)
             for one, two in zip(found.hidden_states, expected.hidden_states, strict=True):
                 torch.testing.assert_close(one[1, mask[1].bool()], two[1, :-3])
             for one, two in zip(found.attentions, expected.attentions, strict=True):

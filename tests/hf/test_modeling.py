@@ -77,7 +77,7 @@ def test_hidden_states_tuples_and_masks(make_config: MakeConfig, batch: Batch) -
     assert torch.equal(model(batch["input_ids"]).last_hidden_state, out.last_hidden_state)
     with pytest.raises(ValueError, match="masks tokens, not pairs"):
         model(batch["input_ids"], torch.ones(2, 1, 20, 20))
-    with pytest.raises(ValueError, match="at most --max-positions 32"):
+    with pytest.raises(ValueError, match="at most --max-positions 32; .* truncation=True"):
         model(torch.full((1, 33), 5))
 
 
@@ -160,3 +160,17 @@ def test_vocabulary_grows(make_config: MakeConfig, batch: Batch) -> None:
     model.resize_token_embeddings(64)
     after = model(**batch).logits
     assert after.shape[-1] == 64 and torch.equal(after[..., :60], before)
+
+
+def test_what_programs_for_roberta_do(make_config: MakeConfig, batch: Batch, tmp_path: Path) -> None:
+    model = LinformerModel(make_config()).eval()
+    expected = model(**batch).last_hidden_state
+    model.save_pretrained(tmp_path)
+    again = LinformerModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    again.set_input_embeddings(torch.nn.Sequential(again.get_input_embeddings()))
+    again.set_attn_implementation("eager")
+    again.config.output_attentions = True
+    out = again(**batch)
+    assert torch.equal(out.last_hidden_state, expected) and len(out.attentions) == 2
+    with pytest.raises(ValueError, match="has no pooling layer"):
+        LinformerModel(make_config(), add_pooling_layer=True)
