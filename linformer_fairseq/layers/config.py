@@ -197,7 +197,7 @@ class EncoderConfig:
                 found = f"--max-positions {n} is not a multiple of --projected-length {k}; choose a divisor of {n}"
                 raise ValueError(f"--projection {self.projection} pools blocks of n/k tokens, and {found}")
         if self.one_for_all_layers and len(set(lengths)) > 1:
-            remedy = "give one length, or use --projection-sharing key-value"
+            remedy = "give one length, or a model with --projection-sharing key-value"
             raise ValueError(
                 f"--projection-sharing layerwise has one matrix for all layers and cannot serve {given}; {remedy}"
             )

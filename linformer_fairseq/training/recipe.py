@@ -42,7 +42,8 @@ def fairseq_train_argv(
         data: folder of binarised text, or several joined by colons.
         save_dir: for checkpoints.
         overrides: settings that differ from the file, such as `{"optimization.max_update": 100}`.
-        more: flags that a person has added, which win over all settings; a precision replaces that of the recipe.
+        more: flags that a person has added, which win over all settings; a precision replaces that of the recipe, and
+            another optimizer, task, … takes of the recipe's settings those that it has as well.
 
     UsageError for an unknown section, key or name, a value that its flag does not take, or a foreign `--user-dir`.
     """
@@ -64,14 +65,19 @@ def fairseq_train_argv(
         if not isinstance(settings, Mapping):
             raise UsageError(f"{where} is {given!r}, not a mapping of settings")
         if classes is None:
-            argv += _flags(where, FairseqConfig.__dataclass_fields__[section].type, settings)
+            argv += _flags(where, _actions(FairseqConfig.__dataclass_fields__[section].type), settings)
             continue
         name = settings.get("_name")
         if not isinstance(name, str) or name not in classes:
             raise UsageError(f"{where}._name: {name} is unknown; fairseq has {', '.join(sorted(classes))}")
         from_here = {"_name", "data"} if section == "task" else {"_name"}  # the command line has the data
         others = {key: value for key, value in settings.items() if key not in from_here}
-        argv += [_FLAG_OF.get(section, f"--{section.replace('_', '-')}"), name, *_flags(where, classes[name], others)]
+        flag = _FLAG_OF.get(section, f"--{section.replace('_', '-')}")
+        flags = _flags(where, _actions(classes[name]), others)
+        if (chosen := _last(flag, more)) in classes:
+            shared = _actions(classes[chosen])
+            flags = _flags(where, shared, {key: value for key, value in others.items() if key in shared})
+        argv += [flag, name, *flags]
     _refuse_foreign_user_dir(more)
     if not PRECISIONS.isdisjoint(more):
         argv = [flag for flag in argv if flag not in PRECISIONS]
@@ -121,8 +127,15 @@ def _registries() -> dict[str, Mapping[str, Any]]:
     return {"task": TASK_REGISTRY, "model": ARCH_MODEL_REGISTRY, **others}
 
 
-def _flags(where: str, declaring: Any, settings: Mapping[str, Any]) -> list[str]:
-    """The settings of a section as flags of its dataclass, or of a task, model, …, which declares them in two ways."""
+def _last(flag: str, more: Sequence[str]) -> Any:
+    """The value of a flag among those that a person has added, or None."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, dest="value", nargs="?")
+    return parser.parse_known_args(more)[0].value
+
+
+def _actions(declaring: Any) -> dict[str, argparse.Action]:
+    """The flags of a section's dataclass, or of a task, model, …, which declares them in two ways, by their keys."""
     from fairseq.dataclass.utils import gen_parser_from_dataclass
 
     parser = argparse.ArgumentParser(add_help=False)
@@ -131,7 +144,11 @@ def _flags(where: str, declaring: Any, settings: Mapping[str, Any]) -> list[str]
         declaring.add_args(parser)
     elif is_dataclass(dataclass):
         gen_parser_from_dataclass(parser, cast(Any, dataclass)())
-    actions = {action.dest: action for action in parser._actions}
+    return {action.dest: action for action in parser._actions}
+
+
+def _flags(where: str, actions: Mapping[str, argparse.Action], settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a section as words of the command line; UsageError for an unknown one."""
     flags: list[str] = []
     for key, value in settings.items():
         if key not in actions:

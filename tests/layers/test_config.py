@@ -13,7 +13,7 @@ from linformer_fairseq.layers.config import parse_projected_length
     [
         (
             {"projected_length": (64, 32) * 6},
-            "--projection-sharing layerwise.*cannot serve --projected-length 64,32",
+            "--projection-sharing layerwise.*cannot serve --projected-length 64,32.* or a model with",
         ),
         ({"projected_length": (64, 32)}, "--projected-length 64,32 has 2 entries for --encoder-layers 12"),
         ({"projected_length": 600}, "--projected-length 600 .*--max-positions 512"),

@@ -104,6 +104,23 @@ def test_a_precision_behind_the_recipe_replaces_its_own(flag: str, changed: Call
     assert common[flag.removeprefix("--").replace("-", "_")] and not (common.tpu or common.fp16 and "fp16" not in flag)
 
 
+@pytest.mark.parametrize(
+    ("flag", "name", "setting", "kept"),
+    [
+        ("--optimizer", "adam", "optimizer.adam_betas", "(0.9,0.98)"),
+        ("--lr-scheduler", "inverse_sqrt", "lr_scheduler.warmup_updates", 163),
+        ("--arch", "roberta_base", "model.dropout", 0.0),
+    ],
+)
+def test_another_choice_behind_the_recipe_takes_the_settings_that_it_has(
+    flag: str, name: str, setting: str, kept: Any
+) -> None:
+    recipe = TINY.with_stem("tiny_n512_k128_muon")  # --muon-vector-lr-scale, --total-num-update, --projection
+    config = as_fairseq_reads(fairseq_train_argv(recipe, "DATA", Path("RUN"), more=[flag, name]))
+    section, key = setting.split(".")
+    assert config[section]._name == name and getattr(config[section], key) == kept
+
+
 def test_two_precisions_are_refused_in_a_sentence(changed: Callable[..., Path]) -> None:
     argv = fairseq_train_argv(changed({"common.fp16": True}), "DATA", Path("RUN"))
     with pytest.raises(SystemExit, match="^error: --fp16 and --bf16: give one of them"):
