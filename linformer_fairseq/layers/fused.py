@@ -38,7 +38,7 @@ def compiling() -> bool:
 
 def transforming() -> bool:
     """Whether a function of torch.func is at work, such as `grad` or `vmap`, which takes only plain operations."""
-    return torch._C._are_functorch_transforms_active()
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def exporting() -> bool:

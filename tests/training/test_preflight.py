@@ -64,14 +64,14 @@ def test_a_sentence_too_long_to_validate_on_is_refused_before_the_first_update(
         "--task",
         "masked_lm",
     ]
-    command += ["--criterion", "masked_lm", "--sample-break-mode", "complete", "--tokens-per-sample", 16]
-    command += ["--projected-length", 4, "--optimizer", "adam", "--batch-size", 4, "--max-update", 1]
+    command += ["--criterion", "masked_lm", "--sample-break-mode", "complete", "--tokens-per-sample", 40]
+    command += ["--projected-length", 8, "--optimizer", "adam", "--batch-size", 4, "--max-update", 1]
     command += ["--save-dir", tmp_path, "--no-epoch-checkpoints"]
     refused = run_fairseq(*command, check=False)
     assert refused.returncode and "| train_inner |" not in refused.stdout
     said = refused.stdout.splitlines()[-1]
     assert re.search(
-        r"error: DATA has a sentence of \d\d tokens to validate on \(valid\), and the model takes 16: ", said
+        r"error: DATA has a sentence of \d\d tokens to validate on \(valid\), and the model takes 40: ", said
     )
     assert not (tmp_path / "checkpoint_last.pt").exists()
     run_fairseq(*command, "--skip-invalid-size-inputs-valid-test")  # as it says
