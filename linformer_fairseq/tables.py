@@ -172,7 +172,13 @@ def read_lines(path: Path, newline: str | None = None) -> Iterator[str]:
 
 def json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The objects of a file of JSON lines, which have the `columns`; UsageError for another line."""
+    empty = 0
     for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            empty = empty or number  # at the end of a file it is no row
+            continue
+        if empty:
+            raise UsageError(f"{path}: row {empty} is empty; remove it")
         where = f"{path}: row {number}"
         try:
             row = json.loads(line)

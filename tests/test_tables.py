@@ -41,7 +41,7 @@ def test_every_form_gives_the_same_rows(form: str, tmp_path: Path) -> None:
 
 def test_numbers_and_truth_values_are_labels_too(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": true}\n{"text": "c", "label": 0.5}\n')
+    path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": true}\n{"text": "c", "label": 0.5}\n\n \n')
     assert read_table(path, ("text",), "label").labels == ["1", "1", "0.5"]
 
 
@@ -74,6 +74,7 @@ def test_broken_rows_are_counted_where_that_is_asked_for(tmp_path: Path) -> None
         ("a.tsv", b"", "no column text; it has none"),
         ("a.tsv", b"text\tlabel\n", "has no rows"),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": \n', "row 2 is not JSON"),
+        ("a.jsonl", b'{"text": "a", "label": 1}\n\n{"text": "b", "label": 1}\n', "row 2 is empty; remove it"),
         ("a.jsonl", b"[1]\n", "row 1 is not a JSON object"),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": "b"}\n', "row 2: no column label; it has text"),
         ("a.jsonl", b'{"text": null, "label": 1}\n', "row 1 has no text in column text"),
