@@ -157,14 +157,21 @@ def _delimited_rows(
 
 
 def read_lines(path: Path, newline: str | None = None) -> Iterator[str]:
-    """The lines of a text file, with `newline` as of `open`; UsageError if it is missing or not UTF-8."""
+    """The lines of a text file, with `newline` as of `open`; UsageError if it is missing or not UTF-8.
+
+    Empty lines at its end, which editors leave there, are no lines.
+    """
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    read = 0
+    read, empty = 0, list[str]()
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as file:
             for line in file:
-                yield line
+                if line.strip():
+                    yield from (*empty, line)
+                    empty.clear()
+                else:
+                    empty.append(line)
                 read += 1
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 after line {read}; convert it, for example with iconv") from error
@@ -172,13 +179,7 @@ def read_lines(path: Path, newline: str | None = None) -> Iterator[str]:
 
 def json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The objects of a file of JSON lines, which have the `columns`; UsageError for another line."""
-    empty = 0
     for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            empty = empty or number  # at the end of a file it is no row
-            continue
-        if empty:
-            raise UsageError(f"{path}: row {empty} is empty; remove it")
         where = f"{path}: row {number}"
         try:
             row = json.loads(line)

@@ -33,15 +33,19 @@ def written(folder: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["tsv", "csv", "jsonl", "parquet"])
-def test_every_form_gives_the_same_rows(form: str, tmp_path: Path) -> None:
-    table = read_table(written(tmp_path, form), ("text",), "label")
+@pytest.mark.parametrize("end", ["", "\n\n", "\r\n \r\n"])
+def test_every_form_gives_the_same_rows(form: str, end: str, tmp_path: Path) -> None:
+    path = written(tmp_path, form)
+    if form != "parquet":
+        path.write_bytes(path.read_bytes() + end.encode())
+    table = read_table(path, ("text",), "label")
     assert table.texts == [("A good one.",), ("It's \"not\" so, 'good'.",), ("Ünïcode, too",)]
     assert table.labels == ["yes", "no", "yes"] and table.broken == []
 
 
 def test_numbers_and_truth_values_are_labels_too(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": true}\n{"text": "c", "label": 0.5}\n\n \n')
+    path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": true}\n{"text": "c", "label": 0.5}\n')
     assert read_table(path, ("text",), "label").labels == ["1", "1", "0.5"]
 
 
@@ -74,7 +78,8 @@ def test_broken_rows_are_counted_where_that_is_asked_for(tmp_path: Path) -> None
         ("a.tsv", b"", "no column text; it has none"),
         ("a.tsv", b"text\tlabel\n", "has no rows"),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": \n', "row 2 is not JSON"),
-        ("a.jsonl", b'{"text": "a", "label": 1}\n\n{"text": "b", "label": 1}\n', "row 2 is empty; remove it"),
+        ("a.jsonl", b'{"text": "a", "label": 1}\n\n{"text": "b", "label": 1}\n', "row 2 is not JSON"),
+        ("a.tsv", b"text\tlabel\na\t1\n\nb\t1\n", "row 2 has 1 columns instead of 2"),
         ("a.jsonl", b"[1]\n", "row 1 is not a JSON object"),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": "b"}\n', "row 2: no column label; it has text"),
         ("a.jsonl", b'{"text": null, "label": 1}\n', "row 1 has no text in column text"),
