@@ -111,7 +111,9 @@ def refuse_unfitting(cfg: DictConfig) -> None:
 
 def refuse_too_long(cfg: DictConfig, task: FairseqTask, model: Any) -> None:
     """UsageError for sentences to validate on that the model cannot take: fairseq ends at the first validation."""
-    if cfg.task._name != "masked_lm" or cfg.dataset.skip_invalid_size_inputs_valid_test:
+    if cfg.task._name != "masked_lm":
+        return
+    if cfg.dataset.disable_validation or cfg.dataset.skip_invalid_size_inputs_valid_test:
         return
     most = resolve_max_positions(task.max_positions(), model.max_positions())
     for split, dataset in task.datasets.items():  # fairseq has loaded these only

@@ -45,7 +45,9 @@ def test_trainings_on_a_cpu_ask_for_it_and_others_do_not(monkeypatch: pytest.Mon
         hooks.create_trainer(
             lambda *_: None,
             trainer,
-            OmegaConf.create({"common": common, "distributed_training": {"heartbeat_timeout": -1}}),
+            OmegaConf.create(
+                {"common": common, "distributed_training": {"heartbeat_timeout": -1}, "task": {"_name": "other"}}
+            ),
             None,
             None,
             None,
