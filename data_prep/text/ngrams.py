@@ -6,6 +6,7 @@ characters and punctuation do not. A character of Han or Kana is a word; of othe
 are (`scripts.Size.unit`). Hashes find the candidates; a match counts only if the words themselves agree.
 """
 
+import re
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -143,6 +144,7 @@ class _Folded(dict[int, str]):
 
 
 _FOLDED = _Folded()
+_NOT_ASCII = re.compile("[^\x00-\x7f]+")
 
 
 def _is_ignored(character: str) -> bool:
@@ -152,7 +154,7 @@ def _is_ignored(character: str) -> bool:
 
 
 def _folded(text: str) -> str:
-    return text if text.isascii() else text.translate(_FOLDED)
+    return _NOT_ASCII.sub(lambda found: found[0].translate(_FOLDED), text)  # the rest is casefolded by `words`
 
 
 def _unit(text: str) -> int:
