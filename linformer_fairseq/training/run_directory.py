@@ -51,6 +51,15 @@ _VARIABLES = {
     "LINFORMER": "DEBUG MAX_PERPLEXITY_RATIO",
     "": "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT PYTHONHASHSEED LOGLEVEL",
 }
+_DECIDING = {
+    "model",
+    "task",
+    "criterion",
+    "optimizer",
+    "lr_scheduler",
+    "optimization",
+    "dataset",
+}  # of fairseq's settings
 _NAMES = {f"{start}_{name}".strip("_") for start, names in _VARIABLES.items() for name in names.split()}
 _IN_URL = re.compile(r"://[^/\s\"']*@")  # user and password
 _log: logging.FileHandler | None = None  # the log file of this process
@@ -80,7 +89,10 @@ def record_start(folder: Path, cfg: DictConfig, updates: int) -> int:
         before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     entry = {"start": len(starts) + 1, "time": now(), "updates_before": updates, **_environment()}
     if starts:
-        entry["settings_changed"] = _changes(before, settings)
+        entry["settings_changed"] = changed = _changes(before, settings)
+        words = [f"{n} {new} instead of {old}" for n, (old, new) in changed.items() if n.split(".")[0] in _DECIDING]
+        if words and updates:  # another k of adaptive blocks, say, fits the parameters as well
+            logger.warning(f"this run goes on with other settings than before: {', '.join(words)}")
     write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     write_json(folder / "environment.json", [*starts, entry])
     logger.info(f"start {entry['start']} of this run, after {updates} updates")  # `reporting.runs` looks for it

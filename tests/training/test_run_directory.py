@@ -29,6 +29,20 @@ def test_each_start_is_an_entry_and_says_which_settings_changed(tmp_path: Path) 
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["copy"] == 5  # resolved
 
 
+def test_a_resumed_run_says_which_settings_that_decide_its_result_are_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = OmegaConf.create({"model": {"projected_length": "128", "local_window": 64}, "common": {"log_interval": 10}})
+    record_start(tmp_path, cfg, 0)
+    cfg.model.projected_length, cfg.common.log_interval = "64", 50
+    record_start(tmp_path, cfg, 5)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == ["this run goes on with other settings than before: model.projected_length 64 instead of 128"]
+    cfg.model.projected_length = "32"
+    record_start(tmp_path, cfg, 0)  # from scratch, in the same folder
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
 def test_settings_of_every_kind_become_plain() -> None:
     cfg = OmegaConf.create({"model": None, "text": "a"}, flags={"allow_objects": True})
     cfg.model = Namespace(arch="tiny", sizes=(1, 2), path=Path("x"))
