@@ -17,8 +17,10 @@ SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"}) | TARS
 
 PIECE = 64 << 20  # bytes
 
-# The start of an array, or of an object over several lines.
-_NO_LINES = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[|\{\s*\n)")
+# The start of an array, or of an object over several lines; no value ends where its first line does. A comma before
+# another object ends a broken line.
+_NO_LINES = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[|\{(?:[^\n]*[:\[{])?\s*\n|\{[^\n]*,\s*\n(?!\s*\{))")
+_START = 1 << 16  # bytes in which it is looked for
 _BETWEEN = re.compile(r"\s*[\[,]?\s*")  # matches anywhere
 
 
@@ -26,7 +28,7 @@ def pieces(path: Path, encoding: str | None = None, text_column: str | None = No
     """Parts of 64 MB of a plain file of lines; one piece for any other."""
     if not encoding and not is_stream(path):
         with open_file(path) as file:
-            if not _NO_LINES.match(file.read(100)):
+            if not _NO_LINES.match(file.read(_START)):
                 return line_pieces(path, PIECE)
     return whole(path)
 
@@ -41,7 +43,7 @@ def documents(
     the position of the line in it, in bytes, or the number of the object.
     """
     for name, lines in line_files(piece, SUFFIXES, problems, encoding):
-        by_line = piece.start or not _NO_LINES.match(lines.peek())
+        by_line = piece.start or not _NO_LINES.match(lines.peek()[:_START])
         for place, value in _of_lines(lines) if by_line else _of_objects(lines):
             try:
                 yield _document(value, text_column or "text", f"{stem(name)}:{place}")

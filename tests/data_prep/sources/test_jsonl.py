@@ -97,6 +97,28 @@ def test_arrays_and_objects_over_several_lines(tmp_path: Path, indent: int | Non
     assert read(path, ReadErrors()) == []
 
 
+@pytest.mark.parametrize(
+    ("broken", "column"),
+    [
+        ('{{"id": {n},\n "text": "t{n}"}}', "text"),
+        ('{{"id": {n}, "text":\n"t{n}"}}', "text"),
+        ('{{"id": {n}, "of": {{\n"text": "t{n}"}}}}', "of.text"),
+        ('{{"id": {n}, "of": [  \r\n{{"text": "t{n}"}}]}}', "of.text"),
+    ],
+)
+def test_objects_may_break_their_lines_anywhere(tmp_path: Path, broken: str, column: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("\n".join(broken.format(n=n) for n in range(9)), newline="")
+    assert [text for _, _, text in read(path, ReadErrors(), column)] == [f"t{n}" for n in range(9)]
+
+
+def test_a_first_line_that_is_cut_off_is_named_and_the_others_kept(tmp_path: Path) -> None:
+    path, problems = tmp_path / "a.jsonl", ReadErrors(skip=True)
+    path.write_text('{"text": "One",\n{"text": "Two"}\n')
+    assert [text for _, _, text in read(path, problems)] == ["Two"]
+    assert len(problems.skipped) == 1
+
+
 @pytest.mark.parametrize("end", ["", "]}", ', {"text": ', ", 5]"])
 def test_a_broken_array_is_named(tmp_path: Path, end: str) -> None:
     path = tmp_path / "a.json"
