@@ -186,11 +186,13 @@ def cell(variant: str, seed: int) -> str:
     return variant if seed == 1 else f"{variant}, seed {seed}"
 
 
-def train_variant(name: str, settings: Mapping[str, Any], data: Path, run: Path, updates: int) -> Metrics:
+def train_variant(
+    name: str, settings: Mapping[str, Any], data: Path, run: Path, updates: int, recipe: Path = RECIPE
+) -> Metrics:
     """Points of a training: update, split (train or valid), loss (bits), perplexity, processor seconds so far."""
     updates = updates * ROWS // settings.get(BATCH, ROWS)
     start = time.monotonic()
-    metrics = train(data, run, {**schedule(updates), "common.log_interval": 50, **settings}, name)
+    metrics = train(data, run, {**schedule(updates), "common.log_interval": 50, **settings}, name, recipe=recipe)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the last start, if there were several
     share = (used.ru_utime + used.ru_stime) / (time.monotonic() - start)
     names = ("update", "split", "loss", "perplexity")

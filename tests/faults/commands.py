@@ -333,7 +333,7 @@ MEASURED = {
         "reproduce/table3_efficiency": "",
     },
     **{"reproduce/figure1_spectrum": "{w}/exact.pt {w}/texts", "reproduce/figure3_perplexity": "{w}/data"},
-    **{"reproduce/recipe_ladder": "{w}/data", "reproduce/efficient_encoders": ""},
+    **{"reproduce/recipe_ladder": "{w}/data", "reproduce/scaling": "{w}/data", "reproduce/efficient_encoders": ""},
     **{"measure/conversion": "{w}/data {w}/exact.pt", "measure/preparation": "extraction {w}/garbage"},
     **{"measure/converted": "{w}/exact.pt --stsb {w}/glue --texts {w}/texts", "measure/long_documents": "{w}/exact.pt"},
     **{"measure/streaming_speed": "", "measure/update_speed": "{w}/data"},

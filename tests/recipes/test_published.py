@@ -24,6 +24,7 @@ from recipes.reproduce import (
     figure1_spectrum,
     figure3_perplexity,
     recipe_ladder,
+    scaling,
     table2_downstream,
     table3_efficiency,
 )
@@ -49,6 +50,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (recipe_ladder.MEASUREMENT, "ladder/table.md"),
         (recipe_ladder.MEASUREMENT, "ladder/twenty_million/table.md"),
         (recipe_ladder.MEASUREMENT, "ladder/controls/table.md"),
+        (scaling.MEASUREMENT, "scaling/table.md"),
         (retrieval.MEASUREMENT, "retrieval/table.md"),
         (lora.MEASUREMENT, "lora/table.md"),
         (long_classifiers.MEASUREMENT, "long_classifiers/table.md"),
