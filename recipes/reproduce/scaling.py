@@ -120,13 +120,13 @@ class Fit(NamedTuple):
     residual: float  # root of the mean square, of ln(loss)
 
     @classmethod
-    def of(cls, found: list[Training]) -> "Fit":
-        """UsageError if sizes and budgets do not vary apart."""
+    def of(cls, found: list[Training]) -> "Fit | None":
+        """None if sizes and budgets do not vary apart."""
         x = np.array([[1, -math.log(one.parameters), -math.log(one.tokens)] for one in found])
         y = np.log([one.loss for one in found])
         coefficients, _, rank, _ = np.linalg.lstsq(x, y)
         if rank < len(coefficients):
-            raise UsageError("a curve needs two --sizes and two numbers of --updates; add some, to the same --out")
+            return None
         a, b, c = map(float, coefficients)
         return cls(a, b, c, float(np.sqrt(np.mean((x @ coefficients - y) ** 2))))
 
@@ -142,6 +142,8 @@ def needed(curve: list[Training], loss: float) -> float:
 
 def share(ours: Training, curve: list[Training]) -> str:
     """The tokens of a training over those that the other recipe needs for its loss."""
+    if ours.loss > curve[0].loss:
+        return f"> {ours.tokens / curve[0].tokens:.2f}"
     tokens = needed(curve, ours.loss)
     return f"{ours.tokens / tokens:.2f}" if tokens < math.inf else f"< {ours.tokens / curve[-1].tokens:.2f}"
 
@@ -163,8 +165,9 @@ def table(results: Results) -> str:
     header = ["layers x channels", "parameters of the layers", "tokens", "Adam, perplexity", "Muon, perplexity"]
     header += ["share of Adam's tokens", "of its minutes, at equal tokens", "lr of Adam", "lr of Muon"]
     text += f"{markdown(header, rows(results))}\n## Curves\n\nln(loss) = a - b ln(parameters) - c ln(tokens).\n\n"
-    fits = {recipe: Fit.of([*best(results, recipe).values()]) for recipe in RATE}
-    text += markdown(["", *Fit._fields], ([recipe, *(f"{x:.4f}" for x in fit)] for recipe, fit in fits.items()))
+    fits = ((recipe, Fit.of([*best(results, recipe).values()])) for recipe in RATE)
+    curves = [[recipe, *(f"{x:.4f}" for x in fit)] for recipe, fit in fits if fit]
+    text += markdown(["", *Fit._fields], curves) if curves else "They need two --sizes and two numbers of --updates.\n"
     tried = [[f"{t.recipe}, {t.size}, {t.tokens / 1e6:.1f} M", f"{t.rate:g}", f"{math.exp(t.loss):.1f}"] for t in
              trainings(results) if several(results, t)]  # fmt: skip
     if tried:

@@ -59,13 +59,18 @@ def test_the_curve_of_losses_that_follow_one_is_found() -> None:
 
     sizes = [(size, updates) for size in ("2x64", "4x128", "4x256") for updates in (100, 400)]
     found = results({(MUON, size, updates, 6e-3): loss(size, updates) for size, updates in sizes})
-    assert tuple(Fit.of(trainings(found))) == pytest.approx((3.0, 0.05, 0.1, 0.0), abs=1e-6)
+    fit = Fit.of(trainings(found))
+    assert fit is not None
+    assert tuple(fit) == pytest.approx((3.0, 0.05, 0.1, 0.0), abs=1e-6)
 
 
-def test_a_curve_of_one_budget_is_refused_with_what_to_add() -> None:
-    found = results({(MUON, size, 100, 6e-3): 5.0 for size in ("2x64", "4x256")})
-    with pytest.raises(UsageError, match="--updates"):
-        Fit.of(trainings(found))
+def test_one_budget_has_a_table_without_curves() -> None:
+    found = results({(name, size, 100, 6e-3): 5.0 for name in RATE for size in ("2x64", "4x256")})
+    found |= {"commands": [], "machine": {"device": "a core"}}
+    assert Fit.of(trainings(found)) is None
+    text = scaling.table(found)
+    assert "| 4x256 | 3.15 M | 0.4 M | 148.4 | 148.4 | 1.00 |" in text
+    assert "two numbers of --updates" in text
 
 
 def test_tokens_needed_lie_between_the_budgets() -> None:
@@ -75,6 +80,8 @@ def test_tokens_needed_lie_between_the_budgets() -> None:
     assert needed(curve, 3.9) == math.inf
     ours = trainings(results({(MUON, "2x64", 100, 6e-3): 4.0, (MUON, "2x64", 200, 6e-3): 3.0}))
     assert [share(one, curve) for one in ours] == ["0.25", "< 0.50"]
+    worse = trainings(results({(MUON, "2x64", 100, 6e-3): 7.0}))
+    assert share(worse[0], curve) == "> 1.00"
 
 
 @pytest.mark.slow
