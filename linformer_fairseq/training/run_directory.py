@@ -51,15 +51,8 @@ _VARIABLES = {
     "LINFORMER": "DEBUG MAX_PERPLEXITY_RATIO",
     "": "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT PYTHONHASHSEED LOGLEVEL",
 }
-_DECIDING = {
-    "model",
-    "task",
-    "criterion",
-    "optimizer",
-    "lr_scheduler",
-    "optimization",
-    "dataset",
-}  # of fairseq's settings
+# Sections of fairseq's settings that decide a run's result.
+_DECIDING = {"model", "task", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset"}
 _NAMES = {f"{start}_{name}".strip("_") for start, names in _VARIABLES.items() for name in names.split()}
 _IN_URL = re.compile(r"://[^/\s\"']*@")  # user and password
 _log: logging.FileHandler | None = None  # the log file of this process

@@ -13,6 +13,7 @@ layers, which do the computing, and tokens: ln(loss) = a - b ln(parameters) - c 
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -95,10 +96,8 @@ def trainings(results: Results) -> list[Training]:
     for name, metrics in results["cells"].items():
         recipe, layers, channels, updates, rate = CELL.fullmatch(name).groups()  # type: ignore[union-attr]
         last = [point for point in metrics if point["split"] == "valid"][-1]
-        sizes = int(layers), int(channels), int(updates)
-        found.append(
-            Training(recipe, *sizes, float(rate), math.log(last["perplexity"]), metrics[-1]["cpu_seconds"] / 60)
-        )
+        minutes, sizes = metrics[-1]["cpu_seconds"] / 60, (int(layers), int(channels), int(updates))
+        found.append(Training(recipe, *sizes, float(rate), math.log(last["perplexity"]), minutes))
     return sorted(found, key=lambda one: (one.parameters, one.updates, one.recipe, one.rate))
 
 
@@ -168,16 +167,15 @@ def table(results: Results) -> str:
     fits = ((recipe, Fit.of([*best(results, recipe).values()])) for recipe in RATE)
     curves = [[recipe, *(f"{x:.4f}" for x in fit)] for recipe, fit in fits if fit]
     text += markdown(["", *Fit._fields], curves) if curves else "They need two --sizes and two numbers of --updates.\n"
-    tried = [[f"{t.recipe}, {t.size}, {t.tokens / 1e6:.1f} M", f"{t.rate:g}", f"{math.exp(t.loss):.1f}"] for t in
-             trainings(results) if several(results, t)]  # fmt: skip
+    found = trainings(results)
+    rates = Counter(one[:4] for one in found)
+    several = [one for one in found if rates[one[:4]] > 1]
+    tried = [
+        [f"{t.recipe}, {t.size}, {t.tokens / 1e6:.1f} M", f"{t.rate:g}", f"{math.exp(t.loss):.1f}"] for t in several
+    ]
     if tried:
         text += f"\n## Learning rates\n\n{markdown(['', 'lr', 'perplexity'], tried)}"
     return f"{text}\n![Perplexity over tokens and over computing](curves.png)\n"
-
-
-def several(results: Results, training: Training) -> bool:
-    """Whether more than one rate was tried there."""
-    return any(one[:4] == training[:4] and one.rate != training.rate for one in trainings(results))
 
 
 def plot(results: Results, path: Path) -> None:
