@@ -49,7 +49,7 @@ def test_of_several_seeds_the_table_has_median_and_range() -> None:
 def test_smaller_batches_make_more_updates_of_as_many_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = {}
 
-    def train(data: Path, run: Path, settings: dict[str, Any], label: str) -> list[Any]:
+    def train(data: Path, run: Path, settings: dict[str, Any], label: str, recipe: Path) -> list[Any]:
         found.update(settings)
         return [point(400, 8.0, 1) | {"seconds": 1.0}]
 
