@@ -119,7 +119,7 @@ FLAGS = [
     flag("--max-positions", 2048, "most tokens read", quick=1024),
     flag("--contestants", [*CONTESTANTS], choices=[*CONTESTANTS], cells=True),
     flag("--lr", [3e-4], "the best on the tenth is kept"),
-    *plain(batch_size=16, epochs=(3, 1), seeds=(3, 1)),
+    *plain(batch_size=8, epochs=(2, 1), seeds=(3, 1)),
     flag("--parallel", 1, "contestants at a time, one thread each", cells=True),
 ]
 MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, measure, table)

@@ -50,6 +50,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
         (recipe_ladder.MEASUREMENT, "ladder/table.md"),
         (recipe_ladder.MEASUREMENT, "ladder/twenty_million/table.md"),
         (recipe_ladder.MEASUREMENT, "ladder/controls/table.md"),
+        (recipe_ladder.MEASUREMENT, "ladder/adam/table.md"),
         (scaling.MEASUREMENT, "scaling/table.md"),
         (retrieval.MEASUREMENT, "retrieval/table.md"),
         (lora.MEASUREMENT, "lora/table.md"),
