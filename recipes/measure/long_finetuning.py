@@ -1,10 +1,11 @@
 """Fine-tuned classifiers of long texts: a converted model that reads them whole, beside what its original can do.
 
-    python recipes/measure/long_finetuning.py all-MiniLM-L6-v2 --train imdb/train.tsv --test imdb/test.tsv --out RUN
+    linformer train tiny_n512_k128_muon DATA --save-dir TINY -- --attention exact --max-update 1635
+    python recipes/measure/long_finetuning.py TINY/checkpoint_last.pt --train a.tsv --test b.tsv --out RUN
 
-The model is converted by `linformer convert from-bert`, and each contestant fine-tuned by `linformer finetune train`
-with the same settings, on texts of more than --words words. Positions beyond the original's repeat these. A tenth of
-the rows to train on chooses the epoch; the rows of --test serve for nothing else.
+The model is converted by `linformer convert from-roberta`, and each contestant fine-tuned by `linformer finetune train`
+on texts of more than --words words. Positions beyond the original's repeat these. A tenth of the rows to train on
+chooses learning rate and epoch of each contestant; the rows of --test serve for nothing else.
 """
 
 import json
@@ -26,8 +27,8 @@ from linformer_fairseq.training.metrics import read_metrics
 
 SCORE = "test accuracy"
 HEAD, EXACT = "original, first tokens", "exact attention, positions repeated"
-OWN, K = ["--attention", "exact"], ["--projected-length", "128"]
-# Flags of from-bert, whether it has more positions than the original, and --keep of fine-tuning.
+OWN, K = ["--attention", "exact"], ["--projection", "adaptive", "--projected-length", "128"]
+# Flags of from-roberta, whether it has more positions than the original, and --keep of fine-tuning.
 CONTESTANTS: dict[str, tuple[Sequence[str], bool, str]] = {
     HEAD: (OWN, False, "head"),
     "converted, k = 128, W = 0": ([*K, "--local-window", "0"], True, "head"),
@@ -39,19 +40,19 @@ CONTESTANTS: dict[str, tuple[Sequence[str], bool, str]] = {
 
 
 def measure(options: Options, cells: Cells) -> None:
-    write_long(options.train, options.out / "train.jsonl", options.rows, options)
-    write_long(options.test, options.out / "test.jsonl", options.test_rows, options)
+    for split in ("train", "test"):
+        write_long(getattr(options, split), options.out / f"{split}.jsonl", options)
     cells.run({name: in_a_process(tuned, options, name) for name in options.contestants}, parallel=options.parallel)
 
 
-def write_long(source: Path, target: Path, most: int, options: Options) -> None:
-    """Texts of a table that are long enough, at most so many, drawn once."""
+def write_long(source: Path, target: Path, options: Options) -> None:
+    """Texts of a table that are long enough, at most --rows of them, drawn once."""
     found = read_table(source, [options.text_column], options.label_column)
     rows = zip((text for (text,) in found.texts), found.labels or (), strict=True)
     long = [row for row in rows if len(row[0].split()) > options.words]
     if len({label for _, label in long}) < 2:
         raise UsageError(f"{source}: must have texts of more than {options.words} words in two classes; lower --words")
-    drawn = [long[i] for i in np.random.default_rng(0).permutation(len(long))[:most]]
+    drawn = [long[i] for i in np.random.default_rng(0).permutation(len(long))[: options.rows]]
     write_text(target, "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in drawn))
 
 
@@ -65,13 +66,14 @@ def tuned(options: Options, name: str) -> dict[str, Any]:
     flags, long, keep = CONTESTANTS[name]
     folder = folder_of(options.out, name)
     converted, out = folder / "model.pt", folder / "runs"
-    words: list[object] = ["from-bert", options.model, converted, "--force", *flags]
+    words: list[object] = ["from-roberta", options.model, converted, "--force", *flags]
     words += ["--max-positions", options.max_positions] if long else []
     if convert.main([str(word) for word in words]):
         raise UsageError(f"{name}: conversion failed; the reason is above")
     words = ["train", "--checkpoint", converted, "--out", out, "--name", name, "--keep", keep]
     for table in ("train", "test"):
         words += [f"--{table}", options.out / f"{table}.jsonl"]
+    words += ["--data", options.data] if options.data else []
     words += ["--seeds", options.seeds, "--epochs", options.epochs, "--batch-size", options.batch_size, "--lr"]
     if finetune.main([str(word) for word in [*words, *options.lr]]):
         raise UsageError(f"{name}: fine-tuning failed; the reason is above")
@@ -109,17 +111,17 @@ def table(results: Results) -> str:
 TIMES = ("minutes of a training", "times exact")
 ABOUT = "Medians over seeds, in brackets the least and the greatest. A training has one thread."
 FLAGS = [
-    flag("model", Path, "BERT or RoBERTa of Hugging Face or sentence-transformers (folder)"),
+    flag("model", Path, "with exact attention: a .pt file, or a BERT or RoBERTa of Hugging Face (folder)"),
     flag("--train", Path, "table to train on"),
     flag("--test", Path, "table to score"),
+    flag("--data", about="folder of its tokenizer (default: that of its pretraining)", type=Path),
     *plain(text_column="sentence", label_column="label"),
     flag("--words", 600, "shorter texts are left out"),
-    flag("--rows", 200, "at most to train on", quick=16),
-    flag("--test-rows", 300, "at most to score", quick=16),
+    flag("--rows", 1200, "at most of each table", quick=16),
     flag("--max-positions", 2048, "most tokens read", quick=1024),
     flag("--contestants", [*CONTESTANTS], choices=[*CONTESTANTS], cells=True),
-    flag("--lr", [3e-4], "the best on the tenth is kept"),
-    *plain(batch_size=8, epochs=(2, 1), seeds=(3, 1)),
+    flag("--lr", [3e-4, 1e-3]),
+    *plain(batch_size=16, epochs=(4, 1), seeds=(3, 1)),
     flag("--parallel", 1, "contestants at a time, one thread each", cells=True),
 ]
 MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, measure, table)

@@ -338,7 +338,7 @@ MEASURED = {
     **{"measure/converted": "{w}/exact.pt --stsb {w}/glue --texts {w}/texts", "measure/long_documents": "{w}/exact.pt"},
     **{"measure/streaming_speed": "", "measure/update_speed": "{w}/data"},
     **{"measure/encode_speed": "", "measure/checkpoint_time": "", "measure/retrieval": "{w}/model.pt {w}/glue"},
-    "measure/long_finetuning": "{w}/bert --train {w}/table.tsv --test {w}/table.tsv",
+    "measure/long_finetuning": "{w}/exact.pt --train {w}/table.tsv --test {w}/table.tsv",
     **{"measure/lora": "{w}/hf --glue-dir {w}/glue", "measure/long_classifiers": "", "measure/images": ""},
 }
 ZERO = ("--local-window 0", "--windows 0", "--warm-up 0", "--transfer-steps 0")

@@ -35,7 +35,7 @@ def words(tmp_path: Path) -> list[str]:
 
 
 def test_each_contestant_reads_its_tokens_of_the_long_texts(words: list[str], tmp_path: Path) -> None:
-    some = ["--contestants", HEAD, CONVERTED, EXACT, "--epochs", "1", "--seeds", "1", "--rows", "24"]
+    some = ["--contestants", HEAD, CONVERTED, EXACT, "--epochs", "1", "--seeds", "1", "--rows", "24", "--lr", "1e-3"]
     assert long_finetuning.MEASUREMENT.main([*words, *some, "--parallel", "2"]) == 0
     cells = json.loads((tmp_path / "run/results.json").read_text())["cells"]
     assert {name: len(found["scores"]) for name, found in cells.items()} == {HEAD: 1, CONVERTED: 1, EXACT: 1}
