@@ -181,7 +181,8 @@ def from_hf(folder: Path) -> Checkpoint:
     if special is not None:
         state = to_our_rows(state, special, config.pad_token_id + 1)
     checkpoint = Checkpoint(state, **{**record, "model": _fairseq_settings(config, record.get("model", {}))})
-    if special and not kept:  # the dictionary is another one
+    # Symbols that were added, or what a library saved without dict.txt, make another dictionary.
+    if (special and not kept) or not (folder / DICTIONARY).is_file():
         for note in checkpoint.notes:
             note.pop("dictionary", None)
     if left_out:
