@@ -114,8 +114,12 @@ def keep(folder: Path, out: Path, force: bool = False) -> None:
 
 
 def kept_pooling(data: Path) -> str | None:
-    """How the modules in a tokenizer's folder pool: mean, first, or None without modules; UsageError for others."""
-    folder = data / HUGGINGFACE
+    """As `pooling_of`, of the modules in a tokenizer's folder."""
+    return pooling_of(data / HUGGINGFACE)
+
+
+def pooling_of(folder: Path) -> str | None:
+    """How the modules in a folder pool: mean, first, or None without modules; UsageError for others."""
     modules = {str(module["type"]).split(".")[-1]: folder / module["path"] for module in _modules(folder)}
     if not modules:
         return None

@@ -15,7 +15,7 @@ from sklearn.preprocessing import normalize
 from linformer_fairseq import cli
 from linformer_fairseq.checkpoints.checkpoint import CONTRASTIVE, read, write
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
-from linformer_fairseq.checkpoints.hf_kept import kept_pooling
+from linformer_fairseq.checkpoints.hf_kept import kept_pooling, pooling_of
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
@@ -99,6 +99,26 @@ def test_a_model_that_was_trained_on_pairs_has_the_pooling_of_its_training(pooli
     texts = [" ".join(text.split()) for text in TEXTS]
     ids = encode([(text,) for text in texts], tokenizer_of(tuned, None), N)
     np.testing.assert_allclose(found.encode(texts), normalize(Engine(tuned, kept).rows(ids)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("mean", "mean"), ("cls", "first"), ("max", None)])
+def test_pooling_that_was_changed_after_training_on_pairs_comes_back(
+    mode: str, expected: str | None, tmp_path: Path
+) -> None:
+    make_source("bert", tmp_path / "a", "Model")
+    add_sentence_transformers(tmp_path / "a")
+    run("from-bert", tmp_path / "a", tmp_path / "a.pt", "--attention", "exact")
+    write(read(tmp_path / "a.pt").converted({"conversion": CONTRASTIVE, "pooling": "mean"}), tmp_path / "b.pt")
+    run("to-hf", tmp_path / "b.pt", tmp_path / "b")
+    settings = {"embedding_dimension": 24, "pooling_mode": mode}
+    (tmp_path / "b/1_Pooling/config.json").write_text(json.dumps(settings))
+    run("from-hf", tmp_path / "b", tmp_path / "c.pt")
+    assert read(tmp_path / "c.pt").pooling == expected
+    run("to-hf", tmp_path / "c.pt", tmp_path / "c")
+    if expected is None:
+        assert json.loads((tmp_path / "c/1_Pooling/config.json").read_text()) == settings
+    else:
+        assert pooling_of(tmp_path / "c") == expected
 
 
 def test_pooling_that_is_not_trained_here_is_refused(tmp_path: Path) -> None:
