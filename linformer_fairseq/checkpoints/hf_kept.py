@@ -20,7 +20,8 @@ from linformer_fairseq.io.files import check_target, replace_when_done, write_te
 
 MODULES = "modules.json"  # of sentence-transformers: the encoder, and what follows it
 KEPT_MODULES = ("Transformer", "Pooling", "Normalize", "Dense")  # of the library's own; the first is the encoder
-LONGEST = "max_seq_length"  # in sentence_bert_config.json: texts are cut there
+LONGEST = "max_seq_length"  # in LENGTH: texts are cut there
+LENGTH = "sentence_bert_config.json"
 SETTINGS = "tokenizer_config.json"
 _MODES = {"mean_tokens": "mean", "cls_token": "first"}  # of Pooling, behind `pooling_mode_`
 _POOLINGS = {**_MODES, "mean": "mean", "cls": "first"}  # the others since version 6 of the library
@@ -86,7 +87,7 @@ def keep(folder: Path, out: Path, force: bool = False) -> None:
     for name in (*content, HUGGINGFACE):
         check_target(out / name, force)
     with replace_when_done(out / HUGGINGFACE, force) as partial:
-        kept.model_max_length = longest_input(config)
+        cut, kept.model_max_length = kept.model_max_length, longest_input(config)
         kept.init_kwargs.pop("auto_map", None)  # names code, which the exported folder must not
         kept.save_pretrained(partial)
         # Other programs read the vocabulary in its older forms.
@@ -101,14 +102,24 @@ def keep(folder: Path, out: Path, force: bool = False) -> None:
                     (partial / module["path"]).mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, partial / module["path"] / path.name)
             modules[0]["path"] = ""
+            # Since version 6 of the library, only the tokenizer says where texts are cut.
+            if cut < kept.model_max_length:
+                for path in [*partial.glob("sentence_*_config.json")] or [partial / LENGTH]:
+                    settings = read_json(path) if path.is_file() else {}
+                    settings[LONGEST] = settings.get(LONGEST) or cut
+                    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             (partial / MODULES).write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
     for name, text in content.items():
         write_text(out / name, text)
 
 
 def kept_pooling(data: Path) -> str | None:
-    """How the modules in a tokenizer's folder pool: mean, first, or None without modules; UsageError for others."""
-    folder = data / HUGGINGFACE
+    """As `pooling_of`, of the modules in a tokenizer's folder."""
+    return pooling_of(data / HUGGINGFACE)
+
+
+def pooling_of(folder: Path) -> str | None:
+    """How the modules in a folder pool: mean, first, or None without modules; UsageError for others."""
     modules = {str(module["type"]).split(".")[-1]: folder / module["path"] for module in _modules(folder)}
     if not modules:
         return None
@@ -130,7 +141,7 @@ def write_modules(folder: Path, channels: int, longest: int, pooling: str | None
     ]
     files = {
         MODULES: modules,
-        "sentence_bert_config.json": {LONGEST: longest, "do_lower_case": False},
+        LENGTH: {LONGEST: longest, "do_lower_case": False},
         "1_Pooling/config.json": {"word_embedding_dimension": channels, **modes},
     }
     (folder / "1_Pooling").mkdir(exist_ok=True)

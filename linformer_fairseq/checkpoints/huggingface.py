@@ -17,6 +17,7 @@ from data_prep.encoders import load as load_encoder
 from data_prep.fairseq_dict import BOS, DICTIONARY, EOS, PAD, SPECIALS
 from linformer_fairseq.checkpoints import names
 from linformer_fairseq.checkpoints.checkpoint import (
+    CONTRASTIVE,
     FINE_TUNED,
     Checkpoint,
     build,
@@ -27,7 +28,15 @@ from linformer_fairseq.checkpoints.checkpoint import (
 from linformer_fairseq.checkpoints.describe import describe, model_card
 from linformer_fairseq.checkpoints.files import WEIGHTS, read_json, read_weights, save_tensors
 from linformer_fairseq.checkpoints.hf_code import write_code
-from linformer_fairseq.checkpoints.hf_kept import MODULES, SETTINGS, encoder_folder, keep, restore, write_modules
+from linformer_fairseq.checkpoints.hf_kept import (
+    MODULES,
+    SETTINGS,
+    encoder_folder,
+    keep,
+    pooling_of,
+    restore,
+    write_modules,
+)
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
 from linformer_fairseq.checkpoints.hf_vocabulary import read_tokenizer, special_of, to_our_rows, to_their_rows
 from linformer_fairseq.errors import UsageError
@@ -181,9 +190,16 @@ def from_hf(folder: Path) -> Checkpoint:
     if special is not None:
         state = to_our_rows(state, special, config.pad_token_id + 1)
     checkpoint = Checkpoint(state, **{**record, "model": _fairseq_settings(config, record.get("model", {}))})
-    if special and not kept:  # the dictionary is another one
+    # Symbols that were added, or what a library saved without dict.txt, make another dictionary.
+    if (special and not kept) or not (folder / DICTIONARY).is_file():
         for note in checkpoint.notes:
             note.pop("dictionary", None)
+    pairs = checkpoint.note(CONTRASTIVE)
+    if pairs and (folder / MODULES).is_file():  # sentence-transformers may have trained on with another pooling
+        try:
+            pairs["pooling"] = pooling_of(folder)
+        except UsageError:  # one that is not trained here; to-hf writes the modules as they are
+            pairs["pooling"] = None
     if left_out:
         checkpoint.notes.append({"conversion": "from-hf", "left out": sorted(left_out)})
     # What a head has learnt in transformers, unless its classes have no names or are those that are known.

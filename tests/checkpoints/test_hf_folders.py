@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, AutoTokenizer
+from pyarrow import parquet
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from linformer_fairseq import cli
 from linformer_fairseq.checkpoints.checkpoint import FINE_TUNED, read
@@ -20,7 +26,7 @@ from linformer_fairseq.checkpoints.hf_code import MODEL, write_code
 from linformer_fairseq.checkpoints.huggingface import from_hf, to_hf
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.predict import labels_of
-from linformer_fairseq.inference.sequences import encode, tokenizer_of
+from linformer_fairseq.inference.sequences import dictionary_digest, encode, tokenizer_of
 
 TRUST: dict[str, Any] = {"trust_remote_code": True}
 TEXTS = ["the river reads a book", "a good winter letter in the warm city"]
@@ -40,7 +46,8 @@ def folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     head = "classification_heads.sentence_classification_head."
     made.state |= {head + name: torch.randn(shape) for name, shape in shapes.items()}
-    made.notes.append({"conversion": FINE_TUNED, "classes": ["law", "art", "sport"], "columns": 1, "keep": "head"})
+    tuned = {"classes": ["law", "art", "sport"], "columns": 1, "keep": "head"}
+    made.notes.append({"conversion": FINE_TUNED, **tuned, "dictionary": dictionary_digest(made.data)})
     out = tmp_path_factory.mktemp("exported") / "hf"
     to_hf(made, made.data, out)
     return out
@@ -136,3 +143,16 @@ def test_recipes_take_a_folder(folder: Path, tmp_path: Path) -> None:
     assert cli.main(["convert", "inspect", str(folder)]) == 0
     assert cli.main(["convert", "extend", str(folder), str(tmp_path / "d.pt"), "--max-positions", "128"]) == 0
     assert (tmp_path / "d.tokenizer/dict.txt").is_file()
+
+
+def test_what_transformers_saved_again_predicts_the_same(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\n" + "".join(f"{text}\n" for text in TEXTS))
+    AutoModelForSequenceClassification.from_pretrained(folder, **TRUST).save_pretrained(tmp_path / "saved")
+    AutoTokenizer.from_pretrained(folder, **TRUST).save_pretrained(tmp_path / "saved")
+    scores = []
+    for number, model in enumerate((folder, tmp_path / "saved")):
+        out = tmp_path / f"{number}.parquet"
+        words = ["encode", "--predict", "--checkpoint", model, "--input", tmp_path / "a.tsv", "--out", out]
+        assert cli.main([str(word) for word in words]) == 0
+        scores.append(parquet.read_table(out)["scores"].to_pylist())
+    np.testing.assert_allclose(*scores, atol=1e-6)

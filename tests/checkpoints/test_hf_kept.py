@@ -15,7 +15,7 @@ from sklearn.preprocessing import normalize
 from linformer_fairseq import cli
 from linformer_fairseq.checkpoints.checkpoint import CONTRASTIVE, read, write
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
-from linformer_fairseq.checkpoints.hf_kept import kept_pooling
+from linformer_fairseq.checkpoints.hf_kept import kept_pooling, pooling_of
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
@@ -53,6 +53,34 @@ def test_sentence_transformers_gives_equal_vectors(encoder: str, tmp_path: Path)
     np.testing.assert_allclose(found.encode(TEXTS), expected, atol=1e-5)
 
 
+def test_texts_are_cut_where_only_the_tokenizer_says(tmp_path: Path) -> None:
+    make_source("bert", tmp_path / "a", "Model")
+    add_sentence_transformers(tmp_path / "a")
+    # As version 6 of the library writes them.
+    settings = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+    (tmp_path / "a/sentence_bert_config.json").write_text(json.dumps(settings))
+    (tmp_path / "a/tokenizer_config.json").write_text('{"do_lower_case": true, "model_max_length": 12}')
+    out = there(tmp_path / "a")
+    assert json.loads((out / "sentence_bert_config.json").read_text()) == settings | {"max_seq_length": 12}
+    run("extend", tmp_path / "a.pt", tmp_path / "b.pt", "--max-positions", 2 * N)
+    run("to-hf", tmp_path / "b.pt", tmp_path / "b")
+    assert json.loads((tmp_path / "b/sentence_bert_config.json").read_text())["max_seq_length"] == 2 * N
+
+
+def test_saved_by_sentence_transformers_and_converted_again(tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    make_source("bert", tmp_path / "a", "Model")
+    add_sentence_transformers(tmp_path / "a")
+    model = library.SentenceTransformer(str(there(tmp_path / "a")), device="cpu", **TRUST)
+    model.max_seq_length = 12
+    model.save_pretrained(str(tmp_path / "saved"))
+    run("from-hf", tmp_path / "saved", tmp_path / "b.pt")
+    run("to-hf", tmp_path / "b.pt", tmp_path / "b")
+    found = library.SentenceTransformer(str(tmp_path / "b"), device="cpu", **TRUST)
+    assert found.max_seq_length == 12
+    np.testing.assert_array_equal(found.encode(TEXTS), model.encode(TEXTS))
+
+
 @pytest.mark.parametrize("pooling", [{}, {"pooling_mode": "mean"}])
 def test_a_model_that_was_trained_on_pairs_has_the_pooling_of_its_training(pooling: Any, tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
@@ -71,6 +99,26 @@ def test_a_model_that_was_trained_on_pairs_has_the_pooling_of_its_training(pooli
     texts = [" ".join(text.split()) for text in TEXTS]
     ids = encode([(text,) for text in texts], tokenizer_of(tuned, None), N)
     np.testing.assert_allclose(found.encode(texts), normalize(Engine(tuned, kept).rows(ids)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("mean", "mean"), ("cls", "first"), ("max", None)])
+def test_pooling_that_was_changed_after_training_on_pairs_comes_back(
+    mode: str, expected: str | None, tmp_path: Path
+) -> None:
+    make_source("bert", tmp_path / "a", "Model")
+    add_sentence_transformers(tmp_path / "a")
+    run("from-bert", tmp_path / "a", tmp_path / "a.pt", "--attention", "exact")
+    write(read(tmp_path / "a.pt").converted({"conversion": CONTRASTIVE, "pooling": "mean"}), tmp_path / "b.pt")
+    run("to-hf", tmp_path / "b.pt", tmp_path / "b")
+    settings = {"embedding_dimension": 24, "pooling_mode": mode}
+    (tmp_path / "b/1_Pooling/config.json").write_text(json.dumps(settings))
+    run("from-hf", tmp_path / "b", tmp_path / "c.pt")
+    assert read(tmp_path / "c.pt").pooling == expected
+    run("to-hf", tmp_path / "c.pt", tmp_path / "c")
+    if expected is None:
+        assert json.loads((tmp_path / "c/1_Pooling/config.json").read_text()) == settings
+    else:
+        assert pooling_of(tmp_path / "c") == expected
 
 
 def test_pooling_that_is_not_trained_here_is_refused(tmp_path: Path) -> None:
