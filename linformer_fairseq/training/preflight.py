@@ -139,15 +139,35 @@ def _check_checkpoint(flag: str, path: Path) -> None:
 
 
 def _check_data(cfg: DictConfig, task: Mapping[str, Any]) -> None:
-    """UsageError if DATA lacks its dictionary or the texts to train on, or no batch holds a sample of it."""
-    folder, split = Path(str(task["data"]).split(os.pathsep)[0]), str(cfg.dataset.train_subset)
-    if not (folder / "dict.txt").is_file():
-        raise UsageError(f"DATA {folder}: no dict.txt there; give a folder made by `linformer prepare binarize`")
-    if not any(folder.glob(f"{split}*.*")):
-        raise UsageError(f"--train-subset {split}: DATA {folder} has no such files; the usual one is train")
+    """UsageError if DATA lacks its dictionary or the texts to train on, or no batch holds a sample of it.
+
+    Of several folders, fairseq reads the dictionary of the first, and the texts of each when its epoch comes.
+    """
+    folders, split = [Path(one) for one in str(task["data"]).split(os.pathsep)], str(cfg.dataset.train_subset)
+    first = folders[0] / "dict.txt"
+    if not first.is_file():
+        raise UsageError(f"DATA {folders[0]}: no dict.txt there; give a folder made by `linformer prepare binarize`")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(
+                f"DATA {folder}: no such folder; make it with `linformer prepare binarize`, or leave it out"
+            )
+        if not any(folder.glob(f"{split}*.*")):
+            raise UsageError(f"--train-subset {split}: DATA {folder} has no such files; the usual one is train")
+        own = folder / first.name
+        if own.is_file() and _symbols(own) != _symbols(first):
+            raise UsageError(
+                f"DATA {folder}: its dict.txt has other symbols than that of {folders[0]}, whose numbers would mean "
+                "other words: make all folders with the same tokenizer"
+            )
     length, tokens = task["tokens_per_sample"], cfg.dataset.max_tokens
     if tokens is not None and tokens < length:
         raise UsageError(f"--max-tokens {tokens}: must be at least --tokens-per-sample {length}, one sample")
+
+
+def _symbols(path: Path) -> list[bytes]:
+    """The symbols of a dict.txt in order, without their counts."""
+    return [line.rsplit(b" ", 1)[0] for line in path.read_bytes().splitlines()]
 
 
 def _check_images(task: Mapping[str, Any], grid: int) -> None:

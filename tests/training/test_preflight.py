@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import write_json
 from linformer_fairseq.paths import USER_DIR
-from linformer_fairseq.training.preflight import _check_images, refuse_unfitting, refuse_useless
+from linformer_fairseq.training.preflight import _check_data, _check_images, refuse_unfitting, refuse_useless
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,27 @@ def test_samples_are_whole_images(tmp_path: Path, order: str, grid: int, length:
         return _check_images(task, grid)
     with pytest.raises(UsageError, match=why):
         _check_images(task, grid)
+
+
+def test_every_folder_of_data_is_checked_before_the_first_epoch(tmp_path: Path) -> None:
+    for name, symbols in (
+        ("one", "a 1\nb 2\n"),
+        ("same", "a 7\nb 0\n"),
+        ("other", "b 1\na 2\n"),
+        ("empty", "a 1\nb 2\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dict.txt").write_text(symbols)
+        if name != "empty":
+            (tmp_path / name / "train.idx").touch()
+    (tmp_path / "without").mkdir()  # fairseq needs no dictionary there
+    (tmp_path / "without/train.idx").touch()
+    cfg = OmegaConf.structured(FairseqConfig())
+
+    def check(*names: str) -> None:
+        _check_data(cfg, {"data": ":".join(str(tmp_path / name) for name in names), "tokens_per_sample": 64})
+
+    check("one", "same", "without")
+    for wrong, why in (("other", "other symbols"), ("missing", "no such folder"), ("empty", "--train-subset train")):
+        with pytest.raises(UsageError, match=f"{tmp_path / wrong}.*{why}|{why}.*{tmp_path / wrong}"):
+            check("one", "same", wrong)
