@@ -120,8 +120,8 @@ FLAGS = [
     flag("--rows", 1200, "at most of each table", quick=16),
     flag("--max-positions", 2048, "most tokens read", quick=1024),
     flag("--contestants", [*CONTESTANTS], choices=[*CONTESTANTS], cells=True),
-    flag("--lr", [3e-4, 1e-3]),
-    *plain(batch_size=16, epochs=(4, 1), seeds=(3, 1)),
+    flag("--lr", [1e-3]),
+    *plain(batch_size=16, epochs=(3, 1), seeds=(3, 1)),
     flag("--parallel", 1, "contestants at a time, one thread each", cells=True),
 ]
 MEASUREMENT = study.Measurement(__file__, __doc__, FLAGS, measure, table)
