@@ -208,6 +208,13 @@ def test_an_impossible_vocabulary_is_refused_before_the_first_stage(
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_a_run_among_its_texts_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("Some words.\n")
+    assert main(["run", "folder", f"input={tmp_path}", "--out", str(tmp_path / "run")]) == 1
+    assert f"--out {tmp_path / 'run'}: lies in the input {tmp_path}, " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_inspect_shows_documents_blocks_and_figures(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(undisturbed), "--samples", "1"]) == 0
     shown = capsys.readouterr().out
