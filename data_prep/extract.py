@@ -12,7 +12,7 @@ from data_prep.config import READER_SETTINGS, SOURCES, ReadingConfig, SourceConf
 from data_prep.corpus import Document, write_files
 from data_prep.sources import Piece, ReadErrors, books, doc, docstrings, images, jsonl, tables, text, wikipedia
 from data_prep.sources.encodings import check_encoding
-from data_prep.sources.files import expand, input_files, is_remote, is_stream, open_file
+from data_prep.sources.files import expand, input_files, is_remote, is_stream, open_file, refuse_out_below
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import digest, write_text
 from linformer_fairseq.io.records import begun, finish
@@ -40,6 +40,9 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     options = _reader_settings(config)
     if not config.inputs and source != "docstrings":
         raise UsageError(f"--source {source} needs at least one IN (`inputs`): a file, a folder or a tar archive")
+    written = {".parquet", ".json"}
+    if source != "docstrings" and written & (READERS[source].SUFFIXES or written):
+        refuse_out_below(config.inputs, out)
     problems = ReadErrors(reading.on_error == "skip")
     paths = _paths(config, problems)
     # Storage knows when a file has changed, so it is not read once more.

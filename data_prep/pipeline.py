@@ -3,14 +3,15 @@
 `KEY=VALUE` on the command line replaces a value: `tokenizer.vocab_size=50048`. A stage set to `null` is left out.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from data_prep import config as stages
 from data_prep.text.minhash import NearDuplicates
@@ -89,4 +90,16 @@ def load_config(config: str, changes: Sequence[str] = (), section: str | None = 
     except UsageError:
         raise
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path}: {_in_words(error)}") from error
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong with a key or its value; OmegaConf names classes instead of a remedy."""
+    key, owner, first = getattr(error, "full_key", None), getattr(error, "object_type", None), str(error).split("\n")[0]
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and is_dataclass(owner):
+        return f"unknown key {key}; there are {', '.join(one.name for one in fields(owner))}"
+    if "is not a ListConfig" in first:
+        return f"{key}: must be a list; write [VALUE]"
+    if found := re.search(r"is not a subclass of \w+\. value: (.*)", first):
+        return f"{found[1]} stands where a section has its settings (KEY: VALUE); null leaves a stage out"
+    return f"{key}: {first}" if key else " ".join(str(error).split())

@@ -23,6 +23,7 @@ from data_prep.dedup import dedup
 from data_prep.extract import extract
 from data_prep.funnel import FOLDERS, STAGES, left_out, totals
 from data_prep.pipeline import PipelineConfig, load_config
+from data_prep.sources.files import refuse_out_below
 from data_prep.split import split
 from data_prep.tokenizer import existing_files, make_tokenizer
 from linformer_fairseq.errors import UsageError
@@ -44,6 +45,9 @@ def run(config: str, changes: Sequence[str], out: Path, workers: int = 1, redo: 
     # Hours may pass before the stages that read these.
     if not settings.sources:
         raise UsageError(f"{config}: has no sources; name one, such as sources.0.source=text")
+    for source in settings.sources:
+        if source.source != "docstrings":  # all others read a kind of file that a stage or the report writes
+            refuse_out_below(source.inputs, out)
     if settings.decontaminate is not None:
         benchmark_folders(settings.decontaminate)
     if settings.tokenizer.existing is not None:

@@ -58,7 +58,13 @@ def make_tokenizer(corpus: Path | None, out: Path, config: TokenizerConfig, work
             refusal = f"{symbol}: is a special symbol of fairseq, which has it anyway; leave it out"
             raise UsageError(f"--user-symbols {refusal}")
         if symbol.split() != [symbol]:
-            raise UsageError(f"--user-symbols {symbol!r}: has white space, at which fairseq splits; choose another")
+            wrong = "has white space, at which fairseq splits" if symbol else "is empty"
+            raise UsageError(f"--user-symbols {symbol!r}: {wrong}; choose another")
+        if config.user_symbols.count(symbol) > 1:
+            raise UsageError(f"--user-symbols {symbol}: is there twice; name each once")
+        if config.byte_fallback and re.fullmatch("<0x[0-9A-F]{2}>", symbol):
+            remedy = "choose another, or add --no-byte-fallback"
+            raise UsageError(f"--user-symbols {symbol}: stands for a byte in every vocabulary with bytes; {remedy}")
     files = corpus_files(corpus)
     settings = {**vars(config), "corpus": names_and_sizes(files)}
     if finished := begun(record, settings, inputs=files):

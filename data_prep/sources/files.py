@@ -137,6 +137,15 @@ def input_files(inputs: Iterable[Path], suffixes: Set[str] | None, problems: Rea
     return files
 
 
+def refuse_out_below(inputs: Iterable[str | Path], out: Path) -> None:
+    """Raise UsageError if a folder of input holds an output folder, whose files the next start would read as input."""
+    for given in map(Path, inputs):
+        if given.is_dir() and given.resolve() in (out.resolve(), *out.resolve().parents):
+            raise UsageError(
+                f"--out {out}: lies in the input {given}, and would be read as input; choose another place"
+            )
+
+
 def _files_below(top: Path, problems: ReadErrors) -> list[Path]:
     """The files below a folder, sorted; hidden entries and what is no file are counted, broken links reported."""
     if is_remote(top):

@@ -107,6 +107,10 @@ def _check(a: argparse.Namespace) -> tuple[str, ...]:
     """Check what the command line alone tells, and return the columns of text."""
     text = text_columns(a)
     check_target(a.out, force=True)
+    for path in a.input:
+        if path.resolve() in (a.out.resolve(), *a.out.resolve().parents):
+            where = "lies in" if path.is_dir() else "would replace"
+            raise UsageError(f"--out {a.out}: {where} --input {path}, and would be read as input; choose another place")
     if a.keep == "chunks" and len(text) == 2:
         raise UsageError("--keep chunks: is for one text a row; with two, choose head or head-tail")
     computed = ("label", "scores", "score") if a.predict else ("vector",)

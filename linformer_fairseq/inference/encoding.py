@@ -70,6 +70,8 @@ def encode_documents(job: EncodingJob, out: Path, settings: Mapping[str, Any], f
             _begin(job, folder, out, settings, force)
             counts, inputs = _encode_windows(job, folder)
             about = {"settings": settings, "counts": counts, "inputs": inputs}
+            if not out.exists():  # joined before a kill, and moved away since
+                record_of(folder / WORK, "join").unlink(missing_ok=True)
             run_shards(folder, [Shard("join", (folder, out, about))], join, 0, "join")
     except FileNotFoundError:  # another process has joined the parts and removed them
         if (counts := _finished_counts(job, out, settings, force)) is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import torch
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, read, write
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD
 from linformer_fairseq.cli import main
-from linformer_fairseq.inference import sequences
+from linformer_fairseq.inference import encoding, sequences
 from linformer_fairseq.inference.encoding import DocumentEncoder
 from linformer_fairseq.inference.engine import Engine
 from linformer_fairseq.inference.predict import Labels
@@ -162,6 +163,18 @@ def test_a_killed_command_is_resumed(
 
 
 @pytest.mark.slow
+def test_an_output_that_was_moved_away_after_a_kill_is_made_again(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:  # killed between the output and the removal of its parts
+        patched.setattr(encoding, "remove", lambda _: None)
+        assert encode(command) == 0
+    made = (tmp_path / "out.parquet").rename(tmp_path / "moved.parquet")
+    assert encode(command) == 0
+    assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(made))
+    assert {path.name for path in tmp_path.iterdir()} == {"moved.parquet", "out.parquet"}
+
+
 def test_several_commands_and_processes_share_the_windows(command: list[str], documents: Path, tmp_path: Path) -> None:
     table = pq.read_table(documents, columns=["id", "n", "text"])
     source = tmp_path / "docs.jsonl"  # another format, which is copied before it is shared
@@ -229,6 +242,22 @@ def test_scores_of_a_regression(command: list[str], checkpoint: Path, tmp_path: 
     assert encode([*command, "--predict", "--checkpoint", str(tmp_path / "model.pt")]) == 0
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.schema.field("score").type == pa.float32() and found["score"].null_count == len(EMPTY)
+
+
+@pytest.mark.parametrize("where", ["docs.parquet", "docs/vectors.parquet"])
+def test_an_output_among_the_inputs_is_refused(
+    where: str, command: list[str], documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / where.split("/")[0]
+    if given.suffix:
+        shutil.copyfile(documents, given)
+    else:
+        shutil.copytree(documents.parent, given)
+    for force in ([], ["--force"]):
+        before = sorted(tmp_path.rglob("*"))
+        assert encode([*command, "--input", str(given), "--out", str(tmp_path / where), *force]) == 1
+        assert f"--out {tmp_path / where}: " in capsys.readouterr().err
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,21 @@ def test_wrong_use_is_one_sentence(
     assert message in error and error.startswith("data_prep extract: error: ")
 
 
+@pytest.mark.parametrize("out", [".", "corpus"])
+def test_an_output_that_would_be_read_as_input_is_refused(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "Some words."}\n')
+    (tmp_path / "a.txt").write_text("Some words.\n")
+    words = [str(tmp_path), "--out", str(tmp_path / out)]
+    assert main(["extract", "--source", "jsonl", *words]) == 1
+    assert "would be read as input; choose another place" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "a.txt"}
+    for said in ("1 documents", "already finished"):  # no text is written there
+        assert main(["extract", "--source", "text", *words]) == 0
+        assert said in capsys.readouterr().out
+
+
 def test_records_tell_what_was_made(folder: Path, tmp_path: Path) -> None:
     extract("books", [folder], tmp_path / "corpus")
     record = json.loads((tmp_path / "corpus/extract-books.json").read_text())

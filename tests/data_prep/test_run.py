@@ -208,6 +208,36 @@ def test_an_impossible_vocabulary_is_refused_before_the_first_stage(
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sourcs: []", "unknown key sourcs; there are on_error, file_characters, sources, clean, "),
+        ("sources: [{source: text, inputs: [a], colum: b}]", "unknown key colum; there are source, inputs, "),
+        ("tokenizer: {vocab: 512}", "unknown key tokenizer.vocab; there are vocab_size, "),
+        ("sources: [{source: text, inputs: texts}]", "inputs: must be a list; write [VALUE]"),
+        ("clean: yes", "True stands where a section has its settings (KEY: VALUE); null leaves a stage out"),
+        (
+            "tokenizer: {vocab_size: many}",
+            "tokenizer.vocab_size: Value 'many' of type 'str' could not be converted to Integer",
+        ),
+    ],
+)
+def test_a_wrong_configuration_is_one_sentence(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wrong.yaml").write_text(text)
+    assert main(["run", str(tmp_path / "wrong.yaml"), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert f"wrong.yaml: {message}" in error and "Config" not in error and len(error.splitlines()) == 1
+
+
+def test_a_run_among_its_texts_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("Some words.\n")
+    assert main(["run", "folder", f"input={tmp_path}", "--out", str(tmp_path / "run")]) == 1
+    assert f"--out {tmp_path / 'run'}: lies in the input {tmp_path}, " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_inspect_shows_documents_blocks_and_figures(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(undisturbed), "--samples", "1"]) == 0
     shown = capsys.readouterr().out
