@@ -41,8 +41,9 @@ def test_each_contestant_reads_its_tokens_of_the_long_texts(words: list[str], tm
     assert {name: len(found["scores"]) for name, found in cells.items()} == {HEAD: 1, CONVERTED: 1, EXACT: 1}
     assert all(found["rows"]["train"] + found["rows"]["dev"] == 24 for found in cells.values())
     assert all(found["rows"]["test"] == 24 and found["TF-IDF + logistic regression"] > 90 for found in cells.values())
-    # Those that read 16 tokens see the same in all texts.
-    assert cells[HEAD]["scores"] == [50]
+    # What reads 16 tokens sees the same in all texts, and gives one answer: that of the majority, or the other.
+    majority = cells[HEAD]["majority-class baseline"]
+    assert cells[HEAD]["scores"][0] in (pytest.approx(majority), pytest.approx(100 - majority))
     models = {
         name: encoder_config(read(long_finetuning.folder_of(tmp_path / "run", name) / "model.pt")) for name in cells
     }
@@ -54,7 +55,7 @@ def test_each_contestant_reads_its_tokens_of_the_long_texts(words: list[str], tm
     }
     assert models[CONVERTED].local_window == 64
     table = (tmp_path / "run/table.md").read_text()
-    assert f"| {HEAD} | 50 | " in table and f"| {EXACT} | " in table and " texts of more than 20 words" in table
+    assert f"| {HEAD} | " in table and f"| {EXACT} | " in table and " texts of more than 20 words" in table
 
 
 def test_texts_that_are_all_short_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
