@@ -155,4 +155,4 @@ def test_what_transformers_saved_again_predicts_the_same(folder: Path, tmp_path:
         words = ["encode", "--predict", "--checkpoint", model, "--input", tmp_path / "a.tsv", "--out", out]
         assert cli.main([str(word) for word in words]) == 0
         scores.append(parquet.read_table(out)["scores"].to_pylist())
-    np.testing.assert_allclose(*scores, atol=1e-6)
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
