@@ -40,7 +40,7 @@ def extract(config: SourceConfig, out: Path, reading: ReadingConfig, workers: in
     options = _reader_settings(config)
     if not config.inputs and source != "docstrings":
         raise UsageError(f"--source {source} needs at least one IN (`inputs`): a file, a folder or a tar archive")
-    written = {".parquet", ".json"}
+    written = {".parquet", ".json"}  # in a corpus; a source without suffixes reads every file
     if source != "docstrings" and written & (READERS[source].SUFFIXES or written):
         refuse_out_below(config.inputs, out)
     problems = ReadErrors(reading.on_error == "skip")

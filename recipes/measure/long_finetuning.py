@@ -1,7 +1,9 @@
 """Fine-tuned classifiers of long texts: a converted model that reads them whole, beside what its original can do.
 
-    linformer train tiny_n512_k128_muon DATA --save-dir TINY -- --attention exact --max-update 1635
-    python recipes/measure/long_finetuning.py TINY/checkpoint_last.pt --train a.tsv --test b.tsv --out RUN
+    python recipes/reproduce/recipe_ladder.py DATA --updates 1635 --out LADDER \\
+        --variants "muon, lr 0.006, 8 rows, masks 0.4, vectors x 3, exact attention"
+    python recipes/measure/long_finetuning.py LADDER/run-69-1/checkpoints/checkpoint_last.pt \\
+        --train imdb/train.tsv --test imdb/test.tsv --out RUN
 
 The model is converted by `linformer convert from-roberta`, and each contestant fine-tuned by `linformer finetune train`
 on texts of more than --words words. Positions beyond the original's repeat these. A tenth of the rows to train on

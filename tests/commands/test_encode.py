@@ -162,7 +162,6 @@ def test_a_killed_command_is_resumed(
     assert encode(command) == 0 and len(computed) == 5
 
 
-@pytest.mark.slow
 def test_an_output_that_was_moved_away_after_a_kill_is_made_again(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +174,7 @@ def test_an_output_that_was_moved_away_after_a_kill_is_made_again(
     assert {path.name for path in tmp_path.iterdir()} == {"moved.parquet", "out.parquet"}
 
 
+@pytest.mark.slow
 def test_several_commands_and_processes_share_the_windows(command: list[str], documents: Path, tmp_path: Path) -> None:
     table = pq.read_table(documents, columns=["id", "n", "text"])
     source = tmp_path / "docs.jsonl"  # another format, which is copied before it is shared
