@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,13 +146,16 @@ def test_wrong_inputs_are_refused(make_config: MakeConfig, batch: Batch) -> None
 
 
 @pytest.mark.parametrize("head", HEADS[:3])
-def test_accumulated_losses_are_that_of_all_at_once(make_config: MakeConfig, batch: Batch, head: str) -> None:
+def test_accumulated_losses_are_that_of_all_at_once(
+    make_config: MakeConfig, batch: Batch, head: str, tmp_path: Path
+) -> None:
     model = getattr(modeling_linformer, f"LinformerFor{head}")(make_config(num_labels=3)).eval()
     rows = {**batch, **LABELS[head]}
     count = (rows["labels"] != -100).sum()
     each = [model(**{k: v[i : i + 1] for k, v in rows.items()}, num_items_in_batch=count).loss for i in range(2)]
     torch.testing.assert_close(each[0] + each[1], model(**rows).loss)
-    assert Trainer(model, TrainingArguments(use_cpu=True, report_to=[])).model_accepts_loss_kwargs
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    assert Trainer(model, arguments).model_accepts_loss_kwargs
 
 
 KINDS: list[dict[str, Any]] = [

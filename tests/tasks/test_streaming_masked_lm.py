@@ -125,13 +125,13 @@ def test_hydra_and_recipes_know_it(run_fairseq, tiny_data, tmp_path):
 
 
 def test_a_wrong_folder_ends_in_one_sentence(run_fairseq, tiny_data, tmp_path):
-    (tmp_path / "other").mkdir()
+    shutil.copytree(tiny_data, tmp_path / "other")
     (tmp_path / "other" / "dict.txt").write_text("another 1\n")
     argv = ("fairseq-train", f"{tiny_data}:{tmp_path}/other", *TASK, *TINY, "--save-dir", tmp_path / "run")
     refused = run_fairseq(*argv, check=False)
     last = refused.stdout.strip().splitlines()[-1]
     assert refused.returncode == 1 and "Traceback" not in refused.stdout
-    assert last.startswith(f"error: {tmp_path}/other/dict.txt differs from that of {tiny_data}")
+    assert last.startswith(f"error: DATA {tmp_path}/other: its dict.txt has other symbols than that of {tiny_data}")
 
 
 def task_of(data, **settings):
