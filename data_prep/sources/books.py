@@ -71,7 +71,8 @@ def _read_text(lines: Lines) -> tuple[str, Iterable[str]] | None:
 def _read_epub(file: BinaryIO, where: str, problems: ReadErrors) -> tuple[str, Iterable[str]] | None:
     """The title and the paragraphs, in reading order, without chapters that cannot be read; None without any."""
     try:
-        if type(file) is not io.BufferedReader:  # compressed or in an archive, but zipfile has to seek
+        # zipfile has to seek, and this is a pipe, compressed or in an archive.
+        if type(file) is not io.BufferedReader or not file.seekable():
             packed = file.read(LARGEST_FILE + 1)
             if len(packed) > LARGEST_FILE:
                 raise ValueError(f"it takes more than {LARGEST_FILE >> 20} MB")

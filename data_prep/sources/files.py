@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from glob import has_magic
-from io import BufferedReader, RawIOBase
+from io import DEFAULT_BUFFER_SIZE, BufferedReader, RawIOBase
 from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Self, cast
@@ -39,8 +39,8 @@ BZ2_STREAM = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 _HIDDEN = re.compile(r"(^|/)\.")  # a part of a path that begins with a dot
 _PACKED: dict[str, tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]]] = {
     "gz": (re.compile(rb"\x1f\x8b"), gzip.open),
-    "bz2": (BZ2_STREAM, bz2.open),
-    "xz": (re.compile(rb"\xfd7zXZ\0"), lzma.open),
+    "bz2": (BZ2_STREAM, lambda file: BufferedReader(_Streams(file, bz2.BZ2Decompressor))),
+    "xz": (re.compile(rb"\xfd7zXZ\0"), lambda file: BufferedReader(_Streams(file, lzma.LZMADecompressor))),
     # Unlike the package zstandard, Arrow notices a truncated file. pzstd writes a frame without text first.
     "zst": (
         re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
@@ -267,6 +267,37 @@ def read_block(file: BinaryIO, size: int) -> bytes:
     # When read() of a buffered reader raises, it drops what it has read before; read1() does not.
     block: bytes = getattr(file, "read1", file.read)(size)
     return block
+
+
+class _Streams(RawIOBase):
+    """The content of compressed streams that follow one another, padded with zero bytes or not, as xz allows.
+
+    lzma.open takes such padding for a stream that is cut off, or for the end; bz2.open drops what is no stream, too.
+    """
+
+    def __init__(self, file: BinaryIO, new: Callable[[], Any]) -> None:
+        self._file, self._new, self._unpacker = file, new, new()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = packed = b""
+        while not data:
+            if self._unpacker.eof:
+                packed = self._unpacker.unused_data.lstrip(b"\0")
+                while not packed and (block := self._file.read(DEFAULT_BUFFER_SIZE)):
+                    packed = block.lstrip(b"\0")
+                if not packed:
+                    return 0
+                self._unpacker = self._new()
+            else:
+                packed = self._file.read(DEFAULT_BUFFER_SIZE) if self._unpacker.needs_input else b""
+                if self._unpacker.needs_input and not packed:
+                    raise EOFError("it ends within a stream")
+            data = self._unpacker.decompress(packed, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Member(tarfile.TarInfo):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -88,8 +89,9 @@ def test_epub_in_reading_order(tmp_path: Path) -> None:
     careless = PACKAGE.replace('a.xhtml" media-type="application/xhtml+xml"', 'a.xhtml#top" media-type="text/xml"')
     (tmp_path / "a.epub").write_bytes(make_epub({"OPS/package.opf": careless}))
     assert read(tmp_path / "a.epub", ReadErrors()) == expected
-    (tmp_path / "a.epub.gz").write_bytes(gzip.compress(make_epub()))
-    assert read(tmp_path / "a.epub.gz", ReadErrors()) == expected
+    for suffix, pack in (("gz", gzip.compress), ("xz", lzma.compress)):
+        (tmp_path / f"a.epub.{suffix}").write_bytes(pack(make_epub()))
+        assert read(tmp_path / f"a.epub.{suffix}", ReadErrors()) == expected
     with tarfile.open(tmp_path / "books.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "a.epub")
     assert read(tmp_path / "books.tar.gz", ReadErrors()) == expected

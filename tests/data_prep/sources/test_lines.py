@@ -81,6 +81,24 @@ def test_a_packed_file_of_which_little_is_left_is_reported(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", ["gz", "bz2", "xz"])
+def test_streams_may_be_empty_and_padded_with_zero_bytes(tmp_path: Path, name: str) -> None:
+    path, pack = tmp_path / "file", PACK[name]
+    path.write_bytes(pack(b"") + bytes(8) + pack(MANY) + bytes(20_000) + pack(b"last") + bytes(512))
+    assert read(path, ReadErrors()) == [*MANY.decode().splitlines(), "last"]
+
+
+@pytest.mark.parametrize("name", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("damage", [lambda stream: b"#" + stream[1:], lambda stream: stream[:7]])
+def test_a_later_stream_that_is_damaged_is_reported(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    path, problems = tmp_path / "file", ReadErrors(skip=True)
+    path.write_bytes(PACK[name](b"first\n") + damage(PACK[name](b"second\n")))
+    assert read(path, problems) == ["first"]
+    assert len(problems.skipped) == 1 and "file: after line 1 (byte 6): cut off or damaged" in problems.skipped[0]
+
+
+@pytest.mark.parametrize("name", ["gz", "bz2", "xz"])
 def test_a_changed_byte_is_noticed(tmp_path: Path, name: str) -> None:
     path = tmp_path / "file"
     content = bytearray(PACK[name](MANY))
