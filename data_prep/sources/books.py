@@ -37,7 +37,11 @@ _PARAGRAPHS = frozenset(
     "address article aside blockquote body br caption center dd div dl dt figcaption figure footer h1 h2 h3 h4 h5 h6 "
     "header hr li main ol p pre section table tbody tfoot thead tr ul".split()
 )
-_NO_TEXT = {"head", "script", "style", "svg", "rt", "rp", "rtc"}  # rt: how the characters before it are pronounced
+_READINGS = {"rt", "rp", "rtc"}  # how the characters before it are pronounced
+_NO_TEXT = {"head", "script", "style", "svg"} | _READINGS
+# HTML lets end tags be left out before these start tags, and those of readings before these end tags.
+_END_BEFORE = {"head": _PARAGRAPHS, **dict.fromkeys(_READINGS, {"rb", *_READINGS})}
+_END_READINGS = {"ruby", *_PARAGRAPHS} - {"br"}
 _OPEN_MARKUP = 1000  # characters at the end of a chapter that may belong to a tag or comment that does not end
 
 
@@ -157,23 +161,28 @@ class _Text(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.paragraphs: list[list[str]] = [[]]
         self._silent = ""  # the element whose text is left out
+        self._verbatim = False  # whether line ends are those of the text
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "body" or not self._silent:
+        if not self._silent or tag == "body" or tag in _END_BEFORE.get(self._silent, ()):
             self._silent = tag if tag in _NO_TEXT else ""
+        self._verbatim |= tag == "pre"
         self._separate(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in (self._silent, "ruby"):  # HTML lets </rt> be left out before </ruby>
+        if tag == self._silent or (self._silent in _READINGS and tag in _END_READINGS):
             self._silent = ""
+        self._verbatim &= tag != "pre"
         self._separate(tag)
 
     def handle_data(self, data: str) -> None:
         if not self._silent:
-            self.paragraphs[-1].append(data)
+            first, *others = data.split("\n") if self._verbatim else [data]
+            self.paragraphs[-1].append(first)
+            self.paragraphs += [[line] for line in others]
 
     def _separate(self, tag: str) -> None:
-        if tag in _PARAGRAPHS:
+        if tag in _PARAGRAPHS and not self._silent:
             self.paragraphs.append([])
         elif tag in ("td", "th"):
             self.paragraphs[-1].append(" ")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.corpus import tidy
 from data_prep.sources import ReadErrors, books
 from linformer_fairseq.errors import UsageError
 
@@ -153,6 +154,28 @@ def test_a_bad_chapter_is_reported_by_name_and_the_others_kept(
     problems = ReadErrors(skip=True)
     assert read(tmp_path / "a.epub", problems) == [("a", "The Title", "The\nend. Cell cell")]
     assert len(problems.skipped) == 1 and message in problems.skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("markup", "expected"),
+    [
+        ("<ruby>漢<rt>kan<rb>字<rt>ji</ruby>。", ["漢字。"]),
+        ("<ruby>漢<rp>(<rt>kan</rt><rp>)</rp>字<rp>(<rt>ji<rp>)</ruby>。", ["漢字。"]),
+        ("<ruby>漢<rt>kan<rp>)</rp>字<rt>ji<br/>ji</rt></ruby>。", ["漢字。"]),
+        ("<ruby><rb>漢<rb>字<rt>kan<rt>ji<rtc>Han<rt>zi</rtc></ruby>。", ["漢字。"]),
+        ("<p><ruby>漢<rt>kan</p><p>字。", ["漢", "字。"]),
+        ("<html><head><title>Title</title><p>漢字。", ["漢字。"]),
+    ],
+)
+def test_what_is_no_text_ends_where_its_end_tag_is_left_out(markup: str, expected: list[str]) -> None:
+    assert list(filter(None, books._paragraphs(markup.encode()))) == expected
+
+
+def test_each_line_of_preformatted_text_is_a_paragraph() -> None:
+    page = b"<p>Some\nverse:</p><pre>\nThe <b>first</b>\n  line,\r\nthe second.</pre>and\nthe end."
+    assert tidy(books._paragraphs(page)).split("\n") == [
+        "Some verse:", "The first", "line,", "the second.", "and the end."
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("end", ["<b", "<!-- note", "&am", "</p", "<"])
