@@ -28,6 +28,7 @@ BATCH_ROWS = 1024
 _ERRORS = (pa.ArrowException, OSError)
 # The type as which a type of text is read, so that one row that is not UTF-8 does not take the others with it.
 _BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+_VIEWS = (pa.ListViewType, pa.LargeListViewType)  # Arrow cannot cast what is in these
 _LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 # Of an open table: its columns, what its parts are called, their sizes in bytes, and the batches of a part.
 _Table = tuple[pa.Schema, str, list[int], Callable[[int, list[str]], Iterable[pa.RecordBatch]]]
@@ -50,9 +51,10 @@ def pieces(path: Path, text_column: str | None = None) -> list[Piece]:
 def documents(piece: Piece, problems: ReadErrors, text_column: str | None = None) -> Iterator[Document]:
     """One document per row; line ends in its text end paragraphs, and a missing text is an empty one.
 
-    The text is in ``text_column``, by default ``text``, or else the only column of strings; ``a.b`` is the field ``b``
-    of the column ``a``, and each text of a list ends a paragraph. Id and title are in the columns of these names, if
-    there are any. The id is otherwise the name of the file and the numbers of the row's group or batch and in it.
+    The text is in ``text_column``, by default ``text``, or else the only column of strings besides ``id`` and
+    ``title``; ``a.b`` is the field ``b`` of the column ``a``, and each text of a list ends a paragraph. A map is a list
+    of ``key`` and ``value``. Id and title are in the columns of these names, if there are any. The id is otherwise the
+    name of the file and the numbers of the row's group or batch and in it.
     """
     wrong = f"no column {text_column or 'text'!r} of text; choose one of its columns with --text-column"
     for where, name, (key, title, value) in rows(piece, problems, lambda schema: _columns(schema, text_column), wrong):
@@ -78,7 +80,7 @@ def rows(
         with _opened(piece.path) as (schema, part_name, sizes, batches_of):
             columns = choose(schema)
             if columns is None:
-                found = ", ".join(f"{name} ({type_})" for name, type_ in fields(schema)) or "none"
+                found = ", ".join(f"{name} ({type_})" for name, type_ in fields(schema, lists=True)) or "none"
                 problems.report(where, f"{wrong}: {found}")
                 return
             names = [_keys(schema, name)[0] for name in columns if name]
@@ -136,7 +138,8 @@ def _columns(schema: pa.Schema, wanted: str | None) -> tuple[str | None, str | N
     """Names of the columns of the id (strings or integers), the title and the text; None without a text."""
     values = {field.name: _without_dictionary(field.type) for field in schema}
     texts = [name for name, type_ in values.items() if type_ in _BINARY]
-    column = wanted or ("text" if "text" in values or len(texts) != 1 else texts[0])
+    others = [name for name in texts if name not in ("id", "title")]
+    column = wanted or ("text" if "text" in values or len(others) != 1 else others[0])
     if not _is_text(_as_bytes(pa.struct(list(schema))), _keys(schema, column)):
         return None
     has_id = "id" in texts or ("id" in values and pa.types.is_integer(schema.field("id").type))
@@ -149,20 +152,25 @@ def _keys(schema: pa.Schema, name: str) -> list[str]:
 
 
 def _is_text(type_: pa.DataType, keys: list[str]) -> bool:
-    """Whether there are texts, as bytes, or nothing but nulls under keys in keys."""
-    while isinstance(type_, _LISTS):
+    """Whether there are texts, or nothing but nulls, under keys in keys of a type from `_as_bytes`."""
+    while isinstance(type_, _LISTS + _VIEWS):
         type_ = type_.value_type
     if not keys or not pa.types.is_struct(type_):
-        return not keys and (is_binary(type_) or pa.types.is_null(type_))
+        return not keys and (is_binary(type_) or type_ in _BINARY or pa.types.is_null(type_))
     place = type_.get_field_index(keys[0])
     return place >= 0 and _is_text(type_.field(place).type, keys[1:])
 
 
-def fields(columns: pa.Schema | pa.StructType, prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:
-    """The names and types of columns, and as ``a.b`` those of the fields in them."""
+def fields(
+    columns: pa.Schema | pa.StructType, prefix: str = "", lists: bool = False
+) -> Iterator[tuple[str, pa.DataType]]:
+    """The names and types of columns, and as ``a.b`` those of the fields in them, with ``lists`` in those of lists."""
     for field in columns:
-        inner = pa.types.is_struct(field.type) and field.type.num_fields
-        yield from fields(field.type, f"{prefix}{field.name}.") if inner else [(prefix + field.name, field.type)]
+        type_ = _without_map(field.type) if lists else field.type
+        while lists and isinstance(type_, _LISTS + _VIEWS):
+            type_ = _without_map(type_.value_type)
+        inner = pa.types.is_struct(type_) and type_.num_fields
+        yield from fields(type_, f"{prefix}{field.name}.", lists) if inner else [(prefix + field.name, field.type)]
 
 
 def is_binary(type_: pa.DataType) -> bool:
@@ -174,12 +182,15 @@ def _without_dictionary(type_: pa.DataType) -> pa.DataType:
     return type_.value_type if pa.types.is_dictionary(type_) else type_
 
 
+def _without_map(type_: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.struct([type_.key_field, type_.item_field])) if pa.types.is_map(type_) else type_
+
+
 def _as_bytes(type_: pa.DataType) -> pa.DataType:
-    """A type with bytes instead of texts, and values instead of dictionaries, at any depth."""
-    type_ = _without_dictionary(type_)
+    """A type with bytes for texts, values for dictionaries, and large lists for lists and maps, but not in views."""
+    type_ = _without_map(_without_dictionary(type_))
     if isinstance(type_, _LISTS):
-        new = pa.large_list if pa.types.is_large_list(type_) else pa.list_
-        return new(type_.value_field.with_type(_as_bytes(type_.value_type)))
+        return pa.large_list(type_.value_field.with_type(_as_bytes(type_.value_type)))
     if pa.types.is_struct(type_):
         return pa.struct([field.with_type(_as_bytes(field.type)) for field in type_])
     return _BINARY.get(type_, type_)

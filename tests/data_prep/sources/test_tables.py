@@ -130,14 +130,28 @@ def test_texts_in_lists_and_fields(tmp_path: Path, kind: str) -> None:
         "in": pa.array([{"a": {"b": ["q", "r"]}}, None]),
         "many": pa.array([[{"t": "x"}, {"t": "y"}], []]),
         "names": pa.StructArray.from_arrays([names], ["d"]),
+        "map": pa.array([[("k", "m"), ("l", "n")], None], pa.map_(pa.string(), pa.string())),
+        "view": pa.array([["o", None, "p"], None], pa.list_view(pa.string())),
+        "views": pa.array([[{"t": ["s", "t"]}], []], pa.large_list_view(pa.struct({"t": pa.list_(pa.string())}))),
         "none": pa.array([None, None], pa.null()),
     }
     if kind == "feather":
-        del columns["none"]  # Feather has no such type
+        del columns["none"], columns["view"], columns["views"]  # Feather has no such types
     path = Path(os.fsdecode(bytes(tmp_path / "caf") + b"\xe9"))
     write(tmp_path / "a", pa.table(columns), kind).rename(path)
     wanted = {None: ["café", ""], "list": ["a b\nc", ""], "in.a.b": ["q\nr", ""], "many.t": ["x\ny", ""]}
-    wanted |= {"names.d": ["u", "v"]} | ({"none": ["", ""]} if "none" in columns else {})
+    wanted |= {"names.d": ["u", "v"], "map.key": ["k\nl", ""], "map.value": ["m\nn", ""]}
+    if kind != "feather":
+        wanted |= {"none": ["", ""], "view": ["o\np", ""], "views.t": ["s\nt", ""]}
     assert {name: [text for _, _, text in read(path, ReadErrors(), name)] for name in wanted} == wanted
-    with pytest.raises(UsageError, match=r"no column 'in' of text; .*: .*in\.a\.b \(list"):
+    named = r"in\.a\.b \(list.*, many\.t \(string\), .*map\.key \(string\), map\.value \(string\)"
+    with pytest.raises(UsageError, match=rf"no column 'in' of text; .*: .*{named}"):
         read(path, ReadErrors(), "in")
+
+
+def test_ids_and_titles_are_not_taken_for_the_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", pa.table({"id": ["x"], "title": ["T"], "body": ["Text."]}))
+    assert read(path, ReadErrors()) == [("x", "T", "Text.")]
+    write(path, pa.table({"id": ["x"], "body": [["One.", "Two."]]}))
+    with pytest.raises(UsageError, match=r"no column 'text' of text; .*: id \(string\), body \(list"):
+        read(path, ReadErrors())
