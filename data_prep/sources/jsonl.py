@@ -17,7 +17,7 @@ SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"}) | TARS
 
 PIECE = 64 << 20  # bytes
 
-# The start of an array, or of an object over several lines; no value ends where its first line does. A comma before
+# The start of an array, or of an object over several lines, which need not end in the first bytes. A comma before
 # another object ends a broken line.
 _NO_LINES = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[|\{(?:[^\n]*[:\[{])?\s*\n|\{[^\n]*,\s*\n(?!\s*\{))")
 _START = 1 << 16  # bytes in which it is looked for
@@ -28,7 +28,7 @@ def pieces(path: Path, encoding: str | None = None, text_column: str | None = No
     """Parts of 64 MB of a plain file of lines; one piece for any other."""
     if not encoding and not is_stream(path):
         with open_file(path) as file:
-            if not _NO_LINES.match(file.read(_START)):
+            if _is_by_line(file.read(_START)):
                 return line_pieces(path, PIECE)
     return whole(path)
 
@@ -43,7 +43,7 @@ def documents(
     the position of the line in it, in bytes, or the number of the object.
     """
     for name, lines in line_files(piece, SUFFIXES, problems, encoding):
-        by_line = piece.start or not _NO_LINES.match(lines.peek()[:_START])
+        by_line = piece.start or _is_by_line(lines.peek()[:_START])
         for place, value in _of_lines(lines) if by_line else _of_objects(lines):
             try:
                 yield _document(value, text_column or "text", f"{stem(name)}:{place}")
@@ -51,6 +51,18 @@ def documents(
                 lines.report(str(error), "" if by_line else f"object {place}")
         if not by_line:
             lines.report_others("objects")
+
+
+def _is_by_line(start: bytes) -> bool:
+    """Whether a file that starts with these bytes has an object per line, if need be by the end of the first."""
+    if _NO_LINES.match(start):
+        return False
+    text = start.decode(errors="ignore").lstrip("\ufeff \t\r\n")
+    try:
+        end = json.JSONDecoder().raw_decode(text)[1]
+    except (ValueError, RecursionError):
+        return True
+    return "\n" not in text[:end] and not text[end:].lstrip(" \t").startswith((",", "{"))
 
 
 def _of_lines(lines: Lines) -> Iterator[tuple[int, Any]]:
@@ -84,7 +96,7 @@ def _of_objects(lines: Lines) -> Iterator[tuple[int, Any]]:
                 number += 1
                 yield number, value
             held = held[position:]
-        if held.strip(" \t\r\n[") != "]" * opened:
+        if held.strip(" \t\r\n[,") != "]" * opened:
             raise ValueError("it ends inside the array" if opened else f"{held[:20]!r} at the end")
     except (ValueError, RecursionError, *READ_ERRORS) as error:
         where = f"{lines.where}: object {number + 1}"

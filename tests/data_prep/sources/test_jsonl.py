@@ -104,19 +104,25 @@ def test_arrays_and_objects_over_several_lines(tmp_path: Path, indent: int | Non
         ('{{"id": {n}, "text":\n"t{n}"}}', "text"),
         ('{{"id": {n}, "of": {{\n"text": "t{n}"}}}}', "of.text"),
         ('{{"id": {n}, "of": [  \r\n{{"text": "t{n}"}}]}}', "of.text"),
+        ('{{"text": "t{n}"\n, "id": {n}}}', "text"),
+        ('{{"of": {{"text": "t{n}"}}\n}}', "of.text"),
+        ('{{"text"\n: "t{n}"}}', "text"),
+        ('{{"text": "t{n}"}} ,', "text"),
     ],
 )
 def test_objects_may_break_their_lines_anywhere(tmp_path: Path, broken: str, column: str) -> None:
     path = tmp_path / "a.json"
-    path.write_text("\n".join(broken.format(n=n) for n in range(9)), newline="")
-    assert [text for _, _, text in read(path, ReadErrors(), column)] == [f"t{n}" for n in range(9)]
+    for between in ("\n", ""):
+        path.write_text(between.join(broken.format(n=n) for n in range(9)), newline="")
+        assert [text for _, _, text in read(path, ReadErrors(), column)] == [f"t{n}" for n in range(9)]
 
 
 def test_a_first_line_that_is_cut_off_is_named_and_the_others_kept(tmp_path: Path) -> None:
     path, problems = tmp_path / "a.jsonl", ReadErrors(skip=True)
-    path.write_text('{"text": "One",\n{"text": "Two"}\n')
-    assert [text for _, _, text in read(path, problems)] == ["Two"]
-    assert len(problems.skipped) == 1
+    for number, first in enumerate(('{"text": "One",', '{"text": "One"', '{"text": "One"} 1', '{"text": "On'), 1):
+        path.write_text(first + '\n{"text": "Two"}\n')
+        assert [text for _, _, text in read(path, problems)] == ["Two"]
+        assert len(problems.skipped) == number
 
 
 @pytest.mark.parametrize("end", ["", "]}", ', {"text": ', ", 5]"])
