@@ -77,6 +77,7 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
         return
     with as_one_sentence():
         preflight.refuse_missing_packages(cfg)
+        preflight.refuse_unchosen(cfg)
         preflight.refuse_useless(cfg)
         preflight.refuse_unfitting(cfg)
     signals.listen()
