@@ -24,7 +24,7 @@ from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
 from fairseq.optim import FairseqOptimizer
 from fairseq.trainer import Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from linformer_fairseq.compat import Function, launch, precision, replaces
 from linformer_fairseq.errors import as_one_sentence
@@ -293,7 +293,10 @@ def save_checkpoint(fairseq: Function, cfg: Any, trainer: Any, epoch_itr: Any, v
         trainer.linformer_recorder.pause()
         if not cfg.no_save:
             trainer.linformer_watch.before_save()
-    path = fairseq(cfg, trainer, epoch_itr, val_loss)
+    last = Path(cfg.save_dir) / f"checkpoint_last{trainer.checkpoint_suffix}.pt"
+    # The same command starts from one that is there, such as that of a stop, so no save leaves an old one behind.
+    renewing = OmegaConf.merge(cfg, {"no_last_checkpoints": False}) if last.exists() else cfg
+    path = fairseq(renewing, trainer, epoch_itr, val_loss)
     if path is not None and saving.is_local(cfg.save_dir):
         saving.after_the_others(partial(saving.end, Path(path), trainer.get_num_updates(), start))
     if not (cfg.no_save or cfg.no_last_checkpoints):

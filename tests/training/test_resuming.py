@@ -162,6 +162,13 @@ def test_what_has_ended_does_nothing(run: Path, finish: Any, train_command: Any)
     assert not list(run.glob(".*.partial"))
 
 
+def test_a_last_one_that_is_there_is_renewed_in_spite_of_the_flag(run: Path, finish: Any, train_command: Any) -> None:
+    """A stop writes it then too; the run would go on from that one again and again."""
+    command = train_command(run, "--no-last-checkpoints", "--max-update", 9)
+    finish(command)
+    assert "this run has ended (9 updates" in finish(command)
+
+
 @pytest.mark.parametrize(
     ("limits", "ended"),
     [
