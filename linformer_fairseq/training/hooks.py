@@ -18,6 +18,7 @@ from weakref import ref
 
 import torch.distributed
 from fairseq import checkpoint_utils
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
@@ -186,6 +187,17 @@ def set_learning_rate(_: Function, optimizer: Any, lr: float) -> None:
     """fairseq gives all groups the same."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+@replaces(EpochBatchIterator, "_get_iterator_for_epoch")
+def iterate(fairseq: Function, batches: Any, *arguments: Any, **named: Any) -> Any:
+    """The batches of an epoch, loaded by workers that are started for it.
+
+    fairseq keeps those of the first epoch, whose copy of the data never hears of the next one: `masked_lm` would mask
+    the same tokens in every epoch, and a run that resumes in a later one would mask others.
+    """
+    batches.reuse_dataloader = batches.persistent_workers = False
+    return fairseq(batches, *arguments, **named)
 
 
 @replaces(Trainer, "begin_epoch")

@@ -53,6 +53,20 @@ def test_goes_on_from_the_newest_whole_one(run: Path, finish: Any, train_command
     assert log.count("is damaged") == 1
 
 
+@pytest.mark.slow
+def test_a_later_epoch_goes_on_to_the_bit_and_masks_what_no_worker_decides(
+    finish: Any, train_command: Any, parse_losses: Any, same_end: Any, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    log = finish(train_command(whole, "--max-update", 20, "--num-workers", 1, "--save-interval-updates", 18))
+    cut.mkdir()
+    shutil.copy2(whole / "checkpoint_2_18.pt", cut / "checkpoint_last.pt")
+    finish(train_command(cut, "--max-update", 20, "--num-workers", 1))
+    same_end(whole, cut)
+    alone = finish(train_command(tmp_path / "alone", "--max-update", 20, "--num-workers", 0))
+    assert parse_losses(alone) == parse_losses(log)
+
+
 def test_what_has_ended_mends_its_last_one(run: Path, finish: Any, train_command: Any) -> None:
     damage(run / "checkpoint_last.pt")
     assert "this run has ended" in finish(train_command(run, "--max-update", 8))
