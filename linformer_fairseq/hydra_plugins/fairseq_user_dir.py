@@ -22,7 +22,7 @@ if fairseq_distributed is not None:
     def call_main(cfg: Any, main: Any, **kwargs: Any) -> Any:
         """Import the user-dir, then start the processes by the `call_main` that it leaves behind."""
         fairseq_distributed.call_main = fairseq_call_main
-        given, name = cfg.common.user_dir, getattr(cfg.model, "_name", None)
+        given, name = cfg.common.user_dir, getattr(cfg.get("model"), "_name", None)
         found = given is None or any((folder / given).is_dir() for folder in (Path(), FAIRSEQ, FAIRSEQ.parent))
         if found:
             import_user_module(cfg.common)

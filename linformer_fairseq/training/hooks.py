@@ -18,13 +18,14 @@ from weakref import ref
 
 import torch.distributed
 from fairseq import checkpoint_utils
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
 from fairseq.optim import FairseqOptimizer
 from fairseq.trainer import Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from linformer_fairseq.compat import Function, launch, precision, replaces
 from linformer_fairseq.errors import as_one_sentence
@@ -77,6 +78,7 @@ def call_main(fairseq: Function, cfg: DictConfig, main: Function, **kwargs: Any)
         return
     with as_one_sentence():
         preflight.refuse_missing_packages(cfg)
+        preflight.refuse_unchosen(cfg)
         preflight.refuse_useless(cfg)
         preflight.refuse_unfitting(cfg)
     signals.listen()
@@ -187,6 +189,17 @@ def set_learning_rate(_: Function, optimizer: Any, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
+@replaces(EpochBatchIterator, "_get_iterator_for_epoch")
+def iterate(fairseq: Function, batches: Any, *arguments: Any, **named: Any) -> Any:
+    """The batches of an epoch, loaded by workers that are started for it.
+
+    fairseq keeps those of the first epoch, whose copy of the data never hears of the next one: `masked_lm` would mask
+    the same tokens in every epoch, and a run that resumes in a later one would mask others.
+    """
+    batches.reuse_dataloader = batches.persistent_workers = False
+    return fairseq(batches, *arguments, **named)
+
+
 @replaces(Trainer, "begin_epoch")
 def begin_epoch(fairseq: Function, trainer: Any, *arguments: Any) -> None:
     """From here on there is something to save."""
@@ -292,7 +305,10 @@ def save_checkpoint(fairseq: Function, cfg: Any, trainer: Any, epoch_itr: Any, v
         trainer.linformer_recorder.pause()
         if not cfg.no_save:
             trainer.linformer_watch.before_save()
-    path = fairseq(cfg, trainer, epoch_itr, val_loss)
+    last = Path(cfg.save_dir) / f"checkpoint_last{trainer.checkpoint_suffix}.pt"
+    # The same command starts from one that is there, such as that of a stop, so no save leaves an old one behind.
+    renewing = OmegaConf.merge(cfg, {"no_last_checkpoints": False}) if last.exists() else cfg
+    path = fairseq(renewing, trainer, epoch_itr, val_loss)
     if path is not None and saving.is_local(cfg.save_dir):
         saving.after_the_others(partial(saving.end, Path(path), trainer.get_num_updates(), start))
     if not (cfg.no_save or cfg.no_last_checkpoints):

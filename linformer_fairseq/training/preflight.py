@@ -26,10 +26,19 @@ from linformer_fairseq.models.config import encoder_config
 from linformer_fairseq.optim.fused_adamw import betas
 from linformer_fairseq.ranges import PROCESSES, ROWS, TOKENS, Range
 from linformer_fairseq.tasks import streaming_masked_lm
+from linformer_fairseq.training.recipe import registries
 
 _MASKED = ("masked_lm", "streaming_masked_lm")
 _MOST = 2**32 - 1  # of a seed, the largest number that means anything
 _SECTIONS = "common checkpoint dataset optimization task model criterion optimizer lr_scheduler".split()
+# What a training cannot do without, and a usual choice.
+_CHOICES = {
+    "task": "--task masked_lm",
+    "model": "--arch linformer_roberta_base",
+    "criterion": "--criterion masked_lm",
+    "optimizer": "--optimizer adam",
+    "lr_scheduler": "--lr-scheduler fixed",
+}
 # Others may be 0, and less only if that is their default, which switches something off.
 _RANGES = {
     **dict.fromkeys(("batch_size", "batch_size_valid"), Range(1, ROWS)),
@@ -53,6 +62,17 @@ def refuse_missing_packages(cfg: DictConfig) -> None:
                 f"--{setting.replace('_', '-')} needs a package that is not installed: pip install {package}, or "
                 "leave the flag out (metrics.jsonl beside the checkpoints has the same figures)"
             )
+
+
+def refuse_unchosen(cfg: DictConfig) -> None:
+    """Raise a UsageError for a task, model, … that is missing or unknown: fairseq-hydra-train passes on any name."""
+    for section, flag in _CHOICES.items():
+        given = cfg.get(section)
+        name = given if isinstance(given, str) else getattr(given, "_name", None)
+        if name not in registries()[section]:
+            wrong = "none is chosen" if name is None else f"{name} is unknown"
+            yaml = f"{section}: {{_name: {flag.split()[1]}}}"
+            raise UsageError(f"{section}: {wrong}; give one, such as {yaml} in the YAML file, or {flag}")
 
 
 def refuse_useless(cfg: DictConfig) -> None:

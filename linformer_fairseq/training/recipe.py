@@ -50,7 +50,7 @@ def fairseq_train_argv(
     register()
     from fairseq.dataclass.configs import FairseqConfig
 
-    classes_of = _registries()
+    classes_of = registries()
     argv = ["fairseq-train", str(data)]
     for section, given in _sections(recipe, {**(overrides or {}), "checkpoint.save_dir": str(save_dir)}).items():
         where, classes = f"{recipe}: {section}", classes_of.get(section)
@@ -117,7 +117,7 @@ def _sections(recipe: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{recipe}: {error}") from error
 
 
-def _registries() -> dict[str, Mapping[str, Any]]:
+def registries() -> dict[str, Mapping[str, Any]]:
     """By section: the classes that its `_name` chooses from."""
     from fairseq.models import ARCH_MODEL_REGISTRY
     from fairseq.registry import REGISTRIES

@@ -75,6 +75,17 @@ def test_fp16_is_refused_before_data_is_looked_for(hydra_train: HydraTrain) -> N
     assert refused.stdout.strip().splitlines()[-1].startswith("error: --fp16")
 
 
+@pytest.mark.parametrize("section", ["model", "lr_scheduler"])
+def test_a_file_that_chooses_none_is_refused_in_a_sentence(
+    section: str, hydra_train: HydraTrain, tmp_path: Path
+) -> None:
+    before, _, after = TINY.partition(f"{section}:")
+    (tmp_path / "tiny.yaml").write_text(before + after.partition("\n" if section == "lr_scheduler" else "0}\n")[2])
+    refused = hydra_train(check=False)
+    assert refused.returncode == 1 and not (tmp_path / "run").exists()
+    assert refused.stdout.strip().splitlines()[-1].startswith(f"error: {section}: none is chosen; give one, such as ")
+
+
 @pytest.mark.slow
 def test_two_processes_are_the_same_training(
     hydra_train: HydraTrain, train: Callable[..., Any], tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -15,7 +16,13 @@ from omegaconf import OmegaConf
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.files import write_json
 from linformer_fairseq.paths import USER_DIR
-from linformer_fairseq.training.preflight import _check_data, _check_images, refuse_unfitting, refuse_useless
+from linformer_fairseq.training.preflight import (
+    _check_data,
+    _check_images,
+    refuse_unchosen,
+    refuse_unfitting,
+    refuse_useless,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +44,19 @@ def test_a_number_that_trains_nothing_is_refused(setting: str, value: object, wh
     OmegaConf.update(cfg, setting, value)
     with pytest.raises(UsageError, match=why):
         refuse_useless(cfg)
+
+
+def test_what_a_training_cannot_do_without_is_chosen() -> None:
+    chosen = {"criterion": "masked_lm", "optimizer": {"_name": "muon"}, "lr_scheduler": "fixed"}
+    chosen |= {"task": Namespace(_name="masked_lm"), "model": {"_name": "linformer_roberta_tiny", "dropout": 0.0}}
+    refuse_unchosen(OmegaConf.create(chosen, flags={"allow_objects": True}))
+    for section in chosen:
+        for wrong, why in (
+            *((value, f"{section}: none is chosen; .* {section}: {{_name: ") for value in (None, {}, "???")),
+            *((value, f"{section}: other is unknown; ") for value in ("other", {"_name": "other"})),
+        ):
+            with pytest.raises(UsageError, match=why):
+                refuse_unchosen(OmegaConf.create(chosen | {section: wrong}, flags={"allow_objects": True}))
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,20 @@ def test_goes_on_from_the_newest_whole_one(run: Path, finish: Any, train_command
     assert log.count("is damaged") == 1
 
 
+@pytest.mark.slow
+def test_a_later_epoch_goes_on_to_the_bit_and_masks_what_no_worker_decides(
+    finish: Any, train_command: Any, parse_losses: Any, same_end: Any, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    log = finish(train_command(whole, "--max-update", 20, "--num-workers", 1, "--save-interval-updates", 18))
+    cut.mkdir()
+    shutil.copy2(whole / "checkpoint_2_18.pt", cut / "checkpoint_last.pt")
+    finish(train_command(cut, "--max-update", 20, "--num-workers", 1))
+    same_end(whole, cut)
+    alone = finish(train_command(tmp_path / "alone", "--max-update", 20, "--num-workers", 0))
+    assert parse_losses(alone) == parse_losses(log)
+
+
 def test_what_has_ended_mends_its_last_one(run: Path, finish: Any, train_command: Any) -> None:
     damage(run / "checkpoint_last.pt")
     assert "this run has ended" in finish(train_command(run, "--max-update", 8))
@@ -160,6 +174,13 @@ def test_what_has_ended_does_nothing(run: Path, finish: Any, train_command: Any)
     assert f"{run}: this run has ended (8 updates, --max-update 8), so there is nothing to do" in log
     assert {path.name: path.stat().st_mtime_ns for path in run.glob("*.pt*")} == before
     assert not list(run.glob(".*.partial"))
+
+
+def test_a_last_one_that_is_there_is_renewed_in_spite_of_the_flag(run: Path, finish: Any, train_command: Any) -> None:
+    """A stop writes it then too; the run would go on from that one again and again."""
+    command = train_command(run, "--no-last-checkpoints", "--max-update", 9)
+    finish(command)
+    assert "this run has ended (9 updates" in finish(command)
 
 
 @pytest.mark.parametrize(
