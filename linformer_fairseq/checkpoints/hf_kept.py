@@ -131,9 +131,14 @@ def pooling_of(folder: Path) -> str | None:
     return _POOLINGS[found[0]]
 
 
-def write_modules(folder: Path, channels: int, longest: int, pooling: str | None = None) -> None:
-    """Write modules of sentence-transformers: means, as `linformer encode`; or as trained by `pooling`, of length 1."""
-    kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if pooling else {})
+def normalizes(folder: Path) -> bool:
+    """Whether the modules in a folder give vectors of length 1."""
+    return any(str(module["type"]).endswith(".Normalize") for module in _modules(folder))
+
+
+def write_modules(folder: Path, channels: int, longest: int, pooling: str | None = None, unit: bool = False) -> None:
+    """Write modules of sentence-transformers: means, as `linformer encode`, or `pooling`; `unit`: vectors of length 1."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if unit else {})
     modes = {f"pooling_mode_{name}": ours == (pooling or "mean") for name, ours in _MODES.items()}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}

@@ -33,6 +33,7 @@ from linformer_fairseq.checkpoints.hf_kept import (
     SETTINGS,
     encoder_folder,
     keep,
+    normalizes,
     pooling_of,
     restore,
     write_modules,
@@ -109,7 +110,8 @@ def to_hf(
             _copy_tokenizer(data, folder)
         kept = (folder / MODULES).is_file()
         if checkpoint.pooling or not kept:
-            write_modules(folder, config.hidden_size, longest, checkpoint.pooling)
+            unit = checkpoint.pooling is not None and checkpoint.note(CONTRASTIVE).get("normalized", True)
+            write_modules(folder, config.hidden_size, longest, checkpoint.pooling, unit)
             kept = checkpoint.pooling is not None
         write_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
@@ -197,7 +199,7 @@ def from_hf(folder: Path) -> Checkpoint:
     pairs = checkpoint.note(CONTRASTIVE)
     if pairs and (folder / MODULES).is_file():  # sentence-transformers may have trained on with another pooling
         try:
-            pairs["pooling"] = pooling_of(folder)
+            pairs["pooling"], pairs["normalized"] = pooling_of(folder), normalizes(folder)
         except UsageError:  # one that is not trained here; to-hf writes the modules as they are
             pairs["pooling"] = None
     if left_out:
