@@ -34,6 +34,7 @@ from linformer_fairseq.checkpoints.hf_kept import (
     encoder_folder,
     keep,
     normalizes,
+    note_of_head,
     pooling_of,
     restore,
     write_modules,
@@ -204,11 +205,9 @@ def from_hf(folder: Path) -> Checkpoint:
             pairs["pooling"] = None
     if left_out:
         checkpoint.notes.append({"conversion": "from-hf", "left out": sorted(left_out)})
-    # What a head has learnt in transformers, unless its classes have no names or are those that are known.
-    classes = [str(name) for name in (config.id2label or {}).values()]
-    known = [note["classes"] for note in checkpoint.notes if note.get("conversion") == FINE_TUNED]
-    if checkpoint.heads and classes not in ([f"LABEL_{i}" for i in range(len(classes))], *known):
-        checkpoint.notes.append({"conversion": FINE_TUNED, "classes": classes, "columns": None, "keep": "head"})
+    learnt, known = note_of_head(config.to_dict()), checkpoint.note(FINE_TUNED)  # in transformers, or before
+    if checkpoint.heads and any(learnt[key] != known.get(key, False) for key in ("classes", "several") if learnt):
+        checkpoint.notes.append(learnt)
     if names.EMBEDDING in state and f"{names.LM_HEAD}dense.weight" not in state:
         state |= new_lm_head(state[names.EMBEDDING], config.tie_word_embeddings)
         checkpoint.notes.append({"conversion": "from-hf", "masked-LM head": "new, since the folder has none"})
