@@ -140,20 +140,26 @@ def _delimited_rows(
 ) -> Iterator[tuple[int, Row]]:
     tab = path.suffix == ".tsv"
     lines = read_lines(path, newline="\n" if tab else "")
-    reader: Iterator[list[str]] = csv.reader(lines, delimiter="\t" if tab else ",")
+    # Unless it is strict, a quote that is never closed takes all rows behind it.
+    reader: Iterator[list[str]] = csv.reader(lines, delimiter="\t" if tab else ",", strict=True)
     if tab and not quoted:
         # The csv module would also end a row at a carriage return within a field.
         reader = (line.rstrip("\r\n").split("\t") for line in lines)
-    names = list(header) if header else next(reader, [])
-    check_columns(path, names, columns)
-    for number, fields in enumerate(reader, start=1):
-        if len(fields) == len(names):
-            yield number, dict(zip(names, fields, strict=True))
-        elif broken is not None:
-            broken.append(number)
-        else:
-            found = f"{len(fields)} columns instead of {len(names)}"
-            raise UsageError(f"{path}: row {number} has {found}; repair or remove it")
+    number = 0
+    try:
+        names = list(header) if header else next(reader, [])
+        check_columns(path, names, columns)
+        for number, fields in enumerate(reader, start=1):
+            if len(fields) == len(names):
+                yield number, dict(zip(names, fields, strict=True))
+            elif broken is not None:
+                broken.append(number)
+            else:
+                found = f"{len(fields)} columns instead of {len(names)}"
+                raise UsageError(f"{path}: row {number} has {found}; repair or remove it")
+    except csv.Error as error:
+        remedy = 'close each ", and write one within a field twice'
+        raise UsageError(f"{path}: row {number + 1} has wrong quotes ({error}); {remedy}") from error
 
 
 def read_lines(path: Path, newline: str | None = None) -> Iterator[str]:
@@ -183,6 +189,8 @@ def json_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         where = f"{path}: row {number}"
         try:
             row = json.loads(line)
+            if "\\ud" in line.lower():  # half of a character, which no file of text can hold
+                json.dumps(row, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{where} is not JSON ({error}); repair or remove it") from error
         if not isinstance(row, dict):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from linformer_fairseq.checkpoints.checkpoint import PAD, Checkpoint, completed, new_lm_head
 from linformer_fairseq.checkpoints.files import read_json, read_weights
-from linformer_fairseq.checkpoints.hf_kept import encoder_folder, longest_input, rows_before_positions
+from linformer_fairseq.checkpoints.hf_kept import encoder_folder, longest_input, note_of_head, rows_before_positions
 from linformer_fairseq.checkpoints.hf_vocabulary import read_tokenizer, special_of, to_our_rows
 from linformer_fairseq.checkpoints.names import DEFAULT_HEAD, EMBEDDING, ENCODER, HEADS, LM_HEAD, OUTPUT, POSITIONS
 from linformer_fairseq.errors import UsageError
@@ -92,7 +92,9 @@ def from_hf_encoder(folder: Path) -> Checkpoint:
     note = {"conversion": f"from-{config['model_type']}", "new masked-LM head": new_head, "left out": left_out}
     n = longest_input(config)
     model = _settings(config) | {"max_positions": n, "untie_weights_roberta": not tied}
-    return completed(Checkpoint(state, model, {"_name": "masked_lm", "tokens_per_sample": n}, notes=[note]))
+    learnt = note_of_head(config) if f"{_HEAD}out_proj.weight" in state else {}
+    notes = [*filter(None, [learnt]), note]
+    return completed(Checkpoint(state, model, {"_name": "masked_lm", "tokens_per_sample": n}, notes=notes))
 
 
 def _check(path: Path, config: Mapping[str, Any]) -> None:

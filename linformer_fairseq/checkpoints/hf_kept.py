@@ -13,6 +13,7 @@ from typing import Any
 
 from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, HUGGINGFACE_FAST
 from data_prep.fairseq_dict import DICTIONARY, MASK, SPECIALS
+from linformer_fairseq.checkpoints.checkpoint import FINE_TUNED
 from linformer_fairseq.checkpoints.files import read_json
 from linformer_fairseq.checkpoints.hf_vocabulary import VOCABULARIES, has_tokenizer, load_auto, special_of, symbols_of
 from linformer_fairseq.errors import UsageError
@@ -131,9 +132,14 @@ def pooling_of(folder: Path) -> str | None:
     return _POOLINGS[found[0]]
 
 
-def write_modules(folder: Path, channels: int, longest: int, pooling: str | None = None) -> None:
-    """Write modules of sentence-transformers: means, as `linformer encode`; or as trained by `pooling`, of length 1."""
-    kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if pooling else {})
+def normalizes(folder: Path) -> bool:
+    """Whether the modules in a folder give vectors of length 1."""
+    return any(str(module["type"]).endswith(".Normalize") for module in _modules(folder))
+
+
+def write_modules(folder: Path, channels: int, longest: int, pooling: str | None = None, unit: bool = False) -> None:
+    """Write modules of sentence-transformers: means, as `linformer encode`, or `pooling`; `unit`: of length 1."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if unit else {})
     modes = {f"pooling_mode_{name}": ours == (pooling or "mean") for name, ours in _MODES.items()}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -147,6 +153,19 @@ def write_modules(folder: Path, channels: int, longest: int, pooling: str | None
     (folder / "1_Pooling").mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def note_of_head(config: dict[str, Any]) -> dict[str, Any]:
+    """The note of what a config.json says a head has learnt: classes, several labels, or a score; empty if nothing."""
+    names = config.get("id2label") or {}
+    classes = [str(names[key]) for key in sorted(names, key=lambda key: (len(str(key)), str(key)))]
+    problem = config.get("problem_type")
+    several = problem == "multi_label_classification"
+    if problem == "regression" and len(classes) == 1:
+        classes = []
+    elif not several and classes == [f"LABEL_{i}" for i in range(len(classes))]:
+        return {}
+    return {"conversion": FINE_TUNED, "classes": classes, "columns": None, "keep": "head", "several": several}
 
 
 def longest_input(config: dict[str, Any]) -> int:

@@ -33,6 +33,8 @@ from linformer_fairseq.checkpoints.hf_kept import (
     SETTINGS,
     encoder_folder,
     keep,
+    normalizes,
+    note_of_head,
     pooling_of,
     restore,
     write_modules,
@@ -109,7 +111,8 @@ def to_hf(
             _copy_tokenizer(data, folder)
         kept = (folder / MODULES).is_file()
         if checkpoint.pooling or not kept:
-            write_modules(folder, config.hidden_size, longest, checkpoint.pooling)
+            unit = checkpoint.pooling is not None and checkpoint.note(CONTRASTIVE).get("normalized", True)
+            write_modules(folder, config.hidden_size, longest, checkpoint.pooling, unit)
             kept = checkpoint.pooling is not None
         write_code(folder)
         classes = [str(name) for name in config.label2id or ()] if head else None
@@ -197,16 +200,14 @@ def from_hf(folder: Path) -> Checkpoint:
     pairs = checkpoint.note(CONTRASTIVE)
     if pairs and (folder / MODULES).is_file():  # sentence-transformers may have trained on with another pooling
         try:
-            pairs["pooling"] = pooling_of(folder)
+            pairs["pooling"], pairs["normalized"] = pooling_of(folder), normalizes(folder)
         except UsageError:  # one that is not trained here; to-hf writes the modules as they are
             pairs["pooling"] = None
     if left_out:
         checkpoint.notes.append({"conversion": "from-hf", "left out": sorted(left_out)})
-    # What a head has learnt in transformers, unless its classes have no names or are those that are known.
-    classes = [str(name) for name in (config.id2label or {}).values()]
-    known = [note["classes"] for note in checkpoint.notes if note.get("conversion") == FINE_TUNED]
-    if checkpoint.heads and classes not in ([f"LABEL_{i}" for i in range(len(classes))], *known):
-        checkpoint.notes.append({"conversion": FINE_TUNED, "classes": classes, "columns": None, "keep": "head"})
+    learnt, known = note_of_head(config.to_dict()), checkpoint.note(FINE_TUNED)  # in transformers, or before
+    if checkpoint.heads and any(learnt[key] != known.get(key, False) for key in ("classes", "several") if learnt):
+        checkpoint.notes.append(learnt)
     if names.EMBEDDING in state and f"{names.LM_HEAD}dense.weight" not in state:
         state |= new_lm_head(state[names.EMBEDDING], config.tie_word_embeddings)
         checkpoint.notes.append({"conversion": "from-hf", "masked-LM head": "new, since the folder has none"})

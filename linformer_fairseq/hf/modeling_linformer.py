@@ -35,6 +35,8 @@ class LinformerWithHead(LinformerPreTrainedModel):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
+        if config.classifier_dropout is None:
+            config.classifier_dropout = config.hidden_dropout_prob
         self.num_labels: int = config.num_labels or 0
         self.linformer = LinformerModel(config)
         self.add_head(config)

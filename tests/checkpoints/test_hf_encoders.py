@@ -19,11 +19,12 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from data_prep import encoders
 from data_prep.__main__ import main as data_prep
 from linformer_fairseq import cli
-from linformer_fairseq.checkpoints.checkpoint import build, digest, read
+from linformer_fairseq.checkpoints.checkpoint import FINE_TUNED, build, digest, read
+from linformer_fairseq.checkpoints.folders import read_any
 from linformer_fairseq.checkpoints.hf_encoders import from_hf_encoder
 from linformer_fairseq.finetuning.glue import find_task
 from linformer_fairseq.finetuning.train import MODEL, Run, digests_of, finetune
-from linformer_fairseq.inference.predict import Labels
+from linformer_fairseq.inference.predict import Labels, predict
 from linformer_fairseq.inference.sequences import encode, tokenizer_of
 from linformer_fairseq.plugin import register
 from linformer_fairseq.scores import score
@@ -164,6 +165,34 @@ def test_classification_heads_give_equal_scores(kind: str, tmp_path: Path) -> No
     ids = ids_of(tmp_path / "a")
     found = transformers.AutoModelForSequenceClassification.from_pretrained(out, **TRUST)(**ids).logits
     torch.testing.assert_close(found, model(**ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("problem", [None, "single_label_classification", "multi_label_classification", "regression"])
+def test_what_a_classification_head_has_learnt_is_kept(problem: str | None, tmp_path: Path) -> None:
+    names = ["LABEL_0"] if problem == "regression" else ["contradiction", "entailment", "neutral"]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    make_source("roberta", tmp_path / "a", "ForSequenceClassification", **labels, problem_type=problem)
+    made = read_any(tmp_path / "a")
+    run("from-hf", there(tmp_path / "a"), tmp_path / "b.pt")
+    assert read(tmp_path / "b.pt").notes == read(tmp_path / "a.pt").notes
+    run("to-hf", tmp_path / "b.pt", tmp_path / "b")
+    config = json.loads((tmp_path / "b/config.json").read_text())
+    assert list(config["id2label"].values()) == names
+    assert config.get("problem_type") == (None if problem == "single_label_classification" else problem)
+    found = predict(made, tokenizer_of(made, tmp_path / "a.tokenizer"), [(text,) for text in TEXTS])
+    assert all(isinstance(value, float) or set(value.split("|")) <= {"", *names} for value in found)
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
+def test_several_labels_that_were_learnt_after_export_come_back(problem: str, tmp_path: Path) -> None:
+    make_source("roberta", tmp_path / "a", "ForSequenceClassification", num_labels=3)
+    path = there(tmp_path / "a") / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "problem_type": problem}))
+    run("from-hf", path.parent, tmp_path / "b.pt")
+    several = problem == "multi_label_classification"
+    assert bool(read(tmp_path / "b.pt").note(FINE_TUNED)) == several
+    run("to-hf", tmp_path / "b.pt", tmp_path / "b")
+    assert json.loads((tmp_path / "b/config.json").read_text()).get("problem_type") == (problem if several else None)
 
 
 @torch.no_grad()

@@ -121,6 +121,20 @@ def test_pooling_that_was_changed_after_training_on_pairs_comes_back(
         assert pooling_of(tmp_path / "c") == expected
 
 
+def test_normalization_that_was_removed_after_training_on_pairs_stays_away(tmp_path: Path) -> None:
+    make_source("bert", tmp_path / "a", "Model")
+    run("from-bert", tmp_path / "a", tmp_path / "a.pt", "--attention", "exact")
+    write(read(tmp_path / "a.pt").converted({"conversion": CONTRASTIVE, "pooling": "mean"}), tmp_path / "b.pt")
+    run("to-hf", tmp_path / "b.pt", tmp_path / "b")
+    path = tmp_path / "b/modules.json"
+    for number, kinds in enumerate((["Pooling", "Normalize"], ["Pooling"])):
+        path.write_text(json.dumps(json.loads(path.read_text())[: 1 + len(kinds)]))
+        run("from-hf", tmp_path / "b", tmp_path / f"{number}.pt")
+        run("to-hf", tmp_path / f"{number}.pt", tmp_path / f"{number}")
+        modules = json.loads((tmp_path / f"{number}/modules.json").read_text())
+        assert [module["type"].split(".")[-1] for module in modules[1:]] == kinds
+
+
 def test_pooling_that_is_not_trained_here_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "huggingface"
     (folder / "1_Pooling").mkdir(parents=True)

@@ -174,3 +174,14 @@ def test_what_programs_for_roberta_do(make_config: MakeConfig, batch: Batch, tmp
     assert torch.equal(out.last_hidden_state, expected) and len(out.attentions) == 2
     with pytest.raises(ValueError, match="has no pooling layer"):
         LinformerModel(make_config(), add_pooling_layer=True)
+
+
+def test_keywords_of_robertas_configuration(make_config: MakeConfig, batch: Batch, tmp_path: Path) -> None:
+    LinformerForSequenceClassification(make_config()).save_pretrained(tmp_path)
+    off = {"use_cache": False, "is_decoder": False, "add_cross_attention": False, "classifier_dropout": None}
+    model = LinformerForSequenceClassification.from_pretrained(tmp_path, **off, hidden_dropout_prob=0.25)
+    assert model.classifier.dropout.p == 0.25 and torch.isfinite(model(**batch).logits).all()
+    assert not LinformerModel.from_pretrained(tmp_path, use_cache=False).config.use_cache
+    for wrong in ("is_decoder", "add_cross_attention"):
+        with pytest.raises(ValueError, match="a Linformer is an encoder, so leave both out"):
+            LinformerModel.from_pretrained(tmp_path, **{wrong: True})
