@@ -106,9 +106,10 @@ def load(folder: Path) -> Encoder:
         from data_prep.palette import PaletteEncoder
 
         return PaletteEncoder(folder)
-    raise UsageError(
-        f"{folder}: neither {SENTENCEPIECE} nor {GPT2_VOCABULARY} here; make it with `python -m data_prep tokenizer`"
-    )
+    remedy = "make it with `python -m data_prep tokenizer`"
+    if (folder / DICTIONARY).is_file() or any(folder.glob("*.idx")):
+        remedy = f"copy the files of the tokenizer that made its {DICTIONARY} there, since no other fits"
+    raise UsageError(f"{folder}: neither {SENTENCEPIECE} nor {GPT2_VOCABULARY} here; {remedy}")
 
 
 def smallest_dtype(symbols: int) -> type:

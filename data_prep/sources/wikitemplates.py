@@ -45,7 +45,7 @@ def words(name: str, arguments: Sequence[str], language: str = "", title: str = 
         elif option[1] in taken:
             positional.append(argument[option.end() :].strip())
     if not positional:
-        return ""
+        return _SYMBOLS.get(name, "")
     return rule(positional) if rule else f"{prefix}{positional[0]}"
 
 
@@ -81,8 +81,8 @@ columnslist, div col content, tlit, cizojazyčně, vjazyce2, språk, мова, d
 _RULES: dict[str, Rule] = _by_name([
     (_FIRST, lambda a: a[0]),
     (_LAST, lambda a: next(filter(None, reversed(a)), "")),
-    ("okina text", lambda a: a[1] if len(a) > 1 else ""),
-    ("chem, simplenuclide", "".join),
+    ("okina text, langx", lambda a: a[1] if len(a) > 1 else ""),
+    ("chem, chem2, simplenuclide, gaps", "".join),
     ("date, unité, unidad, val", lambda a: " ".join(filter(None, a))),
     ("nihongo", lambda a: a[0] or (a[2] if len(a) > 2 else "")),
     ("frac, fraction, sfrac", _fraction),
@@ -107,13 +107,14 @@ _OF_LANGUAGE: dict[str, dict[str, Rule]] = {
     "cs": _by_name([("j", " ".join)]),
     "de": _by_name([(_GERMAN, lambda a: a[0])]),
     "en": _by_name([_LINK]),
-    "es": _by_name([("siglo", lambda a: f"siglo {a[0]}")]),
-    "fr": _by_name([("s, s-, siècle", lambda a: f"{a[0]}e siècle")]),
+    "es": _by_name([("esd", lambda a: a[0]), ("siglo", lambda a: f"siglo {a[0]}")]),
+    "fr": _by_name([("s, s-, siècle", lambda a: f"{a[0]}e siècle"), ("nb", " ".join)]),
     "it": _by_name([_LINK, ("m", " ".join), ("citazione necessaria, senza fonte, chiarire", lambda a: a[0])]),
     "ja": _by_name([(_JAPANESE, lambda a: a[0])]),
     "ko": _by_name([("llang", lambda a: a[-1]), ("한자, 루비", lambda a: a[0])]),
     "pt": _by_name([
-        ("séc", lambda a: f"século {a[0]}"), ("dtlink, dtext", "/".join), ("pbpe, pepb, fmtn", lambda a: a[0])
+        ("séc", lambda a: f"século {a[0]}"), ("dtlink, dtext", "/".join), ("fmtn", " ".join),
+        ("pbpe, pepb", lambda a: a[0]),
     ]),
     "ru": _by_name([_LINK, _FOREIGN, _SPACED]),
     "uk": _by_name([_FOREIGN, _SPACED]),
@@ -122,6 +123,7 @@ _OF_LANGUAGE: dict[str, dict[str, Rule]] = {
 # What comes before the first argument.
 _PREFIXES = _by_name([
     ("circa, c.", "c. "), ("floruit, fl.", "fl. "), ("as of", "As of "),
+    ("hms", "HMS "), ("uss", "USS "), ("m.", "M. "), ("mme", "Mme "), ("mlle", "Mlle "), ("n°", "n° "),
     ("us$, usd", "US$"), ("gbp, £", "£"), ("€, eur, euro", "€"), ("¥, jpy", "¥"), ("inr", "₹"),
 ])  # fmt: skip
 # What stands for itself, whatever its arguments.

@@ -7,6 +7,7 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fairseq.utils import resolve_max_positions
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data_prep.encoders import PALETTE
+from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, HUGGINGFACE_FAST, PALETTE, SENTENCEPIECE
 from data_prep.palette import read_palette
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.models.architectures import MODEL, complete
@@ -28,6 +29,8 @@ from linformer_fairseq.ranges import PROCESSES, ROWS, TOKENS, Range
 from linformer_fairseq.tasks import streaming_masked_lm
 from linformer_fairseq.training.recipe import registries
 
+# What text becomes which symbols; those of a dict.txt may be numbers, equal for all tokenizers of a size.
+_TOKENIZER = (SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES, f"{HUGGINGFACE}/{HUGGINGFACE_FAST}", PALETTE)
 _MASKED = ("masked_lm", "streaming_masked_lm")
 _MOST = 2**32 - 1  # of a seed, the largest number that means anything
 _SECTIONS = "common checkpoint dataset optimization task model criterion optimizer lr_scheduler".split()
@@ -180,6 +183,12 @@ def _check_data(cfg: DictConfig, task: Mapping[str, Any]) -> None:
                 f"DATA {folder}: its dict.txt has other symbols than that of {folders[0]}, whose numbers would mean "
                 "other words: make all folders with the same tokenizer"
             )
+        for one, other in ((folder / name, folders[0] / name) for name in _TOKENIZER):
+            if one.is_file() and other.is_file() and not cmp(one, other, shallow=False):
+                raise UsageError(
+                    f"DATA {folder}: its {one.name} is not that of {folders[0]}, so its numbers mean other texts: "
+                    "make all folders with the same tokenizer"
+                )
     length, tokens = task["tokens_per_sample"], cfg.dataset.max_tokens
     if tokens is not None and tokens < length:
         raise UsageError(f"--max-tokens {tokens}: must be at least --tokens-per-sample {length}, one sample")

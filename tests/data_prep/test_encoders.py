@@ -255,6 +255,11 @@ def test_a_dictionary_of_another_model_is_refused(folder: Path, tmp_path: Path) 
 def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"neither sentencepiece\.model nor encoder\.json here; make it with"):
         encoders.load(tmp_path)
+    for name in ("train.idx", "dict.txt"):  # of data
+        (tmp_path / name).touch()
+        with pytest.raises(UsageError, match=r"encoder\.json here; copy the files of the tokenizer that made its dict"):
+            encoders.load(tmp_path)
+        (tmp_path / name).unlink()
     (tmp_path / encoders.SENTENCEPIECE).write_bytes(b"no model")
     with pytest.raises(UsageError, match=r"sentencepiece\.model: not a sentencepiece model"):
         encoders.load(tmp_path)

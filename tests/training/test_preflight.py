@@ -157,3 +157,9 @@ def test_every_folder_of_data_is_checked_before_the_first_epoch(tmp_path: Path) 
     for wrong, why in (("other", "other symbols"), ("missing", "no such folder"), ("empty", "--train-subset train")):
         with pytest.raises(UsageError, match=f"{tmp_path / wrong}.*{why}|{why}.*{tmp_path / wrong}"):
             check("one", "same", wrong)
+    for name in ("one", "same"):
+        (tmp_path / name / "vocab.bpe").write_text("merges")
+    check("one", "same", "without")
+    (tmp_path / "same/vocab.bpe").write_text("others")
+    with pytest.raises(UsageError, match=f"{tmp_path / 'same'}: its vocab.bpe is not that of {tmp_path / 'one'}"):
+        check("one", "without", "same")
