@@ -60,17 +60,22 @@ def refuse_unserved_gpu(cfg: DictConfig) -> None:
 
 
 @replaces(options, "parse_args_and_arch")
-def keep_bf16_off_tpus(
+def parse_flags(
     fairseq: Function, parser: ArgumentParser, input_args: Sequence[str] | None = None, *others: Any, **named: Any
 ) -> Any:
     """Let `--bf16` mean bfloat16 on the device at hand; fairseq turns it into `--tpu`, which needs torch_xla.
 
-    With `--fp16` beside it, fairseq's message speaks of TPUs only, below a traceback.
+    With `--fp16` beside it, fairseq's message speaks of TPUs only, below a traceback; without `--arch`, of nothing.
     """
     given = sys.argv if input_args is None else input_args
     if {"--fp16", "--bf16"} <= set(given):
         raise SystemExit("error: --fp16 and --bf16: give one of them; --bf16 on devices that have bfloat16")
-    parsed = fairseq(parser, input_args, *others, **named)
+    try:
+        parsed = fairseq(parser, input_args, *others, **named)
+    except RuntimeError as error:
+        if error.args:
+            raise
+        raise SystemExit("error: no --arch is given; give one, such as --arch linformer_roberta_base") from None
     args = parsed[0] if isinstance(parsed, tuple) else parsed  # a tuple with parse_known=True
     if getattr(args, "bf16", False) and "--tpu" not in given:
         args.tpu = False

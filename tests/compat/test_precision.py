@@ -97,6 +97,11 @@ def test_a_tpu_that_was_asked_for_stays_one() -> None:
     assert cfg.common.bf16 and cfg.common.tpu and not precision.on_cpu(cfg)
 
 
+def test_a_missing_architecture_is_named() -> None:
+    with pytest.raises(SystemExit, match="^error: no --arch is given"):
+        options.parse_args_and_arch(options.get_training_parser(), ["data", "--task", "masked_lm"])
+
+
 def parsed(*flags: str) -> Any:
     """The configuration that `fairseq-train DATA … flags` makes."""
     argv = ["data", "--task", "masked_lm", "--criterion", "masked_lm", "--arch", "roberta", *flags]
