@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.io.processes import child_environment
+from linformer_fairseq.training.signals import INTERRUPTED
 
 # train_inner: every --log-interval updates; valid: after each validation. "train" repeats these per epoch.
 _FIGURES = re.compile(r"\| (train_inner|valid) \| (\{.*\})$")
@@ -70,6 +71,8 @@ def run_logged(argv: Sequence[str], log: Path, updates: int = 0, label: str = ""
             process.send_signal(signal.SIGINT)
             file.writelines(process.stdout)
             raise
+    if process.returncode == INTERRUPTED:  # it alone was told; Python drops an interrupt that comes during a destructor
+        raise KeyboardInterrupt
     if process.returncode != 0:
         end = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-12:])
         raise UsageError(f"{argv[0]} failed (exit status {process.returncode}); the end of {log}:\n{end}")

@@ -99,7 +99,7 @@ def test_after_ctrl_c_the_same_command_resumes(finished: tuple[Path, str]) -> No
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, output[-5000:]
     assert output.endswith("linformer demo: stopped; the same command resumes from here\n")
     reached = demo.last_update(log, "Saved")
     assert 6 <= reached < 30

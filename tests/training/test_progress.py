@@ -121,3 +121,9 @@ def test_a_failure_shows_the_end_of_the_log(fake: Path) -> None:
     message = str(error.value)
     assert message.startswith(f"train failed (exit status 1); the end of {fake / 'train.log'}:")
     assert "no such data" in message and "line 98" in message and "line 50" not in message
+
+
+def test_a_program_that_was_interrupted_has_not_failed(fake: Path) -> None:
+    write_program(fake, "train", "import sys\nsys.exit(130)")
+    with pytest.raises(KeyboardInterrupt):
+        run_logged(["train"], fake / "train.log")
