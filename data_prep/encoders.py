@@ -25,6 +25,7 @@ SENTENCEPIECE = "sentencepiece.model"
 GPT2_VOCABULARY, GPT2_MERGES = "encoder.json", "vocab.bpe"
 END_OF_TEXT = "<|endoftext|>"
 PALETTE = "palette.json"
+TOKENIZER_FILES = (DICTIONARY, SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES, PALETTE)  # of a folder; some are there
 HUGGINGFACE = "huggingface"  # the folder, in a tokenizer folder, of a tokenizer that Hugging Face's libraries read
 HUGGINGFACE_FAST = "tokenizer.json"
 _OTHER_MODEL = "give the dictionary that was made with this model, or delete it and import the model alone"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, PALETTE, SENTENCEPIECE
+from data_prep.encoders import TOKENIZER_FILES
 from data_prep.encoders import load as load_encoder
 from data_prep.fairseq_dict import BOS, DICTIONARY, EOS, PAD, SPECIALS
 from linformer_fairseq.checkpoints import names
@@ -47,7 +47,6 @@ from linformer_fairseq.io.files import replace_when_done, sync
 from linformer_fairseq.layers.config import option_names
 from linformer_fairseq.models.architectures import MODEL
 
-TOKENIZER_FILES = (DICTIONARY, SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES, PALETTE)
 HEADS = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
 AUTO_MAP = {
     "AutoConfig": "configuration_linformer.LinformerConfig",

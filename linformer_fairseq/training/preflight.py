@@ -19,7 +19,8 @@ from fairseq.utils import resolve_max_positions
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data_prep.encoders import GPT2_MERGES, GPT2_VOCABULARY, HUGGINGFACE, HUGGINGFACE_FAST, PALETTE, SENTENCEPIECE
+from data_prep.encoders import HUGGINGFACE, HUGGINGFACE_FAST, PALETTE, TOKENIZER_FILES
+from data_prep.fairseq_dict import DICTIONARY
 from data_prep.palette import read_palette
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.models.architectures import MODEL, complete
@@ -30,7 +31,7 @@ from linformer_fairseq.tasks import streaming_masked_lm
 from linformer_fairseq.training.recipe import registries
 
 # What text becomes which symbols; those of a dict.txt may be numbers, equal for all tokenizers of a size.
-_TOKENIZER = (SENTENCEPIECE, GPT2_VOCABULARY, GPT2_MERGES, f"{HUGGINGFACE}/{HUGGINGFACE_FAST}", PALETTE)
+_TOKENIZER = {*TOKENIZER_FILES, f"{HUGGINGFACE}/{HUGGINGFACE_FAST}"} - {DICTIONARY}
 _MASKED = ("masked_lm", "streaming_masked_lm")
 _MOST = 2**32 - 1  # of a seed, the largest number that means anything
 _SECTIONS = "common checkpoint dataset optimization task model criterion optimizer lr_scheduler".split()
@@ -69,10 +70,11 @@ def refuse_missing_packages(cfg: DictConfig) -> None:
 
 def refuse_unchosen(cfg: DictConfig) -> None:
     """Raise a UsageError for a task, model, … that is missing or unknown: fairseq-hydra-train passes on any name."""
+    classes_of = registries()
     for section, flag in _CHOICES.items():
         given = cfg.get(section)
         name = given if isinstance(given, str) else getattr(given, "_name", None)
-        if name not in registries()[section]:
+        if name not in classes_of[section]:
             wrong = "none is chosen" if name is None else f"{name} is unknown"
             yaml = f"{section}: {{_name: {flag.split()[1]}}}"
             raise UsageError(f"{section}: {wrong}; give one, such as {yaml} in the YAML file, or {flag}")
@@ -183,7 +185,7 @@ def _check_data(cfg: DictConfig, task: Mapping[str, Any]) -> None:
                 f"DATA {folder}: its dict.txt has other symbols than that of {folders[0]}, whose numbers would mean "
                 "other words: make all folders with the same tokenizer"
             )
-        for one, other in ((folder / name, folders[0] / name) for name in _TOKENIZER):
+        for one, other in ((folder / name, folders[0] / name) for name in sorted(_TOKENIZER)):
             if one.is_file() and other.is_file() and not cmp(one, other, shallow=False):
                 raise UsageError(
                     f"DATA {folder}: its {one.name} is not that of {folders[0]}, so its numbers mean other texts: "

@@ -22,11 +22,12 @@ from torch import Tensor
 
 from data_prep.config import TokenizerConfig
 from data_prep.corpus import Document, write_file
+from data_prep.encoders import TOKENIZER_FILES
 from data_prep.encoders import load as load_encoder
 from data_prep.tokenizer import make_tokenizer
 from linformer_fairseq.checkpoints.checkpoint import Checkpoint, build, digest
 from linformer_fairseq.checkpoints.hf_tokenizer import build_tokenizer
-from linformer_fairseq.checkpoints.huggingface import TOKENIZER_FILES, from_hf, to_hf, write_tokenizer
+from linformer_fairseq.checkpoints.huggingface import from_hf, to_hf, write_tokenizer
 from linformer_fairseq.checkpoints.names import OUTPUT
 from linformer_fairseq.errors import UsageError
 from linformer_fairseq.hf.modeling_linformer import (
